@@ -1,0 +1,78 @@
+# Reference reproduction of "Deep Residual Learning for Image Recognition". `make` alone lists what there is.
+#
+# Every target sets up what it needs first: a virtual environment in .venv with this package in it.
+# Settings: PYTHON= VENV= PIP_ARGS= for the set-up; PRESET= SEEDS= DATA= ARGS= for experiments.
+
+PYTHON   ?= python3
+VENV     ?= .venv
+PIP_ARGS ?=
+PRESET   ?= auto
+SEEDS    ?= 1
+ARGS     ?=
+DATA     ?=
+
+REPRO := $(VENV)/bin/repro
+DATA_OVERRIDE := $(if $(DATA),'data.root=$(DATA)')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup cifar-plain-vs-res cifar-very-deep data tables figures check test test-oldest lint clean
+
+help: ## list the targets
+	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	  while IFS='|' read -r target text; do printf '%-26s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo 'Settings: PRESET=auto|paper|short  SEEDS=1  DATA=folder  ARGS="key=value ..."  PYTHON=python3'
+	@echo 'Each recipe is one `repro` command; $(VENV)/bin/repro --help lists them all.'
+
+setup: $(VENV)/.ready ## make the virtual environment and install this package
+
+cifar-plain-vs-res: $(VENV)/.ready ## the central experiment: plain against residual nets, Table 6 and Figures 1, 6
+	$(REPRO) suite cifar_plain_vs_res preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
+
+cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a GPU
+	$(REPRO) suite cifar_very_deep preset=$(PRESET) $(DATA_OVERRIDE) $(ARGS)
+
+data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
+	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)
+
+tables: $(VENV)/.ready ## write all tables from the runs that are there
+	$(REPRO) table all
+
+figures: $(VENV)/.ready ## draw all figures from the runs that are there
+	$(REPRO) figure all
+
+check: $(VENV)/.ready ## check the committed tables against their records
+	$(REPRO) table all --check
+
+test: $(VENV)/.ready-dev ## run the test suite
+	$(VENV)/bin/python -m pytest
+
+test-oldest: ## run the test suite with the oldest supported torch (2.11) and torchvision (0.26)
+	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"
+
+lint: $(VENV)/.ready-dev ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean: ## remove caches and builds; never data, results or the environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find repro tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo 'make: Python 3.11 or newer is needed; name one with PYTHON=python3.12'; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo 'make: this Python has no venv; on Debian or Ubuntu: apt install python3-venv'; exit 2; }
+	@echo 'Making a virtual environment in $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: $(VENV)/bin/python pyproject.toml
+	@echo 'Installing repro, torch and torchvision into $(VENV) (once; some minutes, about 5.5 GB with CUDA packages)'
+	@$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready constraints.txt
+	@echo 'Installing the test tools into $(VENV)'
+	@$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,277 @@
+"""Compose, check and identify the configuration of a run. Never imports torch.
+
+`compose(["experiment=cifar_resnet20", "seed=1"])` is the public entry.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from repro.errors import ConfigError
+from repro.places import conf_dir
+from repro.schema import Device, Family, Precision, RunConfig, ShortcutOption, WarmUp
+
+ConfigStore.instance().store(name="schema", node=RunConfig)
+
+GROUPS = ("experiment", "protocol", "data", "model", "machine")
+# What does not change the numbers of a run, and so is no part of its identity.
+NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "data.root",
+                "model.depth", "machine.device", "machine.channels_last", "machine.threads", "machine.deterministic",
+                "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
+PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
+ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
+
+
+def experiments() -> list[str]:
+    """Names of all experiments in conf/experiment, in natural order (plain20 before plain110)."""
+    names = [path.stem for path in (conf_dir() / "experiment").glob("*.yaml")]
+    return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """'; did you mean ...?' for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:
+        leaf = difflib.get_close_matches(word.split(".")[-1], [k.split(".")[-1] for k in known], n=1, cutoff=0.8)
+        close = [k for k in known if leaf and k.split(".")[-1] == leaf[0]][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_experiment(name: str) -> None:
+    """Raise ConfigError with the list of experiments if there is none of this name."""
+    if name not in experiments():
+        known = experiments()
+        raise ConfigError(f"no experiment {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
+
+
+def keys(node: Any = RunConfig, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of the schema, sections included."""
+    for entry in fields(node):
+        yield prefix + entry.name
+        if is_dataclass(entry.type):
+            yield from keys(entry.type, prefix + entry.name + ".")
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose one run from conf/ and Hydra overrides, check it, and return it as a RunConfig.
+
+    $REPRO_DATA, $REPRO_RESULTS and $REPRO_DEVICE stand in for data.root, results and machine.device; an override of
+    the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
+    they are: see `repro.training.devices.resolve`.
+    """
+    overrides = list(overrides)
+    check_override_keys(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            node = hydra_compose("config", [*environment_overrides(), *overrides])
+        return checked(node)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(one_message(error)) from error
+
+
+def with_config_dir(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments with `--config-dir DIR` turned into the override that adds it to Hydra's search path."""
+    overrides, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        flag, given, value = argument.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            overrides.append(argument)
+            continue
+        folder = value if given else rest.pop(0) if rest else ""
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: no such folder")
+        overrides.append(f"hydra.searchpath=[{quoted('file://' + str(Path(folder).absolute()))}]")
+    return overrides
+
+
+def checked(node: DictConfig) -> RunConfig:
+    """A composed node as a configuration: no value missing, depth resolved, all ranges checked."""
+    missing = OmegaConf.missing_keys(node)
+    if missing:
+        raise ConfigError(f"no value for {', '.join(sorted(missing))}")
+    config = OmegaConf.to_object(node)
+    assert isinstance(config, RunConfig)
+    config = with_depth(config)
+    check_ranges(config)
+    return config
+
+
+def environment_overrides() -> list[str]:
+    """The REPRO_* variables as overrides, quoted for Hydra's grammar."""
+    return [f"{key}={quoted(os.environ[name])}" for name, key in ENVIRONMENT.items() if os.environ.get(name)]
+
+
+def quoted(text: str) -> str:
+    """Text as one quoted value of Hydra's override grammar."""
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def check_override_keys(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
+    known = [*GROUPS, *keys()]
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        bare = key.lstrip("+~").split("@")[0]
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError(f"{override!r} is not key=value{suggest(override, known)}")
+        if bare not in known and not bare.startswith("hydra"):
+            raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
+        if bare == "experiment" and not re.search(r"[,?(]", value):
+            check_experiment(value)
+        given[bare] = value
+    if "model.depth" in given and "model.blocks_per_stage" in given:
+        raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
+
+
+def one_message(error: BaseException) -> str:
+    """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
+    texts = [str(error).strip()]
+    if error.__cause__ is not None and str(error.__cause__).strip() not in texts[0]:
+        texts.append(str(error.__cause__).strip())
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    return "\n  ".join(line.strip() for line in lines if not line.strip().startswith("object_type"))
+
+
+def with_depth(config: RunConfig) -> RunConfig:
+    """The configuration with blocks_per_stage and depth = 6n+2 agreeing; a given depth wins."""
+    model = config.model
+    if model.depth is not None:
+        if model.depth < 8 or (model.depth - 2) % 6:
+            raise ConfigError(f"model.depth={model.depth}: must be 6n+2, e.g. 20, 32, 44, 56, 110, 1202")
+        model = replace(model, blocks_per_stage=(model.depth - 2) // 6)
+    if model.family is Family.plain:  # has no shortcuts, so the option can't make two plain nets differ
+        model = replace(model, shortcut_option=ShortcutOption.A)
+    return replace(config, model=replace(model, depth=6 * model.blocks_per_stage + 2))
+
+
+def check_ranges(config: RunConfig) -> None:
+    """Raise ConfigError naming the first field whose value is outside its range."""
+    model, data, train, machine = config.model, config.data, config.train, config.machine
+    rules = [
+        ("seed", config.seed, 0 <= config.seed < 2**32, "0 to 4294967295"),
+        ("scale", config.scale, 0 < config.scale <= 1, "above 0, at most 1"),
+        ("max_seconds", config.max_seconds, config.max_seconds is None or config.max_seconds > 0, "above 0"),
+        ("model.blocks_per_stage", model.blocks_per_stage, model.blocks_per_stage >= 1, "at least 1"),
+        ("model.num_classes", model.num_classes, model.num_classes >= 10, "at least the data set's 10 classes"),
+        ("model.batch_norm_eps", model.batch_norm_eps, model.batch_norm_eps > 0, "above 0"),
+        ("model.batch_norm_momentum", model.batch_norm_momentum, 0 < model.batch_norm_momentum <= 1, "above 0, to 1"),
+        ("data.name", data.name, data.name == "cifar10", "cifar10"),
+        ("data.padding", data.padding, 0 <= data.padding <= 16, "0 to 16 pixels"),
+        ("train.mini_batch_size", train.mini_batch_size, 1 <= train.mini_batch_size <= 45000, "1 to 45000"),
+        ("train.iterations", train.iterations, 1 <= train.iterations <= 10**7, "1 to 10000000"),
+        ("train.lr", train.lr, 0 < train.lr < float("inf"), "above 0"),
+        ("train.lr_factor", train.lr_factor, 0 < train.lr_factor <= 1, "above 0, at most 1"),
+        ("train.lr_drops", train.lr_drops, train.lr_drops == sorted(set(train.lr_drops)) and
+         all(drop > 0 for drop in train.lr_drops), "rising positive iterations"),
+        ("train.warmup_lr", train.warmup_lr, 0 < train.warmup_lr < float("inf"), "above 0"),
+        ("train.warmup_error", train.warmup_error, 0 < train.warmup_error <= 100, "above 0 to 100 percent"),
+        ("train.warmup_window", train.warmup_window, train.warmup_window >= 1, "at least 1"),
+        ("train.warmup_max", train.warmup_max, train.warmup_max >= 1, "at least 1"),
+        ("train.momentum", train.momentum, 0 <= train.momentum < 1, "0 to below 1"),
+        ("train.weight_decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
+        ("train.batch_norm_group", train.batch_norm_group, train.batch_norm_group >= 2 and
+         train.mini_batch_size % train.batch_norm_group == 0, f"at least 2, a divisor of {train.mini_batch_size}"),
+        ("train.loss_scale", train.loss_scale, 0 < train.loss_scale < float("inf"), "above 0"),
+        ("evaluation.interval", config.evaluation.interval, config.evaluation.interval >= 1, "at least 1"),
+        ("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "at least 1"),
+        ("machine.evaluation_batch_size", machine.evaluation_batch_size, machine.evaluation_batch_size >= 1,
+         "at least 1"),
+        ("machine.checkpoint_seconds", machine.checkpoint_seconds, machine.checkpoint_seconds >= 0, "at least 0"),
+    ]
+    for name, value, good, allowed in rules:
+        if not good:
+            raise ConfigError(f"{name}={value}: allowed is {allowed}")
+    if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
+        raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as nested plain values (enums by name), for YAML and JSON."""
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.name
+        if is_dataclass(value):
+            return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+        return list(value) if isinstance(value, (list, tuple)) else value
+    result = plain(config)
+    assert isinstance(result, dict)
+    return result
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict as {dotted key: value}."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
+
+
+def numbers(config: dict[str, Any]) -> dict[str, Any]:
+    """The dotted keys of a recorded configuration that change a run's numbers (the seed aside)."""
+    return {key: value for key, value in flat(config).items() if key not in NOT_IDENTITY}
+
+
+def identity(config: RunConfig) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of everything that changes the numbers but the seed.
+
+    `auto` must be resolved: raises ConfigError on precision auto.
+    """
+    if config.machine.precision is Precision.auto:
+        raise ConfigError("machine.precision=auto: resolve it before asking for the identity of a run")
+    text = json.dumps(numbers(to_dict(config)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
+    """The same run in another precision."""
+    return replace(config, machine=replace(config.machine, precision=precision))
+
+
+@functools.cache
+def paper_config(experiment: str) -> RunConfig:
+    """The experiment as it stands in conf/, without overrides or environment."""
+    kept = {name: os.environ.pop(name) for name in ENVIRONMENT if name in os.environ}
+    try:
+        return compose([f"experiment={experiment}"])
+    finally:
+        os.environ.update(kept)
+
+
+@functools.cache
+def paper_identities(experiment: str) -> frozenset[str]:
+    """Identities whose runs may enter a paper table: the experiment as it stands, in fp32 or TF32."""
+    return frozenset(identity(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
+
+
+def deviations(config: RunConfig) -> list[str]:
+    """What this run changes of its experiment, as 'key: paper's value -> this value'; empty for a paper run."""
+    paper, mine = numbers(to_dict(paper_config(config.name))), numbers(to_dict(config))
+    allowed = {p.name for p in PAPER_PRECISIONS}
+    return [f"{key}: {paper[key]} -> {value}" for key, value in mine.items()
+            if value != paper[key] and not (key == "machine.precision" and value in allowed)]
+
+
+def has_warmup(config: RunConfig) -> bool:
+    """Whether the run starts at the warm-up rate."""
+    return config.train.warmup is not WarmUp.none

@@ -1,0 +1,1 @@
+"""Data sets: files, download, batches on the device."""

@@ -1,0 +1,76 @@
+"""CIFAR-10 on the training device: splits, the per-pixel mean, and the order of the training images."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from repro.data.cifar10_files import Cifar10Arrays
+from repro.data.random import permutation
+from repro.schema import DataConfig
+
+VALIDATION_IMAGES = 5000  # Sec. 4.2: a 45k/5k train/validation split
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """A data set on one device: uint8 images (N, 3, 32, 32), int64 labels (N,), float32 mean (3, 32, 32) in 0..255."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    eval_images: Tensor
+    eval_labels: Tensor
+    mean: Tensor
+    split: str
+    evaluated_on: str  # test, or val for the split 45k
+    sha256: str
+
+
+def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:
+    """Split the arrays as the configuration says and put them on the device.
+
+    `full`: 50,000 training images, evaluated on the test set. `45k`: the last 5,000 in official order are held out and
+    evaluated on; the mean comes from the 45,000 alone.
+    """
+    images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
+    held_out = VALIDATION_IMAGES if config.split.name == "45k" else 0
+    kept = len(images) - held_out
+    if held_out:
+        eval_images, eval_labels, evaluated_on = images[kept:], labels[kept:], "val"
+    else:
+        eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
+        evaluated_on = "test"
+    mean = per_pixel_mean(images[:kept])
+    return DeviceData(images[:kept].to(device), labels[:kept].to(device), eval_images.to(device),
+                      eval_labels.to(device), mean.to(device),
+                      split=config.split.name, evaluated_on=evaluated_on, sha256=arrays.sha256)
+
+
+def per_pixel_mean(images: Tensor) -> Tensor:
+    """Mean image (3, H, W) float32, pixels 0..255, of uint8 (N, 3, H, W); exact sums in int64 (Sec. 4.2)."""
+    return (images.sum(0, dtype=torch.int64).double() / len(images)).float()
+
+
+class TrainingOrder:
+    """Which image stands at each position of a run: one permutation after the other, batches running on across them.
+
+    Two passes lie on the device, `order` (2 N,) int64 and the position where they begin, `start` () int64, both
+    updated in place, so that a step that reads them can be captured.
+    """
+
+    def __init__(self, images: int, seed: int, device: torch.device):
+        self.images, self.seed = images, seed
+        self.order = torch.zeros(2 * images, dtype=torch.int64, device=device)
+        self.start = torch.zeros((), dtype=torch.int64, device=device)
+        self.epoch = -1
+
+    def cover(self, position: int) -> None:
+        """Make `order` hold the pass of this position and the next one."""
+        epoch = position // self.images
+        if epoch == self.epoch:
+            return
+        for half in (0, 1):
+            row = slice(half * self.images, (half + 1) * self.images)
+            self.order[row].copy_(permutation(self.images, self.seed, epoch + half))
+        self.start.fill_(epoch * self.images)
+        self.epoch = epoch

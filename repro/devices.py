@@ -1,0 +1,101 @@
+"""Devices and precision: what `auto` means here, how torch is set up for it, and how it is described in a record."""
+
+import contextlib
+import ctypes
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from repro.errors import ConfigError
+from repro.schema import Device, Precision, RunConfig
+
+AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def available(device: Device) -> bool:
+    """Whether torch can compute on this kind of device here."""
+    return device is Device.cpu or (device is Device.cuda and torch.cuda.is_available()) or (
+        device is Device.mps and torch.backends.mps.is_available())
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here."""
+    machine = config.machine
+    device = machine.device
+    if device is Device.auto:
+        device = next(d for d in (Device.cuda, Device.mps, Device.cpu) if available(d))
+    if not available(device):
+        raise ConfigError(f"machine.device={device.name}: torch {torch.__version__} finds none here "
+                          "(driver missing or too old?); machine.device=cpu runs anywhere")
+    precision = machine.precision
+    if precision is Precision.auto:
+        precision = Precision.tf32 if device is Device.cuda else Precision.fp32
+    if precision is Precision.tf32 and device is not Device.cuda:
+        raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
+    channels_last = machine.channels_last
+    if channels_last is None:  # measured faster on CPUs; on CUDA tensor cores want it for 16-bit convolutions
+        channels_last = device is Device.cpu or (device is Device.cuda and precision in AUTOCAST)
+    return replace(config, machine=replace(machine, device=device, precision=precision, channels_last=channels_last))
+
+
+def set_up(config: RunConfig) -> torch.device:
+    """Configure torch for a resolved configuration and return its device."""
+    machine = config.machine
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    tf32 = "tf32" if machine.precision is Precision.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not machine.deterministic
+    torch.use_deterministic_algorithms(machine.deterministic)
+    if machine.device is Device.cpu:
+        keep_freed_memory()
+    return torch.device(machine.device.name)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks instead of returning them: each step otherwise takes thousands of page faults."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mmap_threshold, trim_threshold, limit = -3, -1, 1 << 30  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, limit)
+        mallopt(trim_threshold, limit)
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """16-bit autocast for bf16 and fp16, nothing for fp32 and tf32."""
+    if precision in AUTOCAST:
+        with torch.autocast(device.type, AUTOCAST[precision]):
+            yield
+    else:
+        yield
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, e.g. 'NVIDIA H200' or 'AMD EPYC 9R14, 2 threads'."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{platform.machine()} {platform.system()} GPU (mps)"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def cpu_name() -> str:
+    """The processor's name as the operating system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,48 @@
+"""How a trained network is tested: integer error counts over every image once, in evaluation mode."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.devices import autocast
+from repro.schema import Precision
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Errors among `images` and the mean cross-entropy."""
+
+    errors: int
+    images: int
+    loss: float
+
+    @property
+    def top1_error(self) -> float:
+        """Percent."""
+        return 100.0 * self.errors / self.images
+
+
+@torch.no_grad()
+def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, batch_size: int,
+                precision: Precision = Precision.fp32, channels_last: bool = False) -> Outcome:
+    """Test the original image, one view (Sec. 4.2): images (N, 3, H, W) uint8, labels (N,), mean (3, H, W) in 0..255.
+
+    The model is left in the mode that it was in.
+    """
+    was_training = model.training
+    model.eval()
+    errors = torch.zeros((), dtype=torch.int64, device=images.device)
+    loss = torch.zeros((), dtype=torch.float32, device=images.device)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for begin in range(0, len(images), batch_size):
+        batch = (images[begin : begin + batch_size].float() - mean).contiguous(memory_format=memory_format)
+        target = labels[begin : begin + batch_size]
+        with autocast(images.device, precision):
+            logits = model(batch)
+        logits = logits.float()
+        errors += (logits.argmax(1) != target).sum()
+        loss += F.cross_entropy(logits, target, reduction="sum")
+    model.train(was_training)
+    return Outcome(int(errors), len(images), float(loss) / len(images))

@@ -1,0 +1,58 @@
+"""`repro eval`: the error of a network with weights from a file."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro.data.cifar10 import on_device
+from repro.data.cifar10_files import load
+from repro.devices import describe, resolve, set_up
+from repro.errors import StorageError
+from repro.evaluation.protocols import single_view
+from repro.models import build_model
+from repro.places import data_dir, shown
+from repro.schema import RunConfig
+
+
+def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
+    """Test the configuration's network with the plain state_dict in a file; one line and the same as values.
+
+    Only tensors are read from the file (weights_only). StorageError (5) if it can't be read, is no state_dict, or is
+    one of another network.
+    """
+    config = resolve(config)
+    device = set_up(config)
+    model = load_weights(build_model(config.model), path).to(device)
+    if config.machine.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    data = on_device(load(data_dir(config.data.root)), config.data, device)
+    outcome = single_view(model, data.eval_images, data.eval_labels, data.mean, config.machine.evaluation_batch_size,
+                          config.machine.precision, bool(config.machine.channels_last))
+    values = {"experiment": config.name, "weights": str(path), "protocol": "single view", "split": data.split,
+              "evaluated_on": data.evaluated_on, "images": outcome.images, "errors": outcome.errors,
+              f"{data.evaluated_on}_top1_error": outcome.top1_error, f"{data.evaluated_on}_loss": outcome.loss,
+              "precision": config.machine.precision.name, "device": describe(device)}
+    text = (f"{config.name}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of {outcome.images}"
+            f", single view, split {data.split}, {config.machine.precision.name})")
+    return text, values
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """Put a file's state_dict into a model."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise StorageError(f"no file {shown(path)}") from error
+    except pickle.UnpicklingError as error:
+        raise StorageError(f"{shown(path)}: not a plain state_dict of tensors; nothing in it was executed") from error
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError) as error:
+        raise StorageError(f"{shown(path)}: unreadable ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors)")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise StorageError(f"{shown(path)}: weights of another network: " + " ".join(str(error).split())) from error
+    return model

@@ -1,0 +1,67 @@
+"""`repro run` with Hydra's own flags (-m, --cfg, --info ...), through hydra.main: sweepers and launchers work."""
+
+import argparse
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from repro.config import check_override_keys, checked, environment_overrides, one_message, quoted
+from repro.errors import ConfigError
+from repro.places import conf_dir, results_dir
+
+
+def run_hydra(arguments: list[str]) -> int:
+    """Hand the command line to hydra.main; each job trains as `repro run` does. Exit code 0, errors as exceptions."""
+    admit_lazy_help()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
+    saved = sys.argv
+    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    check_override_keys(overrides)
+    flags = [a for a in arguments if a not in overrides]
+    sys.argv = ["repro run", *environment_overrides(), f"hydra.sweep.dir={quoted(str(sweep_folder(overrides)))}",
+                *overrides, *flags]  # argparse wants all overrides in one row
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(one_message(error)) from error
+    finally:
+        sys.argv = saved
+    return 0
+
+
+def sweep_folder(arguments: list[str]) -> Path:
+    """Where Hydra leaves multirun.yaml, one folder for each sweep."""
+    results = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("results=")]
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return results_dir(results[-1] if results else None) / "sweeps" / f"{stamp}-{os.getpid()}"
+
+
+def job(node: DictConfig) -> None:
+    """One job of a sweep."""
+    from repro.training import engine
+
+    config = checked(node)
+    engine.run(config, ["repro", "run", *HydraConfig.get().overrides.task])
+
+
+def admit_lazy_help() -> None:
+    """Let Hydra 1.3.8's help objects through argparse's check of help texts, which Python 3.14 added."""
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check is None or getattr(check, "admits_lazy_help", False):
+        return
+
+    def check_text_only(self: argparse.ArgumentParser, action: Any) -> None:
+        if isinstance(action.help, str):
+            check(self, action)
+
+    check_text_only.admits_lazy_help = True  # type: ignore[attr-defined]
+    argparse.ArgumentParser._check_help = check_text_only  # type: ignore[attr-defined]

@@ -1,0 +1,103 @@
+"""Building blocks: the three shortcut options, the basic block, and batch normalisation over groups.
+
+All tensors are float, (N, C, H, W).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.schema import Family, ModelConfig, ShortcutOption
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A: identity that samples with stride 2 and appends zero channels; no parameters (Sec. 3.3, 4.2).
+
+    Choice: the new channels follow the old ones, and the sampled positions are the even ones, as a 1x1 convolution
+    with stride 2 would take.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.extra = out_channels - in_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride))."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+class ProjectionShortcut(nn.Module):
+    """Options B and C: a 1x1 convolution followed by batch normalisation (Sec. 3.3, 3.4)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.bn = batch_norm(out_channels, config, group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride))."""
+        out: Tensor = self.bn(self.conv(x))
+        return out
+
+
+def make_shortcut(in_channels: int, out_channels: int, stride: int, config: ModelConfig,
+                  group: int) -> nn.Module | None:
+    """What is added to a block's output (Sec. 4.1); None in a plain network.
+
+    A: identity, zero-padded where dimensions grow. B: projection where they grow, else identity. C: projection always.
+    """
+    grows = stride != 1 or in_channels != out_channels
+    if config.family is Family.plain:
+        return None
+    if config.shortcut_option is ShortcutOption.C or (config.shortcut_option is ShortcutOption.B and grows):
+        return ProjectionShortcut(in_channels, out_channels, stride, config, group)
+    return ZeroPadShortcut(in_channels, out_channels, stride) if grows else nn.Identity()
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each followed by batch normalisation; ReLU after the addition (Sec. 3.2, 3.4, Fig. 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = batch_norm(out_channels, config, group)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, padding=1, bias=False)
+        self.bn2 = batch_norm(out_channels, config, group)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, config, group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride))."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.shortcut is not None:
+            out = out + self.shortcut(x)
+        return F.relu(out)
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose training statistics come from groups of `group` images, as on several GPUs.
+
+    Each group's update of the running averages gets an equal part of the momentum, so that a mini-batch moves them
+    about as far as it would undivided.
+    """
+
+    def __init__(self, channels: int, group: int, eps: float, momentum: float):
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape; N in training must be a multiple of the group."""
+        if not self.training or len(x) <= self.group:
+            return super().forward(x)
+        assert self.momentum is not None
+        parts = torch.split(x, self.group)
+        share = self.momentum / len(parts)
+        return torch.cat([F.batch_norm(part, self.running_mean, self.running_var, self.weight, self.bias,
+                                       True, share, self.eps) for part in parts])
+
+
+def batch_norm(channels: int, config: ModelConfig, group: int) -> nn.BatchNorm2d:
+    """Batch normalisation over `group` images (0: over the whole mini-batch) with the configuration's constants."""
+    eps, momentum = config.batch_norm_eps, config.batch_norm_momentum
+    return GroupedBatchNorm2d(channels, group, eps, momentum) if group else nn.BatchNorm2d(channels, eps, momentum)

@@ -1,0 +1,52 @@
+"""Where things lie: configurations and published numbers (package or tree), results and data (the user's)."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+TREE = PACKAGE.parent
+
+
+def in_tree() -> bool:
+    """Whether the package runs from a checkout (also an editable install) and not from a wheel."""
+    return (TREE / "pyproject.toml").is_file() and (TREE / "conf").is_dir()
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra's configuration files."""
+    return TREE / "conf" if in_tree() else PACKAGE / "conf"
+
+
+def experiments_dir() -> Path:
+    """The folder of published numbers and suites."""
+    return TREE / "experiments" if in_tree() else PACKAGE / "experiments"
+
+
+def reference_dir() -> Path:
+    """The committed evidence: runs, tables, figures and bench."""
+    return TREE / "results" / "reference" if in_tree() else PACKAGE / "reference"
+
+
+def home() -> Path:
+    """Where results/ and data/ go by default: the checkout, or the current folder for an installed wheel."""
+    return TREE if in_tree() else Path.cwd()
+
+
+def results_dir(setting: str | None = None) -> Path:
+    """The folder of the user's own runs, tables and figures: the setting, $REPRO_RESULTS, or results/."""
+    chosen = setting or os.environ.get("REPRO_RESULTS")
+    return Path(chosen).expanduser().absolute() if chosen else home() / "results"
+
+
+def data_dir(setting: str | None = None) -> Path:
+    """The folder that holds the data sets: the setting, $REPRO_DATA, or data/."""
+    chosen = setting or os.environ.get("REPRO_DATA")
+    return Path(chosen).expanduser().absolute() if chosen else home() / "data"
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it: relative where it lies below the current folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,97 @@
+"""What tables and figures say about runs in words and in JSON: errors, machine, precision, split, extras."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from repro.paper import golden_count
+from repro.published import SecondReferences
+from repro.reporting.selection import Answer, precision, record, run_name
+from repro.runs import Run
+
+SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45,000 images"}
+
+
+def answer_data(answer: Answer) -> dict[str, Any]:
+    """The numbers of an answer for JSON: the summary and each seed (errors in percent)."""
+    data: dict[str, Any] = {"status": answer.status, "seeds": [seed_data(run) for run in answer.runs]}
+    if answer.runs:
+        summary = answer.summary()
+        data |= {"k": summary.k, "best": summary.best, "mean": round(summary.mean, 6),
+                 "std": None if summary.std is None else round(summary.std, 6)}
+    return data
+
+
+def seed_data(run: Run) -> dict[str, Any]:
+    """One run for JSON: errors at the last iteration, best-on-test as a labelled extra, machine, identity."""
+    content = record(run)
+    result = content["result"]
+    return {"seed": run.seed, "run": run_name(run), "identity": run.identity, "iteration": result["iteration"],
+            "train_top1_error": result["train_top1_error"], "test_top1_error": result["test_top1_error"],
+            "extra_best_on_test": content.get("best_on_test"), "device": device(run), "precision": precision(run),
+            "split": split(run), "train_seconds": content.get("train_seconds")}
+
+
+def device(run: Run) -> str:
+    """The recorded device, such as 'NVIDIA H200'."""
+    return str((record(run).get("environment") or {}).get("device", "unknown device"))
+
+
+def split(run: Run) -> str:
+    """The recorded split of the training images: full or 45k."""
+    return str(record(run)["config"]["data"]["split"])
+
+
+def machine_notes(answers: Iterable[Answer], name: Callable[[Run], str] = run_name) -> list[str]:
+    """One line for each origin, machine, precision and split: which runs were made there."""
+    groups: dict[str, list[str]] = {}
+    for answer in answers:
+        for run in answer.runs:
+            where = f"{answer.origin}: {device(run)}, {precision(run)}, {SPLITS.get(split(run), split(run))}"
+            groups.setdefault(where, []).append(name(run))
+    return [f"{where}: {', '.join(names)}" for where, names in groups.items()]
+
+
+def best_on_test_notes(answers: Iterable[Answer]) -> list[str]:
+    """The lowest test error over all evaluations, labelled as an extra that is no result."""
+    found = []
+    for answer in answers:
+        for run in answer.runs:
+            best = record(run).get("best_on_test")
+            if isinstance(best, dict) and "test_top1_error" in best:
+                found.append(f"{run_name(run)} ({answer.origin}) {best['test_top1_error']:.2f} "
+                             f"at iteration {best.get('iteration', '?')}")
+    label = "extra, not a result (the best evaluation is chosen on the test set): "
+    return [label + "; ".join(found)] if found else []
+
+
+def second_reference(references: SecondReferences, net: str) -> str:
+    """Others' test errors of a network with their source, `*` for the best epoch on the test set, [training]."""
+    found = []
+    for source in references.sources:
+        if net in source.errors:
+            errors = source.errors[net]
+            train = "" if errors.train is None else f" [{errors.train:.2f}]"
+            found.append(f"{errors.test:.2f}{train}{'*' if source.best_on_test else ''} {source.key}")
+    if net in references.usual:
+        usual = references.usual[net]
+        found.append(f"usual {usual[0]} to {usual[1]}" if len(usual) == 2 else f"usual about {usual[0]}")
+    return "; ".join(found) or "-"
+
+
+def second_reference_notes(references: SecondReferences, nets: Iterable[str]) -> list[str]:
+    """One line that says who the second references are and how they measured."""
+    shown = list(nets)
+    used = [source for source in references.sources if any(net in source.errors for net in shown)]
+    listed = "; ".join(f"{source.key} = {source.repository} ({source.protocol})" for source in used)
+    star = " * = best epoch on the test set." if any(source.best_on_test for source in used) else ""
+    return [f"second references: {listed}.{star}"]
+
+
+def parameters(layers: int) -> str:
+    """The exact parameter count of a CIFAR-10 network, option A or plain."""
+    return f"{golden_count('cifar10', layers).parameters['A']:,}"
+
+
+def layers_of(net: str) -> int:
+    """20 for 'plain-20'."""
+    return int(net.rpartition("-")[2])

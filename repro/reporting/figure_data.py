@@ -1,0 +1,147 @@
+"""What a figure shows: which run stands behind each curve, and the words below it. No matplotlib."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from repro.paper import published_figure, published_table
+from repro.published import Axis, Curve, Panel, PublishedFigure, pick
+from repro.reporting.evidence import machine_notes
+from repro.reporting.selection import Answer, median_run, paper_runs, pools, short_runs
+from repro.reporting.short_table import net_name, schedule_text, short_preset
+from repro.runs import Run
+
+SHORT = "short_"
+DRAWN = ("figure1", "figure6")
+VERY_DEEP = "cifar_resnet1202"  # what only the right panel of Figure 6 shows; without a run of it the panel is left out
+TRAINING_NOTE = "training error: mean over the augmented mini-batches since the previous point"
+
+
+@dataclass(frozen=True)
+class DrawnCurve:
+    """One network's curve: the published description and the run that is drawn."""
+
+    curve: Curve
+    answer: Answer
+    run: Run
+
+
+@dataclass(frozen=True)
+class DrawnPanel:
+    """One panel with the curves that there are; `marks` are published test errors (percent) by network."""
+
+    panel: Panel
+    curves: tuple[DrawnCurve, ...]
+    marks: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """Everything that is drawn and written below it."""
+
+    name: str
+    title: str
+    x: Axis
+    y: Axis
+    styles: Mapping[str, str]
+    panels: tuple[DrawnPanel, ...]
+    notes: tuple[str, ...]
+
+
+def names() -> list[str]:
+    """Names of the figures that can be drawn."""
+    return [*DRAWN, *(SHORT + name for name in DRAWN)]
+
+
+def gather(name: str, results: Path | None, reference: Path) -> DrawnFigure | None:
+    """A figure's content: your run where you have one, else the reference's; None if there is no run at all.
+
+    Raises ConfigError for an unknown name.
+    """
+    pick(name, {known: known for known in names()}, "figure")
+    described = described_figure(name)
+    answers = chosen_answers(name, described, results, reference)
+    if not any(answer.runs for answer in answers.values()):
+        return None
+    panels = tuple(drawn_panel(panel, answers, marks(name)) for panel in described.panels
+                   if panel_is_drawn(panel, answers))
+    return DrawnFigure(name, described.title, described.x, described.y, described.styles, panels,
+                       tuple(notes(name, described, panels, answers)))
+
+
+def described_figure(name: str) -> PublishedFigure:
+    """The published description; of a short version with its own title, axes and networks."""
+    figure = published_figure(name.removeprefix(SHORT))
+    if not name.startswith(SHORT):
+        return replace(figure, title=f"Figure {figure.name.removeprefix('figure')}: {figure.title}")
+    preset = short_preset()
+    panels = tuple(replace(panel, curves=tuple(curve for curve in panel.curves
+                                               if curve.experiment in (preset.experiments or ())))
+                   for panel in figure.panels)
+    title = f"Short version of Figure {figure.name.removeprefix('figure')} ({schedule_text(preset)})"
+    return replace(figure, title=title, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
+                   panels=tuple(panel for panel in panels if panel.curves))
+
+
+def chosen_answers(name: str, figure: PublishedFigure, results: Path | None, reference: Path) -> dict[str, Answer]:
+    """For each experiment of a figure the answer that is drawn: yours if it has a run that counts."""
+    chosen: dict[str, Answer] = {}
+    for pool in reversed(pools(results, reference)):
+        if name.startswith(SHORT):
+            answers = short_runs(pool, short_preset())[1]
+        else:
+            experiments = {curve.experiment: None for panel in figure.panels for curve in panel.curves}
+            answers = [paper_runs(pool, experiment) for experiment in experiments if experiment]
+        for answer in answers:
+            if answer.runs or answer.experiment not in chosen:
+                chosen[answer.experiment] = answer
+    return chosen
+
+
+def panel_is_drawn(panel: Panel, answers: Mapping[str, Answer]) -> bool:
+    """Every panel, but the right one of Figure 6 only with a run of ResNet-1202: ResNet-110 is in the middle too."""
+    optional = any(curve.experiment == VERY_DEEP for curve in panel.curves)
+    return not optional or bool(answers[VERY_DEEP].runs)
+
+
+def drawn_panel(panel: Panel, answers: Mapping[str, Answer], published: Mapping[str, float]) -> DrawnPanel:
+    """The curves of a panel that have a run, and their published marks."""
+    curves = tuple(DrawnCurve(curve, answers[curve.experiment], median_run(answers[curve.experiment]))
+                   for curve in panel.curves if curve.experiment and answers[curve.experiment].runs)
+    nets = [drawn.curve.net for drawn in curves]
+    shown = {net: value for net, value in published.items() if net in nets and "test" in panel.errors}
+    return DrawnPanel(panel, curves, shown)
+
+
+def net_and_seed(run: Run) -> str:
+    """'ResNet-20 (seed 0)'."""
+    return f"{net_name(run.experiment)} (seed {run.seed})"
+
+
+def marks(name: str) -> dict[str, float]:
+    """Test errors that Table 6 prints (the mean where there is one); none on short versions and for plain networks."""
+    if name.startswith(SHORT):
+        return {}
+    rows = published_table("table6").rows
+    return {row.key: row.compared("test_top1_error") for row in rows if not row.published_only}
+
+
+def notes(name: str, figure: PublishedFigure, panels: tuple[DrawnPanel, ...],
+          answers: Mapping[str, Answer]) -> list[str]:
+    """The small print: styles, what training error means, marks, whose runs, seeds, and what is missing."""
+    errors = [error for error in figure.styles if any(error in panel.panel.errors for panel in panels)]
+    lines = [", ".join(f"{figure.styles[error]}: {error} error" for error in errors) + f"; {TRAINING_NOTE}"]
+    if any(panel.marks for panel in panels):
+        lines.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
+    if name.startswith(SHORT):
+        preset = short_preset()
+        lines.append(f"not the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}")
+    drawn = {curve.run.folder: curve for panel in panels for curve in panel.curves}
+    lines += machine_notes((replace(curve.answer, runs=(curve.run,)) for curve in drawn.values()), net_and_seed)
+    several = {f"{net_name(curve.answer.experiment)} (seed {curve.run.seed} of {len(curve.answer.runs)} seeds)": None
+               for curve in drawn.values() if len(curve.answer.runs) > 1}
+    if several:
+        lines.append(f"drawn of several seeds: the one closest to the median test error: {', '.join(several)}")
+    missing = {net_name(curve.experiment): None for panel in figure.panels for curve in panel.curves
+               if curve.experiment and not answers[curve.experiment].runs}
+    return [*lines, f"not run: {', '.join(missing)}"] if missing else lines

@@ -1,0 +1,246 @@
+"""Which runs on disk may enter a table or figure, and why the others may not."""
+
+import functools
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.config import compose, identity, numbers, paper_config, paper_identities, to_dict, with_precision
+from repro.published import Preset
+from repro.reporting.statistics import Summary
+from repro.runs import Run, scan
+from repro.schema import Precision, RunConfig
+
+YOURS, REFERENCE = "yours", "reference"
+SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
+RESULT_KEYS = ("iteration", "train_top1_error", "test_top1_error")
+# Cells of experiments without a run that counts.
+INCOMPLETE, STALE, NOT_RUN = "incomplete", "stale", "not run"
+OTHER = "other configuration"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All runs of one origin."""
+
+    origin: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A run that does not count, and why."""
+
+    run: Run
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The runs of one experiment from one origin: those that count, one for each seed, and the others."""
+
+    origin: str
+    experiment: str
+    runs: tuple[Run, ...]
+    excluded: tuple[Excluded, ...]
+
+    @property
+    def status(self) -> str:
+        """'finished', or why there is no number: incomplete, stale or not run."""
+        if self.runs:
+            return "finished"
+        found = {entry.status for entry in self.excluded}
+        return next((status for status in (INCOMPLETE, STALE) if status in found), NOT_RUN)
+
+    def summary(self, key: str = "test_top1_error") -> Summary:
+        """An error (percent) at the last iteration of the runs that count."""
+        return Summary(tuple(float(record(run)["result"][key]) for run in self.runs))
+
+    def notes(self) -> list[str]:
+        """One line for each excluded run."""
+        return [f"not counted ({self.origin}): {run_name(entry.run)}: {entry.status}: {entry.reason}"
+                for entry in self.excluded]
+
+
+def pools(results: Path | None, reference: Path) -> list[Pool]:
+    """The user's runs, if a folder is given, and then the committed ones."""
+    found = [] if results is None else [Pool(YOURS, tuple(scan(results / "runs")))]
+    return [*found, Pool(REFERENCE, tuple(scan(reference / "runs")))]
+
+
+def record(run: Run) -> dict[str, Any]:
+    """The record of a run that has one."""
+    assert run.record is not None
+    return run.record
+
+
+def run_name(run: Run) -> str:
+    """The run's folder below runs/."""
+    return f"{run.folder.parent.name}/{run.folder.name}"
+
+
+def precision(run: Run) -> str:
+    """fp32, tf32, bf16 or fp16, as recorded in the configuration."""
+    return str(record(run)["config"]["machine"]["precision"])
+
+
+def paper_runs(pool: Pool, experiment: str) -> Answer:
+    """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end."""
+    return select(pool, experiment, paper_identities(experiment))
+
+
+@functools.cache
+def overridden(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
+    """An experiment with a preset's overrides."""
+    return compose([f"experiment={experiment}", *overrides])
+
+
+def short_identities(experiment: str, overrides: tuple[str, ...]) -> dict[str, str]:
+    """{identity: precision} of an experiment with a preset's overrides."""
+    config = overridden(experiment, overrides)
+    return {identity(with_precision(config, choice)): choice.name for choice in SHORT_PRECISIONS}
+
+
+def short_runs(pool: Pool, preset: Preset) -> tuple[str | None, list[Answer]]:
+    """The runs of a preset, all in one precision: the one with most finished runs, bf16 on ties.
+
+    Returns that precision (None without a finished run) and an answer for each of the preset's experiments.
+    """
+    known = {name: short_identities(name, preset.overrides) for name in preset.experiments or ()}
+    counts = Counter({choice.name: sum(len(select(pool, name, in_precision(ids, choice.name)).runs)
+                                       for name, ids in known.items()) for choice in SHORT_PRECISIONS})
+    best, finished = counts.most_common(1)[0]  # the first of equals, in the order of SHORT_PRECISIONS
+    chosen = best if finished else None
+    return chosen, [short_answer(pool, name, ids, chosen) for name, ids in known.items()]
+
+
+def in_precision(identities: Mapping[str, str], name: str | None) -> set[str]:
+    """Those identities that belong to a precision; all for None."""
+    return {key for key, value in identities.items() if name in (None, value)}
+
+
+def short_answer(pool: Pool, experiment: str, identities: Mapping[str, str], chosen: str | None) -> Answer:
+    """The preset's runs of one experiment in the chosen precision; runs of other configurations are no part of it."""
+    answer = select(pool, experiment, in_precision(identities, chosen))
+    excluded = []
+    for entry in answer.excluded:
+        found = identities.get(identity_of_folder(entry.run))
+        if found is not None and found != chosen and chosen is not None:
+            excluded.append(Excluded(entry.run, "other precision", f"{found}; the runs shown are {chosen}"))
+        elif found is not None:
+            excluded.append(entry)
+    return Answer(answer.origin, experiment, answer.runs, tuple(excluded))
+
+
+def select(pool: Pool, experiment: str, identities: Collection[str]) -> Answer:
+    """Sort the runs in an experiment's folders into those that count and those that don't."""
+    good: list[Run] = []
+    excluded: list[Excluded] = []
+    for run in pool.runs:
+        if folder_experiment(run) != experiment:
+            continue
+        problem = objection(run, experiment, identities)
+        if problem is None:
+            good.append(run)
+        else:
+            excluded.append(Excluded(run, *problem))
+    unique, duplicates = without_duplicates(good)
+    return Answer(pool.origin, experiment, tuple(unique), (*excluded, *duplicates))
+
+
+def folder_experiment(run: Run) -> str:
+    """The experiment that a run's folder belongs to."""
+    return run.folder.parent.name.split("@")[0]
+
+
+def identity_of_folder(run: Run) -> str:
+    """The identity that a run was made with: the recorded one, or that of its folder's name."""
+    return run.identity or run.folder.parent.name.partition("@")[2]
+
+
+def objection(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
+    """(status, reason) if a run does not count for these identities; None if it does."""
+    own = run.folder.parent.name == experiment or identity_of_folder(run) in identities
+    if run.record is None:
+        return (INCOMPLETE if own else OTHER), run.problem or "no record"
+    if run.record["experiment"] != experiment:
+        return OTHER, f"its record is of experiment {run.record['experiment']}"
+    if not isinstance(run.record["seed"], int):
+        return OTHER, f"its seed is {run.record['seed']!r}"
+    if run.identity not in identities:
+        return (STALE if own else OTHER), changes(run, experiment)
+    if recomputed_identity(run.record) != run.identity:
+        return STALE, "its recorded configuration and identity differ"
+    if not run.finished:
+        return INCOMPLETE, unfinished(run)
+    result = run.record.get("result")
+    if not isinstance(result, dict) or not all(is_number(result.get(key)) for key in RESULT_KEYS):
+        return INCOMPLETE, "its record has no training and test error"
+    return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a recorded value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def unfinished(run: Run) -> str:
+    """How far a run came that did not finish."""
+    content = record(run)
+    return run.problem or f"{run.status} at iteration {content.get('iteration', '?')} of {content['iterations']}"
+
+
+def changes(run: Run, experiment: str) -> str:
+    """What a recorded configuration changes of its experiment, key by key."""
+    paper = numbers(to_dict(paper_config(experiment)))
+    try:
+        mine = numbers(record(run)["config"])
+    except AttributeError:
+        return "its recorded configuration can't be read"
+    shown = [f"{key}: {paper.get(key, 'no such key')} -> {mine.get(key, 'not recorded')}"
+             for key in sorted({*paper, *mine}) if paper.get(key) != mine.get(key) and key != "machine.precision"]
+    if mine.get("machine.precision") not in ("fp32", "tf32"):
+        shown.append(f"machine.precision: {mine.get('machine.precision')}")
+    return ", ".join(shown) or "its identity is not that of the experiment as it stands"
+
+
+def recomputed_identity(content: dict[str, Any]) -> str:
+    """The identity that a record's configuration has now (repro.config.identity of it)."""
+    try:
+        text = json.dumps(numbers(content["config"]), sort_keys=True)
+    except (AttributeError, TypeError):
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[Excluded]]:
+    """One run for each seed, in order of seeds; the one in its own folder is preferred.
+
+    A copy under another seed is recognised by its history, which no two seeds share.
+    """
+    def order(run: Run) -> tuple[int, bool, str]:
+        return run.seed, run_name(run) != f"{run.experiment}/seed{run.seed}", run_name(run)
+
+    ordered = sorted(runs, key=order)
+    unique: list[Run] = []
+    duplicates: list[Excluded] = []
+    for run in ordered:
+        twin = next((kept for kept in unique if kept.seed == run.seed or kept.history() == run.history()), None)
+        if twin is None:
+            unique.append(run)
+        else:
+            duplicates.append(Excluded(run, "duplicate", f"the same run or seed as {run_name(twin)}"))
+    return unique, duplicates
+
+
+def median_run(answer: Answer) -> Run:
+    """The run whose final test error is closest to the median of all seeds; the lowest seed on ties."""
+    errors = sorted(answer.summary().values)
+    middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2
+    return min(answer.runs, key=lambda run: (abs(record(run)["result"]["test_top1_error"] - middle), run.seed))

@@ -1,0 +1,59 @@
+"""All tables by name. Imports neither torch nor matplotlib."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from repro.paper import PLAIN_NETS, published_table, reproduced_rows
+from repro.paper import tables as published_tables
+from repro.published import Column, PublishedRow, pick
+from repro.reporting.cifar_tables import plain_nets, table6
+from repro.reporting.short_table import short_cifar_plain_vs_res
+from repro.reporting.table import Table, TableRow, write
+
+__all__ = ["Table", "TableRow", "build", "names", "write"]
+
+BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
+    "table6": table6, PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res,
+}
+
+
+def names() -> list[str]:
+    """Names of all tables: the paper's, then the project's own."""
+    return [*published_tables(), *(name for name in BUILDERS if name not in published_tables())]
+
+
+def build(name: str, results: Path | None, reference: Path) -> Table:
+    """Build a table from the runs below `results`/runs (None: leave yours out) and `reference`/runs.
+
+    Raises ConfigError for an unknown name. A run that does not count is a note, never an error.
+    """
+    pick(name, {known: known for known in names()}, "table")
+    return BUILDERS[name](results, reference) if name in BUILDERS else published_only(name)
+
+
+def published_only(name: str) -> Table:
+    """A table that the project has no runs for yet: the published numbers and what is not run."""
+    published = published_table(name)
+    experiments = reproduced_rows()
+    rows = []
+    for row in published.rows:
+        status = "published only" if row.published_only or f"{name}/{row.key}" in experiments else "not run"
+        cells = {column.key: number(row, column) for column in published.columns}
+        cells |= {"label": row.label, "layers": str(row.layers or "-"), "note": row.note or "-", "status": status}
+        rows.append(TableRow(row.key, cells, status, None, {"published": row.values}))
+    columns = {"label": "network", "layers": "layers",
+               **{column.key: f"published {column.title}" for column in published.columns}}
+    if any(row.note for row in published.rows):
+        columns["note"] = "note"
+    title = f"Table {name.removeprefix('table')} (p. {published.page}): {published.title}"
+    notes = (f"{published.dataset}, split: {published.split}, protocol: {published.protocol}", *published.notes,
+             "not run: no experiment for this row yet; published only: context, not trained by the project")
+    return Table(name, title, columns | {"status": "status"}, tuple(rows), notes)
+
+
+def number(row: PublishedRow, column: Column) -> str:
+    """A published number with the decimals of the paper; '-' where the paper has none."""
+    if column.key not in row.values:
+        return "-"
+    decimals = column.decimals if row.decimals is None else row.decimals
+    return f"{row.values[column.key] / column.unit:.{decimals}f}"

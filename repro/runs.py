@@ -1,0 +1,217 @@
+"""Run folders, records and locks: everything about a run that lies on disk, weights aside. Never imports torch.
+
+A run lives in `<results>/runs/<experiment>/seed<k>/`, or in `<experiment>@<identity>/seed<k>/` if any override changes
+its numbers. It holds config.yaml, run.json (the record), history.csv and timing.csv; while it is not finished also
+checkpoints, afterwards weights.pt.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from repro.config import identity, paper_identities
+from repro.errors import InUseError, StorageError
+from repro.places import results_dir, shown
+from repro.schema import RunConfig
+
+RECORD_SCHEMA = 1
+LOCK = "run.lock"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on disk: its folder and its record (None with a problem if that can't be read)."""
+
+    folder: Path
+    record: dict[str, Any] | None
+    problem: str | None = None
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment, from the folder where there is no record."""
+        return str(self.record["experiment"]) if self.record else self.folder.parent.name.split("@")[0]
+
+    @property
+    def seed(self) -> int:
+        """The seed, from the folder where there is no record."""
+        return int(self.record["seed"]) if self.record else int(self.folder.name.removeprefix("seed"))
+
+    @property
+    def identity(self) -> str:
+        """The recorded identity ('' where there is no record)."""
+        return str(self.record["identity"]) if self.record else ""
+
+    @property
+    def status(self) -> str:
+        """running, interrupted, finished or diverged as recorded; 'unreadable' without a record."""
+        return str(self.record["status"]) if self.record else "unreadable"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last iteration and its history says so too."""
+        return self.status == "finished" and not self.problem
+
+    @property
+    def is_paper_run(self) -> bool:
+        """Whether it ran its experiment as it stands in conf/ now, and so may enter a paper table."""
+        return self.identity in paper_identities(self.experiment)
+
+    def history(self) -> list[dict[str, float]]:
+        """Rows of history.csv as numbers; a torn last line is left out."""
+        return read_history(self.folder / "history.csv")
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where this configuration's run lies; precision must be resolved."""
+    own = identity(config)
+    name = config.name if own in paper_identities(config.name) else f"{config.name}@{own}"
+    return results_dir(config.results) / "runs" / name / f"seed{config.seed}"
+
+
+def scan(root: Path) -> list[Run]:
+    """All runs below `root` (a `runs` folder), by experiment and seed; unreadable ones carry their problem."""
+    folders = [folder for folder in root.glob("*/seed*") if re.fullmatch(r"seed\d+", folder.name)]
+    return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.parent.name, int(f.name[4:])))]
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. A missing, torn or foreign record is a problem, not an exception."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        for key in ("experiment", "seed", "identity", "status", "config", "iterations", "schema"):
+            record[key]
+        if record["schema"] > RECORD_SCHEMA:
+            return Run(folder, None, f"record of schema {record['schema']}; this version reads up to {RECORD_SCHEMA}")
+        return Run(folder, record, history_problem(folder, record))
+    except FileNotFoundError:
+        return Run(folder, None, "no run.json")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Run(folder, None, f"unreadable record ({type(error).__name__}: {error})")
+
+
+def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
+    """Why a record that says 'finished' is not borne out by its history.csv; None if it is."""
+    if record["status"] != "finished":
+        return None
+    rows = read_history(folder / "history.csv")
+    if not rows or rows[-1]["iteration"] != record["iterations"]:
+        return "history.csv does not reach the last iteration"
+    if any(rows[-1].get(key) != value for key, value in record["result"].items()):
+        return "history.csv and the recorded result differ"
+    return None
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """A CSV of numbers as dicts; [] if there is none; lines that are not complete are dropped."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    result = []
+    for row in rows:
+        try:
+            result.append({key: float(value) for key, value in row.items()})
+        except (TypeError, ValueError):
+            break
+    return result
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't."""
+    payload = data.encode() if isinstance(data, str) else data
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(f"can't write {shown(path)}: {error.strerror} ({len(payload)} bytes needed)") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, readable by people."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def utc_now() -> str:
+    """Now in ISO form, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[str | None]:
+    """Hold a run folder for this process; yields a note if a dead process's lock was taken over.
+
+    Raises InUseError (exit 7) while another process, here or on another host, holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open_lock(folder / LOCK)
+    except OSError as error:
+        raise StorageError(f"can't write into {shown(folder)}: {error.strerror}") from error
+    with file:
+        note = take_lock(file, folder)
+        try:
+            yield note
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # leave no empty folders behind a run that never began
+                folder.rmdir()
+                folder.parent.rmdir()
+
+
+def open_lock(path: Path) -> io.TextIOWrapper:
+    """Open the lock file with the kernel's lock on it; InUseError if another process of this host has it."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = lock_owner(file)
+            file.close()
+            raise InUseError(in_use_message(path, owner)) from None
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            return file
+        file.close()  # the holder let go and removed the file between our open and our lock
+
+
+def take_lock(file: io.TextIOWrapper, folder: Path) -> str | None:
+    """Write our name into the lock; a note about a dead owner here, InUseError for one on another host."""
+    owner, here = lock_owner(file), socket.gethostname()
+    if owner and owner.get("host") != here:
+        raise InUseError(in_use_message(folder / LOCK, owner) + f"; if that machine is gone, delete {folder / LOCK}")
+    file.seek(0)
+    file.truncate()
+    json.dump({"pid": os.getpid(), "host": here, "since": utc_now()}, file)
+    file.flush()
+    return f"took over the lock of pid {owner.get('pid')}, which is gone" if owner else None
+
+
+def lock_owner(file: io.TextIOWrapper) -> dict[str, Any]:
+    """Who wrote the lock file; {} if nobody or nothing readable."""
+    file.seek(0)
+    try:
+        owner = json.loads(file.read() or "{}")
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def in_use_message(path: Path, owner: dict[str, Any]) -> str:
+    """One line that says who holds a run folder."""
+    return (f"{shown(path.parent)}: this run is in progress by pid {owner.get('pid', '?')} "
+            f"on {owner.get('host', '?')} since {owner.get('since', '?')}")

@@ -1,0 +1,170 @@
+"""The configuration of one run: every key, its type and its allowed values.
+
+Values are not here but in conf/, beside the section of the paper that they come from; MISSING marks what a
+configuration file must say. No torch in this module, so that a wrong value is reported before torch is imported.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+
+class Family(Enum):
+    """With or without shortcut connections."""
+
+    plain = "plain"
+    residual = "residual"
+
+
+class ShortcutOption(Enum):
+    """Sec. 4.1: what a shortcut does where dimensions grow."""
+
+    A = "A"
+    B = "B"
+    C = "C"
+
+
+class ConvInit(Enum):
+    """Which fan the MSRA initialisation of the convolutions divides by."""
+
+    fan_out = "fan_out"
+    fan_in = "fan_in"
+
+
+Split = Enum("Split", {"full": "full", "45k": "45k"})
+
+
+class WarmUp(Enum):
+    """`error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations."""
+
+    none = "none"
+    error80 = "error80"
+    fixed400 = "fixed400"
+
+
+class MomentumForm(Enum):
+    """`caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied."""
+
+    caffe = "caffe"
+    torch = "torch"
+
+
+class DecayOn(Enum):
+    """`weights`: only convolution and fully-connected weights, not biases or batch normalisation."""
+
+    all = "all"
+    weights = "weights"
+
+
+class Device(Enum):
+    """`auto`: cuda, else mps, else cpu."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(Enum):
+    """`auto`: tf32 on CUDA, fp32 elsewhere."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Resume(Enum):
+    """`never` puts an earlier run in the same folder aside and starts over."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass
+class ModelConfig:
+    """A 6n+2-layer CIFAR-10 network (Sec. 4.2); n is `blocks_per_stage`."""
+
+    family: Family = MISSING
+    blocks_per_stage: int = MISSING
+    depth: int | None = None  # 6n+2; wins over blocks_per_stage when it is given
+    shortcut_option: ShortcutOption = MISSING
+    conv_init: ConvInit = MISSING
+    batch_norm_eps: float = MISSING
+    batch_norm_momentum: float = MISSING
+    num_classes: int = MISSING
+
+
+@dataclass
+class DataConfig:
+    """The data set, its split and the augmentation of its training images."""
+
+    name: str = MISSING
+    root: str | None = None
+    split: Split = MISSING
+    padding: int = MISSING  # pixels of zeros on each side before the random crop; 0 turns the crop off
+    flip: bool = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Mini-batch SGD; every length is in iterations (updates done)."""
+
+    mini_batch_size: int = MISSING
+    iterations: int = MISSING
+    lr: float = MISSING
+    lr_factor: float = MISSING
+    lr_drops: list[int] = MISSING
+    warmup: WarmUp = MISSING
+    warmup_lr: float = MISSING
+    warmup_error: float = MISSING  # percent
+    warmup_window: int = MISSING
+    warmup_max: int = MISSING
+    momentum: float = MISSING
+    momentum_form: MomentumForm = MISSING
+    weight_decay: float = MISSING
+    weight_decay_on: DecayOn = MISSING
+    batch_norm_group: int = MISSING  # images that share batch statistics; divides the mini-batch
+    loss_scale: float = MISSING  # static, used with fp16 only
+
+
+@dataclass
+class EvaluationConfig:
+    """When the network is tested during training."""
+
+    interval: int = MISSING
+
+
+@dataclass
+class MachineConfig:
+    """How the same computation is executed; only `precision` changes its numbers."""
+
+    device: Device = MISSING
+    precision: Precision = MISSING
+    channels_last: bool | None = None  # None: on where it is measured faster
+    threads: int | None = None  # None: torch's default
+    deterministic: bool = False
+    evaluation_batch_size: int = MISSING
+    checkpoint_seconds: float = MISSING
+    tensorboard: bool = True
+
+
+@dataclass
+class RunConfig:
+    """One training run."""
+
+    name: str = MISSING
+    description: str = ""
+    reproduces: list[str] = field(default_factory=list)
+    seed: int = 0
+    scale: float = 1.0
+    max_seconds: float | None = None
+    resume: Resume = Resume.auto
+    results: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)

@@ -1,0 +1,1 @@
+"""Schedule, optimizer, step, loop, checkpoints and suites."""

@@ -1,0 +1,83 @@
+"""What a run costs on this machine, from a few measured steps; no data set needed."""
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from repro.config import with_precision
+from repro.data.cifar10 import DeviceData
+from repro.devices import describe, resolve, set_up, synchronise
+from repro.evaluation.protocols import single_view
+from repro.models import build_model
+from repro.schema import Precision, RunConfig
+from repro.training.engine import batch_norm_group
+from repro.training.schedule import Schedule
+from repro.training.step import TrainStep
+
+FASTER = 1.2  # bf16 must gain this much over fp32 to be taken for a short run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per update and per image tested, measured on `device` in `precision`."""
+
+    experiment: str
+    device: str
+    precision: str
+    step_seconds: float
+    test_seconds_per_image: float
+    measured_steps: int
+
+    def run_seconds(self, schedule: Schedule, test_images: int = 10_000) -> float:
+        """Training and evaluations of a whole run, computed from the measured step."""
+        evaluations = sum(schedule.evaluates(i) for i in range(1, schedule.iterations + 1))
+        return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
+
+
+def measure(config: RunConfig, steps: int = 3) -> Cost:
+    """Time a few real updates (after one to warm up) and one test batch, on random images."""
+    config = resolve(config)
+    device = set_up(config)
+    data = random_data(device, config.train.mini_batch_size)
+    model = build_model(config.model, 0, batch_norm_group(config)).to(device)
+    if config.machine.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    step = TrainStep(model, data, config, Schedule.of(config))
+    step.order.cover(0)
+    step_seconds = timed(step, steps, device)
+    machine = config.machine
+    images = len(data.eval_images)
+    test_seconds = timed(lambda: single_view(model, data.eval_images, data.eval_labels, data.mean, images,
+                                             machine.precision, bool(machine.channels_last)), 1, device)
+    return Cost(config.name, describe(device), machine.precision.name, step_seconds, test_seconds / images, steps)
+
+
+def timed(work: object, repeats: int, device: torch.device) -> float:
+    """Median seconds of one call, after one call that is not counted."""
+    assert callable(work)
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[1:])[repeats // 2]
+
+
+def random_data(device: torch.device, mini_batch_size: int) -> DeviceData:
+    """Random images and labels, enough for a few mini-batches and one test batch of 256."""
+    generator = torch.Generator().manual_seed(0)
+    count = max(4 * mini_batch_size, 512)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
+    labels = torch.randint(0, 10, (count,), generator=generator).to(device)
+    mean = images[:256].float().mean(0)
+    return DeviceData(images, labels, images[:256], labels[:256], mean, "random", "random", "")
+
+
+def fast_precision(config: RunConfig) -> Precision:
+    """bf16 where it is measured at least 1.2 times as fast as fp32 on this machine, else fp32."""
+    config = replace(config, machine=replace(config.machine, precision=Precision.fp32))
+    exact = measure(config, 2).step_seconds
+    fast = measure(with_precision(config, Precision.bf16), 2).step_seconds
+    return Precision.bf16 if exact / fast >= FASTER else Precision.fp32

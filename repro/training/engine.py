@@ -1,0 +1,260 @@
+"""Train one configuration: the whole of it reads top to bottom in `train`.
+
+`run` decides what to do with the run's folder (new, go on, finished already, somebody else's) and handles faults.
+"""
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro import provenance, runs
+from repro.config import deviations, identity, numbers, paper_identities, to_dict
+from repro.data.cifar10 import DeviceData, on_device
+from repro.devices import describe, resolve, set_up, synchronise
+from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped
+from repro.evaluation.protocols import single_view
+from repro.models import build_model
+from repro.places import data_dir, shown
+from repro.runs import Run, read_run, run_folder, utc_now
+from repro.schema import Precision, Resume, RunConfig
+from repro.training import checkpoint
+from repro.training.progress import Progress, duration
+from repro.training.recorder import Recorder
+from repro.training.schedule import Schedule
+from repro.training.step import TrainStep
+from repro.training.stopping import StopRequest
+
+Say = Callable[[str], None]
+
+
+def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -> Run:
+    """Train a configuration to its end, or go on where it stopped, and return its run.
+
+    `command` is what a person types to go on; it is shown when the run stops early. Raises Stopped (75 or 130) after
+    saving, DivergedError (6), InUseError (7), OutOfMemoryError (8), StorageError (5), DataError (3), ConfigError (2).
+    """
+    asked_precision = config.machine.precision
+    config = resolve(config)
+    folder = run_folder(config)
+    with runs.locked(folder) as note:
+        if note:
+            say(f"{shown(folder)}: {note}")
+        if config.resume is Resume.never:
+            put_aside(folder, say)
+        earlier = read_run(folder)
+        check_same(earlier, config, asked_precision)
+        if earlier.finished:
+            say(f"{config.name} seed {config.seed} is finished: {shown(folder)} (resume=never runs it again)")
+            return earlier
+        try:
+            train(config, folder, earlier, command or ["repro", "run", f"experiment={config.name}"], say)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise memory_error(error, config) from error
+        return read_run(folder)
+
+
+def train(config: RunConfig, folder: Path, earlier: Run, command: list[str], say: Say) -> None:
+    """The training loop of one run, from its newest checkpoint or from the start, to its end or to a stop."""
+    device = set_up(config)
+    data = load_data(config, device)
+    schedule = Schedule.of(config)
+    model = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
+    if config.machine.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    step = TrainStep(model, data, config, schedule)
+    done, seconds = restore(step, folder, config, device, say)
+    recorder = Recorder(folder, config, data.evaluated_on, facts(config, schedule, data, model, device, earlier, done))
+    recorder.begin(done)
+    recorder.write(iteration=done, train_seconds=seconds)
+    say_start(config, schedule, done, folder, device, data, say)
+
+    stop = StopRequest(config.max_seconds)
+    progress = Progress(f"{config.name} seed {config.seed}", done, schedule.iterations, config.train.mini_batch_size)
+    began, saved = time.monotonic(), time.monotonic()
+    points = done // schedule.interval * schedule.interval  # where the current interval of training errors began
+    model.train()
+    with stop:
+        while done < schedule.iterations and stop.reason is None:
+            step.order.cover(done * config.train.mini_batch_size)
+            step()
+            done += 1
+            evaluates = schedule.evaluates(done)
+            if device.type == "cpu" or evaluates or progress.due():
+                check_finite(step, recorder, schedule)
+            if progress.due():
+                progress.show(done, 100 * int(step.error_count) / ((done - points) * config.train.mini_batch_size))
+            if evaluates:
+                synchronise(device)
+                seconds, began = seconds + time.monotonic() - began, time.monotonic()
+                row = evaluate(step, data, config, schedule, done, (done - points) * config.train.mini_batch_size)
+                evaluation_seconds = time.monotonic() - began
+                progress.evaluated(done, row, data.evaluated_on, evaluation_seconds)
+                recorder.row(row, {"iteration": done, "train_seconds": round(seconds, 3), "utc": utc_now(),
+                                   "evaluation_seconds": round(evaluation_seconds, 3),
+                                   "images_per_second": round(progress.rate(done), 1)})
+                step.clear()
+                points, began = done, time.monotonic()
+                if time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations:
+                    save(step, recorder, folder, config, done, seconds)
+                    saved = time.monotonic()
+        synchronise(device)
+        seconds += time.monotonic() - began
+        progress.close()
+        if done < schedule.iterations:
+            save(step, recorder, folder, config, done, seconds)
+            recorder.write(status="interrupted", iteration=done, train_seconds=seconds, ended=utc_now())
+            recorder.close()
+            raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
+                          f"{shown(folder)}\ngo on with: {shlex.join(command)}", stop.exit_code)
+        finish(step, recorder, folder, seconds, say)
+
+
+def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device, say: Say) -> tuple[int, float]:
+    """Put the newest whole checkpoint into the step: iterations done and seconds trained, 0 and 0.0 without one."""
+    found = checkpoint.load_newest(folder, device)
+    if found is None:
+        return 0, 0.0
+    state, meta, notes = found
+    for note in notes:
+        say(note)
+    if meta["numbers"] != numbers(to_dict(config)):
+        raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
+                          + differing(meta["numbers"], numbers(to_dict(config))) + "; resume=never starts over")
+    step.load_state(state)
+    return int(meta["iteration"]), float(meta["train_seconds"])
+
+
+def evaluate(step: TrainStep, data: DeviceData, config: RunConfig, schedule: Schedule, done: int,
+             images: int) -> dict[str, float]:
+    """One row of history.csv: training loss and error over the mini-batches since the last row, and a test."""
+    machine = config.machine
+    outcome = single_view(step.model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
+                          machine.precision, bool(machine.channels_last))
+    ended = int(step.warmup_end)
+    warming = step.warms_up and (ended < 0 or done - 1 < ended)
+    return {"iteration": done, "learning_rate": schedule.rate(done - 1, warming),
+            "train_loss": float(step.loss_sum) * config.train.mini_batch_size / images,
+            "train_top1_error": 100 * int(step.error_count) / images,
+            f"{data.evaluated_on}_loss": outcome.loss, f"{data.evaluated_on}_top1_error": outcome.top1_error}
+
+
+def check_finite(step: TrainStep, recorder: Recorder, schedule: Schedule) -> None:
+    """Raise DivergedError if a loss or gradient was not finite; the update that it would have caused was not made."""
+    at = int(step.failed_at)
+    if at < 0:
+        return
+    rate, last = float(step.learning_rate()), float(step.last_loss)
+    recorder.write(status="diverged", iteration=at, ended=utc_now(),
+                   diverged={"iteration": at, "learning_rate": rate, "last_finite_loss": last})
+    recorder.close()
+    raise DivergedError(f"{shown(recorder.folder)}: loss {float(step.bad_loss):g} or its gradient is not finite at "
+                        f"iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
+
+
+def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, done: int, seconds: float) -> None:
+    """Write a checkpoint and bring the record up to it."""
+    checkpoint.save(folder, done, step.state(), {
+        "train_seconds": seconds, "identity": identity(config), "numbers": numbers(to_dict(config)),
+        "versions": provenance.package_versions(), "utc": utc_now()})
+    recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
+    recorder.write(iteration=done, train_seconds=seconds)
+
+
+def finish(step: TrainStep, recorder: Recorder, folder: Path, seconds: float, say: Say) -> None:
+    """Write the final weights, then the finished record, and only then drop the checkpoints."""
+    checkpoint.write_weights(folder / "weights.pt", step.model)
+    done = int(step.iteration)
+    recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
+    ended = int(step.warmup_end)
+    recorder.write(iteration=done, train_seconds=seconds, ended=utc_now(), warmup_end=ended if ended >= 0 else None,
+                   **recorder.finish())
+    recorder.close()
+    checkpoint.remove_all(folder)
+    result = recorder.record["result"]
+    say(f"{recorder.record['experiment']} seed {recorder.record['seed']}: {recorder.evaluated_on} error "
+        f"{result[f'{recorder.evaluated_on}_top1_error']:.2f} %, train error {result['train_top1_error']:.2f} % at "
+        f"iteration {done}, {duration(seconds)} of training; {shown(folder)}")
+
+
+def facts(config: RunConfig, schedule: Schedule, data: DeviceData, model: torch.nn.Module, device: torch.device,
+          earlier: Run, done: int) -> dict[str, Any]:
+    """What the record says of a run beside its configuration and its numbers."""
+    record = earlier.record if earlier.record and done else {}
+    session = {"started": utc_now(), "from_iteration": done, "device": describe(device),
+               **provenance.code_version(), **provenance.package_versions()}
+    return {"iterations": schedule.iterations, "parameters": sum(p.numel() for p in model.parameters()),
+            "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256},
+            "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(device),
+                            "precision": config.machine.precision.name, "threads": torch.get_num_threads()},
+            "started": record.get("started", session["started"]), "warmup_end": None,
+            "sessions": [*record.get("sessions", []), session]}
+
+
+def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, device: torch.device, data: DeviceData,
+              say: Say) -> None:
+    """One line before the first step: what trains, where, how far it is, what it departs from."""
+    where = f"from iteration {done}" if done else "from the start"
+    say(f"{config.name} seed {config.seed}: {schedule.iterations} iterations {where}, {describe(device)}, "
+        f"{config.machine.precision.name}, split {data.split} (tested on {data.evaluated_on}), {shown(folder)}")
+    if deviations(config):
+        say("  not the paper's settings: " + "; ".join(deviations(config)))
+
+
+def check_same(earlier: Run, config: RunConfig, asked: Precision) -> None:
+    """Raise ConfigError if the folder holds another configuration's run.
+
+    Only fp32 and TF32 share a folder: a finished run in either answers a request that left the precision open.
+    """
+    if earlier.record is None or earlier.identity == identity(config):
+        return
+    known = paper_identities(config.name)
+    if earlier.finished and asked is Precision.auto and {earlier.identity, identity(config)} <= known:
+        return
+    raise ConfigError(f"{shown(earlier.folder)} holds a run of another configuration: "
+                      + differing(numbers(earlier.record["config"]), numbers(to_dict(config)))
+                      + "; go on with the recorded one, take another seed or results=FOLDER, or resume=never")
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The keys in which two configurations differ, as 'key: old, now new'."""
+    return "; ".join(f"{key}: {old.get(key)}, now {new.get(key)}" for key in sorted(old.keys() | new.keys())
+                     if old.get(key) != new.get(key)) or "an older form of this one"
+
+
+def put_aside(folder: Path, say: Say) -> None:
+    """Move what an earlier run left in a folder into `<folder>.old-<k>` beside it."""
+    content = [path for path in folder.iterdir() if path.name != runs.LOCK]
+    if not content:
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    aside.mkdir()
+    for path in content:
+        path.rename(aside / path.name)
+    say(f"resume=never: the earlier run is now in {shown(aside)}")
+
+
+def load_data(config: RunConfig, device: torch.device) -> DeviceData:
+    """The configured data set on the device; DataError if it is not there or not the published one."""
+    from repro.data.cifar10_files import load
+
+    return on_device(load(data_dir(config.data.root)), config.data, device)
+
+
+def batch_norm_group(config: RunConfig) -> int:
+    """Images that share batch statistics, 0 where that is the whole mini-batch."""
+    group = config.train.batch_norm_group
+    return 0 if group == config.train.mini_batch_size else group
+
+
+def memory_error(error: Exception, config: RunConfig) -> Exception:
+    """OutOfMemoryError for a device or allocator that has no memory left, the error itself otherwise."""
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return OutOfMemoryError(f"{config.name}: no memory left on {config.machine.device.name} for mini-batches of "
+                                f"{config.train.mini_batch_size}: {str(error).splitlines()[0]}")
+    return error

@@ -1,0 +1,115 @@
+"""What a run leaves behind while it trains: history.csv, timing.csv, config.yaml, run.json and TensorBoard scalars."""
+
+import csv
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repro import runs
+from repro.config import deviations, identity, to_dict
+from repro.errors import StorageError
+from repro.places import shown
+from repro.schema import RunConfig
+
+TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
+
+
+def history_columns(evaluated_on: str) -> tuple[str, ...]:
+    """Columns of history.csv; errors in percent, `evaluated_on` is test or val."""
+    return ("iteration", "learning_rate", "train_loss", "train_top1_error", f"{evaluated_on}_loss",
+            f"{evaluated_on}_top1_error")
+
+
+class Recorder:
+    """Writes one run's folder. Rows are appended and flushed; everything else is replaced atomically."""
+
+    def __init__(self, folder: Path, config: RunConfig, evaluated_on: str, facts: dict[str, Any]):
+        self.folder, self.config, self.evaluated_on = folder, config, evaluated_on
+        self.columns = history_columns(evaluated_on)
+        self.record: dict[str, Any] = {
+            "schema": runs.RECORD_SCHEMA, "experiment": config.name, "seed": config.seed, "identity": identity(config),
+            "status": "running", "config": recorded_config(config), "deviations": deviations(config),
+            "evaluated_on": evaluated_on, **facts}
+        self.board: Any = None
+
+    def begin(self, iteration: int) -> None:
+        """Keep the rows up to this iteration (the checkpoint's) and write the configuration."""
+        runs.write_atomic(self.folder / "config.yaml", yaml.safe_dump(self.record["config"], sort_keys=False))
+        for name, columns in (("history.csv", self.columns), ("timing.csv", TIMING_COLUMNS)):
+            keep_rows(self.folder / name, columns, iteration)
+        if self.config.machine.tensorboard:
+            self.open_board(iteration)
+
+    def open_board(self, iteration: int) -> None:
+        """TensorBoard's writer; scalars that an earlier session wrote past this iteration are dropped."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+            from torch.utils.tensorboard import SummaryWriter
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
+
+    def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
+        """Append one evaluation to history.csv, timing.csv and TensorBoard."""
+        append_row(self.folder / "history.csv", [values[name] for name in self.columns])
+        append_row(self.folder / "timing.csv", [timing[name] for name in TIMING_COLUMNS])
+        if self.board is None:
+            return
+        try:
+            for name in self.columns[1:]:
+                self.board.add_scalar(name, values[name], int(values["iteration"]))
+            self.board.add_scalar("images_per_second", timing["images_per_second"], int(values["iteration"]))
+        except OSError as error:
+            self.board = None
+            warnings.warn(f"TensorBoard scalars are no longer written: {error}", stacklevel=2)
+
+    def write(self, **changes: Any) -> None:
+        """Replace run.json with the record and these changes."""
+        self.record |= changes
+        runs.write_json(self.folder / "run.json", self.record)
+
+    def finish(self) -> dict[str, Any]:
+        """The result: the last row of history.csv; the lowest test error only as a labelled extra."""
+        history = [whole_iteration(row) for row in runs.read_history(self.folder / "history.csv")]
+        extra = {}
+        if self.evaluated_on == "test":
+            best = min(history, key=lambda row: row["test_top1_error"])
+            extra["best_on_test"] = {key: best[key] for key in ("iteration", "test_top1_error")}
+        return {"status": "finished", "result": history[-1], **extra}
+
+    def close(self) -> None:
+        """Let go of the TensorBoard file."""
+        if self.board is not None:
+            self.board.close()
+
+
+def recorded_config(config: RunConfig) -> dict[str, Any]:
+    """The resolved configuration as recorded: without this machine's paths."""
+    values = to_dict(config)
+    values["data"]["root"] = values["results"] = None
+    return values
+
+
+def whole_iteration(row: dict[str, float]) -> dict[str, float]:
+    """The row with its iteration as an integer."""
+    return row | {"iteration": int(row["iteration"])}
+
+
+def append_row(path: Path, values: list[Any]) -> None:
+    """Append one CSV line and flush it; StorageError if that fails."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(buffer.getvalue())
+    except OSError as error:
+        raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
+
+
+def keep_rows(path: Path, columns: tuple[str, ...], iteration: int) -> None:
+    """Rewrite a CSV with its header and the lines up to this iteration, as they stand; a torn last line goes."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+    kept = [line for line in lines if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= iteration]
+    runs.write_atomic(path, "\n".join([",".join(columns), *kept]) + "\n")

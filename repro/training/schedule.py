@@ -1,0 +1,54 @@
+"""The learning-rate schedule as a pure function of the iteration and the state of the warm-up. Never imports torch."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from repro.schema import RunConfig, WarmUp
+
+
+def scaled(length: int, scale: float) -> int:
+    """A length in iterations, shortened; rounded up in exact arithmetic, at least 1."""
+    return max(1, ceil(length * Fraction(str(scale))))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All lengths in iterations (updates done), already scaled."""
+
+    iterations: int
+    drops: tuple[int, ...]
+    rates: tuple[float, ...]  # one more than drops
+    interval: int  # between evaluations
+    warmup: WarmUp
+    warmup_lr: float
+    warmup_error: float  # percent
+    warmup_window: int
+    warmup_max: int  # fixed400: the length of the warm-up; error80: its cap
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Schedule":
+        """The schedule of a run, every length shortened by its `scale`."""
+        train, scale = config.train, config.scale
+        rates = [float(f"{train.lr * train.lr_factor**k:.12g}") for k in range(len(train.lr_drops) + 1)]
+        longest = 400 if train.warmup is WarmUp.fixed400 else train.warmup_max  # arXiv 1603.05027: 400 iterations
+        return cls(scaled(train.iterations, scale), tuple(scaled(drop, scale) for drop in train.lr_drops), tuple(rates),
+                   scaled(config.evaluation.interval, scale), train.warmup, train.warmup_lr, train.warmup_error,
+                   scaled(train.warmup_window, scale), scaled(longest, scale))
+
+    def rate(self, iteration: int, warming: bool = False) -> float:
+        """Learning rate of the update that follows `iteration` updates. The drops count from iteration 0."""
+        return self.warmup_lr if warming else self.rates[sum(iteration >= drop for drop in self.drops)]
+
+    def warmup_ends(self, done: int, window_error: float) -> bool:
+        """Whether the warm-up is over after `done` updates.
+
+        `window_error`: mean training error in percent of the last `warmup_window` mini-batches (Sec. 4.2: below 80 %).
+        """
+        if self.warmup is WarmUp.error80 and done >= self.warmup_window and window_error < self.warmup_error:
+            return True
+        return done >= self.warmup_max
+
+    def evaluates(self, done: int) -> bool:
+        """Whether the network is tested after `done` updates: at every interval and at the end."""
+        return done % self.interval == 0 or done == self.iterations

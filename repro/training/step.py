@@ -1,0 +1,136 @@
+"""One training step: batch, forward, loss, backward, update, counters, warm-up. Only device tensors, no host decision.
+
+Everything that changes from step to step lies in tensors that are updated in place, so the same function runs eagerly
+on any device.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.data.augment import augmented_batch
+from repro.data.cifar10 import DeviceData, TrainingOrder
+from repro.devices import autocast
+from repro.schema import Precision, RunConfig, WarmUp
+from repro.training.optimizer import MomentumSGD
+from repro.training.schedule import Schedule
+
+
+class TrainStep:
+    """Calling it does one update of the model and of the counters below (all () tensors unless noted).
+
+    iteration: updates done, int64. loss_sum (float32) and error_count (int64): over the mini-batches since they were
+    last cleared. warming: int64 0/1. warmup_end: iteration at which the warm-up ended, -1 before, int64. window:
+    (warmup_window,) int64 error counts of the last mini-batches. failed_at: first iteration whose loss or gradient was
+    not finite, -1 if none, int64; from there on no update is made. bad_loss: that loss, float32.
+    """
+
+    counters = ("iteration", "loss_sum", "error_count", "warming", "warmup_end", "window", "failed_at", "bad_loss",
+                "last_loss")
+
+    def __init__(self, model: nn.Module, data: DeviceData, config: RunConfig, schedule: Schedule):
+        device = data.train_images.device
+        self.model, self.data, self.config, self.schedule = model, data, config, schedule
+        self.device = device
+        self.order = TrainingOrder(len(data.train_images), config.seed, device)
+        self.offsets = torch.arange(config.train.mini_batch_size, device=device)
+        self.drops = torch.tensor(schedule.drops, dtype=torch.int64, device=device)
+        self.rates = torch.tensor(schedule.rates, dtype=torch.float32, device=device)
+        self.warmup_rate = torch.tensor(schedule.warmup_lr, dtype=torch.float32, device=device)
+        self.warms_up = schedule.warmup is not WarmUp.none
+        self.optimizer = MomentumSGD(model, config.train, schedule.rate(0, self.warms_up))
+        self.memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
+        self.loss_scale = config.train.loss_scale if config.machine.precision is Precision.fp16 else 1.0
+        self.iteration = torch.zeros((), dtype=torch.int64, device=device)
+        self.loss_sum = torch.zeros((), dtype=torch.float32, device=device)
+        self.error_count = torch.zeros_like(self.iteration)
+        self.warming = torch.full_like(self.iteration, int(self.warms_up))
+        self.warmup_end = torch.full_like(self.iteration, -1)
+        self.window = torch.zeros(schedule.warmup_window, dtype=torch.int64, device=device)
+        self.failed_at = torch.full_like(self.iteration, -1)
+        self.bad_loss = torch.zeros_like(self.loss_sum)
+        self.last_loss = torch.zeros_like(self.loss_sum)
+
+    def __call__(self) -> None:
+        """One update. `order.cover(position)` must have been called for this iteration's position."""
+        images, labels = self.batch()
+        with autocast(self.device, self.config.machine.precision):
+            logits = self.model(images)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss * self.loss_scale)
+        with torch.no_grad():
+            self.apply(loss.detach(), (logits.argmax(1) != labels).sum())
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The mini-batch of this iteration: float32 (B, 3, 32, 32) and int64 (B,)."""
+        position = self.iteration * len(self.offsets) + self.offsets
+        index = self.order.order[position - self.order.start]
+        images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
+                                 self.config.data.padding, self.config.data.flip)
+        return images.contiguous(memory_format=self.memory_format), self.data.train_labels[index]
+
+    def apply(self, loss: Tensor, errors: Tensor) -> None:
+        """Update weights and counters from the gradients; nothing but failed_at if anything is not finite."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.loss_scale != 1.0:
+            torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        first = ~finite & (self.failed_at < 0)
+        self.bad_loss.copy_(torch.where(first, loss, self.bad_loss))
+        self.failed_at.copy_(torch.where(first, self.iteration, self.failed_at))
+        good = self.failed_at < 0
+        self.optimizer.update(self.learning_rate(), ~good)
+        self.last_loss.copy_(torch.where(good, loss, self.last_loss))
+        self.loss_sum.add_(torch.where(good, loss, torch.zeros_like(loss)))
+        self.error_count.add_(errors * good)
+        self.iteration.add_(good)
+        if self.warms_up:
+            self.update_warmup(errors, good)
+
+    def learning_rate(self) -> Tensor:
+        """`Schedule.rate` on the device: () float32."""
+        rate = self.rates.take((self.iteration >= self.drops).sum())
+        return torch.where(self.warming > 0, self.warmup_rate, rate) if self.warms_up else rate
+
+    def update_warmup(self, errors: Tensor, good: Tensor) -> None:
+        """`Schedule.warmup_ends` on the device; once over, the warm-up never comes back."""
+        schedule, size = self.schedule, len(self.window)
+        place = ((self.iteration - 1) % size).reshape(1)
+        self.window.scatter_(0, place, torch.where(good, errors, self.window.take(place)))
+        over = self.iteration >= schedule.warmup_max
+        if schedule.warmup is WarmUp.error80:
+            limit = schedule.warmup_error / 100 * size * len(self.offsets)
+            over = over | ((self.iteration >= size) & (self.window.sum() < limit))
+        ended = over & (self.warming > 0) & good
+        self.warmup_end.copy_(torch.where(ended, self.iteration, self.warmup_end))
+        self.warming.mul_(~ended)
+
+    def clear(self) -> None:
+        """Start a new interval of the training loss and error."""
+        self.loss_sum.zero_()
+        self.error_count.zero_()
+
+    def state(self) -> dict[str, object]:
+        """All that an exact resume needs, as tensors on this device."""
+        return {"model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
+                "counters": {name: getattr(self, name) for name in self.counters}}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, object]) -> None:
+        """Copy a saved state into the existing tensors. ValueError if it is of another network."""
+        model, momentum, counters = state["model"], state["momentum"], state["counters"]
+        assert isinstance(model, dict)
+        assert isinstance(momentum, list)
+        assert isinstance(counters, dict)
+        try:
+            self.model.load_state_dict(model)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        for own, saved in zip(self.optimizer.momentum, momentum, strict=True):
+            own.copy_(saved)
+        self.optimizer.rate.copy_(state["rate"])  # type: ignore[arg-type]
+        for name in self.counters:
+            getattr(self, name).copy_(counters[name])

@@ -1,0 +1,46 @@
+"""Stopping in time: signals and a time limit set a reason that the loop reads after each step."""
+
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopRequest:
+    """While active, `reason` says why to stop, or None. A second Ctrl-C stops at once, the last checkpoint intact."""
+
+    def __init__(self, max_seconds: float | None = None):
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self.received: int | None = None
+        self.previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in SIGNALS:
+            self.previous[number] = signal.signal(number, self.receive)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler."""
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            os.write(2, b"\nstopped at once; the last checkpoint is intact\n")
+            os._exit(130)
+        self.received = number
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop now."""
+        if self.received is not None:
+            return "Ctrl-C" if self.received == signal.SIGINT else signal.Signals(self.received).name
+        return "max_seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
+
+    @property
+    def exit_code(self) -> int:
+        """130 for Ctrl-C, 75 for everything else."""
+        return 130 if self.received == signal.SIGINT else 75

@@ -1,0 +1,98 @@
+"""Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
+
+import time
+from dataclasses import replace
+
+from repro.config import compose, with_precision
+from repro.data import cifar10_files, fetch
+from repro.devices import resolve
+from repro.paper import suite as read_suite
+from repro.places import data_dir
+from repro.published import Preset, Suite
+from repro.runs import read_run, run_folder
+from repro.schema import Device, Precision, RunConfig
+from repro.training import cost, engine
+from repro.training.progress import duration
+from repro.training.schedule import Schedule
+
+
+def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str]) -> Preset:
+    """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
+
+    preset `auto` is `paper` on CUDA, else `short` where the suite has it. Returns the preset, which names the tables
+    and figures that it feeds. `max_seconds` in the overrides bounds the whole suite. Raises what `engine.run` does.
+    """
+    suite = read_suite(name)
+    chosen = choose_preset(suite, preset_name, overrides)
+    preset = suite.preset(chosen)
+    assert preset.experiments is not None
+    precision = short_precision(preset, overrides) if chosen == "short" else None
+    configs = [config_of(experiment, seed, preset, overrides, precision)
+               for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
+    make_data(configs[0])
+    limit = configs[0].max_seconds
+    deadline = None if limit is None else time.monotonic() + limit
+    for config in configs:
+        if deadline is not None:
+            config = replace(config, max_seconds=max(0.001, deadline - time.monotonic()))
+        engine.run(config, command)
+    return preset
+
+
+def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
+    """The preset to run, said with its reason and, without a GPU, with the paper's cost as measured here."""
+    if asked != "auto":
+        suite.preset(asked)
+    first = resolve(compose([f"experiment={suite.experiments[0]}", *overrides]))
+    on_gpu = first.machine.device is Device.cuda
+    chosen = asked if asked != "auto" else "paper" if on_gpu or "short" not in suite.presets else "short"
+    print(f"suite {suite.name}: {suite.question}")
+    if asked == "auto" and chosen == "short":
+        print("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:")
+        say_cost(suite, overrides)
+        print(f"running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
+              f"  it shows {suite.presets['short'].shows};\n  it cannot show {suite.presets['short'].cannot_show}.")
+    return chosen
+
+
+def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> list[cost.Cost]:
+    """Measure each network of a suite and say what its full run and all of them would take here."""
+    total, costs = 0.0, []
+    for experiment in suite.experiments:
+        config = compose([f"experiment={experiment}", *overrides])
+        measured = cost.measure(config)
+        seconds = measured.run_seconds(Schedule.of(config))
+        total += seconds * suite.seeds_of(experiment)
+        costs.append(measured)
+        say(f"  {experiment:18} {1000 * measured.step_seconds:6.0f} ms/step in {measured.precision}, "
+            f"{duration(seconds):>9} for {Schedule.of(config).iterations} iterations")
+    say(f"  all of them: {duration(total)} on {costs[0].device} (computed from {costs[0].measured_steps} measured "
+        "steps each)")
+    return costs
+
+
+def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
+    """The precision of a short run: as asked, else that of runs that are there, else the faster of fp32 and bf16."""
+    if any(override.startswith("machine") for override in overrides):
+        return None
+    names = preset.experiments or ()
+    for precision in (Precision.bf16, Precision.fp32):
+        folders = [run_folder(config_of(experiment, 0, preset, overrides, precision)) for experiment in names]
+        if any(read_run(folder).record for folder in folders):
+            return precision
+    return cost.fast_precision(compose([f"experiment={names[0]}", *overrides]))
+
+
+def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],
+              precision: Precision | None) -> RunConfig:
+    """One run of the suite: the preset's overrides, then the user's."""
+    config = compose([f"experiment={experiment}", f"seed={seed}", *preset.overrides, *overrides])
+    return resolve(with_precision(config, precision) if precision else config)
+
+
+def make_data(config: RunConfig) -> None:
+    """Fetch the data set if it is not there yet."""
+    root = data_dir(config.data.root)
+    if cifar10_files.find(root) is None:
+        print(f"CIFAR-10 is not in {root} yet; fetching it (once)")
+        fetch.fetch(root)

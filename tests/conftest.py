@@ -1,0 +1,49 @@
+"""Shared fixtures: made-up data sets, configurations, and the real CIFAR-10 where it lies on the machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.places import TREE
+
+SHARED = TREE.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    """No REPRO_* variable of the caller reaches a test, and results go to a temporary folder."""
+    for name in [name for name in os.environ if name.startswith("REPRO_") and not name.startswith("REPRO_TEST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REPRO_DEVICE", "cpu")
+
+
+@pytest.fixture
+def repro(tmp_path):
+    """Run the command line as a subprocess: repro("run", ...) -> CompletedProcess."""
+    def call(*arguments, timeout=120, **environment):
+        variables = {**os.environ, "REPRO_RESULTS": str(tmp_path / "results"), **environment}
+        return subprocess.run([sys.executable, "-m", "repro", *arguments], capture_output=True, text=True,
+                              timeout=timeout, env=variables, cwd=tmp_path, check=False)
+    return call
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(tmp_path_factory) -> Path:
+    """A folder with the official CIFAR-10 files: $REPRO_TEST_CIFAR10 or unpacked from the shared data; else a skip."""
+    given = os.environ.get("REPRO_TEST_CIFAR10")
+    if given:
+        return Path(given)
+    unpack = SHARED / "data" / "cifar10" / "unpack.py"
+    if not unpack.is_file():
+        pytest.skip("needs the real CIFAR-10: set REPRO_TEST_CIFAR10 to a folder with cifar-10-batches-py/")
+    root = tmp_path_factory.getbasetemp().parent / "cifar10"
+    lock = root.with_suffix(".lock")
+    import fcntl
+    with lock.open("w") as file:  # one unpacks for all workers
+        fcntl.flock(file, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, str(unpack), str(root)], check=True, capture_output=True)
+    return root

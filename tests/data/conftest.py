@@ -1,0 +1,247 @@
+"""A made data set of a few images in every published form, a misbehaving site, and the real data where they lie."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repro.data.cifar10_files import ARRAYS, FOLDER, Expected, FileHash, containers
+
+ROOT = Path(__file__).parents[2]
+PER_BATCH = 3
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def batch_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
+    """One batch as Python 2 wrote it: protocol 2, byte strings, an array rebuilt by numpy.core.multiarray."""
+    def short(text: str) -> bytes:
+        return b"U" + bytes([len(text)]) + text.encode()
+
+    count, raw = len(pixels), pixels.tobytes()
+    dtype = b"cnumpy\ndtype\n" + short("u1") + b"K\x00K\x01\x87R(K\x03" + short("|") + b"NNN" + 2 * b"J\xff\xff\xff\xff"
+    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + short("b") + b"\x87R(K\x01K"
+             + bytes([count]) + b"M\x00\x0c\x86" + dtype + b"K\x00tb\x89T" + struct.pack("<I", len(raw)) + raw + b"tb")
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + short("labels") + numbers + short("data") + array + b"u."
+
+
+def tar_bytes(entries: list[tuple[tarfile.TarInfo | str, bytes]]) -> bytes:
+    """A tar.gz with the given entries; a name stands for a regular file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for entry, data in entries:
+            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
+            info.size = info.size or len(data)
+            tar.addfile(info, io.BytesIO(data) if data else None)
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A data set of 2 training batches and a test batch, 3 images each, as official files, archive and npm package."""
+
+    arrays: dict[str, np.ndarray]
+    files: dict[str, bytes]
+    archive: bytes
+    package: bytes
+    expected: Expected
+
+    def write(self, root: Path) -> Path:
+        """Write the official folder below `root`."""
+        folder = root / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+        return folder
+
+    def entries(self) -> list[tuple[tarfile.TarInfo | str, bytes]]:
+        """What the official archive holds: a folder entry, a readme, the files in no order."""
+        folder = tarfile.TarInfo(FOLDER)
+        folder.type = tarfile.DIRTYPE
+        files = [(f"{FOLDER}/{name}", data) for name, data in reversed(self.files.items())]
+        return [(folder, b""), *files, (f"{FOLDER}/readme.html", b"<meta>")]
+
+    def same(self, loaded: object) -> bool:
+        """Whether loaded arrays are the made ones."""
+        return all(np.array_equal(getattr(loaded, name), self.arrays[name]) for name in ARRAYS)
+
+
+def make() -> Made:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (3, PER_BATCH, 3, 32, 32), np.uint8)
+    labels = generator.integers(0, 10, (3, PER_BATCH), np.uint8)
+    arrays = dict(zip(ARRAYS, (np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]),
+                      strict=True))
+    names = ("data_batch_1", "data_batch_2", "test_batch")
+    files = {name: batch_pickle(images[i].reshape(PER_BATCH, 3072), labels[i].tolist()) for i, name in enumerate(names)}
+    files["batches.meta"] = pickle.dumps({"label_names": ["a", "b"]}, 2)
+    package = [(f"package/{part}_lables.json", json.dumps(arrays[f"{part}_labels"].tolist()).encode())
+               for part in ("train", "test")]
+    for name, sheet in zip(names, images, strict=True):
+        out = io.BytesIO()
+        Image.fromarray(sheet.transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(out, "PNG")
+        package.append((f"package/{name}.png", out.getvalue()))
+    packed = tar_bytes(list(package))
+    hashes = [FileHash(name, len(data), sha256(data)) for name, data in files.items()]
+    expected = Expected(tuple(hashes[:2]), hashes[2], hashes[3], 2 * PER_BATCH, PER_BATCH,
+                        {name: sha256(array.tobytes()) for name, array in arrays.items()}, sha256(packed))
+    unpacked = Made(arrays, files, b"", packed, expected)
+    return Made(arrays, files, tar_bytes(unpacked.entries()), packed, expected)
+
+
+@pytest.fixture(scope="session")
+def made() -> Made:
+    return make()
+
+
+@pytest.fixture
+def tar() -> Callable[[list[tuple[tarfile.TarInfo | str, bytes]]], bytes]:
+    return tar_bytes
+
+
+@dataclass
+class Site:
+    """A web site on this machine that serves `payload` in the way that `mode` says; `asked` lists Range headers."""
+
+    payload: bytes = b""
+    mode: str = "good"
+    url: str = ""
+    asked: list[str | None] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+def handler(site: Site) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                site.asked.append(self.headers.get("Range"))
+                self.answer(site.payload, site.mode)
+
+        def answer(self, payload: bytes, mode: str) -> None:
+            if mode in ("404", "503"):
+                return self.send_error(int(mode))
+            if mode == "silent":
+                site.released.wait(10)
+                return None
+            if mode == "redirect":
+                return self.head(302, {"Location": "http://example.invalid/cifar-10-python.tar.gz"})
+            if mode == "html":
+                payload = b"<!DOCTYPE html><title>Log in to this network</title>"
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if mode != "ignores range" else 0
+            if start >= len(payload):
+                return self.head(416, {"Content-Range": f"bytes */{len(payload)}"})
+            first = start + 1 if mode == "wrong range" else start
+            ranged = {"Content-Range": f"bytes {first}-{len(payload) - 1}/{len(payload)}"} if start else {}
+            length = 10**12 if mode == "boasts" else len(payload) - start
+            self.head(206 if start else 200, ranged if mode == "endless" else ranged | {"Content-Length": str(length)})
+            self.wfile.write(payload[start : len(payload) // 2] if mode == "cut" else payload[start:])
+            return None
+
+        def head(self, status: int, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+    return Handler
+
+
+@pytest.fixture
+def site(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    state = Site(made.archive)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
+    state.url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield state
+    state.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name can be resolved."""
+    def fail(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], str]:
+    """Makes a shell script and returns its path."""
+    def make_program(text: str) -> str:
+        path = tmp_path / "bin" / "npm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return make_program
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Act without root's right to read and write everything; nothing changes for an ordinary user."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def as_user() -> Callable[[], object]:
+    return ordinary_user
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder whose parents every user may enter, which is not so for tmp_path."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Iterator[Path]:
+    """A folder with the real data: $REPRO_DATA, or unpacked from the packed copy beside the checkout."""
+    own = os.environ.get("REPRO_DATA")
+    unpack = ROOT.parent / "shared" / "data" / "cifar10" / "unpack.py"
+    if own and containers(Path(own)):
+        yield Path(own)
+    elif unpack.is_file():
+        with tempfile.TemporaryDirectory() as name:
+            subprocess.run([sys.executable, str(unpack), name], check=True, capture_output=True)
+            yield Path(name)
+    else:
+        pytest.skip("the real CIFAR-10 is neither in $REPRO_DATA nor beside the checkout")

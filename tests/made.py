@@ -1,0 +1,37 @@
+"""Small made-up inputs that several tests share."""
+
+from dataclasses import replace
+
+import torch
+
+from repro.config import compose
+from repro.data.cifar10 import DeviceData, per_pixel_mean
+from repro.devices import resolve
+from repro.schema import RunConfig
+
+
+def tiny_config(*overrides: str) -> RunConfig:
+    """The smallest residual network (8 layers) on mini-batches of 16, 40 iterations, resolved for the CPU."""
+    return resolve(compose(["experiment=cifar_resnet20", "machine.device=cpu", "model.blocks_per_stage=1",
+                            "train.mini_batch_size=16", "train.batch_norm_group=16", "train.iterations=40",
+                            "train.lr_drops=[20,30]", "evaluation.interval=10", "machine.tensorboard=false",
+                            "machine.checkpoint_seconds=0", "train.lr=0.05", *overrides]))
+
+
+def tiny_data(images: int = 100, tests: int = 30, seed: int = 0) -> DeviceData:
+    """Random images with labels that their brightness gives away, so that a network can learn them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(count):
+        labels = torch.randint(0, 10, (count,), generator=generator)
+        noise = torch.randint(0, 60, (count, 3, 32, 32), generator=generator)
+        return (noise + 18 * labels[:, None, None, None]).to(torch.uint8), labels
+
+    train, train_labels = make(images)
+    test, test_labels = make(tests)
+    return DeviceData(train, train_labels, test, test_labels, per_pixel_mean(train), "full", "test", "made up")
+
+
+def with_machine(config: RunConfig, **changes: object) -> RunConfig:
+    """The configuration with other machine settings."""
+    return replace(config, machine=replace(config.machine, **changes))

@@ -1,0 +1,80 @@
+"""Made-up runs in a temporary folder: the records that the trainer writes, without training."""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.config import compose, deviations, identity, paper_identities, to_dict, with_precision
+from repro.schema import Precision, RunConfig
+
+HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
+MakeRun = Callable[..., Path]
+
+
+@functools.cache
+def composed(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
+    """Composing takes 0.1 s; the runs of one configuration share it."""
+    return compose([f"experiment={experiment}", *overrides])
+
+
+def curve(iterations: int, interval: int, train: float, test: float) -> list[tuple[float, ...]]:
+    """Rows of a history that falls from 90 % and ends at these errors."""
+    marks = [*range(interval, iterations, interval), iterations]
+    rows = []
+    for mark in marks:
+        left = (1 - mark / iterations) ** 4
+        rows.append((mark, 0.1, 1.0 * left + 0.1, train + left * (90 - train), left + 0.2, test + left * (90 - test)))
+    return rows
+
+
+def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, train: float = 0.5,
+              precision: str = "fp32", overrides: tuple[str, ...] = (), status: str = "finished",
+              folder: str | None = None, change: dict[str, Any] | None = None, interval: int | None = None,
+              device: str = "made-up device") -> Path:
+    """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
+    config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
+    own = identity(config)
+    length = round(config.train.iterations * config.scale)
+    rows = curve(length, interval or max(1, length // 20), train, test)
+    if status != "finished":
+        rows = rows[: len(rows) // 2]
+    names = HEADER.split(",")
+    last = dict(zip(names, rows[-1], strict=True))
+    place = folder or (experiment if own in paper_identities(experiment) else f"{experiment}@{own}")
+    path = root / "runs" / place / f"seed{seed}"
+    record = {
+        "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": status,
+        "config": to_dict(config), "deviations": deviations(config), "iteration": int(rows[-1][0]),
+        "iterations": length,
+        "parameters": 269722, "data": {"name": "cifar10", "split": "full", "sha256": "0"}, "evaluated_on": "test",
+        "result": last if status == "finished" else None, "warmup_end": None, "train_seconds": 123.4,
+        "best_on_test": {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]},
+        "environment": {"device": device, "precision": precision}, "sessions": [],
+    } | (change or {})
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "run.json").write_text(json.dumps(record))
+    (path / "history.csv").write_text("\n".join([HEADER, *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    return path
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    """`make_run(root, experiment, seed, test=..., ...)` writes one made-up run and returns its folder."""
+    return write_run
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """An empty results folder of the user."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    """An empty folder of committed evidence."""
+    return tmp_path / "reference"

@@ -1,0 +1,250 @@
+"""experiments/: checksums, every published number, the mapping of rows to experiments, and errors by name."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from repro import paper
+from repro.config import experiments
+from repro.errors import ConfigError
+from repro.places import experiments_dir
+
+PUBLISHED = experiments_dir() / "published"
+# Copied once more from the paper, so that a slip in the data files shows: {table: {row: values in column order}}.
+PRINTED = {
+    "table1": {"resnet-18": [1.8e9], "resnet-34": [3.6e9], "resnet-50": [3.8e9], "resnet-101": [7.6e9],
+               "resnet-152": [11.3e9], "plain-34": [3.6e9], "vgg-16": [15.3e9], "vgg-19": [19.6e9]},
+    "table2": {"plain-18": [27.94], "plain-34": [28.54], "resnet-18": [27.88], "resnet-34": [25.03]},
+    "table3": {"vgg-16": [28.07, 9.33], "googlenet": [None, 9.15], "prelu-net": [24.27, 7.38],
+               "plain-34": [28.54, 10.02], "resnet-34-a": [25.03, 7.76], "resnet-34-b": [24.52, 7.46],
+               "resnet-34-c": [24.19, 7.40], "resnet-50": [22.85, 6.71], "resnet-101": [21.75, 6.05],
+               "resnet-152": [21.43, 5.71]},
+    "table4": {"vgg-ilsvrc14": [None, 8.43], "googlenet-ilsvrc14": [None, 7.89], "vgg-v5": [24.4, 7.1],
+               "prelu-net": [21.59, 5.71], "bn-inception": [21.99, 5.81], "resnet-34-b": [21.84, 5.71],
+               "resnet-34-c": [21.53, 5.60], "resnet-50": [20.74, 5.25], "resnet-101": [19.87, 4.60],
+               "resnet-152": [19.38, 4.49]},
+    "table5": {"vgg-ilsvrc14": [7.32], "googlenet-ilsvrc14": [6.66], "vgg-v5": [6.8], "prelu-net": [4.94],
+               "bn-inception": [4.82], "resnet-ilsvrc15": [3.57]},
+    "table6": {"maxout": [9.38], "nin": [8.81], "dsn": [8.22], "fitnet": [8.39], "highway-19": [7.54],
+               "highway-32": [8.80], "resnet-20": [8.75], "resnet-32": [7.51], "resnet-44": [7.17], "resnet-56": [6.97],
+               "resnet-110": [6.43], "resnet-1202": [7.93]},
+    "table7": {"vgg-16": [73.2, 70.4], "resnet-101": [76.4, 73.8]},
+    "table8": {"vgg-16": [41.5, 21.2], "resnet-101": [48.4, 27.2]},
+}
+PAGES = {"table1": 5, "table2": 5, "table3": 6, "table4": 6, "table5": 6, "table6": 7, "table7": 8, "table8": 8}
+
+
+@pytest.fixture
+def experiments_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A writable copy of experiments/ that repro.paper reads."""
+    for source in experiments_dir().rglob("*.yaml"):
+        target = tmp_path / source.relative_to(experiments_dir())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    monkeypatch.setattr(paper, "experiments_dir", lambda: tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first occurrence of a text that must be there."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_published_files_are_unchanged():
+    lines = dict(reversed(line.split()) for line in (PUBLISHED / "SHA256SUMS").read_text().splitlines())
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in PUBLISHED.glob("*.yaml")}
+    assert found == lines, "a published file was edited: check it against the paper, then renew SHA256SUMS"
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_table_holds_what_the_paper_prints(name: str):
+    table = paper.published_table(name)
+    found = {row.key: [row.values.get(column.key) for column in table.columns] for row in table.rows}
+    assert found == PRINTED[name]
+    assert list(found) == list(PRINTED[name])
+    assert table.page == PAGES[name]
+
+
+def test_all_tables_are_checked():
+    assert paper.tables() == list(PRINTED)
+
+
+def test_table1_blocks():
+    rows = {row.layers: (row.block, row.blocks) for row in paper.published_table("table1").rows if row.blocks}
+    assert rows == {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3)),
+                    101: ("bottleneck", (3, 4, 23, 3)), 152: ("bottleneck", (3, 8, 36, 3))}
+
+
+def test_table6_details():
+    table = paper.published_table("table6")
+    best = table.row("resnet-110")
+    assert (best.mean, best.std, best.runs) == (6.61, 0.16, 5)
+    assert best.compared("test_top1_error") == 6.61
+    assert table.row("resnet-20").compared("test_top1_error") == 8.75
+    assert (table.row("highway-19").mean, table.row("highway-19").std) == (7.72, 0.16)
+    assert {row.key: row.parameters for row in table.rows if row.parameters} == {
+        "fitnet": "2.5M", "highway-19": "2.3M", "highway-32": "1.25M", "resnet-20": "0.27M", "resnet-32": "0.46M",
+        "resnet-44": "0.66M", "resnet-56": "0.85M", "resnet-110": "1.7M", "resnet-1202": "19.4M"}
+    assert {row.key for row in table.rows if row.published_only} == {
+        "maxout", "nin", "dsn", "fitnet", "highway-19", "highway-32"}
+
+
+def test_table4_marks_the_test_set():
+    assert [row.key for row in paper.published_table("table4").rows if row.split == "test"] == ["vgg-ilsvrc14"]
+
+
+def test_second_references():
+    found = paper.second_references()
+    errors = {source.key: {net: (e.test, e.train) for net, e in source.errors.items()} for source in found.sources}
+    assert errors == {
+        "a-martyn": {"plain-20": (9.69, 0.74), "plain-32": (10.04, 0.79), "plain-44": (11.56, 2.76),
+                     "plain-56": (13.07, 3.33), "resnet-20": (8.04, 0.40), "resnet-32": (7.79, 0.12),
+                     "resnet-44": (7.51, 0.05), "resnet-56": (7.46, 0.04)},
+        "gcr": {"resnet-20": (8.29, None), "resnet-32": (7.63, None), "resnet-44": (7.14, None),
+                "resnet-56": (6.94, None), "resnet-110": (6.73, None)},
+        "akamaster": {"resnet-20": (8.27, None), "resnet-32": (7.37, None), "resnet-44": (6.90, None),
+                      "resnet-56": (6.61, None), "resnet-110": (6.32, None), "resnet-1202": (6.18, None)},
+        "apark263": {"resnet-20": (8.29, None), "resnet-32": (7.26, None), "resnet-56": (6.31, None),
+                     "resnet-110": (6.00, None)}}
+    assert [source.key for source in found.sources if source.best_on_test] == ["akamaster"]
+    assert found.usual["resnet-56"] == (6.3, 7.5)
+    assert found.usual["plain-56"] == (13.1,)
+    assert found.run_to_run_std == (0.15, 0.3)
+    assert (found.reruns.net, found.reruns.runs, found.reruns.test) == ("resnet-56", 6, (6.89, 8.42))
+    weights = {(w.net, w.protocol): (w.top1_error, w.top5_error) for w in found.authors_weights}
+    assert weights == {
+        ("resnet-50", "centre crop"): (24.7, 7.8), ("resnet-101", "centre crop"): (23.6, 7.1),
+        ("resnet-152", "centre crop"): (23.0, 6.7), ("resnet-50", "10-crop"): (22.9, 6.7),
+        ("resnet-101", "10-crop"): (21.8, 6.1), ("resnet-152", "10-crop"): (21.4, 5.7)}
+
+
+def test_golden_counts():
+    counts = paper.golden_counts()
+    cifar = {count.layers: (*count.parameters.values(), count.multiply_adds["A"]) for count in counts.cifar10}
+    assert cifar == {
+        20: (269722, 272474, 283962, 40.55e6), 32: (464154, 466906, 489594, 68.86e6),
+        44: (658586, 661338, 695226, 97.17e6), 56: (853018, 855770, 900858, 125.49e6),
+        110: (1727962, 1730714, 1826202, 252.89e6), 1202: (19421274, 19424026, 20538714, 2829.2e6)}
+    assert paper.golden_count("imagenet", 34).parameters == {"A": 21623848, "B": 21797672, "C": 22716840}
+    assert [paper.golden_count("imagenet", n).parameters["B"] for n in (50, 101, 152)] == [25557032, 44549160, 60192808]
+    assert [count.multiply_adds["B"] for count in counts.imagenet] == [
+        1.814e9, 3.664e9, 3.858e9, 7.570e9, 11.282e9]
+    assert paper.golden_count("imagenet", 50).multiply_adds_stride_in_3x3 == 4.089e9
+
+
+def test_golden_counts_round_to_the_printed_parameters():
+    for row in paper.published_table("table6").rows:
+        if not row.published_only:
+            assert row.layers is not None
+            assert row.parameters is not None
+            decimals = len(row.parameters.rstrip("M").partition(".")[2])
+            counted = paper.golden_count("cifar10", row.layers).parameters["A"] / 1e6
+            assert f"{counted:.{decimals}f}M" == row.parameters
+
+
+def test_every_experiment_reproduces_one_row_of_its_own_network():
+    rows = paper.reproduced_rows()
+    assert sorted(rows.values()) == sorted(experiments())
+    for row, name in rows.items():
+        assert f"cifar_{row.partition('/')[2].replace('-', '')}" == name
+
+
+def test_every_row_that_is_trained_has_an_experiment():
+    for row in paper.published_table("table6").rows:
+        assert (paper.experiment_of_row(f"table6/{row.key}") is None) == row.published_only
+
+
+@pytest.mark.parametrize(("row", "near"), [
+    ("table6/resnet-21", "resnet-2"), ("table66/resnet-20", "table6"), ("plain_nets/plain-21", "plain-2"),
+    ("x", "no row")])
+def test_unknown_row_is_named_with_the_nearest(row: str, near: str):
+    with pytest.raises(ConfigError, match=near):
+        paper.experiment_of_row(row)
+
+
+def test_figures_name_existing_experiments_and_styles():
+    assert paper.figures() == ["figure1", "figure4", "figure6", "figure7"]
+    figure = paper.published_figure("figure6")
+    assert [[curve.net for curve in panel.curves] for panel in figure.panels] == [
+        ["plain-20", "plain-32", "plain-44", "plain-56"],
+        ["resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"], ["resnet-110", "resnet-1202"]]
+    assert figure.styles == {"training": "dashed", "test": "bold"}
+    assert figure.y.limits == (0, 20)
+    assert [(fact.net, fact.above, fact.below) for fact in figure.facts] == [
+        ("plain-110", 60, None), ("resnet-1202", None, 0.1)]
+    for name in paper.figures():
+        paper.published_figure(name)
+
+
+def test_claims_have_sources_and_their_own_ids():
+    claims = paper.claims()
+    assert len({claim.id for claim in claims}) == len(claims) == 10
+    assert all(claim.source for claim in claims)
+
+
+def test_suites():
+    assert paper.suites() == ["cifar_plain_vs_res", "cifar_very_deep"]
+    suite = paper.suite("cifar_very_deep")
+    assert [suite.seeds_of(name) for name in suite.experiments] == [5, 1]
+    assert suite.preset("paper").experiments == suite.experiments
+
+
+def test_presets_of_plain_vs_res():
+    suite = paper.suite("cifar_plain_vs_res")
+    assert suite.experiments == tuple(f"cifar_{kind}{n}" for kind in ("plain", "resnet") for n in (20, 32, 44, 56))
+    assert {suite.seeds_of(name) for name in suite.experiments} == {1}
+    full, short = suite.preset("paper"), suite.preset("short")
+    assert (full.experiments, full.overrides, full.tables) == (suite.experiments, (), suite.tables)
+    assert short.experiments == ("cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56")
+    assert short.overrides == ("scale=0.0046875", "evaluation.interval=6400")
+    assert all(name.startswith("short_") for name in (*(short.tables or ()), *(short.figures or ())))
+    with pytest.raises(ConfigError, match="did you mean short"):
+        suite.preset("shrot")
+
+
+@pytest.mark.parametrize(("call", "name", "near"), [
+    (paper.suite, "cifar_plain_vs_rse", "cifar_plain_vs_res"), (paper.published_table, "table9", "table8"),
+    (paper.published_figure, "figure11", "figure1")])
+def test_unknown_names_suggest_the_nearest(call, name: str, near: str):
+    with pytest.raises(ConfigError, match=f"{name}.*(did you mean|there are)(.|\n)*{near}"):
+        call(name)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("question:", "questoin:", "unknown key 'questoin'; did you mean question"),
+    ("question: ", "# ", "no value for 'question'"),
+    ("  - cifar_plain20\n", "  - cifar_plain21\n", "experiments.*cifar_plain21.*did you mean cifar_plain"),
+    ("    overrides:", "    overides:", "unknown key 'overides'; did you mean overrides"),
+    ("tables: [table6, plain_nets]", "tables: table6", "tables: 'table6' is not a list"),
+    ("name: cifar_plain_vs_res", "name: other", "name is 'other'"),
+    ("name: cifar_plain_vs_res", "name: cifar_plain_vs_res\nname: twice", "given twice"),
+    ("claims: [", "claims: [cifar-degredation, ", "did you mean cifar-degradation"),
+    ("tables: [table6", "seeds: {cifar_plain20: 0}\ntables: [table6", "at least 1"),
+    ("tables: [table6", "seeds: {cifar_resnet110: 2}\ntables: [table6", "cifar_resnet110"),
+    ("tables: [table6", "seeds: {cifar_plain20: two}\ntables: [table6", "'two' is not a whole number"),
+    ("experiments: [cifar_plain20", "experiments: [cifar_resnet110", "presets.short.experiments"),
+    ("paper: {}", "paper: {", "line"),
+])
+def test_a_wrong_suite_file_fails_with_its_name_and_key(experiments_copy: Path, old: str, new: str, message: str):
+    path = experiments_copy / "suites" / "cifar_plain_vs_res.yaml"
+    edit(path, old, new)
+    with pytest.raises(ConfigError, match=rf"(?s){message}") as error:
+        paper.suite("cifar_plain_vs_res")
+    assert "cifar_plain_vs_res.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("mean: 6.61", "maen: 6.61", "rows.10.: unknown key 'maen'; did you mean mean"),
+    ("8.75", "'8.75'", "'8.75' is not a number"),
+    ("test_top1_error: 8.75", "test_top1: 8.75", "row resnet-20"),
+    ("key: resnet-32", "key: resnet-20", "same key"),
+    ("page: 7\n", "", "no value for 'page'"),
+])
+def test_a_wrong_published_file_fails_with_its_key(experiments_copy: Path, old: str, new: str, message: str):
+    edit(experiments_copy / "published" / "table6.yaml", old, new)
+    with pytest.raises(ConfigError, match=message) as error:
+        paper.published_table("table6")
+    assert "table6.yaml" in str(error.value)

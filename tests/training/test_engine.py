@@ -1,0 +1,299 @@
+"""The loop: resume bit for bit, stops, divergence, folders, records. On made-up data, on the CPU."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from repro import runs
+from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
+from repro.training import checkpoint, engine
+from tests.made import tiny_config, tiny_data
+
+
+@pytest.fixture(autouse=True)
+def made_up_data(monkeypatch):
+    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Make the next runs stop after so many steps of theirs, as a signal would."""
+    def set_limit(steps):
+        calls = iter(range(10**6))
+        reason = property(lambda self: "SIGTERM" if next(calls) >= steps else None)
+        monkeypatch.setattr(engine.StopRequest, "reason", reason)
+    return set_limit
+
+
+def silent(text):
+    """Swallow what the engine says."""
+
+
+def finished_files(run):
+    weights = torch.load(run.folder / "weights.pt", weights_only=True)
+    return (run.folder / "history.csv").read_bytes(), weights
+
+
+def same_weights(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """History and weights of an uninterrupted run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "load_data", lambda config, device: tiny_data())
+        run = engine.run(tiny_config(f"results={tmp_path_factory.mktemp('whole')}", "train.warmup=error80",
+                                     "train.warmup_window=6"), say=silent)
+        return finished_files(run)
+
+
+@pytest.mark.parametrize("stops", [[1], [7], [10], [15], [39], [3, 4, 20]])
+def test_an_interrupted_run_ends_bit_for_bit_like_one_left_alone(stops, stop_at, whole_run):
+    config = tiny_config("train.warmup=error80", "train.warmup_window=6")
+    for steps in stops:
+        stop_at(steps)
+        with pytest.raises(Stopped) as caught:
+            engine.run(config, say=silent)
+        assert caught.value.exit_code == 75
+    stop_at(10**6)
+    run = engine.run(config, say=silent)
+    history, weights = finished_files(run)
+    assert history == whole_run[0]
+    assert same_weights(weights, whole_run[1])
+    assert len(run.record["sessions"]) == len(stops) + 1
+
+
+@pytest.mark.parametrize("lost", ["momentum", "order", "window"])
+def test_a_resume_that_forgets_something_is_noticed(lost, stop_at, whole_run, monkeypatch):
+    """Negative control: the comparison above can fail."""
+    config = tiny_config("train.warmup=error80", "train.warmup_window=6")
+    stop_at(5)
+    with pytest.raises(Stopped):
+        engine.run(config, say=silent)
+    stop_at(10**6)
+    original = engine.TrainStep.load_state
+
+    def forgetful(step, state):
+        original(step, state)
+        if lost == "momentum":
+            for buffer in step.optimizer.momentum:
+                buffer.zero_()
+        elif lost == "order":
+            step.order.seed += 1
+        else:
+            step.window.fill_(16)
+
+    monkeypatch.setattr(engine.TrainStep, "load_state", forgetful)
+    history, weights = finished_files(engine.run(config, say=silent))
+    assert history != whole_run[0]
+    assert not same_weights(weights, whole_run[1])
+
+
+def test_two_seeds_differ_and_one_seed_repeats():
+    first = finished_files(engine.run(tiny_config("train.iterations=10", "results=a"), say=silent))
+    again = finished_files(engine.run(tiny_config("train.iterations=10", "results=b"), say=silent))
+    other = finished_files(engine.run(tiny_config("train.iterations=10", "seed=1"), say=silent))
+    assert first[0] == again[0]
+    assert same_weights(first[1], again[1])
+    assert first[0] != other[0]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_record_of_a_finished_run():
+    run = engine.run(tiny_config(), say=silent)
+    history = run.history()
+    assert [row["iteration"] for row in history] == [10, 20, 30, 40]
+    assert [row["learning_rate"] for row in history] == [0.05, 0.05, 0.005, 0.0005]
+    assert run.finished
+    assert run.record["result"]["test_top1_error"] == history[-1]["test_top1_error"]
+    assert run.record["best_on_test"]["test_top1_error"] == min(row["test_top1_error"] for row in history)
+    assert "train.iterations: 64000 -> 40" in run.record["deviations"]
+    assert not run.is_paper_run
+    assert run.folder.parent.name.startswith("cifar_resnet20@")
+    assert not list(run.folder.glob("checkpoint*"))
+    assert not list(run.folder.glob("run.lock"))
+    assert run.record["parameters"] == sum(v.numel() for k, v in finished_files(run)[1].items()
+                                           if "running" not in k and "num_batches" not in k)
+
+
+def test_a_finished_run_is_not_run_again_and_says_so():
+    engine.run(tiny_config("train.iterations=10"), say=silent)
+    said = []
+    run = engine.run(tiny_config("train.iterations=10"), say=said.append)
+    assert len(run.record["sessions"]) == 1
+    assert "is finished" in said[0]
+
+
+def test_resume_never_puts_the_earlier_run_aside():
+    config = tiny_config("train.iterations=10")
+    first = engine.run(config, say=silent)
+    again = engine.run(tiny_config("train.iterations=10", "resume=never"), say=silent)
+    aside = first.folder.with_name("seed0.old-1")
+    assert (aside / "weights.pt").is_file()
+    assert again.record["started"] >= first.record["started"]
+    assert [run.folder for run in runs.scan(first.folder.parents[1])] == [first.folder]
+
+
+def test_another_configuration_never_writes_into_a_folder(monkeypatch):
+    config = tiny_config("train.iterations=10")
+    folder = engine.run(config, say=silent).folder
+    monkeypatch.setattr(engine, "run_folder", lambda config: folder)
+    with pytest.raises(ConfigError, match=r"train.momentum: 0.9, now 0.8"):
+        engine.run(tiny_config("train.iterations=10", "train.momentum=0.8"), say=silent)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(stop_at):
+    stop_at(5)
+    with pytest.raises(Stopped):
+        engine.run(tiny_config(), say=silent)
+    with pytest.raises(Stopped):
+        engine.run(tiny_config("train.momentum=0.8"), say=silent)
+    mine = engine.run_folder(tiny_config())
+    other = engine.run_folder(tiny_config("train.momentum=0.8"))
+    checkpoint.remove_all(mine)
+    for path in other.glob("checkpoint-*"):
+        shutil.copy(path, mine)
+    with pytest.raises(ConfigError, match=r"train.momentum: 0.8, now 0.9.*resume=never"):
+        engine.run(tiny_config(), say=silent)
+
+
+def test_divergence_stops_before_the_update_and_is_recorded():
+    with pytest.raises(DivergedError, match="not finite") as caught:
+        engine.run(tiny_config("train.lr=1e30"), say=silent)
+    assert caught.value.exit_code == 6
+    run = runs.read_run(engine.run_folder(tiny_config("train.lr=1e30")))
+    assert run.status == "diverged"
+    assert run.record["diverged"]["learning_rate"] == pytest.approx(1e30)
+    assert not run.finished
+
+
+def test_max_seconds_saves_and_stops():
+    with pytest.raises(Stopped, match="max_seconds") as caught:
+        engine.run(tiny_config("max_seconds=0.001"), ["repro", "run", "x y"], say=silent)
+    assert "go on with: repro run 'x y'" in str(caught.value)
+    assert caught.value.exit_code == 75
+    assert engine.run(tiny_config(), say=silent).finished
+
+
+def test_out_of_memory_is_exit_8(monkeypatch):
+    def no_memory(*arguments):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+    monkeypatch.setattr(engine, "train", no_memory)
+    with pytest.raises(OutOfMemoryError):
+        engine.run(tiny_config(), say=silent)
+
+
+def test_an_auto_precision_accepts_a_finished_run_of_the_other_paper_precision(monkeypatch, tmp_path):
+    config = tiny_config("train.iterations=10")
+    fp32 = runs.identity(config)
+    run = engine.run(config, say=silent)
+    record = json.loads((run.folder / "run.json").read_text())
+    record["identity"] = "tf32identity"
+    (run.folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr(engine, "paper_identities", lambda name: {fp32, "tf32identity"})
+    engine.check_same(runs.read_run(run.folder), config, engine.Precision.auto)
+    with pytest.raises(ConfigError):
+        engine.check_same(runs.read_run(run.folder), config, engine.Precision.fp32)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, stop_at, whole_run):
+    config = tiny_config("train.warmup=error80", "train.warmup_window=6")
+    stop_at(25)
+    with pytest.raises(Stopped):
+        engine.run(config, say=silent)
+    folder = engine.run_folder(config)
+    newest, before = checkpoint.list_checkpoints(folder)
+    damage_file(newest, damage)
+    stop_at(10**6)
+    said = []
+    history, weights = finished_files(engine.run(config, say=said.append))
+    assert any(newest.name in line and "not used" in line for line in said)
+    assert before.name < newest.name
+    assert history == whole_run[0]
+    assert same_weights(weights, whole_run[1])
+
+
+def damage_file(path, damage):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes({"empty": b"", "cut": content[:middle], "garbage": b"x" * 100,
+                      "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[damage])
+
+
+def test_no_usable_checkpoint_is_an_error_and_never_a_start_from_scratch(stop_at):
+    stop_at(25)
+    with pytest.raises(Stopped):
+        engine.run(tiny_config(), say=silent)
+    for path in checkpoint.list_checkpoints(engine.run_folder(tiny_config())):
+        damage_file(path, "flipped")
+    with pytest.raises(StorageError, match="no usable checkpoint"):
+        engine.run(tiny_config(), say=silent)
+
+
+def test_a_checkpoint_cut_off_before_its_json_does_not_count(stop_at, whole_run):
+    config = tiny_config("train.warmup=error80", "train.warmup_window=6")
+    stop_at(25)
+    with pytest.raises(Stopped):
+        engine.run(config, say=silent)
+    newest = checkpoint.list_checkpoints(engine.run_folder(config))[0]
+    newest.with_suffix(".json").unlink()
+    stop_at(10**6)
+    assert finished_files(engine.run(config, say=silent))[0] == whole_run[0]
+
+
+def test_a_malicious_checkpoint_is_refused_and_not_executed(tmp_path):
+    import hashlib
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    path = tmp_path / "checkpoint-00000001.pt"
+    path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    path.with_suffix(".json").write_text(json.dumps(
+        {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": 1, "iteration": 1}))
+    with pytest.raises(StorageError):
+        checkpoint.load_newest(tmp_path, torch.device("cpu"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_only_the_last_two_checkpoints_are_kept(stop_at):
+    stop_at(35)
+    with pytest.raises(Stopped):
+        engine.run(tiny_config(), say=silent)
+    names = [path.name for path in checkpoint.list_checkpoints(engine.run_folder(tiny_config()))]
+    assert names == ["checkpoint-00000035.pt", "checkpoint-00000030.pt"]
+
+
+def test_tensorboard_has_every_scalar_once_after_a_resume(stop_at):
+    config = tiny_config("machine.tensorboard=true")
+    stop_at(25)
+    with pytest.raises(Stopped):
+        engine.run(config, say=silent)
+    stop_at(10**6)
+    run = engine.run(config, say=silent)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    points = events.Scalars("test_top1_error")
+    assert [point.step for point in points] == [10, 20, 30, 40]
+    assert [point.value for point in points] == pytest.approx([row["test_top1_error"] for row in run.history()])
+
+
+def test_the_split_45k_writes_validation_columns(monkeypatch):
+    from dataclasses import replace
+    data = replace(tiny_data(), split="45k", evaluated_on="val")
+    monkeypatch.setattr(engine, "load_data", lambda config, device: data)
+    run = engine.run(tiny_config("train.iterations=10", "data.split=45k"), say=silent)
+    assert "val_top1_error" in run.record["result"]
+    assert "best_on_test" not in run.record
+    assert run.record["evaluated_on"] == "val"
