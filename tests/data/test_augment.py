@@ -1,0 +1,74 @@
+"""Crop, flip and mean subtraction on marked images, against a plain per-image loop and torchvision."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as transforms
+
+from repro.data.augment import augmented_batch, crop_and_flip, draw
+
+
+def marked_images(count):
+    """uint8 images in which every pixel of an image has another value, as far as 256 values allow."""
+    base = torch.arange(3 * 32 * 32).reshape(3, 32, 32)
+    return torch.stack([(base * 7 + 13 * i) % 256 for i in range(count)]).to(torch.uint8)
+
+
+def by_hand(image, mean, down, right, mirrored, padding):
+    """One image: subtract, pad with zeros, crop, mirror, in numpy."""
+    centred = image.numpy().astype(np.float32) - mean.numpy()
+    padded = np.zeros((3, 32 + 2 * padding, 32 + 2 * padding), dtype=np.float32)
+    padded[:, padding : padding + 32, padding : padding + 32] = centred
+    crop = padded[:, down : down + 32, right : right + 32]
+    return crop[:, :, ::-1] if mirrored else crop
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(4, True), (4, False), (0, True), (2, True)])
+def test_a_batch_equals_the_plain_loop(padding, flip):
+    images, mean = marked_images(40), torch.rand(3, 32, 32) * 255
+    index, position = torch.randperm(40)[:32], torch.arange(32) + 1000
+    batch = augmented_batch(images, mean, index, position, seed=5, padding=padding, flip=flip)
+    down, right, mirrored = draw(position, 5, padding, flip)
+    assert mirrored.any() == flip
+    for i in range(32):
+        expected = by_hand(images[index[i]], mean, int(down[i]), int(right[i]), bool(mirrored[i]), padding)
+        assert np.array_equal(batch[i].numpy(), expected)
+
+
+def test_every_offset_and_flip_against_torchvision():
+    image = marked_images(1)[0].float()
+    offsets = torch.arange(9)
+    down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+    padded = transforms.pad(image, [4, 4, 4, 4]).expand(81, 3, 40, 40)
+    for mirrored in (False, True):
+        ours = crop_and_flip(padded, down, right, torch.full((81,), mirrored), (32, 32))
+        for i in range(81):
+            crop = transforms.crop(padded[i], int(down[i]), int(right[i]), 32, 32)
+            assert torch.equal(ours[i], transforms.horizontal_flip(crop) if mirrored else crop)
+
+
+def test_the_border_is_zero_after_the_mean_is_subtracted():
+    images, mean = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8), torch.full((3, 32, 32), 50.0)
+    position = torch.arange(500)
+    batch = augmented_batch(images, mean, torch.zeros(500, dtype=torch.int64), position, 0, 4, True)
+    assert set(batch.unique().tolist()) == {0.0, 150.0}
+
+
+def test_all_81_offsets_and_both_flips_are_drawn_equally_often():
+    down, right, mirrored = draw(torch.arange(162_000), 0, 4, True)
+    counts = torch.bincount((down * 9 + right) * 2 + mirrored, minlength=162).double()
+    assert counts.min() > 0
+    assert 161 - 90 < float(((counts - 1000) ** 2 / 1000).sum()) < 161 + 90
+
+
+def test_every_image_of_a_batch_has_its_own_draw():
+    down, right, mirrored = draw(torch.arange(128), 0, 4, True)
+    assert len(set(zip(down.tolist(), right.tolist(), mirrored.tolist(), strict=True))) > 60
+
+
+def test_the_draw_depends_on_position_and_seed_alone():
+    one = draw(torch.arange(1000), 3, 4, True)
+    part = draw(torch.arange(500, 700), 3, 4, True)
+    other = draw(torch.arange(1000), 4, 4, True)
+    assert all(torch.equal(a[500:700], b) for a, b in zip(one, part, strict=True))
+    assert not torch.equal(one[0], other[0])

@@ -1,0 +1,161 @@
+"""The networks: golden counts, plain against residual, shortcuts against code written out here, torchvision."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from repro import paper
+from repro.config import compose
+from repro.models import build_model
+from repro.models.blocks import BasicBlock, GroupedBatchNorm2d, ProjectionShortcut, ZeroPadShortcut
+
+GOLDEN = {count.layers: count for count in paper.golden_counts().cifar10}
+
+
+def config(*overrides):
+    return compose(["experiment=cifar_resnet20", *overrides]).model
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+def test_golden_parameter_counts(depth, option):
+    with torch.device("meta"):
+        model = build_model(config(f"model.depth={depth}", f"model.shortcut_option={option}"))
+    assert parameters(model) == GOLDEN[depth].parameters[option]
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+@pytest.mark.parametrize("family", ["plain", "residual"])
+def test_golden_multiply_adds(depth, family):
+    with torch.device("meta"):
+        model = build_model(config(f"model.depth={depth}", f"model={family}"))
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, 32, 32))
+    assert parameters(model) == GOLDEN[depth].parameters["A"]
+    assert counter.get_total_flops() / 2 == pytest.approx(GOLDEN[depth].multiply_adds["A"], rel=2e-4)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 5, 7, 9, 18])
+def test_6n_plus_2_weighted_layers(blocks):
+    model = build_model(config(f"model.blocks_per_stage={blocks}"))
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 6 * blocks + 2
+
+
+def test_depth_and_blocks_per_stage_are_the_same_network():
+    left, right = build_model(config("model.depth=32")), build_model(config("model.blocks_per_stage=5"))
+    assert left.state_dict().keys() == right.state_dict().keys()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_plain_and_residual_a_have_the_same_parameters_shapes_and_initial_values(seed):
+    plain, residual = (build_model(config(f"model={family}"), seed).state_dict() for family in ("plain", "residual"))
+    assert plain.keys() == residual.keys()
+    assert all(torch.equal(plain[k], residual[k]) for k in plain)
+    other = build_model(config(), seed + 1).state_dict()
+    assert not torch.equal(other["conv1.weight"], plain["conv1.weight"])
+
+
+def test_layers_that_the_options_share_start_from_the_same_values():
+    a, c = (build_model(config(f"model.shortcut_option={o}")).state_dict() for o in "AC")
+    assert a.keys() < c.keys()
+    assert all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize(("init", "fan"), [("fan_out", 64 * 9), ("fan_in", 32 * 9)])
+def test_msra_initialisation(init, fan):
+    weight = build_model(config(f"model.conv_init={init}")).stage3[0].conv1.weight
+    assert float(weight.detach().std()) == pytest.approx((2 / fan) ** 0.5, rel=0.02)
+    assert abs(float(weight.detach().mean())) < 0.002
+
+
+def test_batch_normalisation_starts_at_one_and_zero_and_convolutions_have_no_bias():
+    model = build_model(config("model.shortcut_option=C"))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert bool((module.weight == 1).all())
+            assert not bool(module.bias.any())
+        if isinstance(module, nn.Conv2d):
+            assert module.bias is None
+
+
+def test_option_a_takes_even_positions_and_appends_zero_channels():
+    x = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).reshape(2, 3, 4, 4)
+    out = ZeroPadShortcut(3, 5, 2)(x)
+    for n in range(2):
+        for c in range(5):
+            for i in range(2):
+                for j in range(2):
+                    assert out[n, c, i, j] == (x[n, c, 2 * i, 2 * j] if c < 3 else 0)
+
+
+@pytest.mark.parametrize(("option", "kinds"), [
+    ("A", [nn.Identity] * 3 + [ZeroPadShortcut, nn.Identity, nn.Identity] * 2),
+    ("B", [nn.Identity] * 3 + [ProjectionShortcut, nn.Identity, nn.Identity] * 2),
+    ("C", [ProjectionShortcut] * 9)])
+def test_where_each_option_projects(option, kinds):
+    model = build_model(config(f"model.shortcut_option={option}"))
+    assert [type(m.shortcut) for m in model.modules() if isinstance(m, BasicBlock)] == kinds
+
+
+def written_out(state, x, blocks, residual):
+    """ResNet-(6n+2) A or its plain net as a list of calls, from a state_dict, in evaluation mode."""
+    def bn(name, x):
+        return F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], state[f"{name}.weight"],
+                            state[f"{name}.bias"], False, 0, 1e-5)
+    x = F.relu(bn("bn1", F.conv2d(x, state["conv1.weight"], padding=1)))
+    for stage in (1, 2, 3):
+        for block in range(blocks):
+            name = f"stage{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            out = F.relu(bn(f"{name}.bn1", F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1)))
+            out = bn(f"{name}.bn2", F.conv2d(out, state[f"{name}.conv2.weight"], padding=1))
+            if residual:
+                shortcut = x[:, :, ::stride, ::stride]
+                zeros = torch.zeros(len(x), out.shape[1] - x.shape[1], *out.shape[2:], dtype=x.dtype)
+                out = out + torch.cat([shortcut, zeros], 1)
+            x = F.relu(out)
+    return F.linear(F.adaptive_avg_pool2d(x, 1).flatten(1), state["fc.weight"], state["fc.bias"])
+
+
+@pytest.mark.parametrize("family", ["plain", "residual"])
+def test_the_forward_pass_equals_the_network_written_out_in_float64(family):
+    model = build_model(config(f"model={family}")).double()
+    x = 60 * torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model(x)  # moves the running statistics off their initial values
+    model.eval()
+    with torch.no_grad():
+        assert torch.allclose(model(x), written_out(model.state_dict(), x, 3, family == "residual"), atol=1e-9)
+
+
+def test_option_b_blocks_equal_torchvisions_basic_block():
+    from torchvision.models.resnet import BasicBlock as TheirBlock
+
+    ours = BasicBlock(16, 32, 2, config("model.shortcut_option=B"), 0).eval()
+    downsample = nn.Sequential(nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32))
+    theirs = TheirBlock(16, 32, 2, downsample).eval()
+    names = {"shortcut.conv": "downsample.0", "shortcut.bn": "downsample.1"}
+    state = {}
+    for key, value in ours.state_dict().items():
+        prefix, _, leaf = key.rpartition(".")
+        state[f"{names.get(prefix, prefix)}.{leaf}"] = value
+    theirs.load_state_dict(state)
+    x = torch.randn(4, 16, 8, 8)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
+def test_a_batch_norm_group_normalises_each_group_by_itself():
+    grouped, plain = GroupedBatchNorm2d(5, 4, 1e-5, 0.1), nn.BatchNorm2d(5)
+    x = torch.randn(8, 5, 3, 3) * torch.arange(1, 9)[:, None, None, None]
+    expected = torch.cat([nn.BatchNorm2d(5)(x[:4]), nn.BatchNorm2d(5)(x[4:])])
+    assert torch.allclose(grouped(x), expected, atol=1e-6)
+    assert not torch.allclose(plain(x), expected, atol=1e-2)
+    assert torch.allclose(grouped.running_mean, plain.running_mean, atol=0.02)
+    grouped.eval()
+    assert torch.allclose(grouped(x), F.batch_norm(x, grouped.running_mean, grouped.running_var, eps=1e-5), atol=1e-6)
