@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from yaml import YAMLError
 
 from repro.errors import ConfigError
 from repro.places import conf_dir
-from repro.schema import Device, Family, Precision, RunConfig, ShortcutOption, WarmUp
+from repro.schema import Device, Family, Precision, RunConfig, ShortcutOption
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -272,6 +274,6 @@ def deviations(config: RunConfig) -> list[str]:
             if value != paper[key] and not (key == "machine.precision" and value in allowed)]
 
 
-def has_warmup(config: RunConfig) -> bool:
-    """Whether the run starts at the warm-up rate."""
-    return config.train.warmup is not WarmUp.none
+def scaled(length: int, scale: float) -> int:
+    """A length in iterations, shortened; rounded up in exact arithmetic, at least 1."""
+    return max(1, ceil(length * Fraction(str(scale))))

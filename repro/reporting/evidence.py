@@ -28,7 +28,8 @@ def seed_data(run: Run) -> dict[str, Any]:
     return {"seed": run.seed, "run": run_name(run), "identity": run.identity, "iteration": result["iteration"],
             "train_top1_error": result["train_top1_error"], "test_top1_error": result["test_top1_error"],
             "extra_best_on_test": content.get("best_on_test"), "device": device(run), "precision": precision(run),
-            "split": split(run), "train_seconds": content.get("train_seconds")}
+            "split": split(run), "train_seconds": content.get("train_seconds"),
+            "evaluation_seconds": content.get("evaluation_seconds")}
 
 
 def device(run: Run) -> str:

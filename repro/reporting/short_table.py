@@ -1,8 +1,8 @@
 """The table of the short runs: a labelled version of the experiment that is never the paper's schedule."""
 
-import math
 from pathlib import Path
 
+from repro.config import scaled
 from repro.paper import suite
 from repro.published import Preset
 from repro.reporting import evidence
@@ -26,11 +26,6 @@ def lengths(preset: Preset) -> tuple[int, int, list[int]]:
     train = config.train
     return (scaled(train.iterations, config.scale), train.iterations,
             [scaled(drop, config.scale) for drop in train.lr_drops])
-
-
-def scaled(length: int, scale: float) -> int:
-    """A length in iterations times the scale, rounded up, at least 1."""
-    return max(1, math.ceil(round(length * scale, 6)))
 
 
 def schedule_text(preset: Preset) -> str:
@@ -79,7 +74,8 @@ def short_row(answer: Answer, preset: Preset) -> TableRow:
     if not answer.runs:
         return TableRow(key, cells | {"test": answer.status}, answer.status)
     runs = [evidence.seed_data(run) for run in answer.runs]
-    seconds = [float(run["train_seconds"]) for run in runs if is_number(run["train_seconds"])]
+    seconds = [float(run["train_seconds"]) + float(run["evaluation_seconds"]) for run in runs
+               if is_number(run["train_seconds"]) and is_number(run["evaluation_seconds"])]
     cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
               "precision": runs[0]["precision"], "device": ", ".join(sorted({run["device"] for run in runs})),
               "seconds": f"{Summary(tuple(seconds)).mean:.0f}" if seconds else "-"}

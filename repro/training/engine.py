@@ -22,7 +22,7 @@ from repro.places import data_dir, shown
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Precision, Resume, RunConfig
 from repro.training import checkpoint
-from repro.training.progress import Progress, duration
+from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
@@ -66,58 +66,60 @@ def train(config: RunConfig, folder: Path, earlier: Run, command: list[str], say
     if config.machine.channels_last:
         model = model.to(memory_format=torch.channels_last)
     step = TrainStep(model, data, config, schedule)
-    done, seconds = restore(step, folder, config, device, say)
+    done, watch = restore(step, folder, config, device, say)
     recorder = Recorder(folder, config, data.evaluated_on, facts(config, schedule, data, model, device, earlier, done))
     recorder.begin(done)
-    recorder.write(iteration=done, train_seconds=seconds)
+    recorder.write(iteration=done, **watch.values())
     say_start(config, schedule, done, folder, device, data, say)
 
-    stop = StopRequest(config.max_seconds)
-    progress = Progress(f"{config.name} seed {config.seed}", done, schedule.iterations, config.train.mini_batch_size)
-    began, saved = time.monotonic(), time.monotonic()
-    points = done // schedule.interval * schedule.interval  # where the current interval of training errors began
+    batch = config.train.mini_batch_size
+    progress = Progress(f"{config.name} seed {config.seed}", done, schedule.iterations, batch)
+    point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
+    saved = time.monotonic()
     model.train()
-    with stop:
+    watch.lap()
+    with StopRequest(config.max_seconds) as stop:
         while done < schedule.iterations and stop.reason is None:
-            step.order.cover(done * config.train.mini_batch_size)
+            step.order.cover(done * batch)
             step()
             done += 1
-            evaluates = schedule.evaluates(done)
-            if device.type == "cpu" or evaluates or progress.due():
-                check_finite(step, recorder, schedule)
-            if progress.due():
-                progress.show(done, 100 * int(step.error_count) / ((done - points) * config.train.mini_batch_size))
+            evaluates, shows = schedule.evaluates(done), progress.due()
+            if device.type == "cpu" or evaluates or shows:
+                check_finite(step, recorder)
+            if shows:
+                progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
             if evaluates:
                 synchronise(device)
-                seconds, began = seconds + time.monotonic() - began, time.monotonic()
-                row = evaluate(step, data, config, schedule, done, (done - points) * config.train.mini_batch_size)
-                evaluation_seconds = time.monotonic() - began
-                progress.evaluated(done, row, data.evaluated_on, evaluation_seconds)
-                recorder.row(row, {"iteration": done, "train_seconds": round(seconds, 3), "utc": utc_now(),
-                                   "evaluation_seconds": round(evaluation_seconds, 3),
+                watch.lap_train()
+                row = evaluate(step, data, config, schedule, done, (done - point) * batch)
+                spent = watch.lap_evaluation()
+                progress.evaluated(done, row, data.evaluated_on, spent)
+                recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
+                                   "evaluation_seconds": round(spent, 3),
                                    "images_per_second": round(progress.rate(done), 1)})
                 step.clear()
-                points, began = done, time.monotonic()
+                point = done
                 if time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations:
-                    save(step, recorder, folder, config, done, seconds)
+                    save(step, recorder, folder, config, done, watch)
                     saved = time.monotonic()
         synchronise(device)
-        seconds += time.monotonic() - began
+        watch.lap_train()
         progress.close()
         if done < schedule.iterations:
-            save(step, recorder, folder, config, done, seconds)
-            recorder.write(status="interrupted", iteration=done, train_seconds=seconds, ended=utc_now())
+            save(step, recorder, folder, config, done, watch)
+            recorder.write(status="interrupted", ended=utc_now())
             recorder.close()
             raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
                           f"{shown(folder)}\ngo on with: {shlex.join(command)}", stop.exit_code)
-        finish(step, recorder, folder, seconds, say)
+        finish(step, recorder, folder, watch, say)
 
 
-def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device, say: Say) -> tuple[int, float]:
-    """Put the newest whole checkpoint into the step: iterations done and seconds trained, 0 and 0.0 without one."""
+def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device,
+            say: Say) -> tuple[int, Stopwatch]:
+    """Put the newest whole checkpoint into the step: iterations done and seconds spent, none without one."""
     found = checkpoint.load_newest(folder, device)
     if found is None:
-        return 0, 0.0
+        return 0, Stopwatch()
     state, meta, notes = found
     for note in notes:
         say(note)
@@ -125,7 +127,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
                           + differing(meta["numbers"], numbers(to_dict(config))) + "; resume=never starts over")
     step.load_state(state)
-    return int(meta["iteration"]), float(meta["train_seconds"])
+    return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"])
 
 
 def evaluate(step: TrainStep, data: DeviceData, config: RunConfig, schedule: Schedule, done: int,
@@ -142,7 +144,7 @@ def evaluate(step: TrainStep, data: DeviceData, config: RunConfig, schedule: Sch
             f"{data.evaluated_on}_loss": outcome.loss, f"{data.evaluated_on}_top1_error": outcome.top1_error}
 
 
-def check_finite(step: TrainStep, recorder: Recorder, schedule: Schedule) -> None:
+def check_finite(step: TrainStep, recorder: Recorder) -> None:
     """Raise DivergedError if a loss or gradient was not finite; the update that it would have caused was not made."""
     at = int(step.failed_at)
     if at < 0:
@@ -155,29 +157,30 @@ def check_finite(step: TrainStep, recorder: Recorder, schedule: Schedule) -> Non
                         f"iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
 
 
-def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, done: int, seconds: float) -> None:
+def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, done: int,
+         watch: Stopwatch) -> None:
     """Write a checkpoint and bring the record up to it."""
     checkpoint.save(folder, done, step.state(), {
-        "train_seconds": seconds, "identity": identity(config), "numbers": numbers(to_dict(config)),
+        **watch.values(), "identity": identity(config), "numbers": numbers(to_dict(config)),
         "versions": provenance.package_versions(), "utc": utc_now()})
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
-    recorder.write(iteration=done, train_seconds=seconds)
+    recorder.write(iteration=done, **watch.values())
 
 
-def finish(step: TrainStep, recorder: Recorder, folder: Path, seconds: float, say: Say) -> None:
+def finish(step: TrainStep, recorder: Recorder, folder: Path, watch: Stopwatch, say: Say) -> None:
     """Write the final weights, then the finished record, and only then drop the checkpoints."""
     checkpoint.write_weights(folder / "weights.pt", step.model)
     done = int(step.iteration)
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     ended = int(step.warmup_end)
-    recorder.write(iteration=done, train_seconds=seconds, ended=utc_now(), warmup_end=ended if ended >= 0 else None,
+    recorder.write(iteration=done, **watch.values(), ended=utc_now(), warmup_end=ended if ended >= 0 else None,
                    **recorder.finish())
     recorder.close()
     checkpoint.remove_all(folder)
     result = recorder.record["result"]
     say(f"{recorder.record['experiment']} seed {recorder.record['seed']}: {recorder.evaluated_on} error "
         f"{result[f'{recorder.evaluated_on}_top1_error']:.2f} %, train error {result['train_top1_error']:.2f} % at "
-        f"iteration {done}, {duration(seconds)} of training; {shown(folder)}")
+        f"iteration {done}, {duration(watch.train)} of training; {shown(folder)}")
 
 
 def facts(config: RunConfig, schedule: Schedule, data: DeviceData, model: torch.nn.Module, device: torch.device,

@@ -6,6 +6,33 @@ import time
 from tqdm import tqdm
 
 
+class Stopwatch:
+    """Seconds spent training and evaluating, over all sessions of a run."""
+
+    def __init__(self, train: float = 0.0, evaluation: float = 0.0):
+        self.train, self.evaluation = train, evaluation
+        self.mark = time.monotonic()
+
+    def lap_train(self) -> None:
+        """Count the time since the last lap as training."""
+        self.train += self.lap()
+
+    def lap_evaluation(self) -> float:
+        """Count the time since the last lap as evaluation, and return it."""
+        seconds = self.lap()
+        self.evaluation += seconds
+        return seconds
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        last, self.mark = self.mark, time.monotonic()
+        return self.mark - last
+
+    def values(self) -> dict[str, float]:
+        """As recorded, to the millisecond."""
+        return {"train_seconds": round(self.train, 3), "evaluation_seconds": round(self.evaluation, 3)}
+
+
 class Progress:
     """Shows iterations, errors, images/s and the time left."""
 

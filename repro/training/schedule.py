@@ -1,15 +1,9 @@
 """The learning-rate schedule as a pure function of the iteration and the state of the warm-up. Never imports torch."""
 
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
 
+from repro.config import scaled
 from repro.schema import RunConfig, WarmUp
-
-
-def scaled(length: int, scale: float) -> int:
-    """A length in iterations, shortened; rounded up in exact arithmetic, at least 1."""
-    return max(1, ceil(length * Fraction(str(scale))))
 
 
 @dataclass(frozen=True)

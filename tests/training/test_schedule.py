@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.config import compose
-from repro.training.schedule import Schedule, scaled
+from repro.config import compose, scaled
+from repro.training.schedule import Schedule
 
 PAPER = [(0, 0.1), (1, 0.1), (31_999, 0.1), (32_000, 0.01), (32_001, 0.01), (47_999, 0.01), (48_000, 0.001),
          (63_999, 0.001)]
