@@ -133,7 +133,7 @@ def build_parser() -> tuple[Parser, list[str]]:
 
 def run(arguments: list[str]) -> int:
     """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or "-h" in arguments or "--help" in arguments:
         print(RUN_USAGE, end="")
         return 0 if arguments else 2
     from repro import config as configuration
@@ -141,6 +141,8 @@ def run(arguments: list[str]) -> int:
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
         from repro.hydra_cli import run_hydra
 
+        if "-m" in arguments or "--multirun" in arguments:
+            check_versions()
         return run_hydra(arguments)
     overrides = configuration.with_config_dir(arguments)
     composed = configuration.compose(overrides)
@@ -182,14 +184,16 @@ def run_suite(options: argparse.Namespace) -> int:
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    preset = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
-                     ["repro", "suite", options.name, *options.overrides])
+    preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
+                               ["repro", "suite", options.name, *options.overrides])
     results = results_of(overrides)
     print()
     for name in preset.tables or ():
         make_table(name, results, results / "tables", reference=False, as_json=False)
     for name in preset.figures or ():
         make_figure(name, results, results / "figures", reference=False)
+    if failures:
+        raise failures[0]
     return 0
 
 
@@ -323,8 +327,10 @@ def manage_data(options: argparse.Namespace) -> int:
     from repro.data import cifar10_files
     from repro.places import data_dir
 
-    key, _, value = (options.root or "").rpartition("=")
-    if key not in ("", "data.root"):
+    key, separator, value = (options.root or "").partition("=")
+    if not separator:
+        key, value = "data.root", key
+    if key != "data.root":
         raise ConfigError(f"unknown key {key!r}; did you mean data.root?")
     root = data_dir(value.strip("'\"") or None)
     if options.action == "fetch":

@@ -39,6 +39,7 @@ NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "res
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
+PATHS = ("data.root", "results")
 
 
 def experiments() -> list[str]:
@@ -76,14 +77,14 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 
     $REPRO_DATA, $REPRO_RESULTS and $REPRO_DEVICE stand in for data.root, results and machine.device; an override of
     the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
-    they are: see `repro.training.devices.resolve`.
+    they are: see `repro.devices.resolve`.
     """
     overrides = list(overrides)
     check_override_keys(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            node = hydra_compose("config", [*environment_overrides(), *overrides])
+            node = hydra_compose("config", [*environment_overrides(), *with_quoted_paths(overrides)])
         return checked(node)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(one_message(error)) from error
@@ -99,7 +100,7 @@ def with_config_dir(arguments: Sequence[str]) -> list[str]:
             overrides.append(argument)
             continue
         folder = value if given else rest.pop(0) if rest else ""
-        if not Path(folder).is_dir():
+        if not folder or not Path(folder).is_dir():
             raise ConfigError(f"--config-dir {folder}: no such folder")
         overrides.append(f"hydra.searchpath=[{quoted('file://' + str(Path(folder).absolute()))}]")
     return overrides
@@ -124,22 +125,38 @@ def environment_overrides() -> list[str]:
 
 def quoted(text: str) -> str:
     """Text as one quoted value of Hydra's override grammar."""
-    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'").replace("${", "\\${")
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads ${ as the start of an interpolation
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", literal).replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def with_quoted_paths(overrides: Sequence[str]) -> list[str]:
+    """Overrides whose paths are quoted for Hydra's grammar, which has no bare ~, comma, bracket or letter beyond ASCII.
+
+    A value that is quoted already, null, or holds an interpolation stays as it is.
+    """
+    result = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        bare = key in PATHS and value not in ("", "null") and value[0] not in "'\"" and "${" not in value
+        result.append(f"{key}={quoted(value)}" if bare else override)
+    return result
 
 
 def check_override_keys(overrides: Sequence[str]) -> None:
     """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
     known = [*GROUPS, *keys()]
+    own_files = any(override.startswith("hydra.searchpath=") for override in overrides)  # Hydra then knows more
     given: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
         bare = key.lstrip("+~").split("@")[0]
         if "=" not in override and not override.startswith("~"):
-            raise ConfigError(f"{override!r} is not key=value{suggest(override, known)}")
+            guess = [f"experiment={name}" for name in experiments() if name == override]
+            raise ConfigError(f"{override!r} is not key=value{suggest(f'experiment={override}', guess)}")
         if bare not in known and not bare.startswith("hydra"):
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
-        if bare == "experiment" and not re.search(r"[,?(]", value):
+        if bare == "experiment" and not own_files and not re.search(r"[,?(]", value):
             check_experiment(value)
         given[bare] = value
     if "model.depth" in given and "model.blocks_per_stage" in given:
@@ -171,6 +188,7 @@ def check_ranges(config: RunConfig) -> None:
     """Raise ConfigError naming the first field whose value is outside its range."""
     model, data, train, machine = config.model, config.data, config.train, config.machine
     rules = [
+        ("name", config.name, re.fullmatch(r"\w[\w.-]*", config.name), "letters, digits, _ - . (it names a folder)"),
         ("seed", config.seed, 0 <= config.seed < 2**32, "0 to 4294967295"),
         ("scale", config.scale, 0 < config.scale <= 1, "above 0, at most 1"),
         ("max_seconds", config.max_seconds, config.max_seconds is None or config.max_seconds > 0, "above 0"),
@@ -262,12 +280,19 @@ def paper_config(experiment: str) -> RunConfig:
 
 @functools.cache
 def paper_identities(experiment: str) -> frozenset[str]:
-    """Identities whose runs may enter a paper table: the experiment as it stands, in fp32 or TF32."""
+    """Identities whose runs may enter a paper table: the experiment as it stands, in fp32 or TF32.
+
+    None for an experiment that is not in conf/experiment (one of the user's, see `with_config_dir`).
+    """
+    if experiment not in experiments():
+        return frozenset()
     return frozenset(identity(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
 
 
 def deviations(config: RunConfig) -> list[str]:
     """What this run changes of its experiment, as 'key: paper's value -> this value'; empty for a paper run."""
+    if config.name not in experiments():
+        return [f"{config.name}: an experiment of your own"]
     paper, mine = numbers(to_dict(paper_config(config.name))), numbers(to_dict(config))
     allowed = {p.name for p in PAPER_PRECISIONS}
     return [f"{key}: {paper[key]} -> {value}" for key, value in mine.items()

@@ -8,31 +8,62 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from repro.config import check_override_keys, checked, environment_overrides, one_message, quoted
-from repro.errors import ConfigError
+from repro.config import (
+    check_override_keys,
+    checked,
+    environment_overrides,
+    one_message,
+    quoted,
+    with_config_dir,
+    with_quoted_paths,
+)
+from repro.errors import ConfigError, Stopped
 from repro.places import conf_dir, results_dir
 
 
+class SweepStopped(BaseException):
+    """Carries a Stopped through Hydra, which after an Exception would go on with the next job of the sweep."""
+
+    def __init__(self, stopped: Stopped):
+        super().__init__()
+        self.stopped = stopped
+
+
 def run_hydra(arguments: list[str]) -> int:
-    """Hand the command line to hydra.main; each job trains as `repro run` does. Exit code 0, errors as exceptions."""
+    """Hand the command line to hydra.main; each job trains as `repro run` does. Exit code 0, errors as exceptions.
+
+    A job that is stopped (a signal, max_seconds) ends the sweep; the same command goes on with that job.
+    """
+    command = ["repro", "run", *arguments]
+
+    def job(node: DictConfig) -> None:
+        from repro.training import engine
+
+        try:
+            engine.run(checked(node), command)
+        except Stopped as error:
+            raise SweepStopped(error) from error
+
     admit_lazy_help()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
     saved = sys.argv
+    arguments = with_config_dir(arguments)
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     check_override_keys(overrides)
     flags = [a for a in arguments if a not in overrides]
     sys.argv = ["repro run", *environment_overrides(), f"hydra.sweep.dir={quoted(str(sweep_folder(overrides)))}",
-                *overrides, *flags]  # argparse wants all overrides in one row
+                *with_quoted_paths(overrides), *flags]  # argparse wants all overrides in one row
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(one_message(error)) from error
+    except SweepStopped as carrier:
+        raise carrier.stopped from None
     finally:
         sys.argv = saved
     return 0
@@ -43,14 +74,6 @@ def sweep_folder(arguments: list[str]) -> Path:
     results = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("results=")]
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     return results_dir(results[-1] if results else None) / "sweeps" / f"{stamp}-{os.getpid()}"
-
-
-def job(node: DictConfig) -> None:
-    """One job of a sweep."""
-    from repro.training import engine
-
-    config = checked(node)
-    engine.run(config, ["repro", "run", *HydraConfig.get().overrides.task])
 
 
 def admit_lazy_help() -> None:

@@ -6,6 +6,7 @@ checkpoints, afterwards weights.pt.
 """
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
     except FileNotFoundError:
         return Run(folder, None, "no run.json")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(folder, None, f"unreadable record ({type(error).__name__}: {error})")
+        return Run(folder, None, f"unreadable run.json or history.csv ({type(error).__name__}: {error})")
 
 
 def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
@@ -138,7 +139,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise StorageError(f"can't write {shown(path)}: {error.strerror} ({len(payload)} bytes needed)") from error
 
 
@@ -159,7 +161,6 @@ def locked(folder: Path) -> Iterator[str | None]:
     Raises InUseError (exit 7) while another process, here or on another host, holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         file = open_lock(folder / LOCK)
     except OSError as error:
         raise StorageError(f"can't write into {shown(folder)}: {error.strerror}") from error
@@ -176,17 +177,25 @@ def locked(folder: Path) -> Iterator[str | None]:
 
 def open_lock(path: Path) -> io.TextIOWrapper:
     """Open the lock file with the kernel's lock on it; InUseError if another process of this host has it."""
-    while True:
-        file = path.open("a+", encoding="utf-8")
+    for attempts_left in reversed(range(50)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except (FileNotFoundError, FileExistsError):
+            if attempts_left:
+                continue  # a holder let go and removed its empty folder meanwhile
+            raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = lock_owner(file)
             file.close()
             raise InUseError(in_use_message(path, owner)) from None
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            return file
+        with suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
         file.close()  # the holder let go and removed the file between our open and our lock
+    raise FileNotFoundError(errno.ENOENT, "the lock file keeps vanishing")
 
 
 def take_lock(file: io.TextIOWrapper, folder: Path) -> str | None:

@@ -52,8 +52,10 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
             return earlier
         try:
             train(config, folder, earlier, command or ["repro", "run", f"experiment={config.name}"], say)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise memory_error(error, config) from error
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+                raise OutOfMemoryError(no_memory_message(error, config)) from error
+            raise
         return read_run(folder)
 
 
@@ -255,9 +257,7 @@ def batch_norm_group(config: RunConfig) -> int:
     return 0 if group == config.train.mini_batch_size else group
 
 
-def memory_error(error: Exception, config: RunConfig) -> Exception:
-    """OutOfMemoryError for a device or allocator that has no memory left, the error itself otherwise."""
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        return OutOfMemoryError(f"{config.name}: no memory left on {config.machine.device.name} for mini-batches of "
-                                f"{config.train.mini_batch_size}: {str(error).splitlines()[0]}")
-    return error
+def no_memory_message(error: Exception, config: RunConfig) -> str:
+    """One line that says what did not fit where."""
+    return (f"{config.name}: no memory left on {config.machine.device.name} for mini-batches of "
+            f"{config.train.mini_batch_size}: {str(error).splitlines()[0]}")

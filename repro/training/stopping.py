@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -17,6 +18,8 @@ class StopRequest:
         self.previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python lets only the main thread handle signals
         for number in SIGNALS:
             self.previous[number] = signal.signal(number, self.receive)
         return self

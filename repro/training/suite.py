@@ -6,6 +6,7 @@ from dataclasses import replace
 from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
+from repro.errors import DivergedError, OutOfMemoryError, ReproError
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.published import Preset, Suite
@@ -16,11 +17,13 @@ from repro.training.progress import duration
 from repro.training.schedule import Schedule
 
 
-def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str]) -> Preset:
+def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str],
+              ) -> tuple[Preset, list[ReproError]]:
     """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
 
     preset `auto` is `paper` on CUDA, else `short` where the suite has it. Returns the preset, which names the tables
-    and figures that it feeds. `max_seconds` in the overrides bounds the whole suite. Raises what `engine.run` does.
+    and figures that it feeds, and the errors of runs that diverged or found no memory; these don't stop the others.
+    `max_seconds` in the overrides bounds the whole suite. Raises what else `engine.run` does.
     """
     suite = read_suite(name)
     chosen = choose_preset(suite, preset_name, overrides)
@@ -32,11 +35,16 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     make_data(configs[0])
     limit = configs[0].max_seconds
     deadline = None if limit is None else time.monotonic() + limit
+    failures: list[ReproError] = []
     for config in configs:
         if deadline is not None:
             config = replace(config, max_seconds=max(0.001, deadline - time.monotonic()))
-        engine.run(config, command)
-    return preset
+        try:
+            engine.run(config, command)
+        except (DivergedError, OutOfMemoryError) as error:
+            print(f"{error}\ngoing on with the rest of the suite")
+            failures.append(error)
+    return preset, failures
 
 
 def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
@@ -47,9 +55,10 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
     on_gpu = first.machine.device is Device.cuda
     chosen = asked if asked != "auto" else "paper" if on_gpu or "short" not in suite.presets else "short"
     print(f"suite {suite.name}: {suite.question}")
-    if asked == "auto" and chosen == "short":
+    if not on_gpu:
         print("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:")
         say_cost(suite, overrides)
+    if asked == "auto" and chosen == "short":
         print(f"running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
               f"  it shows {suite.presets['short'].shows};\n  it cannot show {suite.presets['short'].cannot_show}.")
     return chosen

@@ -1,0 +1,361 @@
+"""Run folders on disk: atomic writes, locks, and records that are torn, foreign or newer than this version."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repro import runs
+from repro.config import compose, identity, paper_identities, with_precision
+from repro.errors import InUseError, StorageError
+from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
+from repro.schema import Precision
+
+HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    """The folder of a finished run of two evaluations."""
+    folder = tmp_path / "runs" / "cifar_resnet20" / "seed0"
+    folder.mkdir(parents=True)
+    result = {"iteration": 20, "learning_rate": 0.1, "train_top1_error": 60.5, "test_top1_error": 61.25}
+    record = {"schema": 1, "experiment": "cifar_resnet20", "seed": 0, "identity": "0" * 12, "status": "finished",
+              "config": {}, "iterations": 20, "result": result}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "history.csv").write_text(f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n")
+    return folder
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Replace keys of a record; a value of `...` removes the key."""
+    record = json.loads((folder / "run.json").read_text()) | changes
+    (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
+
+
+# ---- atomic writes
+
+@pytest.mark.parametrize("data", ["text ü\n", b"\x00\xff", "", b""])
+def test_a_write_replaces_the_file_and_leaves_nothing_else(tmp_path, data):
+    path = tmp_path / "new folder" / "file"
+    write_atomic(path, "old")
+    write_atomic(path, data)
+    assert path.read_bytes() == (data.encode() if isinstance(data, str) else data)
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "open"])
+def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, failing):
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        monkeypatch.setattr(Path, failing, full)
+    with pytest.raises(StorageError) as caught:
+        write_atomic(path, "newer")
+    monkeypatch.undo()
+    assert caught.value.exit_code == 5
+    assert "file: No space left on device (5 bytes needed)" in str(caught.value)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_below_a_file_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="can't write"):
+        write_atomic(tmp_path / "file" / "below", "x")
+
+
+def test_a_write_cut_off_before_the_rename_is_not_seen(tmp_path):
+    """What a power cut leaves: the old file, and a hidden part that no reader looks at."""
+    folder = tmp_path / "seed0"
+    write_json(folder / "run.json", {"old": 1})
+    (folder / ".run.json.part").write_text('{"new"')
+    assert json.loads((folder / "run.json").read_text()) == {"old": 1}
+    write_json(folder / "run.json", {"new": 2})
+    assert [entry.name for entry in folder.iterdir()] == ["run.json"]
+
+
+# ---- locks
+
+HOLD = "from pathlib import Path; import sys\nfrom repro.runs import locked\n" \
+       "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of a folder until its standard input closes: (process, folder)."""
+    folder = tmp_path / "runs" / "cifar_resnet20" / "seed0"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process, folder
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_in_use_by_another_process(holder):
+    process, folder = holder
+    with pytest.raises(InUseError) as caught, locked(folder):
+        pass
+    text = str(caught.value)
+    assert caught.value.exit_code == 7
+    assert f"in progress by pid {process.pid} on {socket.gethostname()} since 20" in text
+    assert str(folder) in text
+    assert "delete" not in text
+    owner = json.loads((folder / "run.lock").read_text())
+    assert owner["pid"] == process.pid, "the owner's mark is unharmed"
+    process.communicate()
+    with locked(folder) as note:
+        assert note is None
+
+
+def test_a_killed_holders_lock_is_taken_over_with_a_note(holder):
+    process, folder = holder
+    process.kill()
+    process.wait()
+    assert (folder / "run.lock").is_file()
+    with locked(folder) as note:
+        assert note == f"took over the lock of pid {process.pid}, which is gone"
+        assert json.loads((folder / "run.lock").read_text())["pid"] == os.getpid()
+    assert not folder.exists()
+
+
+def test_a_lock_is_exclusive_within_one_process_too(tmp_path):
+    with locked(tmp_path / "a" / "seed0"):
+        with pytest.raises(InUseError, match=f"pid {os.getpid()}"), locked(tmp_path / "a" / "seed0"):
+            pass
+        with locked(tmp_path / "a" / "seed1") as note:
+            assert note is None
+        assert (tmp_path / "a" / "seed0" / "run.lock").is_file()
+
+
+def test_a_lock_from_another_host_is_respected_and_the_message_says_what_to_do(tmp_path):
+    folder = tmp_path / "a" / "seed0"
+    write_json(folder / "run.lock", {"pid": 1, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"})
+    before = (folder / "run.lock").read_bytes()
+    with pytest.raises(InUseError) as caught, locked(folder):
+        pass
+    text = str(caught.value)
+    assert "by pid 1 on elsewhere since 2026-01-01T00:00:00+00:00" in text
+    assert f"if that machine is gone, delete {folder / 'run.lock'}" in text
+    assert (folder / "run.lock").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\x00\x00"])
+def test_a_torn_lock_of_a_dead_process_does_not_stop_anybody(tmp_path, content):
+    folder = tmp_path / "a" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "run.lock").write_text(content)
+    with locked(folder) as note:
+        assert note is None
+
+
+def test_a_released_lock_removes_itself_and_empty_folders(tmp_path):
+    folder = tmp_path / "runs" / "cifar_resnet20" / "seed0"
+    with locked(folder):
+        assert (folder / "run.lock").is_file()
+    assert not folder.parent.exists()
+
+
+def test_a_released_lock_leaves_what_a_run_wrote(tmp_path):
+    folder = tmp_path / "runs" / "cifar_resnet20" / "seed0"
+    with locked(folder):
+        (folder / "run.json").write_text("{}")
+    assert [entry.name for entry in folder.iterdir()] == ["run.json"]
+
+
+def test_an_error_inside_releases_the_lock(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "a" / "seed0"):
+        raise KeyError
+    with locked(tmp_path / "a" / "seed0") as note:
+        assert note is None
+
+
+def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    folder, real, calls = tmp_path / "a" / "seed0", Path.open, []
+
+    def late(path, *arguments, **settings):
+        calls.append(path)
+        if len(calls) == 1:
+            path.parent.rmdir()
+        return real(path, *arguments, **settings)
+    monkeypatch.setattr(Path, "open", late)
+    with locked(folder) as note:
+        assert note is None
+    assert len(calls) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as caught, locked(tmp_path / "file" / "seed0"):
+        pass
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+# ---- reading records
+
+def test_a_finished_run(finished):
+    run = read_run(finished)
+    assert run.finished
+    assert run.problem is None
+    assert (run.experiment, run.seed, run.status, run.identity) == ("cifar_resnet20", 0, "finished", "0" * 12)
+    assert not run.is_paper_run
+    assert run.history()[-1] == run.record["result"]
+
+
+@pytest.mark.parametrize(("content", "word"), [
+    ("", "JSONDecodeError"), ("{", "JSONDecodeError"), ("[]", "TypeError"), ("null", "TypeError"), ("3", "TypeError"),
+    ('{"experiment": "x"}', "seed"), ("\x00\x00", "JSONDecodeError"), ('"text"', "TypeError"),
+])
+def test_a_torn_or_foreign_record_is_a_problem_and_no_exception(finished, content, word):
+    (finished / "run.json").write_text(content)
+    run = read_run(finished)
+    assert run.record is None
+    assert word in run.problem
+    assert not run.finished
+    assert not run.is_paper_run
+    assert (run.experiment, run.seed, run.status) == ("cifar_resnet20", 0, "unreadable")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(cut=st.integers(0, 10**6), data=st.binary(max_size=8))
+def test_no_damage_to_a_record_raises_or_passes_for_another_result(finished, cut, data):
+    whole = (finished / "run.json").read_bytes()
+    cut %= len(whole)
+    (finished / "run.json").write_bytes(whole[:cut] + data)
+    run = read_run(finished)
+    (finished / "run.json").write_bytes(whole)
+    assert run.problem or run.record == json.loads(whole)
+
+
+@pytest.mark.parametrize("key", ["experiment", "seed", "identity", "status", "config", "iterations", "schema",
+                                 "result"])
+def test_a_record_without_one_of_its_keys_does_not_count(finished, key):
+    rewrite(finished, **{key: ...})
+    run = read_run(finished)
+    assert not run.finished
+    assert key in run.problem
+
+
+@pytest.mark.parametrize("result", [None, [], "8.75", 3])
+def test_a_finished_record_without_a_result_does_not_count(finished, result):
+    rewrite(finished, result=result)
+    assert read_run(finished).problem
+    assert not read_run(finished).finished
+
+
+def test_a_newer_records_schema_is_named_and_not_guessed_at(finished):
+    rewrite(finished, schema=2, status={"new": "form"})
+    run = read_run(finished)
+    assert run.record is None
+    assert run.problem == "record of schema 2; this version reads up to 1"
+
+
+@pytest.mark.parametrize(("history", "word"), [
+    (None, "does not reach"), ("", "does not reach"), (f"{HEADER}\n", "does not reach"),
+    (f"{HEADER}\n10,0.1,80.0,82.5\n", "does not reach"),
+    (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25", "does not reach"),  # torn: no end of line
+    (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.2\n", "differ"),
+    (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5\n", "does not reach"),
+    (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n30,0.1,1,1\n", "does not reach"),
+])
+def test_a_finished_record_must_agree_with_its_history(finished, history, word):
+    (finished / "history.csv").unlink()
+    if history is not None:
+        (finished / "history.csv").write_text(history)
+    run = read_run(finished)
+    assert word in run.problem
+    assert not run.finished
+
+
+def test_history_that_is_no_text_is_a_problem(finished):
+    (finished / "history.csv").write_bytes(b"\xff\xfe\n\x00\n")
+    assert read_run(finished).problem
+
+
+@pytest.mark.parametrize("tail", ["3", "30", "30,", "30,0.1", "30,0.1,60.5,61.2", "30,0.1,abc,1\n", "30,0.1\n", "\x00",
+                                  "30,0.1,1,2,3\n"])
+def test_a_torn_last_line_of_a_history_is_dropped(finished, tail):
+    path = finished / "history.csv"
+    whole = read_history(path)
+    path.write_text(path.read_text() + tail)
+    assert read_history(path) == whole
+
+
+def test_an_interrupted_run_is_no_problem_but_not_finished(finished):
+    rewrite(finished, status="interrupted", result=...)
+    run = read_run(finished)
+    assert (run.status, run.problem, run.finished) == ("interrupted", None, False)
+
+
+def test_scan_finds_runs_by_experiment_and_seed_and_nothing_else(tmp_path, finished):
+    root = tmp_path / "runs"
+    for name in ("cifar_resnet20/seed10", "cifar_resnet20/seed2", "cifar_plain20@abc/seed0", "cifar_plain20/seed0",
+                 "cifar_resnet20/seed0.old-1", "cifar_resnet20/seedx", "cifar_resnet20/tensorboard"):
+        (root / name).mkdir(parents=True)
+    (root / "stray.txt").write_text("")
+    found = [str(run.folder.relative_to(root)) for run in scan(root)]
+    assert found == ["cifar_plain20/seed0", "cifar_plain20@abc/seed0", "cifar_resnet20/seed0", "cifar_resnet20/seed2",
+                     "cifar_resnet20/seed10"]
+    assert [run.problem for run in scan(root)].count("no run.json") == 4
+    assert scan(root)[1].experiment == "cifar_plain20"
+
+
+def test_scan_of_a_folder_that_is_not_there(tmp_path):
+    assert scan(tmp_path / "none") == []
+
+
+# ---- where a run lies
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32])
+def test_a_paper_run_has_its_experiments_plain_name(tmp_path, precision):
+    config = with_precision(compose(["experiment=cifar_resnet20", "seed=3", f"results={tmp_path}"]), precision)
+    assert run_folder(config) == tmp_path / "runs" / "cifar_resnet20" / "seed3"
+
+
+@pytest.mark.parametrize("override", ["machine.precision=bf16", "scale=0.01", "data.split=45k", "train.lr=0.05"])
+def test_any_other_run_has_its_identity_in_its_folders_name(tmp_path, override):
+    config = compose(["experiment=cifar_resnet20", f"results={tmp_path}", "machine.precision=fp32", override])
+    assert identity(config) not in paper_identities("cifar_resnet20")
+    assert run_folder(config) == tmp_path / "runs" / f"cifar_resnet20@{identity(config)}" / "seed0"
+
+
+def test_results_setting_beats_the_environment_which_beats_the_default(tmp_path, monkeypatch):
+    overrides = ["experiment=cifar_resnet20", "machine.precision=fp32"]
+    assert run_folder(compose(overrides)).is_relative_to(tmp_path / "results")
+    assert run_folder(compose([*overrides, "results='a b/ü'"])).is_relative_to(Path.cwd() / "a b" / "ü")
+    monkeypatch.delenv("REPRO_RESULTS")
+    assert run_folder(compose(overrides)).is_relative_to(runs.results_dir())
+
+
+# ---- locale and time zone
+
+def test_times_are_utc_to_the_second_in_any_time_zone(tmp_path):
+    code = "from repro.runs import utc_now; import time; print(utc_now(), time.strftime('%Y-%m-%dT%H', time.gmtime()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env=os.environ | {"TZ": "Asia/Kathmandu", "LC_ALL": "de_DE.UTF-8"}).stdout.split()
+    assert found[0].startswith(found[1][:13])
+    assert found[0].endswith("+00:00")
+    assert len(utc_now()) == len("2026-01-01T00:00:00+00:00")
+
+
+def test_records_are_utf8_with_decimal_points_in_any_locale(tmp_path):
+    code = ("import locale, sys; from pathlib import Path; from repro.runs import write_json, read_history\n"
+            "locale.setlocale(locale.LC_ALL, '')\n"
+            "write_json(Path(sys.argv[1]), {'ü': 0.5})\nprint(read_history(Path(sys.argv[2]))[0])")
+    (tmp_path / "history.csv").write_text("iteration,x\n1,0.25\n")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json"), str(tmp_path / "history.csv")],
+                          capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C", "LANG": "C"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "ü": 0.5\n}\n'
+    assert done.stdout == "{'iteration': 1.0, 'x': 0.25}\n"
