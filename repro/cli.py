@@ -207,7 +207,6 @@ def results_of(overrides: Sequence[str] = ()) -> Path:
 
 def show_cost(options: argparse.Namespace) -> int:
     """`repro cost`."""
-    import dataclasses
     import json
 
     from repro.paper import suite as read_suite
@@ -218,7 +217,7 @@ def show_cost(options: argparse.Namespace) -> int:
 
     costs = say_cost(suite, options.overrides, (lambda line: print(line, file=sys.stderr)) if options.json else print)
     if options.json:
-        print(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
+        print(json.dumps(costs, indent=2))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,6 +51,8 @@ def set_up(config: RunConfig) -> torch.device:
     torch.backends.cuda.matmul.fp32_precision = tf32
     torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not machine.deterministic
+    if machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read at its first use
     torch.use_deterministic_algorithms(machine.deterministic)
     if machine.device is Device.cpu:
         keep_freed_memory()

@@ -1,7 +1,8 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
@@ -9,8 +10,9 @@ from repro.devices import resolve
 from repro.errors import DivergedError, OutOfMemoryError, ReproError
 from repro.paper import suite as read_suite
 from repro.places import data_dir
+from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
-from repro.runs import read_run, run_folder
+from repro.runs import read_run, run_folder, utc_now
 from repro.schema import Device, Precision, RunConfig
 from repro.training import cost, engine
 from repro.training.progress import duration
@@ -64,20 +66,22 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
     return chosen
 
 
-def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> list[cost.Cost]:
-    """Measure each network of a suite and say what its full run and all of them would take here."""
-    total, costs = 0.0, []
+def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
+    """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
+    total, entries, device = 0.0, [], ""
     for experiment in suite.experiments:
         config = compose([f"experiment={experiment}", *overrides])
-        measured = cost.measure(config)
+        measured, iterations = cost.measure(config), Schedule.of(config).iterations
         seconds = measured.run_seconds(Schedule.of(config))
-        total += seconds * suite.seeds_of(experiment)
-        costs.append(measured)
-        say(f"  {experiment:18} {1000 * measured.step_seconds:6.0f} ms/step in {measured.precision}, "
-            f"{duration(seconds):>9} for {Schedule.of(config).iterations} iterations")
-    say(f"  all of them: {duration(total)} on {costs[0].device} (computed from {costs[0].measured_steps} measured "
-        "steps each)")
-    return costs
+        seeds, device = suite.seeds_of(experiment), measured.device
+        total += seconds * seeds
+        text = f"{1000 * measured.step_seconds:.0f} ms/step, {duration(seconds)}" + (f" x {seeds}" if seeds > 1 else "")
+        entries.append({**asdict(measured), "iterations": iterations, "run_seconds": seconds, "seeds": seeds,
+                        "text": text})
+        say(f"  {experiment:18} {text} for {iterations} iterations in {measured.precision}")
+    say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each)")
+    return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
+            "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
 
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:

@@ -1,0 +1,532 @@
+"""The command line: exit codes, one clear message each, no torch where none is needed, whole runs on made-up data."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from repro import places, publishing
+from repro.cli import main
+from repro.places import TREE
+from repro.runs import read_run, scan
+from tests.made_cli import TINY, use_made_data
+
+FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slow or busy machine
+
+
+class Outcome(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+def says(outcome, code: int, *words: str) -> None:
+    """Assert the exit code and that standard error is one message with these words and no traceback."""
+    if isinstance(outcome, subprocess.CompletedProcess):
+        outcome = Outcome(outcome.returncode, outcome.stdout, outcome.stderr)
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.err
+    assert outcome.err.startswith("repro: ")
+    assert outcome.err.count("repro: ") == 1
+    assert not [word for word in words if word not in outcome.err], outcome.err
+
+
+@pytest.fixture
+def direct(monkeypatch, capsys, tmp_path):
+    """`direct("run", ...)` is the command line in this process: quick, because torch is there already."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(arguments)
+        return Outcome(code, *capsys.readouterr())
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(direct, monkeypatch):
+    """`direct` on made-up data."""
+    use_made_data(monkeypatch.setattr)
+    return direct
+
+
+# ---- usage
+
+def test_no_command_prints_help_and_exits_2(repro):
+    done = repro()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert all(word in done.stdout for word in ("usage: repro", "suite", "table", "eval", "data", "publish"))
+
+
+def test_help_and_version(repro):
+    assert repro("--help").returncode == 0
+    assert repro("--help").stdout == repro().stdout
+    assert repro("--version").stdout == "repro 0.1.0\n"
+
+
+WRONG = [
+    (["rnu"], ["no command 'rnu'", "did you mean run?", "publish"]),
+    (["tabel", "table6"], ["did you mean table?"]),
+    (["xyzzy"], ["no command 'xyzzy'\n", "there are: run, suite"]),
+    (["--no-such-flag"], ["usage: repro"]),
+    (["table"], ["name", "usage: repro table"]),
+    (["table", "table6", "--jsn"], ["--jsn"]),
+    (["data", "fetsh"], ["fetsh", "fetch"]),
+    (["data", "path", "imagenet"], ["imagenet", "cifar10"]),
+    (["data", "path", "cifar10", "dta.root=x"], ["unknown key 'dta.root'", "did you mean data.root?"]),
+    (["suite", "zzz"], ["no suite named 'zzz'", "cifar_plain_vs_res", "cifar_very_deep"]),
+    (["suite", "cifar_plain_vs_res", "seeds=0"], ["seeds=0", "1 or more"]),
+    (["suite", "cifar_plain_vs_res", "seeds=many"], ["seeds=many"]),
+    (["suite", "cifar_plain_vs_res", "train.lrr=1"], ["unknown key 'train.lrr'", "train.lr?"]),
+    (["suite", "cifar_plain_vs_res", "train.lr=-1"], ["train.lr=-1", "above 0"]),
+    (["table", "table66"], ["no table named 'table66'", "table6", "plain_nets"]),
+    (["figure", "figure11"], ["no figure named 'figure11'", "figure1"]),
+    (["eval", "experiment=cifar_resnet20"], ["weights=FILE"]),
+    (["eval", "experiment=cifar_resnet2", "weights=x"], ["no experiment 'cifar_resnet2'"]),
+    (["run", "experiment=zzz"], ["no experiment 'zzz'", "cifar_plain20", "cifar_resnet1202"]),
+    (["run", "experiment=cifar_resnet20", "train.lrr=1"], ["unknown key 'train.lrr'; did you mean train.lr?"]),
+    (["run", "experiment=cifar_resnet20", "train.lr=abc"], ["train.lr", "abc", "Float"]),
+    (["run", "experiment=cifar_resnet20", "seed=4294967296"], ["seed=4294967296", "0 to 4294967295"]),
+    (["run", "cifar_resnet20"], ["did you mean experiment=cifar_resnet20?"]),
+    (["run", "seed=1"], ["experiment", "cifar_resnet20"]),
+    (["run", "-m", "experiment=cifar_resnet20", "train.lr=0.1,abc"], ["train.lr", "abc"]),
+    (["run", "-m", "experiment=cifar_resnet20", "train.lrr=0.1,0.2"], ["unknown key 'train.lrr'"]),
+    (["run", "-m", "experiment=cifar_resnet20,zzz"], ["experiment/zzz"]),
+    (["run", "--config-dir", "nowhere", "experiment=x"], ["--config-dir nowhere", "no such folder"]),
+    (["publish", "cifar_resnet20/seed9"], ["no run 'cifar_resnet20/seed9'", "results/runs"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=" ".join)
+def test_a_wrong_command_is_one_message_and_2_and_makes_no_run_folder(direct, tmp_path, arguments, words):
+    says(direct(*arguments), 2, *words)
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+@pytest.mark.parametrize("start", [["rnu"], ["run", "experiment=zzz"], ["run", "experiment=cifar_resnet20", "train.lrr"],
+                                   ["table", "table66"], ["run", "-m", "experiment=cifar_resnet20", "train.lr=0.1"]])
+def test_a_wrong_command_of_each_kind_as_a_process(repro, start):
+    """The same through `python -m repro`: the exit code is the process's."""
+    arguments, words = next(entry for entry in WRONG if " ".join(entry[0]).startswith(" ".join(start)))
+    says(repro(*arguments), 2, *words)
+
+
+def test_run_help_in_any_place(repro):
+    done = repro("run", "experiment=cifar_resnet20", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: repro run experiment=NAME")
+    assert repro("run").returncode == 2
+    assert repro("run").stdout == done.stdout
+
+
+def test_cfg_job_prints_the_configuration_and_runs_nothing(repro, tmp_path):
+    done = repro("run", "experiment=cifar_plain56", "seed=3", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "family: plain\n" in done.stdout
+    assert "seed: 3\n" in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_debug_shows_the_traceback(repro):
+    done = repro("run", "experiment=cifar_resnet20", "seed=-1", REPRO_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ConfigError: seed=-1" in done.stderr
+
+
+def test_an_unexpected_error_is_one_message_and_1(here, monkeypatch):
+    def broken(*arguments):
+        raise ZeroDivisionError("made up")
+    monkeypatch.setattr("repro.reporting.tables.build", broken)
+    outcome = here("table", "table6")
+    says(outcome, 1, "unexpected error: ZeroDivisionError: made up", "REPRO_DEBUG=1")
+    monkeypatch.setenv("REPRO_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        here("table", "table6")
+
+
+# ---- tables and lists
+
+def test_table_json_is_json(repro, tmp_path):
+    done = repro("table", "table6", "--json")
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert json.loads((tmp_path / "results" / "tables" / "table6.json").read_text()) == table
+    assert "resnet-1202" in done.stdout
+
+
+def test_list_json_and_text_name_the_same(repro):
+    listed = json.loads(repro("list", "--json").stdout)
+    text = repro("list").stdout
+    names = [entry["name"] for key in ("experiments", "suites") for entry in listed[key]]
+    assert len(listed["experiments"]) == 11
+    assert not [name for name in [*names, *listed["tables"], *listed["figures"]] if name not in text]
+    assert all(entry["yours"] == "-" for entry in listed["experiments"])
+
+
+def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "reference_dir", lambda: tmp_path / "reference")
+    assert here("table", "table6", "--reference").code == 0
+    assert here("table", "table6", "--check").code == 0
+    path = tmp_path / "reference" / "tables" / "table6.csv"
+    path.write_text(path.read_text().replace("8.75", "8.57"))
+    says(here("table", "table6", "--check"), 4, "table6.csv", "repro table all --reference")
+    assert here("table", "table6", "--strict").code == 0
+    monkeypatch.setattr("repro.cli.make_table", lambda *arguments: ["resnet-20"])
+    says(here("table", "table6", "--strict"), 4, "worse than published: resnet-20")
+
+
+@pytest.mark.parametrize("arguments", [["table", "table6"], ["list"], ["--help"]])
+def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
+    """`repro table table6 | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "repro", *arguments], stdout=writing, stderr=subprocess.PIPE,
+                          cwd=tmp_path, check=False, env=os.environ)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_data_path(repro, tmp_path):
+    assert repro("data", "path").stdout == f"{TREE / 'data'}\n"
+    assert repro("data", "path", REPRO_DATA=str(tmp_path / "a b")).stdout == f"{tmp_path / 'a b'}\n"
+    assert repro("data", "path", "cifar10", "data.root=/x=y/ü, z", REPRO_DATA="/other").stdout == "/x=y/ü, z\n"
+
+
+# ---- no torch, and fast
+
+NO_TORCH = """
+import sys
+from repro.cli import main
+for line in sys.stdin.read().splitlines():
+    expected, *arguments = line.split()
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code == int(expected), (line, code)
+    assert "torch" not in sys.modules, f"torch was imported by {line}"
+    assert "figure" in line or "matplotlib" not in sys.modules, f"matplotlib was imported by {line}"
+"""
+WITHOUT_TORCH = """\
+0 --help
+0 run --help
+0 list
+0 list --json
+0 table all
+0 table table6 --json
+0 data path
+0 run experiment=cifar_resnet20 --cfg job
+2 run experiment=cifar_resnet20 train.lr=abc
+2 run experiment=cifar_resnet20 model.depth=21
+2 run experiment=zzz
+2 suite zzz
+2 suite cifar_plain_vs_res train.lr=-1
+2 publish nothing
+0 figure all
+"""
+
+
+def test_torch_is_not_imported(tmp_path):
+    done = subprocess.run([sys.executable, "-c", NO_TORCH], input=WITHOUT_TORCH, capture_output=True, text=True,
+                          cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.3), (["list"], 1.5), (["table", "table6"], 1.5)],
+                         ids=lambda value: value[0] if isinstance(value, list) else str(value))
+def test_answers_in_time(repro, arguments, limit):
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert repro(*arguments).returncode == 0
+        seconds.append(time.monotonic() - began)
+        if seconds[-1] < limit * FACTOR:
+            break
+    assert min(seconds) < limit * FACTOR
+
+
+# ---- devices and data
+
+def test_cuda_where_there_is_none(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    says(here("run", *TINY, "machine.device=cuda"), 2, "machine.device=cuda", "machine.device=cpu runs anywhere")
+    assert not (tmp_path / "results").exists()
+
+
+def test_missing_data(direct, repro, tmp_path):
+    outcome = direct("run", "experiment=cifar_resnet20", "data.root=no data")
+    says(outcome, 3, "CIFAR-10 is not in", "no data", "repro data fetch cifar10", "170 MB", "REPRO_DATA")
+    assert not list(tmp_path.glob("results/runs/*"))
+    says(repro("data", "verify", REPRO_DATA=str(tmp_path)), 3, str(tmp_path), "repro data fetch cifar10")
+
+
+# ---- whole runs
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that the command line finished, and what it said."""
+
+    folder: Path
+    outcome: Outcome
+
+
+@pytest.fixture
+def finished(here, tmp_path) -> Finished:
+    outcome = here("run", *TINY)
+    assert outcome.code == 0, outcome.err
+    folders = list((tmp_path / "results" / "runs").glob("*/seed0"))
+    assert len(folders) == 1
+    return Finished(folders[0], outcome)
+
+
+def test_a_run_finishes_and_the_same_command_again_says_so(finished, here):
+    assert finished.folder.parent.name.startswith("cifar_resnet20@")
+    assert read_run(finished.folder).finished
+    assert sorted(path.name for path in finished.folder.iterdir()) == [
+        "config.yaml", "history.csv", "run.json", "timing.csv", "weights.pt"]
+    assert "20 iterations from the start" in finished.outcome.out
+    assert "not the paper's settings: " in finished.outcome.out
+    assert "train.iterations: 64000 -> 20" in finished.outcome.out
+    record = read_run(finished.folder).record
+    assert f"test error {record['result']['test_top1_error']:.2f} %" in finished.outcome.out
+    assert "\r" not in finished.outcome.out + finished.outcome.err, "no control codes where there is no terminal"
+    before = (finished.folder / "run.json").read_bytes()
+    again = here("run", *TINY)
+    assert again.code == 0
+    assert "is finished" in again.out
+    assert "resume=never" in again.out
+    assert (finished.folder / "run.json").read_bytes() == before
+
+
+def test_resume_never_and_other_settings_leave_a_finished_run_alone(finished, here, tmp_path):
+    weights = (finished.folder / "weights.pt").read_bytes()
+    assert here("run", *TINY, "train.lr=0.05").code == 0
+    assert here("run", *TINY, "data.split=45k").code == 0
+    assert (finished.folder / "weights.pt").read_bytes() == weights
+    outcome = here("run", *TINY, "resume=never")
+    assert outcome.code == 0
+    aside = finished.folder.with_name("seed0.old-1")
+    assert "seed0.old-1" in outcome.out
+    assert (aside / "weights.pt").read_bytes() == weights
+    runs = scan(tmp_path / "results" / "runs")
+    assert len(runs) == 3
+    assert all(run.finished for run in runs)
+    split = next(run for run in runs if run.record["evaluated_on"] == "val")
+    assert {"val_top1_error", "val_loss"} <= set(split.history()[0])
+    assert not any("test" in key for key in split.history()[0])
+
+
+def test_max_seconds_stops_with_75_and_the_command_that_goes_on(here):
+    outcome = here("run", *TINY, "max_seconds=0.001", "results=a b")
+    says(outcome, 75, "stopped by max_seconds", "go on with: repro run experiment=cifar_resnet20", "'results=a b'")
+    again = here("run", *TINY, "results=a b")
+    assert again.code == 0
+    assert "from iteration 1" in again.out
+
+
+def test_a_run_that_diverges_is_exit_6(here):
+    says(here("run", *TINY, "train.lr=1e30"), 6, "not finite", "lr 1e+30")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command line on made-up data as a process; killed at the end."""
+    started = []
+
+    def begin(*arguments: str) -> subprocess.Popen:
+        environment = os.environ | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, "-m", "tests.made_cli", *arguments], env=environment, text=True,
+                                   cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(process)
+        return process
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_evaluation(process: subprocess.Popen, results: Path, seed: int) -> Path:
+    """The folder of a process's run once it is past its first evaluation."""
+    for _ in range(600):
+        for folder in results.glob(f"runs/*/seed{seed}"):
+            if read_run(folder).history():
+                return folder
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("the run did not come to its first evaluation")
+
+
+def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(start, here, tmp_path):
+    long = [*TINY, "train.iterations=1000000", "train.lr_drops=[]", "evaluation.interval=5"]
+    expected = {signal.SIGTERM: ("SIGTERM", 75), signal.SIGHUP: ("SIGHUP", 75), signal.SIGINT: ("Ctrl-C", 130)}
+    running = [(start("run", *long, f"seed={seed}"), seed, *item) for seed, item in enumerate(expected.items())]
+    folders = [wait_for_evaluation(process, tmp_path / "results", seed) for process, seed, *_ in running]
+    second = here("run", *long, "seed=0")
+    says(second, 7, f"in progress by pid {running[0][0].pid} on ")
+    for process, _, number, _ in running:
+        process.send_signal(number)
+    for (process, seed, _, (name, code)), folder in zip(running, folders, strict=True):
+        says(finish(process), code, f"stopped by {name} at iteration ", f"seed={seed}",
+             "go on with: repro run experiment=cifar_resnet20")
+        assert not (folder / "run.lock").exists()
+        assert read_run(folder).status == "interrupted"
+    done = read_run(folders[0]).record["iteration"]
+    again = here("run", *long, "seed=0", "max_seconds=0.2")
+    says(again, 75, "max_seconds")
+    assert f"from iteration {done}," in again.out
+    history = [row["iteration"] for row in read_run(folders[0]).history()]
+    assert history == list(range(5, 5 * len(history) + 1, 5)), "one continuous history"
+    assert history[-1] > done
+
+
+def finish(process: subprocess.Popen) -> Outcome:
+    """What a process gave in the end."""
+    out, err = process.communicate(timeout=30)
+    return Outcome(process.returncode, out, err)
+
+
+def test_a_sweep_runs_every_combination(start, tmp_path):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [override /model: plain]\nname: mine\nmodel: {blocks_per_stage: 1}\n")
+    outcome = finish(start("run", "-m", "--config-dir", "own", *TINY[1:], "experiment=cifar_resnet20,mine",
+                           "train.iterations=3", "results=a b, ü"))
+    assert outcome.code == 0, outcome.err
+    runs = scan(tmp_path / "a b, ü" / "runs")
+    assert [run.folder.parent.name.split("@")[0] for run in runs] == ["cifar_resnet20", "mine"]
+    assert all(run.finished for run in runs)
+    assert not (tmp_path / "multirun").exists()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_stop_ends_the_whole_sweep(here, tmp_path):
+    outcome = here("run", "-m", *TINY, "seed=0,1", "max_seconds=0.001")
+    says(outcome, 75, "stopped by max_seconds", "go on with: repro run -m experiment=cifar_resnet20", "seed=0,1")
+    assert [run.seed for run in scan(tmp_path / "results" / "runs")] == [0]
+
+
+def test_a_suite_runs_its_preset_and_writes_its_tables(here, tmp_path):
+    command = ["suite", "cifar_plain_vs_res", "preset=short", "seeds=2", *TINY[1:], "machine.precision=fp32",
+               "scale=0.1", "results=mine"]
+    outcome = here(*command)
+    assert outcome.code == 0, outcome.err
+    runs = scan(tmp_path / "mine" / "runs")
+    assert sorted({run.experiment for run in runs}) == [
+        "cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56"]
+    assert [run.seed for run in runs] == [0, 1] * 4
+    assert all(run.finished for run in runs)
+    assert (tmp_path / "mine" / "tables" / "short_cifar_plain_vs_res.md").is_file()
+    assert not (tmp_path / "results").exists()
+    assert here(*command).out.count("is finished") == 8
+    says(here("suite", "cifar_plain_vs_res", "preset=shrt"), 2, "shrt", "short", "paper")
+
+
+# ---- eval and publish
+
+def test_eval_of_a_runs_weights_gives_its_recorded_error(finished, here):
+    record = read_run(finished.folder).record
+    weights = f"weights={finished.folder / 'weights.pt'}"
+    outcome = here("eval", *TINY, weights, "--json")
+    assert outcome.code == 0, outcome.err
+    values = json.loads(outcome.out)
+    assert values["test_top1_error"] == record["result"]["test_top1_error"]
+    assert (values["split"], values["images"]) == ("full", 30)
+    text = here("eval", *TINY, weights).out
+    assert f"test error {record['result']['test_top1_error']:.2f} %" in text
+    assert "split full" in text
+    says(here("eval", *TINY, weights, "model.blocks_per_stage=2"), 5, "weights of another network", "weights.pt")
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("content", ["missing", "empty", "text", "pickle", "torch", "list", "numbers", "folder", "cut"])
+def test_eval_of_what_is_no_state_dict(here, tmp_path, content):
+    path = tmp_path / "my weights.pt"
+    evil = Evil(f"touch '{tmp_path}/executed'")
+    if content == "torch":
+        torch.save({"conv.weight": evil}, path)
+    elif content in ("list", "numbers"):
+        torch.save([torch.zeros(1)] if content == "list" else {"a": 1}, path)
+    elif content == "cut":
+        torch.save({"a": torch.zeros(1000)}, path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif content == "folder":
+        path.mkdir()
+    elif content != "missing":
+        path.write_bytes({"empty": b"", "text": b"no weights", "pickle": pickle.dumps(evil, protocol=2)}[content])
+    says(here("eval", *TINY, f"weights={path}"), 5, "my weights.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.fixture
+def other_reference(tmp_path, monkeypatch) -> Path:
+    """A folder in the place of results/reference."""
+    for module in (places, publishing):
+        monkeypatch.setattr(module, "reference_dir", lambda: tmp_path / "reference")
+    return tmp_path / "reference"
+
+
+def test_publish_copies_the_record_and_brings_the_tables_up_to_date(finished, here, other_reference, tmp_path):
+    name = f"{finished.folder.parent.name}/seed0"
+    outcome = here("publish", name)
+    assert outcome.code == 0, outcome.err
+    copy = other_reference / "runs" / name
+    assert sorted(path.name for path in copy.iterdir()) == ["config.yaml", "history.csv", "run.json", "timing.csv"]
+    assert read_run(copy).finished
+    assert (other_reference / "tables" / "table6.md").is_file()
+    assert here("table", "all", "--check").code == 0
+    assert here("publish", str(finished.folder)).code == 0, "the same run again"
+    record = json.loads((copy / "run.json").read_text())
+    record["result"]["test_top1_error"] = 1.0
+    (copy / "run.json").write_text(json.dumps(record))
+    says(here("publish", name), 2, "another run", "remove it first")
+
+
+def test_publish_of_an_unfinished_run(here, other_reference, tmp_path):
+    assert here("run", *TINY, "max_seconds=0.001").code == 75
+    folder = next((tmp_path / "results" / "runs").glob("*/seed0"))
+    says(here("publish", str(folder)), 2, "not finished", "interrupted")
+    (folder / "run.json").write_text("{")
+    says(here("publish", str(folder)), 2, "not finished", "run.json")
+    assert not other_reference.exists()
+
+
+# ---- on the real data
+
+def test_a_short_run_on_real_cifar10_and_eval_of_its_weights(repro, direct, real_cifar10, tmp_path):
+    short = ["experiment=cifar_resnet20", "model.blocks_per_stage=1", "scale=0.0001", "evaluation.interval=64000",
+             "machine.tensorboard=false", f"data.root={real_cifar10}"]
+    done = repro("run", *short)
+    assert done.returncode == 0, done.stderr
+    run, = scan(tmp_path / "results" / "runs")
+    assert run.finished
+    assert [row["iteration"] for row in run.history()] == [7]
+    error = run.record["result"]["test_top1_error"]
+    assert 50 < error < 95
+    evaluated = direct("eval", *short, f"weights={run.folder / 'weights.pt'}", "--json")
+    assert evaluated.code == 0, evaluated.err
+    values = json.loads(evaluated.out)
+    assert values["test_top1_error"] == error
+    assert values["images"] == 10_000

@@ -1,0 +1,103 @@
+"""What README promises: commands parse, links and targets exist, numbers are those of the committed records."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from repro.config import compose
+from repro.paper import suite
+from repro.places import TREE
+from repro.reporting import figures, tables
+
+README = (TREE / "README.md").read_text(encoding="utf-8")
+REFERENCE = TREE / "results" / "reference"
+
+
+def cells(line):
+    """The cells of a Markdown table row."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def rows_after(heading):
+    """Rows of the README table whose header starts with this text."""
+    lines = README.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading}"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(cells(line))
+    return rows
+
+
+def commands(program):
+    """Every command line of README's code blocks that starts with this program."""
+    blocks = re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()
+            if line.startswith(program + " ")]
+
+
+def test_there_are_commands():
+    assert len(commands("repro")) >= 8
+
+
+@pytest.mark.parametrize("command", commands("repro"), ids=" ".join)
+def test_every_repro_command_names_things_that_exist(command):
+    kind, *arguments = command[1:]
+    if kind == "run":
+        overrides = [a for a in arguments if "=" in a]
+        compose([re.sub(r",.*", "", override) for override in overrides])
+    elif kind == "table":
+        assert arguments[0] in tables.names()
+    elif kind == "figure":
+        assert arguments[0] in figures.names()
+    elif kind == "eval":
+        compose([a for a in arguments if not a.startswith("weights=")])
+    else:
+        assert kind == "list"
+
+
+def test_every_make_target_exists():
+    makefile = (TREE / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE)[1].split()
+    used = {word for text in re.findall(r"`make ([^`]*)`|^make (.*)", README, re.MULTILINE)
+            for word in " ".join(text).split() if re.fullmatch(r"[a-z-]+", word)}
+    assert used
+    assert used <= set(phony)
+
+
+def test_every_link_into_the_tree_exists():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 5
+    for link in links:
+        if not link.startswith("http"):
+            assert (TREE / link).exists(), link
+
+
+def test_table_6_is_the_committed_one():
+    committed = {row["cells"]["net"]: row["cells"] for row in json.loads(
+        (REFERENCE / "tables" / "table6.json").read_text())["rows"] if row["key"].startswith("resnet")}
+    shown = rows_after("Table 6")
+    assert [row[0] for row in shown] == list(committed)
+    for net, published, ours, _, parameters in shown:
+        assert published == committed[net]["published"]
+        assert ours == committed[net]["reference"]
+        assert parameters == committed[net]["parameters"]
+
+
+def test_the_short_table_is_the_committed_one():
+    committed = json.loads((REFERENCE / "tables" / "short_cifar_plain_vs_res.json").read_text())["rows"]
+    expected = [[row["cells"][key] for key in ("net", "train", "test")] for row in committed]
+    assert [row[:3] for row in rows_after("short version")] == expected
+
+
+def test_the_costs_are_the_measured_ones():
+    measured = {}
+    for name in ("cifar_plain_vs_res", "cifar_very_deep"):
+        content = json.loads((REFERENCE / "bench" / f"cost_{name}.json").read_text())
+        assert [entry["experiment"] for entry in content["experiments"]] == list(suite(name).experiments)
+        measured |= {entry["experiment"]: entry["text"] for entry in content["experiments"]}
+    shown = {row[0].strip("`"): row[2] for row in rows_after("experiment")}
+    assert shown == measured
