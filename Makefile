@@ -12,7 +12,8 @@ ARGS     ?=
 DATA     ?=
 
 REPRO := $(VENV)/bin/repro
-DATA_OVERRIDE := $(if $(DATA),'data.root=$(DATA)')
+DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')
+SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),seeds=$(SEEDS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cifar-plain-vs-res cifar-very-deep data tables figures check test test-oldest lint clean
@@ -31,7 +32,7 @@ cifar-plain-vs-res: $(VENV)/.ready ## the central experiment: plain against resi
 	$(REPRO) suite cifar_plain_vs_res preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
 
 cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a GPU
-	$(REPRO) suite cifar_very_deep preset=$(PRESET) $(DATA_OVERRIDE) $(ARGS)
+	$(REPRO) suite cifar_very_deep preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
 
 data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
 	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)

@@ -231,15 +231,21 @@ def show_list(options: argparse.Namespace) -> int:
     return 0
 
 
+def output_folder(kind: str, reference: bool) -> Path:
+    """Beside the committed runs for what comes from them alone, in a checkout; else in the user's results."""
+    from repro.places import in_tree, reference_dir
+
+    return (reference_dir() if reference and in_tree() else results_of()) / kind
+
+
 def make_tables(options: argparse.Namespace) -> int:
     """`repro table`."""
-    from repro.places import reference_dir
     from repro.reporting import tables
 
     names = tables.names() if options.name == "all" else [options.name]
     if options.check:
         return check_tables(names)
-    folder = reference_dir() / "tables" if options.reference else results_of() / "tables"
+    folder = output_folder("tables", options.reference)
     worse = []
     for name in names:
         worse += make_table(name, results_of(), folder, options.reference, options.json)
@@ -282,10 +288,9 @@ def check_tables(names: Sequence[str]) -> int:
 
 def make_figures(options: argparse.Namespace) -> int:
     """`repro figure`."""
-    from repro.places import reference_dir
     from repro.reporting import figures
 
-    folder = reference_dir() / "figures" if options.reference else results_of() / "figures"
+    folder = output_folder("figures", options.reference)
     for name in figures.names() if options.name == "all" else [options.name]:
         make_figure(name, results_of(), folder, options.reference)
     return 0
