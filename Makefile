@@ -60,7 +60,7 @@ clean: ## remove caches and builds; never data, results or the environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find repro tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo 'make: Python 3.11 or newer is needed; name one with PYTHON=python3.12'; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
@@ -68,7 +68,7 @@ $(VENV)/bin/python:
 	@echo 'Making a virtual environment in $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready: $(VENV)/bin/python pyproject.toml
+$(VENV)/.ready: $(VENV)/bin/pip pyproject.toml
 	@echo 'Installing repro, torch and torchvision into $(VENV) (once; some minutes, about 5.5 GB with CUDA packages)'
 	@$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -e .
 	@touch $@

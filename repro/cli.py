@@ -180,13 +180,13 @@ def run_suite(options: argparse.Namespace) -> int:
     from repro.paper import suite as read_suite
 
     check_override_keys(overrides)
-    compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
+    first = compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
     check_versions()
     from repro.training.suite import run_suite as run_all
 
     preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
                                ["repro", "suite", options.name, *options.overrides])
-    results = results_of(overrides)
+    results = results_of(first.results)
     print()
     for name in preset.tables or ():
         make_table(name, results, results / "tables", reference=False, as_json=False)
@@ -197,12 +197,11 @@ def run_suite(options: argparse.Namespace) -> int:
     return 0
 
 
-def results_of(overrides: Sequence[str] = ()) -> Path:
-    """The user's results folder, an override `results=` included."""
+def results_of(setting: str | None = None) -> Path:
+    """The user's results folder."""
     from repro.places import results_dir
 
-    settings = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("results=")]
-    return results_dir(settings[-1] if settings else None)
+    return results_dir(setting)
 
 
 def show_cost(options: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ BASE = {
 }
 NO_TORCH = ["cli", "hydra_cli", "config", "schema", "errors", "places", "paper", "published", "runs", "provenance",
             "publishing", "__init__", "__main__", "reporting", "training.schedule", "training.__init__",
-            "data.__init__", "data.cifar10_files", "data.fetch"]
+            "data.__init__", "data.cifar10_files", "data.download", "data.fetch", "data.npm"]
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli"}
 

