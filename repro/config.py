@@ -259,7 +259,12 @@ def identity(config: RunConfig) -> str:
     """
     if config.machine.precision is Precision.auto:
         raise ConfigError("machine.precision=auto: resolve it before asking for the identity of a run")
-    text = json.dumps(numbers(to_dict(config)), sort_keys=True)
+    return identity_of(to_dict(config))
+
+
+def identity_of(recorded: dict[str, Any]) -> str:
+    """The identity of a configuration as it is recorded, nested plain values."""
+    text = json.dumps(numbers(recorded), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,8 +1,6 @@
 """Which runs on disk may enter a table or figure, and why the others may not."""
 
 import functools
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -10,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.config import compose, identity, numbers, paper_config, paper_identities, to_dict, with_precision
+from repro.config import (
+    compose,
+    identity,
+    identity_of,
+    numbers,
+    paper_config,
+    paper_identities,
+    to_dict,
+    with_precision,
+)
 from repro.published import Preset
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
@@ -213,10 +220,9 @@ def changes(run: Run, experiment: str) -> str:
 def recomputed_identity(content: dict[str, Any]) -> str:
     """The identity that a record's configuration has now (repro.config.identity of it)."""
     try:
-        text = json.dumps(numbers(content["config"]), sort_keys=True)
+        return identity_of(content["config"])
     except (AttributeError, TypeError):
         return ""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[Excluded]]:

@@ -86,7 +86,7 @@ def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dic
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
     """The precision of a short run: as asked, else that of runs that are there, else the faster of fp32 and bf16."""
-    if any(override.startswith("machine") for override in overrides):
+    if any(override.startswith(("machine=", "machine.precision=")) for override in overrides):
         return None
     names = preset.experiments or ()
     for precision in (Precision.bf16, Precision.fp32):
