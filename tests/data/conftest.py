@@ -52,7 +52,12 @@ def tar_bytes(entries: list[tuple[tarfile.TarInfo | str, bytes]]) -> bytes:
         for entry, data in entries:
             info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
             info.size = info.size or len(data)
-            tar.addfile(info, io.BytesIO(data) if data else None)
+            if data or not info.size:
+                tar.addfile(info, io.BytesIO(data) if data else None)
+            else:  # a header that lies about its size, which tarfile itself refuses to write since Python 3.13
+                header = info.tobuf(tar.format, tar.encoding, tar.errors)
+                tar.fileobj.write(header)
+                tar.offset += len(header)
     return out.getvalue()
 
 
