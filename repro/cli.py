@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from repro import __version__
 from repro.errors import ComparisonError, ConfigError, ReproError
@@ -149,8 +149,37 @@ def run(arguments: list[str]) -> int:
     check_versions()
     from repro.training import engine
 
-    engine.run(composed, ["repro", "run", *arguments])
+    keep_on_without_reader()
+    engine.run(composed, [program(), "run", *arguments])
     return 0
+
+
+def program() -> str:
+    """How this program is called from here: by its name if it is on the PATH, else by its path."""
+    import shutil
+
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
+
+
+def keep_on_without_reader() -> None:
+    """Let a run go on when nobody reads what it prints any more (`| head`): later lines go nowhere."""
+    class Output:
+        def __init__(self, stream: TextIO):
+            self.stream = stream
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.stream, name)
+
+        def write(self, text: str) -> int:
+            try:
+                self.stream.write(text)
+                self.stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return len(text)
+
+    sys.stdout = cast(TextIO, Output(sys.stdout))
 
 
 def check_versions() -> None:
@@ -184,8 +213,10 @@ def run_suite(options: argparse.Namespace) -> int:
     check_versions()
     from repro.training.suite import run_suite as run_all
 
+    keep_on_without_reader()
+
     preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
-                               ["repro", "suite", options.name, *options.overrides])
+                               [program(), "suite", options.name, *options.overrides])
     results = results_of(first.results)
     print()
     for name in preset.tables or ():
@@ -301,8 +332,9 @@ def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None
     from repro.reporting import figures
 
     written = figures.draw(name, None if reference else results, reference_dir(), folder)
+    others = "" if name.startswith("short") else f"; for short runs: repro figure short_{name}"
     print(f"{name}: {', '.join(shown(path) for path in written)}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro list)")
+          else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
 def evaluate_weights(options: argparse.Namespace) -> int:

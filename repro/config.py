@@ -169,7 +169,7 @@ def one_message(error: BaseException) -> str:
     if error.__cause__ is not None and str(error.__cause__).strip() not in texts[0]:
         texts.append(str(error.__cause__).strip())
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
-    return "\n  ".join(line.strip() for line in lines if not line.strip().startswith("object_type"))
+    return "\n  ".join(line.strip() for line in lines if not line.strip().startswith(("object_type", "reference_type")))
 
 
 def with_depth(config: RunConfig) -> RunConfig:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from repro.config import identity_of
 from repro.errors import ConfigError, StorageError
 from repro.places import in_tree, reference_dir, shown
 from repro.runs import Run, read_run
@@ -24,20 +25,37 @@ def publish(name: str, results: Path) -> Path:
     run = read_run(folder)
     if not run.finished or run.record is None:
         raise ConfigError(f"{shown(folder)} is not finished: {run.problem or run.status}")
-    target = reference_dir() / "runs" / folder.resolve().parent.name / f"seed{run.seed}"
+    if identity_of(run.record["config"]) != run.identity:
+        raise ConfigError(f"{shown(folder)}: its recorded configuration and identity differ")
+    missing = [file for file in PUBLISHED_FILES if not (folder / file).is_file()]
+    if missing:
+        raise ConfigError(f"{shown(folder)} has no {', '.join(missing)}")
+    name = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
+    target = reference_dir() / "runs" / name / f"seed{run.seed}"
     check_free(target, run)
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        for file in PUBLISHED_FILES:
-            shutil.copyfile(folder / file, target / file)
-    except OSError as error:
-        raise StorageError(f"can't copy {shown(folder)} to {shown(target)}: {error}") from error
+    copy_record(folder, target)
     print(f"published {shown(target)}")
     return target
 
 
+def copy_record(folder: Path, target: Path) -> None:
+    """Copy all files of a record, or none."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for file in PUBLISHED_FILES:
+            shutil.copyfile(folder / file, part / file)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise StorageError(f"can't copy {shown(folder)} to {shown(target)}: {error}") from error
+
+
 def check_free(target: Path, run: Run) -> None:
-    """Raise ConfigError if a different finished run stands in the target folder already."""
+    """Raise ConfigError if another record stands in the target folder already."""
     there = read_run(target)
-    if there.record is not None and run.record is not None and there.record["result"] != run.record["result"]:
-        raise ConfigError(f"{shown(target)} holds another run of this experiment and seed; remove it first")
+    if there.record is not None and there.record != run.record:
+        raise ConfigError(f"{shown(target)} holds a record already; to replace that evidence, delete the folder first "
+                          "(README quotes it)")

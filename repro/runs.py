@@ -8,6 +8,7 @@ checkpoints, afterwards weights.pt.
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repro.config import identity, paper_identities
+from repro.config import identity, paper_identities, scaled
 from repro.errors import InUseError, StorageError
 from repro.places import results_dir, shown
 from repro.schema import RunConfig
@@ -105,11 +106,23 @@ def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
     if record["status"] != "finished":
         return None
     rows = read_history(folder / "history.csv")
-    if not rows or rows[-1]["iteration"] != record["iterations"]:
+    last = scaled(record["config"]["train"]["iterations"], record["config"]["scale"])
+    if not rows or rows[-1]["iteration"] != last or record["iterations"] != last:
         return "history.csv does not reach the last iteration"
+    interval = scaled(record["config"]["evaluation"]["interval"], record["config"]["scale"])
+    if [row["iteration"] for row in rows] != [*range(interval, last, interval), last]:
+        return "history.csv has not every evaluation once"
+    recorded = record.get("history_sha256")
+    if recorded is not None and recorded != file_sha256(folder / "history.csv"):
+        return "history.csv was changed after the run"
     if any(rows[-1].get(key) != value for key, value in record["result"].items()):
         return "history.csv and the recorded result differ"
     return None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a small file, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -138,10 +151,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise StorageError(f"can't write {shown(path)}: {error.strerror} ({len(payload)} bytes needed)") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -165,7 +188,11 @@ def locked(folder: Path) -> Iterator[str | None]:
     except OSError as error:
         raise StorageError(f"can't write into {shown(folder)}: {error.strerror}") from error
     with file:
-        note = take_lock(file, folder)
+        try:
+            note = take_lock(file, folder)
+        except OSError as error:
+            (folder / LOCK).unlink(missing_ok=True)
+            raise StorageError(f"can't write {shown(folder / LOCK)}: {error.strerror}") from error
         try:
             yield note
         finally:

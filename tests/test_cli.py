@@ -504,7 +504,7 @@ def test_publish_copies_the_record_and_brings_the_tables_up_to_date(finished, he
     record = json.loads((copy / "run.json").read_text())
     record["result"]["test_top1_error"] = 1.0
     (copy / "run.json").write_text(json.dumps(record))
-    says(here("publish", name), 2, "another run", "remove it first")
+    says(here("publish", name), 2, "holds a record already", "delete the folder first")
 
 
 def test_publish_of_an_unfinished_run(here, other_reference, tmp_path):

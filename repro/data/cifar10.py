@@ -64,13 +64,14 @@ class TrainingOrder:
         self.start = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = -1
 
-    def cover(self, position: int) -> None:
-        """Make `order` hold the pass of this position and the next one."""
+    def cover(self, position: int) -> bool:
+        """Make `order` hold the pass of this position and the next one; whether it had to be changed."""
         epoch = position // self.images
         if epoch == self.epoch:
-            return
+            return False
         for half in (0, 1):
             row = slice(half * self.images, (half + 1) * self.images)
             self.order[row].copy_(permutation(self.images, self.seed, epoch + half))
         self.start.fill_(epoch * self.images)
         self.epoch = epoch
+        return True

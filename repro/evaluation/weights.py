@@ -13,6 +13,7 @@ from repro.errors import StorageError
 from repro.evaluation.protocols import single_view
 from repro.models import build_model
 from repro.places import data_dir, shown
+from repro.runs import read_run
 from repro.schema import RunConfig
 
 
@@ -35,8 +36,25 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
               f"{data.evaluated_on}_top1_error": outcome.top1_error, f"{data.evaluated_on}_loss": outcome.loss,
               "precision": config.machine.precision.name, "device": describe(device)}
     text = (f"{config.name}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of {outcome.images}"
-            f", single view, split {data.split}, {config.machine.precision.name})")
+            f", single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
     return text, values
+
+
+def mismatch(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> str:
+    """Where a state_dict differs from a model's: how many keys, and the first of each kind."""
+    own = model.state_dict()
+    kinds = {"missing": [k for k in own if k not in state], "unknown": [k for k in state if k not in own],
+             "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape]}
+    return ", ".join(f"{len(names)} tensors {kind} (e.g. {names[0]})" for kind, names in kinds.items() if names)
+
+
+def training_note(path: Path) -> str:
+    """How the weights were trained where a run's record lies beside them: its deviations; '' without a record."""
+    record = read_run(path.parent).record
+    if record is None:
+        return ""
+    changes = "; ".join(record.get("deviations", [])) or "none"
+    return f"\n  weights of {record['experiment']} seed {record['seed']}; deviations from the paper: {changes}"
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
@@ -44,7 +62,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise StorageError(f"no file {shown(path)}") from error
+        raise StorageError(f"no file {shown(path)}; a run of yours has weights.pt when it is finished") from error
     except pickle.UnpicklingError as error:
         raise StorageError(f"{shown(path)}: not a plain state_dict of tensors; nothing in it was executed") from error
     except (OSError, EOFError, RuntimeError, KeyError, ValueError) as error:
@@ -54,5 +72,5 @@ def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise StorageError(f"{shown(path)}: weights of another network: " + " ".join(str(error).split())) from error
+        raise StorageError(f"{shown(path)}: weights of another network: {mismatch(model, state)}") from error
     return model

@@ -189,6 +189,10 @@ def objection(run: Run, experiment: str, identities: Collection[str]) -> tuple[s
     result = run.record.get("result")
     if not isinstance(result, dict) or not all(is_number(result.get(key)) for key in RESULT_KEYS):
         return INCOMPLETE, "its record has no training and test error"
+    if not all(0 <= result[key] <= 100 for key in RESULT_KEYS[1:]):
+        return INCOMPLETE, "its errors are no percentages"
+    if run.record.get("evaluated_on") != "test":
+        return OTHER, f"it was evaluated on {run.record.get('evaluated_on')}"
     return None
 
 

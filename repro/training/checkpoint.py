@@ -79,7 +79,7 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, An
             raise StorageError(f"{shown(path)}: damaged ({len(payload)} of {meta['bytes']} bytes, "
                                f"sha256 {found[:12]} instead of {meta['sha256'][:12]}); not used")
         return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise StorageError(f"{shown(path)}: unreadable checkpoint ({type(error).__name__}); not used") from error
 
 

@@ -15,7 +15,7 @@ from repro import provenance, runs
 from repro.config import deviations, identity, numbers, paper_identities, to_dict
 from repro.data.cifar10 import DeviceData, on_device
 from repro.devices import describe, resolve, set_up, synchronise
-from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped
+from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
 from repro.evaluation.protocols import single_view
 from repro.models import build_model
 from repro.places import data_dir, shown
@@ -47,11 +47,16 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
             put_aside(folder, say)
         earlier = read_run(folder)
         check_same(earlier, config, asked_precision)
+        check_not_lost(earlier)
         if earlier.finished:
+            checkpoint.remove_all(folder)
             say(f"{config.name} seed {config.seed} is finished: {shown(folder)} (resume=never runs it again)")
             return earlier
+        go_on = [word for word in command or ["repro", "run", f"experiment={config.name}"]
+                 if not word.startswith("resume=")]
         try:
-            train(config, folder, earlier, command or ["repro", "run", f"experiment={config.name}"], say)
+            with StopRequest(config.max_seconds) as stop:
+                train(config, folder, earlier, stop, go_on, say)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
                 raise OutOfMemoryError(no_memory_message(error, config)) from error
@@ -59,7 +64,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
         return read_run(folder)
 
 
-def train(config: RunConfig, folder: Path, earlier: Run, command: list[str], say: Say) -> None:
+def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], say: Say) -> None:
     """The training loop of one run, from its newest checkpoint or from the start, to its end or to a stop."""
     device = set_up(config)
     data = load_data(config, device)
@@ -80,40 +85,47 @@ def train(config: RunConfig, folder: Path, earlier: Run, command: list[str], say
     saved = time.monotonic()
     model.train()
     watch.lap()
-    with StopRequest(config.max_seconds) as stop:
-        while done < schedule.iterations and stop.reason is None:
-            step.order.cover(done * batch)
-            step()
-            done += 1
-            evaluates, shows = schedule.evaluates(done), progress.due()
-            if device.type == "cpu" or evaluates or shows:
-                check_finite(step, recorder)
-            if shows:
-                progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
-            if evaluates:
-                synchronise(device)
-                watch.lap_train()
-                row = evaluate(step, data, config, schedule, done, (done - point) * batch)
-                spent = watch.lap_evaluation()
-                progress.evaluated(done, row, data.evaluated_on, spent)
-                recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
-                                   "evaluation_seconds": round(spent, 3),
-                                   "images_per_second": round(progress.rate(done), 1)})
-                step.clear()
-                point = done
-                if time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations:
-                    save(step, recorder, folder, config, done, watch)
-                    saved = time.monotonic()
-        synchronise(device)
-        watch.lap_train()
-        progress.close()
-        if done < schedule.iterations:
+    while done < schedule.iterations and stop.reason is None:
+        if step.order.cover(done * batch):
+            check_finite(step, recorder)
+        step()
+        done += 1
+        evaluates, shows = schedule.evaluates(done), progress.due()
+        saves = time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations
+        if device.type == "cpu" or evaluates or shows or saves:
+            check_finite(step, recorder)
+        if shows:
+            progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
+        if evaluates:
+            synchronise(device)
+            watch.lap_train()
+            row = evaluate(step, data, config, schedule, done, (done - point) * batch)
+            spent = watch.lap_evaluation()
+            progress.evaluated(done, row, data.evaluated_on, spent)
+            recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
+                               "evaluation_seconds": round(spent, 3),
+                               "images_per_second": round(progress.rate(done), 1)})
+            step.clear()
+            point = done
+        if saves:
+            watch.lap_train()
             save(step, recorder, folder, config, done, watch)
-            recorder.write(status="interrupted", ended=utc_now())
-            recorder.close()
-            raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
-                          f"{shown(folder)}\ngo on with: {shlex.join(command)}", stop.exit_code)
-        finish(step, recorder, folder, watch, say)
+            saved = time.monotonic()
+    synchronise(device)
+    watch.lap_train()
+    progress.close()
+    check_finite(step, recorder)
+    advice = f"go on with: {shlex.join(command)}"
+    if done < schedule.iterations:
+        save(step, recorder, folder, config, done, watch)
+        recorder.write(status="interrupted", ended=utc_now())
+        recorder.close()
+        raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
+                      f"{shown(folder)}\n{advice}", stop.exit_code)
+    finish(step, recorder, folder, watch, say)
+    if stop.received is not None:
+        raise Stopped(f"stopped by {stop.reason}; the run in {shown(folder)} had just finished\n{advice}",
+                      stop.exit_code)
 
 
 def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device,
@@ -125,9 +137,10 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     state, meta, notes = found
     for note in notes:
         say(note)
-    if meta["numbers"] != numbers(to_dict(config)):
+    own = {"seed": config.seed, **numbers(to_dict(config))}
+    if meta["numbers"] != own:
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
-                          + differing(meta["numbers"], numbers(to_dict(config))) + "; resume=never starts over")
+                          + differing(meta["numbers"], own) + "; resume=never starts over")
     step.load_state(state)
     return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"])
 
@@ -163,7 +176,7 @@ def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, d
          watch: Stopwatch) -> None:
     """Write a checkpoint and bring the record up to it."""
     checkpoint.save(folder, done, step.state(), {
-        **watch.values(), "identity": identity(config), "numbers": numbers(to_dict(config)),
+        **watch.values(), "identity": identity(config), "numbers": {"seed": config.seed, **numbers(to_dict(config))},
         "versions": provenance.package_versions(), "utc": utc_now()})
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     recorder.write(iteration=done, **watch.values())
@@ -214,7 +227,12 @@ def check_same(earlier: Run, config: RunConfig, asked: Precision) -> None:
 
     Only fp32 and TF32 share a folder: a finished run in either answers a request that left the precision open.
     """
-    if earlier.record is None or earlier.identity == identity(config):
+    if earlier.record is None:
+        return
+    if earlier.seed != config.seed:
+        raise ConfigError(f"{shown(earlier.folder)} holds the run of seed {earlier.seed}, not {config.seed}; "
+                          "resume=never puts it aside")
+    if earlier.identity == identity(config):
         return
     known = paper_identities(config.name)
     if earlier.finished and asked is Precision.auto and {earlier.identity, identity(config)} <= known:
@@ -222,6 +240,16 @@ def check_same(earlier: Run, config: RunConfig, asked: Precision) -> None:
     raise ConfigError(f"{shown(earlier.folder)} holds a run of another configuration: "
                       + differing(numbers(earlier.record["config"]), numbers(to_dict(config)))
                       + "; go on with the recorded one, take another seed or results=FOLDER, or resume=never")
+
+
+def check_not_lost(earlier: Run) -> None:
+    """Raise StorageError where a run has come far and nothing is left to go on from: never silently from scratch."""
+    if checkpoint.list_checkpoints(earlier.folder) or earlier.finished or earlier.status == "diverged":
+        return
+    begun = earlier.record["iteration"] > 0 if earlier.record else bool(earlier.history())
+    if begun:
+        raise StorageError(f"{shown(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
+                           "resume=never puts it aside and starts over")
 
 
 def differing(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ class Recorder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensorboard's own dependencies
             from torch.utils.tensorboard import SummaryWriter
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
+        try:
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
+        except OSError as error:
+            print(f"no TensorBoard scalars: {error}")
 
     def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
         """Append one evaluation to history.csv, timing.csv and TensorBoard."""
@@ -62,7 +66,7 @@ class Recorder:
             self.board.add_scalar("images_per_second", timing["images_per_second"], int(values["iteration"]))
         except OSError as error:
             self.board = None
-            warnings.warn(f"TensorBoard scalars are no longer written: {error}", stacklevel=2)
+            print(f"TensorBoard scalars are no longer written: {error}")
 
     def write(self, **changes: Any) -> None:
         """Replace run.json with the record and these changes."""
@@ -76,12 +80,14 @@ class Recorder:
         if self.evaluated_on == "test":
             best = min(history, key=lambda row: row["test_top1_error"])
             extra["best_on_test"] = {key: best[key] for key in ("iteration", "test_top1_error")}
-        return {"status": "finished", "result": history[-1], **extra}
+        return {"status": "finished", "result": history[-1], "history_sha256": runs.file_sha256(
+            self.folder / "history.csv"), **extra}
 
     def close(self) -> None:
         """Let go of the TensorBoard file."""
         if self.board is not None:
-            self.board.close()
+            with suppress(OSError):
+                self.board.close()
 
 
 def recorded_config(config: RunConfig) -> dict[str, Any]:

@@ -72,7 +72,10 @@ class TrainStep:
         return images.contiguous(memory_format=self.memory_format), self.data.train_labels[index]
 
     def apply(self, loss: Tensor, errors: Tensor) -> None:
-        """Update weights and counters from the gradients; nothing but failed_at if anything is not finite."""
+        """Update weights and counters from the gradients; only failed_at and bad_loss if anything is not finite.
+
+        The running statistics of batch normalisation have moved in the forward pass in either case.
+        """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.loss_scale != 1.0:
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
@@ -92,14 +95,14 @@ class TrainStep:
 
     def learning_rate(self) -> Tensor:
         """`Schedule.rate` on the device: () float32."""
-        rate = self.rates.take((self.iteration >= self.drops).sum())
+        rate = self.rates.index_select(0, (self.iteration >= self.drops).sum().reshape(1)).reshape(())
         return torch.where(self.warming > 0, self.warmup_rate, rate) if self.warms_up else rate
 
     def update_warmup(self, errors: Tensor, good: Tensor) -> None:
         """`Schedule.warmup_ends` on the device; once over, the warm-up never comes back."""
         schedule, size = self.schedule, len(self.window)
         place = ((self.iteration - 1) % size).reshape(1)
-        self.window.scatter_(0, place, torch.where(good, errors, self.window.take(place)))
+        self.window.scatter_(0, place, torch.where(good, errors, self.window.index_select(0, place)))
         over = self.iteration >= schedule.warmup_max
         if schedule.warmup is WarmUp.error80:
             limit = schedule.warmup_error / 100 * size * len(self.offsets)

@@ -21,6 +21,8 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets only the main thread handle signals
         for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as nohup wants it
             self.previous[number] = signal.signal(number, self.receive)
         return self
 

@@ -7,7 +7,7 @@ from typing import Any
 from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
-from repro.errors import DivergedError, OutOfMemoryError, ReproError
+from repro.errors import ConfigError, DivergedError, OutOfMemoryError, ReproError
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
@@ -50,20 +50,25 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
 
 
 def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
-    """The preset to run, said with its reason and, without a GPU, with the paper's cost as measured here."""
+    """The preset to run. `auto` without a GPU is the short one, said with the paper's cost as measured here.
+
+    ConfigError for an unknown preset, and for `auto` without a GPU where the suite has no short version.
+    """
     if asked != "auto":
         suite.preset(asked)
+    print(f"suite {suite.name}: {suite.question}", flush=True)
     first = resolve(compose([f"experiment={suite.experiments[0]}", *overrides]))
-    on_gpu = first.machine.device is Device.cuda
-    chosen = asked if asked != "auto" else "paper" if on_gpu or "short" not in suite.presets else "short"
-    print(f"suite {suite.name}: {suite.question}")
-    if not on_gpu:
-        print("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:")
-        say_cost(suite, overrides)
-    if asked == "auto" and chosen == "short":
+    if asked != "auto" or first.machine.device is Device.cuda:
+        return "paper" if asked == "auto" else asked
+    if "short" not in suite.presets:
+        raise ConfigError(f"suite {suite.name} needs a CUDA device and there is none here; preset=paper (PRESET=paper) "
+                          f"runs it anyway, `repro cost {suite.name}` measures what that takes")
+    if not has_begun(suite.preset("short"), overrides):
+        print("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:", flush=True)
+        say_cost(suite, [override for override in overrides if not override.startswith("scale=")])
         print(f"running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
               f"  it shows {suite.presets['short'].shows};\n  it cannot show {suite.presets['short'].cannot_show}.")
-    return chosen
+    return "short"
 
 
 def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
@@ -88,12 +93,18 @@ def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
     """The precision of a short run: as asked, else that of runs that are there, else the faster of fp32 and bf16."""
     if any(override.startswith(("machine=", "machine.precision=")) for override in overrides):
         return None
+    begun = has_begun(preset, overrides)
     names = preset.experiments or ()
+    return begun or cost.fast_precision(compose([f"experiment={names[0]}", *overrides]))
+
+
+def has_begun(preset: Preset, overrides: list[str]) -> Precision | None:
+    """The precision, bf16 or fp32, in which runs of the preset are there already; None if there are none."""
     for precision in (Precision.bf16, Precision.fp32):
-        folders = [run_folder(config_of(experiment, 0, preset, overrides, precision)) for experiment in names]
+        folders = [run_folder(config_of(name, 0, preset, overrides, precision)) for name in preset.experiments or ()]
         if any(read_run(folder).record for folder in folders):
             return precision
-    return cost.fast_precision(compose([f"experiment={names[0]}", *overrides]))
+    return None
 
 
 def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],

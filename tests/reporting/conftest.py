@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from repro.config import compose, deviations, identity, paper_identities, to_dict, with_precision
+from repro.config import compose, deviations, identity, paper_identities, scaled, to_dict, with_precision
 from repro.schema import Precision, RunConfig
 
 HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
@@ -39,8 +39,8 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
     config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
     own = identity(config)
-    length = round(config.train.iterations * config.scale)
-    rows = curve(length, interval or max(1, length // 20), train, test)
+    length = scaled(config.train.iterations, config.scale)
+    rows = curve(length, interval or scaled(config.evaluation.interval, config.scale), train, test)
     if status != "finished":
         rows = rows[: len(rows) // 2]
     names = HEADER.split(",")

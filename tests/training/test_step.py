@@ -167,3 +167,16 @@ def test_the_static_loss_scale_leaves_fp32_sized_gradients():
     advance(scaled, 2)
     for a, b in zip(exact.model.parameters(), scaled.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_divergence_noticed_passes_later_breaks_nothing():
+    """On a GPU the host looks at failed_at now and then; until it does, the order moves on and the step does not."""
+    step = make_step("train.mini_batch_size=50", "train.batch_norm_group=50")
+    step.order.cover(0)
+    with torch.no_grad():
+        step.model.fc.bias[0] = float("nan")
+    changed = [step.order.cover(done * 50) for done in range(3)]
+    assert changed == [False, False, True]  # the engine checks whenever a new pass begins
+    step.order.cover(0)
+    step()
+    assert int(step.failed_at) == 0
