@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from datetime import datetime
 
 import pytest
 
@@ -101,3 +102,11 @@ def test_the_costs_are_the_measured_ones():
         measured |= {entry["experiment"]: entry["text"] for entry in content["experiments"]}
     shown = {row[0].strip("`"): row[2] for row in rows_after("experiment")}
     assert shown == measured
+
+
+def test_the_duration_of_the_short_runs_is_that_of_their_records():
+    records = [json.loads(path.read_text()) for path in (REFERENCE / "runs").glob("*@*/seed0/run.json")]
+    assert len(records) == 4
+    seconds = (max(datetime.fromisoformat(r["ended"]) for r in records)
+               - min(datetime.fromisoformat(r["started"]) for r in records)).seconds
+    assert f"{seconds // 60} min {seconds % 60} s" in " ".join(README.split())
