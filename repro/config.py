@@ -126,7 +126,7 @@ def environment_overrides() -> list[str]:
 def quoted(text: str) -> str:
     """Text as one quoted value of Hydra's override grammar."""
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads ${ as the start of an interpolation
-    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", literal).replace("'", "\\'")
+    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", literal).replace("'", "\\'")
     return f"'{escaped}'"
 
 

@@ -340,6 +340,7 @@ def sayable(text: str) -> bool:
 
 @given(AWKWARD)
 @example("")
+@example("\\\n")
 @example("\\${x}")
 @example("\\\\${x}\\")
 @example("a\\'b\\")
