@@ -143,7 +143,8 @@ def run(arguments: list[str]) -> int:
 
         if "-m" in arguments or "--multirun" in arguments:
             check_versions()
-        return run_hydra(arguments)
+            keep_on_without_reader()
+        return run_hydra(arguments, [program(), "run", *arguments])
     overrides = configuration.with_config_dir(arguments)
     composed = configuration.compose(overrides)
     check_versions()

@@ -7,12 +7,14 @@ import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from repro.errors import ConfigError
 from repro.schema import Device, Precision, RunConfig
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
@@ -57,6 +59,12 @@ def set_up(config: RunConfig) -> torch.device:
     if machine.device is Device.cpu:
         keep_freed_memory()
     return torch.device(machine.device.name)
+
+
+def place(model: Model, config: RunConfig, device: torch.device) -> Model:
+    """The model on the device, in the memory format of a resolved configuration."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if config.machine.channels_last else model
 
 
 def keep_freed_memory() -> None:

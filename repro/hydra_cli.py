@@ -34,13 +34,11 @@ class SweepStopped(BaseException):
         self.stopped = stopped
 
 
-def run_hydra(arguments: list[str]) -> int:
+def run_hydra(arguments: list[str], command: list[str]) -> int:
     """Hand the command line to hydra.main; each job trains as `repro run` does. Exit code 0, errors as exceptions.
 
-    A job that is stopped (a signal, max_seconds) ends the sweep; the same command goes on with that job.
+    A job that is stopped (a signal, max_seconds) ends the sweep; `command`, what a person typed, goes on with it.
     """
-    command = ["repro", "run", *arguments]
-
     def job(node: DictConfig) -> None:
         from repro.training import engine
 

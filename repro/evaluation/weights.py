@@ -8,7 +8,7 @@ import torch
 
 from repro.data.cifar10 import on_device
 from repro.data.cifar10_files import load
-from repro.devices import describe, resolve, set_up
+from repro.devices import describe, place, resolve, set_up
 from repro.errors import StorageError
 from repro.evaluation.protocols import single_view
 from repro.models import build_model
@@ -25,9 +25,7 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     """
     config = resolve(config)
     device = set_up(config)
-    model = load_weights(build_model(config.model), path).to(device)
-    if config.machine.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model = place(load_weights(build_model(config.model), path), config, device)
     data = on_device(load(data_dir(config.data.root)), config.data, device)
     outcome = single_view(model, data.eval_images, data.eval_labels, data.mean, config.machine.evaluation_batch_size,
                           config.machine.precision, bool(config.machine.channels_last))

@@ -8,7 +8,7 @@ import torch
 
 from repro.config import with_precision
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, resolve, set_up, synchronise
+from repro.devices import describe, place, resolve, set_up, synchronise
 from repro.evaluation.protocols import single_view
 from repro.models import build_model
 from repro.schema import Precision, RunConfig
@@ -41,9 +41,7 @@ def measure(config: RunConfig, steps: int = 3) -> Cost:
     config = resolve(config)
     device = set_up(config)
     data = random_data(device, config.train.mini_batch_size)
-    model = build_model(config.model, 0, batch_norm_group(config)).to(device)
-    if config.machine.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model = place(build_model(config.model, 0, batch_norm_group(config)), config, device)
     step = TrainStep(model, data, config, Schedule.of(config))
     step.order.cover(0)
     step_seconds = timed(step, steps, device)

@@ -14,7 +14,7 @@ import torch
 from repro import provenance, runs
 from repro.config import deviations, identity, numbers, paper_identities, to_dict
 from repro.data.cifar10 import DeviceData, on_device
-from repro.devices import describe, resolve, set_up, synchronise
+from repro.devices import describe, place, resolve, set_up, synchronise
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
 from repro.evaluation.protocols import single_view
 from repro.models import build_model
@@ -69,9 +69,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     device = set_up(config)
     data = load_data(config, device)
     schedule = Schedule.of(config)
-    model = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
-    if config.machine.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
     step = TrainStep(model, data, config, schedule)
     done, watch = restore(step, folder, config, device, say)
     recorder = Recorder(folder, config, data.evaluated_on, facts(config, schedule, data, model, device, earlier, done))
@@ -80,7 +78,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     say_start(config, schedule, done, folder, device, data, say)
 
     batch = config.train.mini_batch_size
-    progress = Progress(f"{config.name} seed {config.seed}", done, schedule.iterations, batch)
+    progress = Progress(f"{config.name} seed {config.seed}", done, schedule.iterations, batch, watch)
     point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
     saved = time.monotonic()
     model.train()
@@ -101,7 +99,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             watch.lap_train()
             row = evaluate(step, data, config, schedule, done, (done - point) * batch)
             spent = watch.lap_evaluation()
-            progress.evaluated(done, row, data.evaluated_on, spent)
+            progress.evaluated(done, row, data.evaluated_on)
             recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
                                "evaluation_seconds": round(spent, 3),
                                "images_per_second": round(progress.rate(done), 1)})
@@ -137,12 +135,17 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     state, meta, notes = found
     for note in notes:
         say(note)
-    own = {"seed": config.seed, **numbers(to_dict(config))}
+    own = seed_and_numbers(config)
     if meta["numbers"] != own:
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
                           + differing(meta["numbers"], own) + "; resume=never starts over")
     step.load_state(state)
     return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"])
+
+
+def seed_and_numbers(config: RunConfig) -> dict[str, Any]:
+    """All that a checkpoint's run must share with the run that goes on from it."""
+    return {"seed": config.seed, **numbers(to_dict(config))}
 
 
 def evaluate(step: TrainStep, data: DeviceData, config: RunConfig, schedule: Schedule, done: int,
@@ -176,7 +179,7 @@ def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, d
          watch: Stopwatch) -> None:
     """Write a checkpoint and bring the record up to it."""
     checkpoint.save(folder, done, step.state(), {
-        **watch.values(), "identity": identity(config), "numbers": {"seed": config.seed, **numbers(to_dict(config))},
+        **watch.values(), "identity": identity(config), "numbers": seed_and_numbers(config),
         "versions": provenance.package_versions(), "utc": utc_now()})
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     recorder.write(iteration=done, **watch.values())

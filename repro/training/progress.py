@@ -23,6 +23,10 @@ class Stopwatch:
         self.evaluation += seconds
         return seconds
 
+    def training(self) -> float:
+        """Seconds of training up to now, the lap that is under way included."""
+        return self.train + time.monotonic() - self.mark
+
     def lap(self) -> float:
         """Seconds since the last lap."""
         last, self.mark = self.mark, time.monotonic()
@@ -36,13 +40,13 @@ class Stopwatch:
 class Progress:
     """Shows iterations, errors, images/s and the time left."""
 
-    def __init__(self, name: str, done: int, total: int, mini_batch_size: int):
+    def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch):
         self.total, self.mini_batch_size, self.name = total, mini_batch_size, name
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True)
         self.first, self.began, self.shown = done, time.monotonic(), time.monotonic()
-        self.evaluating = 0.0  # seconds of this session spent in evaluations
+        self.watch, self.trained_before = watch, watch.train  # seconds of earlier sessions
 
     def due(self) -> bool:
         """Whether a second has passed since the bar's numbers were last read from the device."""
@@ -56,9 +60,8 @@ class Progress:
         self.bar.n = done
         self.bar.set_postfix_str(f"train error {train_error:.2f} %{other}, {self.rate(done):.0f} images/s")
 
-    def evaluated(self, done: int, row: dict[str, float], evaluated_on: str, seconds: float) -> None:
-        """Say what an evaluation of so many seconds gave."""
-        self.evaluating += seconds
+    def evaluated(self, done: int, row: dict[str, float], evaluated_on: str) -> None:
+        """Say what an evaluation gave; its time must have been counted."""
         test = f"{evaluated_on} error {row[f'{evaluated_on}_top1_error']:.2f} %"
         if self.bar is not None:
             self.show(done, row["train_top1_error"], f", {test}")
@@ -70,7 +73,7 @@ class Progress:
 
     def rate(self, done: int) -> float:
         """Training images per second of this session, evaluations left out."""
-        return (done - self.first) * self.mini_batch_size / max(1e-9, time.monotonic() - self.began - self.evaluating)
+        return (done - self.first) * self.mini_batch_size / max(1e-9, self.watch.training() - self.trained_before)
 
     def close(self) -> None:
         """Leave the bar as it is."""
