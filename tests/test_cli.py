@@ -186,7 +186,7 @@ def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("8.75", "8.57"))
     says(here("table", "table6", "--check"), 4, "table6.csv", "repro table all --reference")
     assert here("table", "table6", "--strict").code == 0
-    monkeypatch.setattr("repro.cli.make_table", lambda *arguments: ["resnet-20"])
+    monkeypatch.setattr("repro.commands.tables.make_table", lambda *arguments: ["resnet-20"])
     says(here("table", "table6", "--strict"), 4, "worse than published: resnet-20")
 
 

@@ -1,0 +1,72 @@
+"""What several commands need: the program's name, versions, folders, and output that may lose its reader."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TextIO, cast
+
+from repro.errors import ConfigError
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+class Add(Protocol):
+    """Adds a subcommand: its name, what it does in one line, and the function that does it."""
+
+    def __call__(self, name: str, text: str, handler: Handler, /) -> argparse.ArgumentParser:
+        """Return the subcommand's parser, for its arguments."""
+
+
+def program() -> str:
+    """How this program is called from here: by its name if it is on the PATH, else by its path."""
+    import shutil
+
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
+
+
+def keep_on_without_reader() -> None:
+    """Let a run go on when nobody reads what it prints any more (`| head`): later lines go nowhere."""
+    class Output:
+        def __init__(self, stream: TextIO):
+            self.stream = stream
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.stream, name)
+
+        def write(self, text: str) -> int:
+            try:
+                self.stream.write(text)
+                self.stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return len(text)
+
+    sys.stdout = cast(TextIO, Output(sys.stdout))
+
+
+def check_versions() -> None:
+    """ConfigError if torch or torchvision is older than the project supports, or they do not fit each other."""
+    from importlib.metadata import version
+
+    for package, least in (("torch", (2, 11)), ("torchvision", (0, 26))):
+        found = version(package)
+        numbers = tuple(int(part) for part in found.split(".")[:2])
+        if numbers < least:
+            raise ConfigError(f"{package} {found} is too old: torch >= 2.11 and torchvision >= 0.26 are needed")
+
+
+def results_of(setting: str | None = None) -> Path:
+    """The user's results folder."""
+    from repro.places import results_dir
+
+    return results_dir(setting)
+
+
+def output_folder(kind: str, reference: bool) -> Path:
+    """Beside the committed runs for what comes from them alone, in a checkout; else in the user's results."""
+    from repro.places import in_tree, reference_dir
+
+    return (reference_dir() if reference and in_tree() else results_of()) / kind

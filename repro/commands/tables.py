@@ -1,0 +1,120 @@
+"""Commands that show results: list, table, figure, publish."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from repro.commands.common import Add, output_folder, results_of
+from repro.errors import ComparisonError
+
+
+def register(add: Add) -> None:
+    """Add these commands."""
+    listing = add("list", "list experiments, suites, tables and figures", show_list)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    for name, text, handler in (("table", "print and write a table", make_tables),
+                                ("figure", "draw a figure as SVG and PNG", make_figures)):
+        command = add(name, text, handler)
+        command.add_argument("name", help=f"a {name}'s name, or all")
+        command.add_argument("--reference", action="store_true", help="from the committed runs only, beside them")
+        if name == "table":
+            command.add_argument("--check", action="store_true", help="compare the committed tables with their runs")
+            command.add_argument("--strict", action="store_true", help="exit 4 if a result is worse than published")
+            command.add_argument("--json", action="store_true", help="print JSON")
+    publish = add("publish", "promote a finished local run into results/reference", publish_run)
+    publish.add_argument("run", help="its folder, or EXPERIMENT/seedK")
+
+
+def show_list(options: argparse.Namespace) -> int:
+    """`repro list`."""
+    from repro.places import reference_dir
+    from repro.reporting.listing import listing, listing_json
+
+    make = listing_json if options.json else listing
+    print(make(results_of(), reference_dir()), end="")
+    return 0
+
+
+def make_tables(options: argparse.Namespace) -> int:
+    """`repro table`."""
+    from repro.reporting import tables
+
+    names = tables.names() if options.name == "all" else [options.name]
+    if options.check:
+        return check_tables(names)
+    folder = output_folder("tables", options.reference)
+    worse = []
+    for name in names:
+        worse += make_table(name, results_of(), folder, options.reference, options.json)
+    if worse and options.strict:
+        raise ComparisonError(f"worse than published: {', '.join(worse)}")
+    return 0
+
+
+def make_table(name: str, results: Path, folder: Path, reference: bool, as_json: bool) -> list[str]:
+    """Print one table, write its files, and return the rows that are worse than published."""
+    from repro.places import reference_dir, shown
+    from repro.reporting import tables
+
+    table = tables.build(name, None if reference else results, reference_dir())
+    print(table.json() if as_json else table.markdown())
+    written = tables.write(table, folder)
+    if not as_json:
+        print(f"written: {', '.join(shown(path) for path in written)}\n")
+    return list(table.worse)
+
+
+def check_tables(names: Sequence[str]) -> int:
+    """Compare the committed tables with what the committed runs give; ComparisonError (4) if one differs."""
+    from repro.places import reference_dir
+    from repro.reporting import tables
+
+    differing = []
+    for name in names:
+        table = tables.build(name, None, reference_dir())
+        for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("json", table.json())):
+            path = reference_dir() / "tables" / f"{name}.{suffix}"
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                differing.append(path.name)
+    if differing:
+        raise ComparisonError(f"committed tables do not agree with the committed runs: {', '.join(differing)}\n"
+                              "`repro table all --reference` writes them anew")
+    print(f"{len(names)} tables agree with the committed runs")
+    return 0
+
+
+def make_figures(options: argparse.Namespace) -> int:
+    """`repro figure`."""
+    from repro.reporting import figures
+
+    folder = output_folder("figures", options.reference)
+    for name in figures.names() if options.name == "all" else [options.name]:
+        make_figure(name, results_of(), folder, options.reference)
+    return 0
+
+
+def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None:
+    """Draw one figure and say where it is, or why there is nothing to draw."""
+    from repro.places import reference_dir, shown
+    from repro.reporting import figures
+
+    written = figures.draw(name, None if reference else results, reference_dir(), folder)
+    others = "" if name.startswith("short") else f"; for short runs: repro figure short_{name}"
+    print(f"{name}: {', '.join(shown(path) for path in written)}" if written
+          else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
+
+
+def publish_run(options: argparse.Namespace) -> int:
+    """`repro publish`."""
+    from repro.places import reference_dir
+    from repro.publishing import publish
+
+    publish(options.run, results_of())
+    from repro.reporting import figures, tables
+
+    for name in tables.names():
+        tables.write(tables.build(name, None, reference_dir()), reference_dir() / "tables")
+    for name in figures.names():
+        figures.draw(name, None, reference_dir(), reference_dir() / "figures")
+    print("the reference tables and figures are up to date with it")
+    return 0

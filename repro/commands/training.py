@@ -1,0 +1,71 @@
+"""Commands that train or measure: suite, cost."""
+
+import argparse
+import sys
+
+from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
+from repro.commands.tables import make_figure, make_table
+from repro.errors import ConfigError
+
+
+def register(add: Add) -> None:
+    """Add these commands."""
+    suite = add("suite", "run all experiments of a suite, then its tables and figures", run_suite)
+    suite.add_argument("name", help="e.g. cifar_plain_vs_res")
+    suite.add_argument("overrides", nargs="*", metavar="key=value",
+                       help="preset=auto|paper|short, seeds=K, and any override of `repro run`")
+    cost = add("cost", "measure a few steps and say what a suite would cost on this machine", show_cost)
+    cost.add_argument("name", help="a suite")
+    cost.add_argument("overrides", nargs="*", metavar="key=value")
+    cost.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_suite(options: argparse.Namespace) -> int:
+    """`repro suite`."""
+    settings = {"preset": "auto", "seeds": "0"}
+    overrides = []
+    for override in options.overrides:
+        key, _, value = override.partition("=")
+        if key in settings:
+            settings[key] = value
+        else:
+            overrides.append(override)
+    if not settings["seeds"].isdigit() or ("seeds=0" in options.overrides):
+        raise ConfigError(f"seeds={settings['seeds']}: allowed is 1 or more")
+    from repro.config import check_override_keys, compose
+    from repro.paper import suite as read_suite
+
+    check_override_keys(overrides)
+    first = compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
+    check_versions()
+    from repro.training.suite import run_suite as run_all
+
+    keep_on_without_reader()
+
+    preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
+                               [program(), "suite", options.name, *options.overrides])
+    results = results_of(first.results)
+    print()
+    for name in preset.tables or ():
+        make_table(name, results, results / "tables", reference=False, as_json=False)
+    for name in preset.figures or ():
+        make_figure(name, results, results / "figures", reference=False)
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def show_cost(options: argparse.Namespace) -> int:
+    """`repro cost`."""
+    import json
+
+    from repro.paper import suite as read_suite
+
+    suite = read_suite(options.name)
+    check_versions()
+    from repro.training.suite import say_cost
+
+    costs = say_cost(suite, options.overrides, (lambda line: print(line, file=sys.stderr)) if options.json else print)
+    if options.json:
+        print(json.dumps(costs, indent=2))
+    return 0
