@@ -28,7 +28,7 @@ from yaml import YAMLError
 
 from repro.errors import ConfigError
 from repro.places import conf_dir
-from repro.schema import Device, Family, Precision, RunConfig, ShortcutOption
+from repro.schema import Device, Family, Precision, RunConfig, ShortcutOption, Split
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -36,10 +36,12 @@ GROUPS = ("experiment", "protocol", "data", "model", "machine")
 # What does not change the numbers of a run, and so is no part of its identity.
 NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "data.root",
                 "model.depth", "machine.device", "machine.channels_last", "machine.threads", "machine.deterministic",
+                "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
+SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
 
 
 def experiments() -> list[str]:
@@ -196,7 +198,8 @@ def check_ranges(config: RunConfig) -> None:
         ("model.num_classes", model.num_classes, model.num_classes >= 10, "at least the data set's 10 classes"),
         ("model.batch_norm_eps", model.batch_norm_eps, model.batch_norm_eps > 0, "above 0"),
         ("model.batch_norm_momentum", model.batch_norm_momentum, 0 < model.batch_norm_momentum <= 1, "above 0, to 1"),
-        ("data.name", data.name, data.name == "cifar10", "cifar10"),
+        ("data.name", data.name, data.name in ("cifar10", SYNTHETIC), f"cifar10 or {SYNTHETIC}"),
+        ("data.split", data.split.name, data.name != SYNTHETIC or data.split is Split.full, "full for synthetic images"),
         ("data.padding", data.padding, 0 <= data.padding <= 16, "0 to 16 pixels"),
         ("train.mini_batch_size", train.mini_batch_size, 1 <= train.mini_batch_size <= 45000, "1 to 45000"),
         ("train.iterations", train.iterations, 1 <= train.iterations <= 10**7, "1 to 10000000"),
@@ -214,6 +217,10 @@ def check_ranges(config: RunConfig) -> None:
          train.mini_batch_size % train.batch_norm_group == 0, f"at least 2, a divisor of {train.mini_batch_size}"),
         ("train.loss_scale", train.loss_scale, 0 < train.loss_scale < float("inf"), "above 0"),
         ("evaluation.interval", config.evaluation.interval, config.evaluation.interval >= 1, "at least 1"),
+        ("evaluation.batch_norm_images", config.evaluation.batch_norm_images,
+         config.evaluation.batch_norm_images >= 0, "at least 0"),
+        ("evaluation.gradient_iterations", config.evaluation.gradient_iterations,
+         all(iteration >= 1 for iteration in config.evaluation.gradient_iterations), "iterations from 1"),
         ("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "at least 1"),
         ("machine.evaluation_batch_size", machine.evaluation_batch_size, machine.evaluation_batch_size >= 1,
          "at least 1"),

@@ -229,6 +229,7 @@ class Suite:
     claims: tuple[str, ...] = ()
     seeds: dict[str, int] = field(default_factory=dict)  # number of seeds, by experiment, where it is not 1
     presets: dict[str, Preset] = field(default_factory=dict)
+    default_preset: str = "auto"  # auto: paper with a GPU, else short
 
     def seeds_of(self, experiment: str) -> int:
         """How many seeds (0, 1, ...) of this experiment the suite runs."""

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repro.config import identity, paper_identities, scaled
+from repro.config import SYNTHETIC, identity, paper_identities, scaled
 from repro.errors import InUseError, StorageError
 from repro.places import results_dir, shown
 from repro.schema import RunConfig
@@ -67,6 +67,19 @@ class Run:
     def is_paper_run(self) -> bool:
         """Whether it ran its experiment as it stands in conf/ now, and so may enter a paper table."""
         return self.identity in paper_identities(self.experiment)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it ran on made images and so says nothing about CIFAR-10."""
+        return self.record is not None and self.record["config"].get("data", {}).get("name") == SYNTHETIC
+
+    def responses(self) -> list[dict[str, str]]:
+        """Rows of responses.csv: layer (from 1), name, channels, mean, std, as text; [] if there is none."""
+        return read_rows(self.folder / "responses.csv")
+
+    def gradients(self) -> list[dict[str, str]]:
+        """Rows of gradients.csv: iteration, layer (from 1), name, norm, as text; [] if there is none."""
+        return read_rows(self.folder / "gradients.csv")
 
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv as numbers; a torn last line is left out."""
@@ -127,17 +140,21 @@ def file_sha256(path: Path) -> str:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """A CSV of numbers as dicts; [] if there is none; lines that are not complete are dropped."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
     result = []
-    for row in rows:
+    for row in read_rows(path):
         try:
             result.append({key: float(value) for key, value in row.items()})
         except (TypeError, ValueError):
             break
     return result
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A CSV as dicts of text; [] if there is none; a torn last line is dropped."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

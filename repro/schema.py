@@ -132,9 +132,12 @@ class TrainConfig:
 
 @dataclass
 class EvaluationConfig:
-    """When the network is tested during training."""
+    """When the network is tested during training, and what else is measured of it; changes no result."""
 
     interval: int = MISSING
+    batch_norm_images: int = MISSING  # whose batch statistics are averaged after the last iteration; 0: none
+    responses: bool = MISSING  # write responses.csv (Fig. 7) after the last iteration
+    gradient_iterations: list[int] = MISSING  # updates whose gradient norms go into gradients.csv
 
 
 @dataclass
