@@ -16,7 +16,8 @@ DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')
 SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),seeds=$(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cifar-plain-vs-res cifar-very-deep data tables figures check test test-oldest lint clean
+.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses data tables figures claims report status
+.PHONY: doctor check test test-oldest lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -28,11 +29,19 @@ help: ## list the targets
 
 setup: $(VENV)/.ready ## make the virtual environment and install this package
 
+demo: $(VENV)/.ready ## the whole chain on synthetic images in about 5 minutes; no network, no data set, no GPU
+	$(REPRO) suite demo $(ARGS)
+	$(REPRO) report
+
 cifar-plain-vs-res: $(VENV)/.ready ## the central experiment: plain against residual nets, Table 6 and Figures 1, 6
 	$(REPRO) suite cifar_plain_vs_res preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
 
 cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a GPU
 	$(REPRO) suite cifar_very_deep preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
+
+responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, and gradient norms
+	$(REPRO) suite cifar_responses preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
+	$(REPRO) responses $(DATA_OVERRIDE)
 
 data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
 	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)
@@ -42,6 +51,18 @@ tables: $(VENV)/.ready ## write all tables from the runs that are there
 
 figures: $(VENV)/.ready ## draw all figures from the runs that are there
 	$(REPRO) figure all
+
+claims: $(VENV)/.ready ## do the paper's statements hold in the runs that are there?
+	$(REPRO) claims
+
+report: $(VENV)/.ready ## one HTML page with tables, figures, claims and a card for each run
+	$(REPRO) report
+
+status: $(VENV)/.ready ## what is there, what runs now, what is left
+	$(REPRO) status
+
+doctor: $(VENV)/.ready ## check versions, devices, disk and data
+	$(REPRO) doctor
 
 check: $(VENV)/.ready ## check the committed tables against their records
 	$(REPRO) table all --check

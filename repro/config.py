@@ -120,6 +120,19 @@ def checked(node: DictConfig) -> RunConfig:
     return config
 
 
+def from_record(record: dict[str, Any]) -> RunConfig:
+    """The configuration that a run's record holds; keys that are newer than the record are the experiment's.
+
+    ConfigError if the record holds a key or value that this version does not know.
+    """
+    name = record["experiment"]
+    base = OmegaConf.structured(paper_config(name) if name in experiments() else RunConfig)
+    try:
+        return checked(DictConfig(OmegaConf.merge(base, record["config"])))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"the record of {name} seed {record['seed']}: {one_message(error)}") from error
+
+
 def environment_overrides() -> list[str]:
     """The REPRO_* variables as overrides, quoted for Hydra's grammar."""
     return [f"{key}={quoted(os.environ[name])}" for name, key in ENVIRONMENT.items() if os.environ.get(name)]
@@ -199,7 +212,8 @@ def check_ranges(config: RunConfig) -> None:
         ("model.batch_norm_eps", model.batch_norm_eps, model.batch_norm_eps > 0, "above 0"),
         ("model.batch_norm_momentum", model.batch_norm_momentum, 0 < model.batch_norm_momentum <= 1, "above 0, to 1"),
         ("data.name", data.name, data.name in ("cifar10", SYNTHETIC), f"cifar10 or {SYNTHETIC}"),
-        ("data.split", data.split.name, data.name != SYNTHETIC or data.split is Split.full, "full for synthetic images"),
+        ("data.split", data.split.name, data.name != SYNTHETIC or data.split is Split.full,
+         "full for synthetic images"),
         ("data.padding", data.padding, 0 <= data.padding <= 16, "0 to 16 pixels"),
         ("train.mini_batch_size", train.mini_batch_size, 1 <= train.mini_batch_size <= 45000, "1 to 45000"),
         ("train.iterations", train.iterations, 1 <= train.iterations <= 10**7, "1 to 10000000"),

@@ -6,9 +6,10 @@ from pathlib import Path
 from repro.config import identity_of
 from repro.errors import ConfigError, StorageError
 from repro.places import in_tree, reference_dir, shown
-from repro.runs import Run, read_run
+from repro.runs import Run, find_run, read_run
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
+EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
 
 
 def publish(name: str, results: Path) -> Path:
@@ -19,10 +20,8 @@ def publish(name: str, results: Path) -> Path:
     """
     if not in_tree():
         raise ConfigError("repro publish writes into a checkout's results/reference; this is an installed package")
-    folder = next((f for f in (Path(name), results / "runs" / name) if (f / "run.json").is_file()), None)
-    if folder is None:
-        raise ConfigError(f"no run {name!r}: not a run's folder, nor one below {shown(results / 'runs')}")
-    run = read_run(folder)
+    run = find_run(name, results)
+    folder = run.folder
     if not run.finished or run.record is None:
         raise ConfigError(f"{shown(folder)} is not finished: {run.problem or run.status}")
     if identity_of(run.record["config"]) != run.identity:
@@ -44,7 +43,7 @@ def copy_record(folder: Path, target: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for file in PUBLISHED_FILES:
+        for file in (*PUBLISHED_FILES, *(file for file in EXTRA_FILES if (folder / file).is_file())):
             shutil.copyfile(folder / file, part / file)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repro.config import SYNTHETIC, identity, paper_identities, scaled
-from repro.errors import InUseError, StorageError
+from repro.config import SYNTHETIC, identity, paper_identities, scaled, suggest
+from repro.errors import ConfigError, InUseError, StorageError
 from repro.places import results_dir, shown
 from repro.schema import RunConfig
 
@@ -86,11 +86,27 @@ class Run:
         return read_history(self.folder / "history.csv")
 
 
+def title(config: RunConfig) -> str:
+    """What a run is called wherever it is shown; synthetic images are always named."""
+    return f"{config.name} seed {config.seed}" + (" (synthetic images)" if config.data.name == SYNTHETIC else "")
+
+
 def run_folder(config: RunConfig) -> Path:
     """Where this configuration's run lies; precision must be resolved."""
     own = identity(config)
     name = config.name if own in paper_identities(config.name) else f"{config.name}@{own}"
     return results_dir(config.results) / "runs" / name / f"seed{config.seed}"
+
+
+def find_run(name: str, *roots: Path) -> Run:
+    """The run in a folder, or called EXPERIMENT/seedK below one of these results folders; ConfigError if none."""
+    places = [Path(name), *(root / "runs" / name for root in roots)]
+    folder = next((place for place in places if (place / "run.json").is_file()), None)
+    if folder is None:
+        known = [f"{run.folder.parent.name}/{run.folder.name}" for root in roots for run in scan(root / "runs")]
+        raise ConfigError(f"no run {name!r}: not a run's folder, nor one below "
+                          f"{' or '.join(shown(root / 'runs') for root in roots)}{suggest(name, known)}")
+    return read_run(folder)
 
 
 def scan(root: Path) -> list[Run]:

@@ -13,6 +13,7 @@ from repro.schema import RunConfig
 def tiny_config(*overrides: str) -> RunConfig:
     """The smallest residual network (8 layers) on mini-batches of 16, 40 iterations, resolved for the CPU."""
     return resolve(compose(["experiment=cifar_resnet20", "machine.device=cpu", "model.blocks_per_stage=1",
+                            "evaluation.batch_norm_images=32",
                             "train.mini_batch_size=16", "train.batch_norm_group=16", "train.iterations=40",
                             "train.lr_drops=[20,30]", "evaluation.interval=10", "machine.tensorboard=false",
                             "machine.checkpoint_seconds=0", "train.lr=0.05", *overrides]))

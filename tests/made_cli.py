@@ -13,7 +13,7 @@ from tests.made import tiny_data
 
 TINY = ["experiment=cifar_resnet20", "model.blocks_per_stage=1", "train.mini_batch_size=16",
         "train.batch_norm_group=16", "train.iterations=20", "train.lr_drops=[10,15]", "evaluation.interval=5",
-        "machine.tensorboard=false", "machine.device=cpu", "machine.threads=1"]
+        "machine.tensorboard=false", "evaluation.batch_norm_images=32", "machine.device=cpu", "machine.threads=1"]
 
 
 def made_data(config: DataConfig) -> DeviceData:
@@ -26,7 +26,7 @@ def use_made_data(set_attribute: Any = setattr) -> None:
     """Put the made-up data in the place of CIFAR-10; a test gives monkeypatch.setattr."""
     set_attribute(engine, "load_data", lambda config, device: made_data(config.data))
     set_attribute(suite, "make_data", lambda config: None)
-    set_attribute(weights, "load", lambda root: None)
+    set_attribute(weights, "load_arrays", lambda config: None)
     set_attribute(weights, "on_device", lambda loaded, config, device: made_data(config))
 
 

@@ -1,7 +1,8 @@
-"""Commands that train or measure: suite, cost."""
+"""Commands that train or measure: suite, cost, responses."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
 from repro.commands.tables import make_figure, make_table
@@ -18,6 +19,11 @@ def register(add: Add) -> None:
     cost.add_argument("name", help="a suite")
     cost.add_argument("overrides", nargs="*", metavar="key=value")
     cost.add_argument("--json", action="store_true", help="print JSON")
+    responses = add("responses", "measure the layer responses of finished runs that lack them, and draw Figure 7",
+                    show_responses)
+    responses.add_argument("runs", nargs="*", metavar="RUN | key=value",
+                           help="EXPERIMENT/seedK or a run's folder (none: all that lack them); data.root=, "
+                                "machine.device=")
 
 
 def run_suite(options: argparse.Namespace) -> int:
@@ -68,4 +74,26 @@ def show_cost(options: argparse.Namespace) -> int:
     costs = say_cost(suite, options.overrides, (lambda line: print(line, file=sys.stderr)) if options.json else print)
     if options.json:
         print(json.dumps(costs, indent=2))
+    return 0
+
+
+def show_responses(options: argparse.Namespace) -> int:
+    """`repro responses`."""
+    from repro.reporting import figures
+    from repro.runs import find_run, scan
+
+    results = results_of()
+    overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]
+    named = [find_run(word, results) for word in options.runs if word not in overrides]
+    wanted = named or [run for run in scan(results / "runs") if run.finished and not run.responses()
+                       and (run.folder / "weights.pt").is_file()]
+    if wanted:
+        check_versions()
+        from repro.training.measurements import add_responses
+
+        for run in wanted:
+            add_responses(run, overrides, print)
+    for name in figures.names():
+        if name.endswith("figure7"):
+            make_figure(name, results, results / "figures", reference=False)
     return 0

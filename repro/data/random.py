@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
-ORDER_STREAM, ORDER_TIES_STREAM, AUGMENT_STREAM = 0, 1, 2
+ORDER_STREAM, ORDER_TIES_STREAM, AUGMENT_STREAM, SYNTHETIC_STREAM = 0, 1, 2, 3  # synthetic images use 3 and 4
 
 
 def mix(x: Tensor) -> Tensor:

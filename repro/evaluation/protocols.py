@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.data.cifar10 import DeviceData
 from repro.devices import autocast
-from repro.schema import Precision
+from repro.schema import Precision, RunConfig
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class Outcome:
     def top1_error(self) -> float:
         """Percent."""
         return 100.0 * self.errors / self.images
+
+
+def evaluate_on(model: nn.Module, data: DeviceData, config: RunConfig) -> Outcome:
+    """The error of a network on the images that a resolved configuration's run is evaluated on, single view."""
+    machine = config.machine
+    return single_view(model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
+                       machine.precision, bool(machine.channels_last))
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from repro.config import SYNTHETIC
 from repro.data.cifar10 import on_device
-from repro.data.cifar10_files import load
+from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up
 from repro.errors import StorageError
-from repro.evaluation.protocols import single_view
+from repro.evaluation.protocols import evaluate_on
 from repro.models import build_model
-from repro.places import data_dir, shown
+from repro.places import shown
 from repro.runs import read_run
 from repro.schema import RunConfig
 
@@ -26,15 +27,15 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     config = resolve(config)
     device = set_up(config)
     model = place(load_weights(build_model(config.model), path), config, device)
-    data = on_device(load(data_dir(config.data.root)), config.data, device)
-    outcome = single_view(model, data.eval_images, data.eval_labels, data.mean, config.machine.evaluation_batch_size,
-                          config.machine.precision, bool(config.machine.channels_last))
+    data = on_device(load_arrays(config.data), config.data, device)
+    outcome = evaluate_on(model, data, config)
     values = {"experiment": config.name, "weights": str(path), "protocol": "single view", "split": data.split,
               "evaluated_on": data.evaluated_on, "images": outcome.images, "errors": outcome.errors,
               f"{data.evaluated_on}_top1_error": outcome.top1_error, f"{data.evaluated_on}_loss": outcome.loss,
               "precision": config.machine.precision.name, "device": describe(device)}
-    text = (f"{config.name}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of {outcome.images}"
-            f", single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
+    made = " on synthetic images" if config.data.name == SYNTHETIC else ""
+    text = (f"{config.name}{made}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of "
+            f"{outcome.images}, single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
     return text, values
 
 

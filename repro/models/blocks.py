@@ -79,22 +79,26 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose training statistics come from groups of `group` images, as on several GPUs.
 
     Each group's update of the running averages gets an equal part of the momentum, so that a mini-batch moves them
-    about as far as it would undivided.
+    about as far as it would undivided. With momentum None the averages are plain ones over all groups so far.
     """
 
     def __init__(self, channels: int, group: int, eps: float, momentum: float):
         super().__init__(channels, eps=eps, momentum=momentum)
         self.group = group
+        self.averaged_groups = 0  # groups in the plain averages, while momentum is None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape; N in training must be a multiple of the group."""
         if not self.training or len(x) <= self.group:
             return super().forward(x)
-        assert self.momentum is not None
         parts = torch.split(x, self.group)
-        share = self.momentum / len(parts)
+        if self.momentum is None:
+            shares = [1.0 / (self.averaged_groups + number) for number in range(1, len(parts) + 1)]
+            self.averaged_groups += len(parts)
+        else:
+            shares = [self.momentum / len(parts)] * len(parts)
         return torch.cat([F.batch_norm(part, self.running_mean, self.running_var, self.weight, self.bias,
-                                       True, share, self.eps) for part in parts])
+                                       True, share, self.eps) for part, share in zip(parts, shares, strict=True)])
 
 
 def batch_norm(channels: int, config: ModelConfig, group: int) -> nn.BatchNorm2d:

@@ -14,14 +14,17 @@ import torch
 from repro import provenance, runs
 from repro.config import deviations, identity, numbers, paper_identities, to_dict
 from repro.data.cifar10 import DeviceData, on_device
+from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up, synchronise
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
-from repro.evaluation.protocols import single_view
+from repro.evaluation.protocols import evaluate_on
+from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
-from repro.places import data_dir, shown
+from repro.places import shown
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Precision, Resume, RunConfig
 from repro.training import checkpoint
+from repro.training.measurements import final_measurements
 from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder
 from repro.training.schedule import Schedule
@@ -50,7 +53,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
         check_not_lost(earlier)
         if earlier.finished:
             checkpoint.remove_all(folder)
-            say(f"{config.name} seed {config.seed} is finished: {shown(folder)} (resume=never runs it again)")
+            say(f"{runs.title(config)} is finished: {shown(folder)} (resume=never runs it again)")
             return earlier
         go_on = [word for word in command or ["repro", "run", f"experiment={config.name}"]
                  if not word.startswith("resume=")]
@@ -78,7 +81,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     say_start(config, schedule, done, folder, device, data, say)
 
     batch = config.train.mini_batch_size
-    progress = Progress(f"{config.name} seed {config.seed}", done, schedule.iterations, batch, watch)
+    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch)
     point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
     saved = time.monotonic()
     model.train()
@@ -88,10 +91,12 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             check_finite(step, recorder)
         step()
         done += 1
-        evaluates, shows = schedule.evaluates(done), progress.due()
+        evaluates, shows, notes = schedule.evaluates(done), progress.due(), done in schedule.gradients
         saves = time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations
-        if device.type == "cpu" or evaluates or shows or saves:
+        if device.type == "cpu" or evaluates or shows or saves or notes:
             check_finite(step, recorder)
+        if notes:
+            recorder.gradients(done, gradient_norms(model))
         if shows:
             progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
         if evaluates:
@@ -120,7 +125,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
         recorder.close()
         raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
                       f"{shown(folder)}\n{advice}", stop.exit_code)
-    finish(step, recorder, folder, watch, say)
+    finish(step, recorder, folder, config, watch, say)
     if stop.received is not None:
         raise Stopped(f"stopped by {stop.reason}; the run in {shown(folder)} had just finished\n{advice}",
                       stop.exit_code)
@@ -151,9 +156,7 @@ def seed_and_numbers(config: RunConfig) -> dict[str, Any]:
 def evaluate(step: TrainStep, data: DeviceData, config: RunConfig, schedule: Schedule, done: int,
              images: int) -> dict[str, float]:
     """One row of history.csv: training loss and error over the mini-batches since the last row, and a test."""
-    machine = config.machine
-    outcome = single_view(step.model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
-                          machine.precision, bool(machine.channels_last))
+    outcome = evaluate_on(step.model, data, config)
     ended = int(step.warmup_end)
     warming = step.warms_up and (ended < 0 or done - 1 < ended)
     return {"iteration": done, "learning_rate": schedule.rate(done - 1, warming),
@@ -185,18 +188,23 @@ def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, d
     recorder.write(iteration=done, **watch.values())
 
 
-def finish(step: TrainStep, recorder: Recorder, folder: Path, watch: Stopwatch, say: Say) -> None:
-    """Write the final weights, then the finished record, and only then drop the checkpoints."""
-    checkpoint.write_weights(folder / "weights.pt", step.model)
+def finish(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, watch: Stopwatch, say: Say) -> None:
+    """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
     done = int(step.iteration)
+    extras = config.evaluation.responses or config.evaluation.batch_norm_images >= config.train.mini_batch_size
+    if extras:  # may take minutes: the trained state is safe before
+        save(step, recorder, folder, config, done, watch)
+    checkpoint.write_weights(folder / "weights.pt", step.model)
+    measured = final_measurements(step, config, folder, say) if extras else {}
+    watch.lap_evaluation()
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     ended = int(step.warmup_end)
     recorder.write(iteration=done, **watch.values(), ended=utc_now(), warmup_end=ended if ended >= 0 else None,
-                   **recorder.finish())
+                   **measured, **recorder.finish())
     recorder.close()
     checkpoint.remove_all(folder)
     result = recorder.record["result"]
-    say(f"{recorder.record['experiment']} seed {recorder.record['seed']}: {recorder.evaluated_on} error "
+    say(f"{runs.title(config)}: {recorder.evaluated_on} error "
         f"{result[f'{recorder.evaluated_on}_top1_error']:.2f} %, train error {result['train_top1_error']:.2f} % at "
         f"iteration {done}, {duration(watch.train)} of training; {shown(folder)}")
 
@@ -219,7 +227,7 @@ def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, de
               say: Say) -> None:
     """One line before the first step: what trains, where, how far it is, what it departs from."""
     where = f"from iteration {done}" if done else "from the start"
-    say(f"{config.name} seed {config.seed}: {schedule.iterations} iterations {where}, {describe(device)}, "
+    say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {describe(device)}, "
         f"{config.machine.precision.name}, split {data.split} (tested on {data.evaluated_on}), {shown(folder)}")
     if deviations(config):
         say("  not the paper's settings: " + "; ".join(deviations(config)))
@@ -277,9 +285,7 @@ def put_aside(folder: Path, say: Say) -> None:
 
 def load_data(config: RunConfig, device: torch.device) -> DeviceData:
     """The configured data set on the device; DataError if it is not there or not the published one."""
-    from repro.data.cifar10_files import load
-
-    return on_device(load(data_dir(config.data.root)), config.data, device)
+    return on_device(load_arrays(config.data), config.data, device)
 
 
 def batch_norm_group(config: RunConfig) -> int:

@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from repro.errors import StorageError
 from repro.places import shown
 from repro.schema import RunConfig
 
+GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
+RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
 TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
 
 
@@ -39,7 +42,10 @@ class Recorder:
     def begin(self, iteration: int) -> None:
         """Keep the rows up to this iteration (the checkpoint's) and write the configuration."""
         runs.write_atomic(self.folder / "config.yaml", yaml.safe_dump(self.record["config"], sort_keys=False))
-        for name, columns in (("history.csv", self.columns), ("timing.csv", TIMING_COLUMNS)):
+        kept = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
+        if self.config.evaluation.gradient_iterations:
+            kept["gradients.csv"] = GRADIENT_COLUMNS
+        for name, columns in kept.items():
             keep_rows(self.folder / name, columns, iteration)
         if self.config.machine.tensorboard:
             self.open_board(iteration)
@@ -56,8 +62,8 @@ class Recorder:
 
     def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
         """Append one evaluation to history.csv, timing.csv and TensorBoard."""
-        append_row(self.folder / "history.csv", [values[name] for name in self.columns])
-        append_row(self.folder / "timing.csv", [timing[name] for name in TIMING_COLUMNS])
+        append_rows(self.folder / "history.csv", [[values[name] for name in self.columns]])
+        append_rows(self.folder / "timing.csv", [[timing[name] for name in TIMING_COLUMNS]])
         if self.board is None:
             return
         try:
@@ -67,6 +73,10 @@ class Recorder:
         except OSError as error:
             self.board = None
             print(f"TensorBoard scalars are no longer written: {error}")
+
+    def gradients(self, iteration: int, norms: list[tuple[int, str, float]]) -> None:
+        """Append the gradient norms (layer, name, norm) that led to this update to gradients.csv."""
+        append_rows(self.folder / "gradients.csv", [[iteration, *entry] for entry in norms])
 
     def write(self, **changes: Any) -> None:
         """Replace run.json with the record and these changes."""
@@ -102,15 +112,27 @@ def whole_iteration(row: dict[str, float]) -> dict[str, float]:
     return row | {"iteration": int(row["iteration"])}
 
 
-def append_row(path: Path, values: list[Any]) -> None:
-    """Append one CSV line and flush it; StorageError if that fails."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(values)
+def append_rows(path: Path, rows: list[list[Any]]) -> None:
+    """Append lines to a CSV and flush them; StorageError if that fails."""
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(buffer.getvalue())
+            file.write(csv_lines(rows))
     except OSError as error:
         raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
+
+
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as lines of a CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def write_responses(folder: Path, responses: Iterable[Any]) -> str:
+    """Write responses.csv (Fig. 7) from LayerResponse values; returns its SHA-256."""
+    rows = [[getattr(entry, name) for name in RESPONSE_COLUMNS] for entry in responses]
+    runs.write_atomic(folder / "responses.csv", csv_lines([RESPONSE_COLUMNS, *rows]))
+    return runs.file_sha256(folder / "responses.csv")
 
 
 def keep_rows(path: Path, columns: tuple[str, ...], iteration: int) -> None:

@@ -19,6 +19,7 @@ class Schedule:
     warmup_error: float  # percent
     warmup_window: int
     warmup_max: int  # fixed400: the length of the warm-up; error80: its cap
+    gradients: frozenset[int] = frozenset()  # updates whose gradient norms are recorded
 
     @classmethod
     def of(cls, config: RunConfig) -> "Schedule":
@@ -28,7 +29,8 @@ class Schedule:
         longest = 400 if train.warmup is WarmUp.fixed400 else train.warmup_max  # arXiv 1603.05027: 400 iterations
         return cls(scaled(train.iterations, scale), tuple(scaled(drop, scale) for drop in train.lr_drops), tuple(rates),
                    scaled(config.evaluation.interval, scale), train.warmup, train.warmup_lr, train.warmup_error,
-                   scaled(train.warmup_window, scale), scaled(longest, scale))
+                   scaled(train.warmup_window, scale), scaled(longest, scale),
+                   frozenset(scaled(iteration, scale) for iteration in config.evaluation.gradient_iterations))
 
     def rate(self, iteration: int, warming: bool = False) -> float:
         """Learning rate of the update that follows `iteration` updates. The drops count from iteration 0."""

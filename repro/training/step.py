@@ -4,6 +4,8 @@ Everything that changes from step to step lies in tensors that are updated in pl
 on any device.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,9 +65,9 @@ class TrainStep:
         with torch.no_grad():
             self.apply(loss.detach(), (logits.argmax(1) != labels).sum())
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """The mini-batch of this iteration: float32 (B, 3, 32, 32) and int64 (B,)."""
-        position = self.iteration * len(self.offsets) + self.offsets
+    def batch(self, iteration: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The mini-batch of this iteration, or of another one: float32 (B, 3, 32, 32) and int64 (B,)."""
+        position = (self.iteration if iteration is None else iteration) * len(self.offsets) + self.offsets
         index = self.order.order[position - self.order.start]
         images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
                                  self.config.data.padding, self.config.data.flip)
@@ -92,6 +94,13 @@ class TrainStep:
         self.iteration.add_(good)
         if self.warms_up:
             self.update_warmup(errors, good)
+
+    def coming_batches(self, count: int) -> Iterator[Tensor]:
+        """The images of the mini-batches that would be trained on next, augmented as in training."""
+        for number in range(count):
+            iteration = self.iteration + number
+            self.order.cover(int(iteration) * len(self.offsets))
+            yield self.batch(iteration)[0]
 
     def learning_rate(self) -> Tensor:
         """`Schedule.rate` on the device: () float32."""

@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from repro.config import compose, with_precision
+from repro.config import SYNTHETIC, compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, ReproError
@@ -31,7 +31,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     chosen = choose_preset(suite, preset_name, overrides)
     preset = suite.preset(chosen)
     assert preset.experiments is not None
-    precision = short_precision(preset, overrides) if chosen == "short" else None
+    precision = short_precision(preset, overrides) if preset.overrides else None  # not for the paper's schedule
     configs = [config_of(experiment, seed, preset, overrides, precision)
                for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
     make_data(configs[0])
@@ -54,6 +54,8 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
 
     ConfigError for an unknown preset, and for `auto` without a GPU where the suite has no short version.
     """
+    if asked == "auto":
+        asked = suite.default_preset
     if asked != "auto":
         suite.preset(asked)
     print(f"suite {suite.name}: {suite.question}", flush=True)
@@ -117,6 +119,6 @@ def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],
 def make_data(config: RunConfig) -> None:
     """Fetch the data set if it is not there yet."""
     root = data_dir(config.data.root)
-    if cifar10_files.find(root) is None:
+    if config.data.name != SYNTHETIC and cifar10_files.find(root) is None:
         print(f"CIFAR-10 is not in {root} yet; fetching it (once)")
         fetch.fetch(root)

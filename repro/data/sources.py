@@ -1,0 +1,16 @@
+"""Where a configured data set comes from. Never imports torch before it must."""
+
+from repro.config import SYNTHETIC
+from repro.data import cifar10_files
+from repro.data.cifar10_files import Cifar10Arrays
+from repro.places import data_dir
+from repro.schema import DataConfig
+
+
+def load_arrays(config: DataConfig) -> Cifar10Arrays:
+    """CIFAR-10 from the user's folder, or the synthetic images; DataError (3) if CIFAR-10 is missing or damaged."""
+    if config.name == SYNTHETIC:
+        from repro.data import synthetic
+
+        return synthetic.make()
+    return cifar10_files.load(data_dir(config.root))

@@ -1,0 +1,90 @@
+"""What is measured of a trained network once, after its last iteration: for the record, never for the result."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro import runs
+from repro.config import compose, from_record
+from repro.data.cifar10 import DeviceData, on_device
+from repro.data.sources import load_arrays
+from repro.devices import autocast, describe, place, resolve, set_up
+from repro.errors import ConfigError
+from repro.evaluation.batch_norm import with_averaged_statistics
+from repro.evaluation.protocols import evaluate_on
+from repro.evaluation.responses import layer_responses
+from repro.evaluation.weights import load_weights
+from repro.models import build_model
+from repro.places import shown
+from repro.provenance import code_version, package_versions
+from repro.runs import Run
+from repro.schema import Precision, RunConfig
+from repro.training.recorder import write_responses
+from repro.training.step import TrainStep
+
+Say = Callable[[str], None]
+
+
+def final_measurements(step: TrainStep, config: RunConfig, folder: Path, say: Say) -> dict[str, Any]:
+    """For the record: the error with plainly averaged BN statistics, and what responses.csv and gradients.csv hold."""
+    measured: dict[str, Any] = {}
+    data, size = step.data, config.train.mini_batch_size
+    batches = config.evaluation.batch_norm_images // size
+    if batches:
+        with autocast(step.device, config.machine.precision):
+            averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
+        outcome = evaluate_on(averaged, data, config)
+        say(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics averaged "
+            f"over {batches * size} training images")
+        measured["recomputed_batch_norm"] = {
+            "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
+            f"{data.evaluated_on}_top1_error": outcome.top1_error}
+    if config.evaluation.responses:
+        measured["responses"] = measure_responses(step.model, data, config, folder)
+    if config.evaluation.gradient_iterations:
+        measured["gradients_sha256"] = runs.file_sha256(folder / "gradients.csv")
+    return measured
+
+
+def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Write responses.csv (Fig. 7) of a trained network on the images that it is evaluated on; what the record says.
+
+    Choice: in fp32 whatever the run was trained in, so that the figure compares networks and not roundings.
+    """
+    memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
+
+    def prepare(images: Tensor) -> Tensor:
+        return (images.float() - data.mean).contiguous(memory_format=memory_format)
+
+    found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
+    return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
+            "sha256": write_responses(folder, found)}
+
+
+def add_responses(run: Run, overrides: list[str], say: Say) -> None:
+    """Measure the responses of a finished run from its weights.pt and put them beside its record.
+
+    ConfigError for a run that is not finished; StorageError (5) where weights.pt is missing or can't be read.
+    """
+    if not run.finished or run.record is None:
+        raise ConfigError(f"{shown(run.folder)} is not finished: {run.problem or run.status}")
+    config = recorded_settings(run.record, overrides)
+    device = set_up(config)
+    with runs.locked(run.folder):
+        model = place(load_weights(build_model(config.model), run.folder / "weights.pt"), config, device)
+        data = on_device(load_arrays(config.data), config.data, device)
+        measured = measure_responses(model, data, config, run.folder)
+        measured |= {"device": describe(device), **code_version(), **package_versions(), "utc": runs.utc_now()}
+        runs.write_json(run.folder / "run.json", run.record | {"responses": measured})
+    say(f"{runs.title(config)}: responses of its layers in {shown(run.folder / 'responses.csv')}")
+
+
+def recorded_settings(record: dict[str, Any], overrides: list[str]) -> RunConfig:
+    """A recorded run's network and data with this machine's device and data folder, in fp32."""
+    config, here = from_record(record), compose([f"experiment={record['experiment']}", *overrides])
+    machine = replace(here.machine, precision=Precision.fp32)
+    return resolve(replace(config, machine=machine, data=replace(config.data, root=here.data.root)))
