@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from repro.places import TREE
+from tests.outcome import Outcome
 
 SHARED = TREE.parent / "shared"
 
@@ -29,6 +30,33 @@ def repro(tmp_path):
         return subprocess.run([sys.executable, "-m", "repro", *arguments], capture_output=True, text=True,
                               timeout=timeout, env=variables, cwd=tmp_path, check=False)
     return call
+
+
+@pytest.fixture
+def direct(monkeypatch, capsys, tmp_path):
+    """`direct("run", ...)` is the command line in this process: quick, because torch is there already."""
+    import torch
+
+    from repro.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(arguments)
+        return Outcome(code, *capsys.readouterr())
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(direct, monkeypatch):
+    """`direct` on made-up data."""
+    from tests.made_cli import use_made_data
+
+    use_made_data(monkeypatch.setattr)
+    return direct
 
 
 @pytest.fixture(scope="session")

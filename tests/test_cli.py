@@ -10,58 +10,17 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
 from repro import places, publishing
-from repro.cli import main
 from repro.places import TREE
 from repro.runs import read_run, scan
-from tests.made_cli import TINY, use_made_data
+from tests.made_cli import TINY
+from tests.outcome import Outcome, says
 
 FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slow or busy machine
-
-
-class Outcome(NamedTuple):
-    """What a command gave."""
-
-    code: int
-    out: str
-    err: str
-
-
-def says(outcome, code: int, *words: str) -> None:
-    """Assert the exit code and that standard error is one message with these words and no traceback."""
-    if isinstance(outcome, subprocess.CompletedProcess):
-        outcome = Outcome(outcome.returncode, outcome.stdout, outcome.stderr)
-    assert outcome.code == code, outcome
-    assert "Traceback" not in outcome.err
-    assert outcome.err.startswith("repro: ")
-    assert outcome.err.count("repro: ") == 1
-    assert not [word for word in words if word not in outcome.err], outcome.err
-
-
-@pytest.fixture
-def direct(monkeypatch, capsys, tmp_path):
-    """`direct("run", ...)` is the command line in this process: quick, because torch is there already."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-
-    def call(*arguments: str) -> Outcome:
-        capsys.readouterr()
-        code = main(arguments)
-        return Outcome(code, *capsys.readouterr())
-    yield call
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def here(direct, monkeypatch):
-    """`direct` on made-up data."""
-    use_made_data(monkeypatch.setattr)
-    return direct
 
 
 # ---- usage
@@ -298,7 +257,7 @@ def test_a_run_finishes_and_the_same_command_again_says_so(finished, here):
     assert finished.folder.parent.name.startswith("cifar_resnet20@")
     assert read_run(finished.folder).finished
     assert sorted(path.name for path in finished.folder.iterdir()) == [
-        "config.yaml", "history.csv", "run.json", "timing.csv", "weights.pt"]
+        "config.yaml", "gradients.csv", "history.csv", "responses.csv", "run.json", "timing.csv", "weights.pt"]
     assert "20 iterations from the start" in finished.outcome.out
     assert "not the paper's settings: " in finished.outcome.out
     assert "train.iterations: 64000 -> 20" in finished.outcome.out
@@ -496,7 +455,8 @@ def test_publish_copies_the_record_and_brings_the_tables_up_to_date(finished, he
     outcome = here("publish", name)
     assert outcome.code == 0, outcome.err
     copy = other_reference / "runs" / name
-    assert sorted(path.name for path in copy.iterdir()) == ["config.yaml", "history.csv", "run.json", "timing.csv"]
+    assert sorted(path.name for path in copy.iterdir()) == [
+        "config.yaml", "gradients.csv", "history.csv", "responses.csv", "run.json", "timing.csv"]
     assert read_run(copy).finished
     assert (other_reference / "tables" / "table6.md").is_file()
     assert here("table", "all", "--check").code == 0

@@ -1,0 +1,70 @@
+"""`repro responses` and the synthetic images on the command line, on made-up data."""
+
+import json
+
+from repro.runs import read_run
+from repro.training import engine, measurements
+from tests.made_cli import TINY, made_data
+from tests.outcome import says
+
+
+def test_responses_fills_in_what_is_missing(here, tmp_path):
+    assert here("run", *TINY, "evaluation.responses=false").code == 0
+    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
+    assert not (folder / "responses.csv").exists()
+    outcome = here("responses")
+    assert outcome.code == 0, outcome.err
+    assert "responses of its layers in" in outcome.out
+    assert len(read_run(folder).responses()) == 7
+    assert "responses of its layers" not in here("responses").out, "nothing is missing any more"
+    (folder / "responses.csv").unlink()
+    named = here("responses", f"{folder.parent.name}/seed0", "machine.device=cpu")
+    assert named.code == 0, named.err
+    assert len(read_run(folder).responses()) == 7
+
+
+def test_responses_of_what_is_not_there(here, tmp_path):
+    says(here("responses", "cifar_resnet20/seed7"), 2, "no run 'cifar_resnet20/seed7'")
+    assert here("run", *TINY, "max_seconds=0.001").code == 75
+    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
+    says(here("responses", str(folder)), 2, "is not finished", "interrupted")
+    says(here("responses", str(folder), "data.rot=x"), 2, "is not finished")
+    assert here("run", *TINY).code == 0
+    says(here("responses", str(folder), "data.rot=x"), 2, "data.rot", "did you mean data.root?")
+    (folder / "weights.pt").unlink()
+    says(here("responses", str(folder)), 5, "weights.pt")
+
+
+def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
+    """On few images, so that it is quick; the name of the data set is what counts."""
+    for module in (engine, measurements):
+        monkeypatch.setattr(module, "load_arrays", lambda config: None)
+        monkeypatch.setattr(module, "on_device", lambda arrays, config, device: made_data(config))
+    outcome = direct("run", *TINY, "data=synthetic")
+    assert outcome.code == 0, outcome.err
+    lines = [line for line in outcome.out.splitlines() if line.startswith("cifar_resnet20")]
+    assert len(lines) >= 6
+    assert all("(synthetic images)" in line for line in lines)
+    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
+    assert folder.parent.name.startswith("cifar_resnet20@")
+    run = read_run(folder)
+    assert run.synthetic
+    assert "data.name: cifar10 -> synthetic" in run.record["deviations"]
+    assert "is finished" in direct("run", *TINY, "data=synthetic").out
+    table = json.loads(direct("table", "table6", "--json").out)
+    row = next(row for row in table["rows"] if row["key"] == "resnet-20")
+    assert row["cells"]["yours"] == "not run"
+
+
+def test_synthetic_images_need_no_data(direct, tmp_path):
+    """The real generator, no folder, no download."""
+    outcome = direct("run", *TINY, "data=synthetic", f"data.root={tmp_path / 'nowhere'}", "train.iterations=2")
+    assert outcome.code == 0, outcome.err
+    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
+    record = read_run(folder).record
+    assert record["data"]["name"] == "synthetic"
+    assert len(record["data"]["sha256"]) == 64
+    weights = f"weights={folder / 'weights.pt'}"
+    evaluated = direct("eval", *TINY, "data=synthetic", weights)
+    assert evaluated.code == 0, evaluated.err
+    assert "synthetic images" in evaluated.out
