@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from repro import __version__
-from repro.commands import files, tables, training
+from repro.commands import complexity, files, machine, tables, training
 from repro.commands.common import Handler, check_versions, keep_on_without_reader, program
 from repro.errors import ConfigError, ReproError
 
-MODULES = (training, tables, files)
+MODULES = (training, tables, files, complexity, machine)
 
 DESCRIPTION = """\
 Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
@@ -101,10 +101,20 @@ def build_parser() -> tuple[Parser, list[str]]:
         command.set_defaults(handler=handler)
         return command
 
-    add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([]))
+    describe_run(add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([])))
     for module in MODULES:
         module.register(add)
+    parser.set_defaults(parser=parser)  # `completion` reads it
     return parser, names
+
+
+def describe_run(command: argparse.ArgumentParser) -> None:
+    """Name the arguments of `repro run`, which never reach this parser, for `repro completion`."""
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("--cfg", choices=("job", "hydra", "all"))
+    command.add_argument("--config-dir", metavar="DIR")
+    for flag in ("--multirun", "--resolve", "--info", "--package", "--hydra-help"):
+        command.add_argument(flag, action="store_true")
 
 
 def run(arguments: list[str]) -> int:

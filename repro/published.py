@@ -236,8 +236,12 @@ class Suite:
         return self.seeds.get(experiment, 1)
 
     def preset(self, name: str) -> Preset:
-        """The preset with the suite's own lists filled in; `paper` always exists. ConfigError if unknown."""
-        chosen = pick(name, {"paper": Preset()} | self.presets, f"preset in suite {self.name}")
+        """The preset with the suite's own lists filled in; ConfigError if unknown.
+
+        `paper` always exists, but in a suite that has a default of its own (the demonstration).
+        """
+        paper = {"paper": Preset()} if self.default_preset == "auto" else {}
+        chosen = pick(name, paper | self.presets, f"preset in suite {self.name}")
         return Preset(self.experiments if chosen.experiments is None else chosen.experiments, chosen.overrides,
                       self.tables if chosen.tables is None else chosen.tables,
                       self.figures if chosen.figures is None else chosen.figures, chosen.shows, chosen.cannot_show)

@@ -13,9 +13,12 @@ from repro.places import PACKAGE
 ALLOWED = {
     "__main__": {"cli"},
     "cli": {"hydra_cli", "commands", "training", "base"},
-    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "base"},
+    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor", "completion",
+                 "base"},
     "hydra_cli": {"training", "base"},
     "publishing": {"base"},
+    "doctor": {"doctor", "data", "devices", "base"},
+    "completion": {"completion", "reporting", "base"},
     "reporting": {"reporting", "base"},
     "training": {"training", "models", "data", "evaluation", "devices", "base"},
     "evaluation": {"evaluation", "models", "data", "devices", "base"},
@@ -32,12 +35,15 @@ BASE = {
     "places": set(),
     "config": {"errors", "places", "schema"},
     "provenance": {"__init__", "places"},
+    "versions": {"places"},
     "published": {"config", "errors"},
     "paper": {"config", "errors", "places", "published"},
     "runs": {"config", "errors", "places", "schema"},
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "config", "schema", "errors", "places", "paper", "published", "runs",
-            "provenance", "publishing", "__init__", "__main__", "reporting", "training.schedule", "training.__init__",
+            "provenance", "publishing", "versions", "completion", "doctor.__init__", "doctor.check", "doctor.hardware",
+            "doctor.software", "doctor.storage", "__init__", "__main__", "reporting", "training.schedule",
+            "training.__init__",
             "data.__init__", "data.cifar10_files", "data.download", "data.fetch", "data.npm"]
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}

@@ -2,7 +2,7 @@
 
 import json
 
-from repro.runs import read_run
+from repro.runs import read_run, scan
 from repro.training import engine, measurements
 from tests.made_cli import TINY, made_data
 from tests.outcome import says
@@ -54,6 +54,18 @@ def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     table = json.loads(direct("table", "table6", "--json").out)
     row = next(row for row in table["rows"] if row["key"] == "resnet-20")
     assert row["cells"]["yours"] == "not run"
+
+
+def test_the_demonstration_runs_on_synthetic_images_only(here, tmp_path):
+    says(here("suite", "demo", "preset=paper"), 2, "no preset in suite demo named 'paper'", "synthetic")
+    outcome = here("suite", "demo", *TINY[1:], "train.iterations=5", "train.lr_drops=[3,4]",
+                   "machine.precision=fp32", "scale=1")
+    assert outcome.code == 0, outcome.err
+    runs = scan(tmp_path / "results" / "runs")
+    assert sorted(run.experiment for run in runs) == [
+        "cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56"]
+    assert all(run.synthetic and run.finished for run in runs)
+    assert (tmp_path / "results" / "tables" / "synthetic_demo.md").is_file()
 
 
 def test_synthetic_images_need_no_data(direct, tmp_path):

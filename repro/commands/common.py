@@ -48,14 +48,12 @@ def keep_on_without_reader() -> None:
 
 
 def check_versions() -> None:
-    """ConfigError if torch or torchvision is older than the project supports, or they do not fit each other."""
-    from importlib.metadata import version
+    """ConfigError naming the pair that is needed if Python, torch or torchvision is too old or they do not fit."""
+    from repro.versions import version_problems
 
-    for package, least in (("torch", (2, 11)), ("torchvision", (0, 26))):
-        found = version(package)
-        numbers = tuple(int(part) for part in found.split(".")[:2])
-        if numbers < least:
-            raise ConfigError(f"{package} {found} is too old: torch >= 2.11 and torchvision >= 0.26 are needed")
+    problems = [problem for problem in version_problems() if problem.package in ("python", "torch", "torchvision")]
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)))
 
 
 def results_of(setting: str | None = None) -> Path:

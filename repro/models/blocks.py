@@ -1,7 +1,9 @@
-"""Building blocks: the three shortcut options, the basic block, and batch normalisation over groups.
+"""Building blocks: the three shortcut options, basic and bottleneck block, and batch normalisation over groups.
 
 All tensors are float, (N, C, H, W).
 """
+
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +72,46 @@ class BasicBlock(nn.Module):
         """(N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride))."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
+        if self.shortcut is not None:
+            out = out + self.shortcut(x)
+        return F.relu(out)
+
+
+class StrideIn(Enum):
+    """Which convolution of a bottleneck that subsamples has the stride 2.
+
+    `first_1x1` is the authors' (their README), and only it gives the multiply-adds of Table 1; `conv3x3` is what most
+    other code does ("v1.5").
+    """
+
+    first_1x1 = "first_1x1"
+    conv3x3 = "conv3x3"
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution, each with batch normalisation; ReLU after the addition (Sec. 4.1, Fig. 5).
+
+    The first 1x1 reduces to a quarter of `out_channels`, the last one restores them.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int,
+                 stride_in: StrideIn = StrideIn.first_1x1):
+        super().__init__()
+        width = out_channels // 4
+        first, second = (stride, 1) if stride_in is StrideIn.first_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
+        self.bn1 = batch_norm(width, config, group)
+        self.conv2 = nn.Conv2d(width, width, 3, second, padding=1, bias=False)
+        self.bn2 = batch_norm(width, config, group)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, 1, bias=False)
+        self.bn3 = batch_norm(out_channels, config, group)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, config, group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride))."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
         if self.shortcut is not None:
             out = out + self.shortcut(x)
         return F.relu(out)
