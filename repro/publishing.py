@@ -24,6 +24,8 @@ def publish(name: str, results: Path) -> Path:
     folder = run.folder
     if not run.finished or run.record is None:
         raise ConfigError(f"{shown(folder)} is not finished: {run.problem or run.status}")
+    if run.synthetic:
+        raise ConfigError(f"{shown(folder)} ran on synthetic images, which are no evidence about CIFAR-10")
     if identity_of(run.record["config"]) != run.identity:
         raise ConfigError(f"{shown(folder)}: its recorded configuration and identity differ")
     missing = [file for file in PUBLISHED_FILES if not (folder / file).is_file()]

@@ -186,7 +186,7 @@ def test_claims_have_sources_and_their_own_ids():
 
 
 def test_suites():
-    assert paper.suites() == ["cifar_plain_vs_res", "cifar_very_deep"]
+    assert paper.suites() == ["cifar_plain_vs_res", "cifar_responses", "cifar_very_deep", "demo"]
     suite = paper.suite("cifar_very_deep")
     assert [suite.seeds_of(name) for name in suite.experiments] == [5, 1]
     assert suite.preset("paper").experiments == suite.experiments

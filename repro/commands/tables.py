@@ -39,7 +39,8 @@ def make_tables(options: argparse.Namespace) -> int:
     """`repro table`."""
     from repro.reporting import tables
 
-    names = tables.names() if options.name == "all" else [options.name]
+    every = tables.committed() if options.reference or options.check else tables.names()
+    names = every if options.name == "all" else [options.name]
     if options.check:
         return check_tables(names)
     folder = output_folder("tables", options.reference)
@@ -112,7 +113,7 @@ def publish_run(options: argparse.Namespace) -> int:
     publish(options.run, results_of())
     from repro.reporting import figures, tables
 
-    for name in tables.names():
+    for name in tables.committed():
         tables.write(tables.build(name, None, reference_dir()), reference_dir() / "tables")
     for name in figures.names():
         figures.draw(name, None, reference_dir(), reference_dir() / "figures")

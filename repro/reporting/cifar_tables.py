@@ -31,6 +31,7 @@ def table6(results: Path | None, reference: Path) -> Table:
         rows.append(table6_row(row, own, published_std(published)))
         answers += own
     columns = {"net": "network", "layers": "layers", "published": "published (Table 6)", **column_titles(found),
+               **{f"{origin}_averaged": f"{text}, averaged BN" for origin, text in column_titles(found).items()},
                "difference": "difference", "verdict": "verdict", "second_reference": "second references",
                "published_parameters": "parameters, published", "parameters": "parameters, counted"}
     title = f"Table 6 (p. {published.page}): {published.title}, {published.metric}"
@@ -55,6 +56,7 @@ def table6_row(row: PublishedRow, answers: list[Answer], s_ref: float) -> TableR
     cells["second_reference"] = evidence.second_reference(second_references(), row.key)
     for answer in answers:
         cells[answer.origin] = str(answer.summary()) if answer.runs else answer.status
+        cells[f"{answer.origin}_averaged"] = evidence.averaged_error(answer)
         data[answer.origin] = evidence.answer_data(answer)
     judged = next((answer for answer in answers if answer.runs), None)
     if judged is None:
@@ -89,6 +91,7 @@ def table6_notes(published: PublishedTable, answers: list[Answer]) -> list[str]:
         f"(its mean where one is given); reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
         f"std of the runs ({FEW_RUNS_STD} if k < {FEW_RUNS}) and s_ref = {published_std(published)}",
         "partial: fewer seeds than the published number has",
+        *evidence.averaged_notes(answers),
         *evidence.machine_notes(answers),
         *evidence.best_on_test_notes(answers),
         *evidence.second_reference_notes(second_references(), [row.key for row in published.rows]),
@@ -108,12 +111,15 @@ def plain_nets(results: Path | None, reference: Path) -> Table:
             answers += own
     columns = {"net": "network", "published": "published",
                **column_titles(found, " training error"), **column_titles(found, " test error"),
+               **{f"{origin}_averaged": f"{text}, averaged BN"
+                  for origin, text in column_titles(found, " test error").items()},
                "second_reference": "second references: test error [training error]",
                "parameters": "parameters, counted", "status": "status"}
     notes = [
         "published: the plain networks stand in no table; Figure 6 (left) draws their curves",
         "reference and yours: errors (%) after the last iteration of the paper's schedule, best (mean +- sample std) "
         "of k seeds; the training error is the mean over the augmented mini-batches since the previous evaluation",
+        *evidence.averaged_notes(answers),
         *evidence.machine_notes(answers),
         *evidence.best_on_test_notes(answers),
         *evidence.second_reference_notes(second_references(), [row.key for row in rows]),
@@ -131,6 +137,7 @@ def plain_row(net: str, answers: list[Answer]) -> TableRow:
     for answer in answers:
         for kind, key in (("training", "train_top1_error"), ("test", "test_top1_error")):
             cells[f"{answer.origin}_{kind}_error"] = str(answer.summary(key)) if answer.runs else answer.status
+        cells[f"{answer.origin}_test_error_averaged"] = evidence.averaged_error(answer)
         data[answer.origin] = evidence.answer_data(answer)
     status = "published as curves only" if any(answer.runs for answer in answers) else open_status(answers)
     return TableRow(net, cells | {"status": status}, status, None, data)

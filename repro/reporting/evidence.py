@@ -5,10 +5,13 @@ from typing import Any
 
 from repro.paper import golden_count
 from repro.published import SecondReferences
-from repro.reporting.selection import Answer, precision, record, run_name
+from repro.reporting.selection import Answer, is_number, precision, record, run_name
+from repro.reporting.statistics import Summary
 from repro.runs import Run
 
-SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45,000 images"}
+AVERAGED = "test error, averaged BN"
+SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45,000 images",
+          "synthetic": "trained and tested on synthetic images"}
 
 
 def answer_data(answer: Answer) -> dict[str, Any]:
@@ -27,7 +30,9 @@ def seed_data(run: Run) -> dict[str, Any]:
     result = content["result"]
     return {"seed": run.seed, "run": run_name(run), "identity": run.identity, "iteration": result["iteration"],
             "train_top1_error": result["train_top1_error"], "test_top1_error": result["test_top1_error"],
-            "extra_best_on_test": content.get("best_on_test"), "device": device(run), "precision": precision(run),
+            "extra_best_on_test": content.get("best_on_test"),
+            "extra_averaged_batch_norm": content.get("recomputed_batch_norm"),
+            "device": device(run), "precision": precision(run),
             "split": split(run), "train_seconds": content.get("train_seconds"),
             "evaluation_seconds": content.get("evaluation_seconds")}
 
@@ -38,8 +43,8 @@ def device(run: Run) -> str:
 
 
 def split(run: Run) -> str:
-    """The recorded split of the training images: full or 45k."""
-    return str(record(run)["config"]["data"]["split"])
+    """The recorded split of the training images, full or 45k; of made ones: synthetic."""
+    return "synthetic" if run.synthetic else str(record(run)["config"]["data"]["split"])
 
 
 def machine_notes(answers: Iterable[Answer], name: Callable[[Run], str] = run_name) -> list[str]:
@@ -63,6 +68,24 @@ def best_on_test_notes(answers: Iterable[Answer]) -> list[str]:
                              f"at iteration {best.get('iteration', '?')}")
     label = "extra, not a result (the best evaluation is chosen on the test set): "
     return [label + "; ".join(found)] if found else []
+
+
+def averaged_error(answer: Answer) -> str:
+    """The test error (percent) with plainly averaged BN statistics; '-' unless every run that counts has it."""
+    found: list[Any] = [(record(run).get("recomputed_batch_norm") or {}).get("test_top1_error") for run in answer.runs]
+    errors = tuple(float(error) for error in found if is_number(error))
+    return str(Summary(errors)) if errors and len(errors) == len(found) else "-"
+
+
+def averaged_notes(answers: Iterable[Answer]) -> list[str]:
+    """One line that says what averaged BN statistics are, where a run has them."""
+    images: set[Any] = {(record(run).get("recomputed_batch_norm") or {}).get("images") for answer in answers
+                        for run in answer.runs} - {None}
+    if not images:
+        return []
+    counts = " or ".join(f"{count:,}" for count in sorted(images))
+    return [f"{AVERAGED}: an extra beside the result, which uses moving averages: BN statistics are plain averages "
+            f"over {counts} training images after the last iteration (authors' README)"]
 
 
 def second_reference(references: SecondReferences, net: str) -> str:

@@ -7,12 +7,11 @@ from pathlib import Path
 from repro.paper import published_figure, published_table
 from repro.published import Axis, Curve, Panel, PublishedFigure, pick
 from repro.reporting.evidence import machine_notes
-from repro.reporting.selection import Answer, median_run, paper_runs, pools, short_runs
-from repro.reporting.short_table import net_name, schedule_text, short_preset
+from repro.reporting.selection import Answer, Pool, median_run, paper_runs, pools, short_runs
+from repro.reporting.variants import LAYERS, SUITES, net_name, preset_of, split_name, title, warning
 from repro.runs import Run
 
-SHORT = "short_"
-DRAWN = ("figure1", "figure6")
+DRAWN = ("figure1", "figure6", *LAYERS)
 VERY_DEEP = "cifar_resnet1202"  # what only the right panel of Figure 6 shows; without a run of it the panel is left out
 TRAINING_NOTE = "training error: mean over the augmented mini-batches since the previous point"
 
@@ -50,7 +49,7 @@ class DrawnFigure:
 
 def names() -> list[str]:
     """Names of the figures that can be drawn."""
-    return [*DRAWN, *(SHORT + name for name in DRAWN)]
+    return [*DRAWN, *(f"{variant}_{name}" for variant in SUITES for name in DRAWN)]
 
 
 def gather(name: str, results: Path | None, reference: Path) -> DrawnFigure | None:
@@ -71,15 +70,16 @@ def gather(name: str, results: Path | None, reference: Path) -> DrawnFigure | No
 
 def described_figure(name: str) -> PublishedFigure:
     """The published description; of a short version with its own title, axes and networks."""
-    figure = published_figure(name.removeprefix(SHORT))
-    if not name.startswith(SHORT):
+    variant, base = split_name(name)
+    figure = published_figure(base)
+    if variant is None:
         return replace(figure, title=f"Figure {figure.name.removeprefix('figure')}: {figure.title}")
-    preset = short_preset()
+    preset = preset_of(variant, base)
     panels = tuple(replace(panel, curves=tuple(curve for curve in panel.curves
                                                if curve.experiment in (preset.experiments or ())))
                    for panel in figure.panels)
-    title = f"Short version of Figure {figure.name.removeprefix('figure')} ({schedule_text(preset)})"
-    return replace(figure, title=title, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
+    name = title(variant, preset, f"Figure {base.removeprefix('figure')}")
+    return replace(figure, title=name, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
                    panels=tuple(panel for panel in panels if panel.curves))
 
 
@@ -87,15 +87,19 @@ def chosen_answers(name: str, figure: PublishedFigure, results: Path | None, ref
     """For each experiment of a figure the answer that is drawn: yours if it has a run that counts."""
     chosen: dict[str, Answer] = {}
     for pool in reversed(pools(results, reference)):
-        if name.startswith(SHORT):
-            answers = short_runs(pool, short_preset())[1]
-        else:
-            experiments = {curve.experiment: None for panel in figure.panels for curve in panel.curves}
-            answers = [paper_runs(pool, experiment) for experiment in experiments if experiment]
-        for answer in answers:
+        for answer in answers_of(name, figure, pool):
             if answer.runs or answer.experiment not in chosen:
                 chosen[answer.experiment] = answer
     return chosen
+
+
+def answers_of(name: str, figure: PublishedFigure, pool: Pool) -> list[Answer]:
+    """The runs of one origin that may stand in a figure: of its variant's preset, or the paper's."""
+    variant, base = split_name(name)
+    if variant is not None:
+        return short_runs(pool, preset_of(variant, base))[1]
+    experiments = {curve.experiment: None for panel in figure.panels for curve in panel.curves}
+    return [paper_runs(pool, experiment) for experiment in experiments if experiment]
 
 
 def panel_is_drawn(panel: Panel, answers: Mapping[str, Answer]) -> bool:
@@ -120,7 +124,7 @@ def net_and_seed(run: Run) -> str:
 
 def marks(name: str) -> dict[str, float]:
     """Test errors that Table 6 prints (the mean where there is one); none on short versions and for plain networks."""
-    if name.startswith(SHORT):
+    if split_name(name)[0] is not None:
         return {}
     rows = published_table("table6").rows
     return {row.key: row.compared("test_top1_error") for row in rows if not row.published_only}
@@ -133,9 +137,9 @@ def notes(name: str, figure: PublishedFigure, panels: tuple[DrawnPanel, ...],
     lines = [", ".join(f"{figure.styles[error]}: {error} error" for error in errors) + f"; {TRAINING_NOTE}"]
     if any(panel.marks for panel in panels):
         lines.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
-    if name.startswith(SHORT):
-        preset = short_preset()
-        lines.append(f"not the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}")
+    variant, base = split_name(name)
+    if variant is not None:
+        lines.append(warning(variant, preset_of(variant, base)))
     drawn = {curve.run.folder: curve for panel in panels for curve in panel.curves}
     lines += machine_notes((replace(curve.answer, runs=(curve.run,)) for curve in drawn.values()), net_and_seed)
     several = {f"{net_name(curve.answer.experiment)} (seed {curve.run.seed} of {len(curve.answer.runs)} seeds)": None

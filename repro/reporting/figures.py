@@ -1,4 +1,4 @@
-"""Draw figures in the paper's own form, as SVG and PNG. The only module that imports matplotlib.
+"""Draw figures in the paper's own form, as SVG and PNG.
 
 Networks are told apart without colour: by a label at the end of their curve, a grey of their own, and a marker;
 dashed and bold tell training and test error apart.
@@ -8,7 +8,6 @@ import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,33 +17,23 @@ from matplotlib.ticker import MaxNLocator
 
 from repro.reporting.evidence import layers_of
 from repro.reporting.figure_data import DrawnCurve, DrawnFigure, DrawnPanel, gather, names
+from repro.reporting.layer_data import LayerFigure, gather_layers
+from repro.reporting.layer_figures import paint_layers
+from repro.reporting.style import CHARACTERS_PER_INCH, LINES, LOOKS, NOTE_LINE, NOTE_SIZE, SETTINGS
+from repro.reporting.variants import LAYERS, split_name
 from repro.runs import write_atomic
 
 __all__ = ["draw", "missing_reason", "names"]
 
-# (colour, marker) by depth. Paul Tol's high-contrast set and its neighbours: safe for the colour-blind, and each its
-# own grey when printed in black and white (luminance falls with depth).
-LOOKS = {20: ("#DDAA33", "o"), 32: ("#3FA7C4", "s"), 44: ("#BB5566", "^"), 56: ("#004488", "D"), 110: ("#000000", "v"),
-         1202: ("#997700", "P")}
-LINES: dict[str, dict[str, Any]] = {
-    "dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
-    "bold": {"linestyle": "-", "linewidth": 1.5},
-}
 KEYS = {"training": "train_top1_error", "test": "test_top1_error"}  # columns of history.csv
-SETTINGS: Any = {
-    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "svg.fonttype": "none",
-    "svg.hashsalt": "repro", "axes.spines.top": False, "axes.spines.right": False, "path.simplify": False,
-}
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 2.9  # inches, labels and axis texts included
 LEFT, RIGHT = 0.6, 0.8  # inches of a panel for its y axis and for the labels of its curves
-NOTE_SIZE, NOTE_LINE = 6.0, 0.115  # points; inches per line
-CHARACTERS_PER_INCH = 22.0  # of the small print, on the safe side for DejaVu Sans at NOTE_SIZE
 LABEL_GAP = 0.055  # least distance of two labels, as a part of the y range
 
 
 def missing_reason(name: str, results: Path | None, reference: Path) -> str | None:
     """Why `draw` would draw nothing; None if there is a run to draw. ConfigError for an unknown name."""
-    if gather(name, results, reference) is not None:
+    if content_of(name, results, reference) is not None:
         return None
     return f"{name}: no finished run to draw, neither of yours nor in the committed reference"
 
@@ -54,13 +43,13 @@ def draw(name: str, results: Path | None, reference: Path, folder: Path) -> list
 
     The same runs give the same bytes. Raises ConfigError for an unknown name, StorageError if it can't write.
     """
-    content = gather(name, results, reference)
+    content = content_of(name, results, reference)
     if content is None:
         return None
     with mpl.rc_context():
         mpl.rcdefaults()  # a matplotlibrc of the user changes nothing
         mpl.rcParams.update(SETTINGS)
-        figure = paint(content)
+        figure = paint(content) if isinstance(content, DrawnFigure) else paint_layers(content)
         paths = []
         for kind, metadata in (("svg", {"Date": None, "Creator": "repro"}), ("png", {"Software": "repro"})):
             data = io.BytesIO()
@@ -68,6 +57,12 @@ def draw(name: str, results: Path | None, reference: Path, folder: Path) -> list
             paths.append(folder / f"{name}.{kind}")
             write_atomic(paths[-1], data.getvalue())
     return paths
+
+
+def content_of(name: str, results: Path | None, reference: Path) -> DrawnFigure | LayerFigure | None:
+    """What a figure shows: curves over the iterations, or values by layer; None if there is no run to draw."""
+    by_layer = split_name(name)[1] in LAYERS
+    return (gather_layers if by_layer else gather)(name, results, reference)
 
 
 def paint(content: DrawnFigure) -> Figure:

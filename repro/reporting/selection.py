@@ -29,6 +29,7 @@ RESULT_KEYS = ("iteration", "train_top1_error", "test_top1_error")
 # Cells of experiments without a run that counts.
 INCOMPLETE, STALE, NOT_RUN = "incomplete", "stale", "not run"
 OTHER = "other configuration"
+SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,8 @@ def objection(run: Run, experiment: str, identities: Collection[str]) -> tuple[s
         return OTHER, f"its record is of experiment {run.record['experiment']}"
     if not isinstance(run.record["seed"], int):
         return OTHER, f"its seed is {run.record['seed']!r}"
+    if run.identity not in identities and run.synthetic:
+        return SYNTHETIC, "synthetic images say nothing about CIFAR-10; see `repro table synthetic_demo`"
     if run.identity not in identities:
         return (STALE if own else OTHER), changes(run, experiment)
     if recomputed_identity(run.record) != run.identity:

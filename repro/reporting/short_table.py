@@ -1,69 +1,59 @@
-"""The table of the short runs: a labelled version of the experiment that is never the paper's schedule."""
+"""The tables of short runs and of runs on synthetic images: labelled, and never the paper's schedule."""
 
 from pathlib import Path
 
-from repro.config import scaled
-from repro.paper import suite
 from repro.published import Preset
 from repro.reporting import evidence
-from repro.reporting.selection import Answer, is_number, overridden, pools, short_runs
+from repro.reporting.selection import REFERENCE, Answer, is_number, pools, short_runs
 from repro.reporting.statistics import Summary
 from repro.reporting.table import Table, TableRow
+from repro.reporting.variants import NOT_CIFAR, SHORT, SYNTHETIC, lengths, net_name, preset_of, schedule_text
 
-SUITE, PRESET = "cifar_plain_vs_res", "short"
 COLUMNS = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
+           "averaged": f"{evidence.AVERAGED} (%)",
            "iterations": "iterations", "precision": "precision", "device": "device", "seconds": "wall time (s)"}
-
-
-def short_preset() -> Preset:
-    """The short variant of the suite."""
-    return suite(SUITE).preset(PRESET)
-
-
-def lengths(preset: Preset) -> tuple[int, int, list[int]]:
-    """(iterations of a short run, of the paper's, iterations of the short run's drops)."""
-    config = overridden((preset.experiments or ())[0], preset.overrides)
-    train = config.train
-    return (scaled(train.iterations, config.scale), train.iterations,
-            [scaled(drop, config.scale) for drop in train.lr_drops])
-
-
-def schedule_text(preset: Preset) -> str:
-    """'300 iterations instead of 64,000, drops at 150 and 225'."""
-    short, paper, drops = lengths(preset)
-    return f"{short:,} iterations instead of {paper:,}, drops at {' and '.join(str(drop) for drop in drops)}"
-
-
-def net_name(experiment: str) -> str:
-    """'ResNet-20' for cifar_resnet20, 'plain-20' for cifar_plain20."""
-    bare = experiment.removeprefix("cifar_")
-    family = "ResNet" if bare.startswith("resnet") else "plain"
-    return f"{family}-{bare.removeprefix(family.lower())}"
 
 
 def short_cifar_plain_vs_res(results: Path | None, reference: Path) -> Table:
     """Training and test error (percent) of the short runs at their last iteration."""
-    preset = short_preset()
+    preset = preset_of(SHORT, "table")
+    title = f"Short runs: {schedule_text(preset)}; not the paper's schedule. Plain and residual networks on CIFAR-10"
+    return preset_table("short_cifar_plain_vs_res", title, preset, [
+        f"Short runs: {schedule_text(preset)}: not the paper's schedule; no number of the paper belongs beside them",
+        f"so short a run shows {preset.shows}",
+        f"it cannot show {preset.cannot_show}"], results, reference)
+
+
+def synthetic_demo(results: Path | None, reference: Path) -> Table:
+    """The same of the demonstration's runs on synthetic images."""
+    preset = preset_of(SYNTHETIC, "table")
+    title = f"{NOT_CIFAR}: plain and residual networks, {schedule_text(preset)}"
+    return preset_table("synthetic_demo", title, preset, [
+        f"{NOT_CIFAR}: a demonstration; no number of the paper belongs beside these",
+        f"it shows {preset.shows}",
+        f"it cannot show {preset.cannot_show}"], results, reference)
+
+
+def preset_table(name: str, title: str, preset: Preset, head: list[str], results: Path | None,
+                 reference: Path) -> Table:
+    """Training and test error (percent) of a preset's runs at their last iteration."""
     rows: list[TableRow] = []
     notes: list[str] = []
     answers: list[Answer] = []
     for pool in reversed(pools(results, reference)):
         precision, own = short_runs(pool, preset)
+        if pool.origin == REFERENCE and name == "synthetic_demo":
+            continue  # no run on synthetic images is ever committed
         answers += own
         rows += [short_row(answer, preset) for answer in own]
         notes += comparison_notes(pool.origin, own)
         if precision is not None:
             notes.append(f"{pool.origin}: runs in {precision} (all of one origin are in one precision)")
-    title = f"Short runs: {schedule_text(preset)}; not the paper's schedule. Plain and residual networks on CIFAR-10"
-    head = [
-        f"Short runs: {schedule_text(preset)}: not the paper's schedule; no number of the paper belongs beside them",
-        f"so short a run shows {preset.shows}",
-        f"it cannot show {preset.cannot_show}",
-        "errors after the last iteration; training error: mean over the augmented mini-batches since the previous "
-        "evaluation; wall time: training and evaluation of one run (of several seeds: their mean)",
-    ]
-    tail = [*evidence.machine_notes(answers), *(note for answer in answers for note in answer.notes())]
-    return Table("short_cifar_plain_vs_res", title, COLUMNS, tuple(rows), (*head, *notes, *tail))
+    errors = ("errors after the last iteration; training error: mean over the augmented mini-batches since the "
+              "previous evaluation; wall time: training and evaluation of one run (of several seeds: their mean)")
+    tail = [*evidence.averaged_notes(answers), *evidence.machine_notes(answers),
+            *(note for answer in answers for note in answer.notes())]
+    return Table(name, title, COLUMNS, tuple(rows), (*head, errors, *notes, *tail))
 
 
 def short_row(answer: Answer, preset: Preset) -> TableRow:
@@ -77,6 +67,7 @@ def short_row(answer: Answer, preset: Preset) -> TableRow:
     seconds = [float(run["train_seconds"]) + float(run["evaluation_seconds"]) for run in runs
                if is_number(run["train_seconds"]) and is_number(run["evaluation_seconds"])]
     cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
+              "averaged": evidence.averaged_error(answer),
               "precision": runs[0]["precision"], "device": ", ".join(sorted({run["device"] for run in runs})),
               "seconds": f"{Summary(tuple(seconds)).mean:.0f}" if seconds else "-"}
     return TableRow(key, cells, "short run", None, evidence.answer_data(answer))

@@ -7,19 +7,26 @@ from repro.paper import PLAIN_NETS, published_table, reproduced_rows
 from repro.paper import tables as published_tables
 from repro.published import Column, PublishedRow, pick
 from repro.reporting.cifar_tables import plain_nets, table6
-from repro.reporting.short_table import short_cifar_plain_vs_res
+from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
 from repro.reporting.table import Table, TableRow, write
+from repro.reporting.variants import SYNTHETIC, split_name
 
-__all__ = ["Table", "TableRow", "build", "names", "write"]
+__all__ = ["Table", "TableRow", "build", "committed", "names", "write"]
 
 BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
     "table6": table6, PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res,
+    "synthetic_demo": synthetic_demo,
 }
 
 
 def names() -> list[str]:
     """Names of all tables: the paper's, then the project's own."""
     return [*published_tables(), *(name for name in BUILDERS if name not in published_tables())]
+
+
+def committed() -> list[str]:
+    """Names of the tables that stand beside the committed runs: all but those of synthetic images."""
+    return [name for name in names() if split_name(name)[0] != SYNTHETIC]
 
 
 def build(name: str, results: Path | None, reference: Path) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from repro.config import compose, deviations, identity, paper_identities, scaled, to_dict, with_precision
+from repro.runs import file_sha256
 from repro.schema import Precision, RunConfig
 
 HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
@@ -35,7 +36,8 @@ def curve(iterations: int, interval: int, train: float, test: float) -> list[tup
 def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, train: float = 0.5,
               precision: str = "fp32", overrides: tuple[str, ...] = (), status: str = "finished",
               folder: str | None = None, change: dict[str, Any] | None = None, interval: int | None = None,
-              device: str = "made-up device") -> Path:
+              device: str = "made-up device", responses: list[float] | None = None,
+              gradients: dict[int, list[float]] | None = None) -> Path:
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
     config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
     own = identity(config)
@@ -58,9 +60,28 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
         "environment": {"device": device, "precision": precision}, "sessions": [],
     } | (change or {})
     path.mkdir(parents=True, exist_ok=True)
-    (path / "run.json").write_text(json.dumps(record))
+    for file, text in layer_files(responses, gradients).items():
+        (path / file).write_text(text)
+    if responses is not None:
+        record["responses"] = {"images": 10000, "evaluated_on": "test", "sha256": file_sha256(path / "responses.csv")}
+    if gradients is not None:
+        record["gradients_sha256"] = file_sha256(path / "gradients.csv")
+    (path / "run.json").write_text(json.dumps(record | (change or {})))
     (path / "history.csv").write_text("\n".join([HEADER, *(",".join(map(repr, row)) for row in rows)]) + "\n")
     return path
+
+
+def layer_files(responses: list[float] | None, gradients: dict[int, list[float]] | None) -> dict[str, str]:
+    """responses.csv and gradients.csv with these values for layers 1, 2, ..."""
+    files = {}
+    if responses is not None:
+        rows = [f"{number},layer{number},16,0.0,{value!r}" for number, value in enumerate(responses, 1)]
+        files["responses.csv"] = "\n".join(["layer,name,channels,mean,std", *rows]) + "\n"
+    if gradients is not None:
+        rows = [f"{iteration},{number},layer{number},{value!r}" for iteration, values in gradients.items()
+                for number, value in enumerate(values, 1)]
+        files["gradients.csv"] = "\n".join(["iteration,layer,name,norm", *rows]) + "\n"
+    return files
 
 
 @pytest.fixture

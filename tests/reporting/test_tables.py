@@ -225,8 +225,8 @@ def test_short_table_says_what_it_is(results: Path, reference: Path, make_run):
     table = tables.build("short_cifar_plain_vs_res", results, reference)
     assert table.title.startswith("Short runs: 300 iterations instead of 64,000, drops at 150 and 225; not the paper's")
     assert row(table, "cifar_plain56/yours").cells == {
-        "net": "plain-56", "origin": "yours", "train": "77.00", "test": "76.00", "iterations": "300 of 64000",
-        "precision": "bf16", "device": "made-up device", "seconds": "123"}
+        "net": "plain-56", "origin": "yours", "train": "77.00", "test": "76.00", "averaged": "-",
+        "iterations": "300 of 64000", "precision": "bf16", "device": "made-up device", "seconds": "123"}
     assert row(table, "cifar_resnet20/yours").status == "not run"
     assert row(table, "cifar_plain56/reference").status == "not run"
     assert notes_with(table, "plain-56 minus plain-20 +19.00")
@@ -267,7 +267,8 @@ def test_published_tables_print_the_papers_digits(results: Path, reference: Path
 
 
 def test_every_name_builds_and_an_unknown_one_is_named(results: Path, reference: Path):
-    assert tables.names() == [*(f"table{n}" for n in range(1, 9)), "plain_nets", "short_cifar_plain_vs_res"]
+    assert tables.names() == [*(f"table{n}" for n in range(1, 9)), "plain_nets", "short_cifar_plain_vs_res",
+                              "synthetic_demo"]
     assert [tables.build(name, results, reference).name for name in tables.names()] == tables.names()
     with pytest.raises(ConfigError, match="did you mean table6"):
         tables.build("tabel6", results, reference)

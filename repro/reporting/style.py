@@ -1,0 +1,18 @@
+"""How figures look. Plain data, no matplotlib."""
+
+from typing import Any
+
+# (colour, marker) by depth. Paul Tol's high-contrast set and its neighbours: safe for the colour-blind, and each its
+# own grey when printed in black and white (luminance falls with depth).
+LOOKS = {20: ("#DDAA33", "o"), 32: ("#3FA7C4", "s"), 44: ("#BB5566", "^"), 56: ("#004488", "D"), 110: ("#000000", "v"),
+         1202: ("#997700", "P")}
+LINES: dict[str, dict[str, Any]] = {
+    "dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
+    "bold": {"linestyle": "-", "linewidth": 1.5},
+}
+SETTINGS: Any = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "svg.fonttype": "none",
+    "svg.hashsalt": "repro", "axes.spines.top": False, "axes.spines.right": False, "path.simplify": False,
+}
+NOTE_SIZE, NOTE_LINE = 6.0, 0.115  # points; inches per line
+CHARACTERS_PER_INCH = 22.0  # of the small print, on the safe side for DejaVu Sans at NOTE_SIZE
