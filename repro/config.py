@@ -28,16 +28,31 @@ from yaml import YAMLError
 
 from repro.errors import ConfigError
 from repro.places import conf_dir
-from repro.schema import Device, Family, Precision, RunConfig, ShortcutOption, Split
+from repro.schema import (
+    DataConfig,
+    Device,
+    Family,
+    MomentumForm,
+    Normalization,
+    Precision,
+    RunConfig,
+    ShortcutOption,
+    Split,
+)
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
-GROUPS = ("experiment", "protocol", "data", "model", "machine")
+GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
+FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
 NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "data.root",
                 "model.depth", "machine.device", "machine.channels_last", "machine.threads", "machine.deterministic",
                 "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
+# Keys that change numbers but are newer than the first records: what these runs did, left out of the identity there.
+ADDED_LATER: dict[str, Any] = {
+    "model.zero_padding": "appended", "model.fc_init": "uniform_zero_bias", "data.normalization": "per_pixel_mean",
+    "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
@@ -81,15 +96,33 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
     they are: see `repro.devices.resolve`.
     """
-    overrides = list(overrides)
+    node = composed_node(overrides)
+    try:
+        return checked(node)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(one_message(error)) from error
+
+
+def composed_node(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """What Hydra composes, not checked yet; `with_hydra` keeps Hydra's own section. Raises ConfigError."""
     check_override_keys(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            node = hydra_compose("config", [*environment_overrides(), *with_quoted_paths(overrides)])
-        return checked(node)
+            return hydra_compose("config", [*environment_overrides(), *with_quoted_paths(overrides)],
+                                 return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(one_message(error)) from error
+
+
+def files_of(overrides: Sequence[str]) -> list[Path]:
+    """The configuration files that a run is composed of, in the order in which they win: the last one last."""
+    runtime = composed_node(overrides, with_hydra=True).hydra.runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    names = ["config", *(f"{group}/{runtime.choices[group]}" for group in FILE_ORDER)]
+    found = [next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
+             for name in names]
+    return [path for path in found if path is not None]
 
 
 def with_config_dir(arguments: Sequence[str]) -> list[str]:
@@ -214,6 +247,7 @@ def check_ranges(config: RunConfig) -> None:
         ("data.name", data.name, data.name in ("cifar10", SYNTHETIC), f"cifar10 or {SYNTHETIC}"),
         ("data.split", data.split.name, data.name != SYNTHETIC or data.split is Split.full,
          "full for synthetic images"),
+        *channel_rules(data),
         ("data.padding", data.padding, 0 <= data.padding <= 16, "0 to 16 pixels"),
         ("train.mini_batch_size", train.mini_batch_size, 1 <= train.mini_batch_size <= 45000, "1 to 45000"),
         ("train.iterations", train.iterations, 1 <= train.iterations <= 10**7, "1 to 10000000"),
@@ -226,6 +260,8 @@ def check_ranges(config: RunConfig) -> None:
         ("train.warmup_window", train.warmup_window, train.warmup_window >= 1, "at least 1"),
         ("train.warmup_max", train.warmup_max, train.warmup_max >= 1, "at least 1"),
         ("train.momentum", train.momentum, 0 <= train.momentum < 1, "0 to below 1"),
+        ("train.momentum", train.momentum, train.momentum > 0 or train.momentum_form is not MomentumForm.nesterov,
+         "above 0 with train.momentum_form=nesterov"),
         ("train.weight_decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
         ("train.batch_norm_group", train.batch_norm_group, train.batch_norm_group >= 2 and
          train.mini_batch_size % train.batch_norm_group == 0, f"at least 2, a divisor of {train.mini_batch_size}"),
@@ -245,6 +281,20 @@ def check_ranges(config: RunConfig) -> None:
             raise ConfigError(f"{name}={value}: allowed is {allowed}")
     if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
         raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
+
+
+def channel_rules(data: DataConfig) -> list[tuple[str, Any, bool, str]]:
+    """The ranges of data.channel_mean and data.channel_std, which belong to per_channel and to nothing else."""
+    wanted = data.normalization is Normalization.per_channel
+    means, stds = data.channel_mean, data.channel_std
+    if not wanted:
+        only = "null without data.normalization=per_channel"
+        return [("data.channel_mean", means, means is None, only), ("data.channel_std", stds, stds is None, only)]
+    three = "three numbers of 0 to 1 with data.normalization=per_channel"
+    return [
+        ("data.channel_mean", means, means is not None and len(means) == 3 and all(0 <= m <= 1 for m in means), three),
+        ("data.channel_std", stds, stds is not None and len(stds) == 3 and all(0 < s <= 1 for s in stds),
+         f"{three}, none of them 0")]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -270,7 +320,12 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def numbers(config: dict[str, Any]) -> dict[str, Any]:
     """The dotted keys of a recorded configuration that change a run's numbers (the seed aside)."""
-    return {key: value for key, value in flat(config).items() if key not in NOT_IDENTITY}
+    return with_added({key: value for key, value in flat(config).items() if key not in NOT_IDENTITY})
+
+
+def with_added(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Recorded numbers with the keys that are newer than the record, at what its run did."""
+    return recorded | {key: value for key, value in ADDED_LATER.items() if key not in recorded}
 
 
 def identity(config: RunConfig) -> str:
@@ -285,7 +340,9 @@ def identity(config: RunConfig) -> str:
 
 def identity_of(recorded: dict[str, Any]) -> str:
     """The identity of a configuration as it is recorded, nested plain values."""
-    text = json.dumps(numbers(recorded), sort_keys=True)
+    told = {key: value for key, value in numbers(recorded).items()
+            if key not in ADDED_LATER or value != ADDED_LATER[key]}
+    text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -5,7 +5,7 @@ twice or of the wrong type, and for a name that does not exist. `repro.published
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from repro.config import check_experiment, experiments, suggest
+from repro.config import check_experiment, experiments, keys, suggest
 from repro.errors import ConfigError
 from repro.places import conf_dir, experiments_dir, shown
 from repro.published import (
@@ -23,6 +23,7 @@ from repro.published import (
     GoldenCounts,
     PublishedFigure,
     PublishedTable,
+    Recipe,
     SecondReferences,
     Suite,
     pick,
@@ -31,6 +32,10 @@ from repro.published import (
 T = TypeVar("T")
 KINDS = {list: "a list", dict: "a mapping", str: "text", int: "a whole number", float: "a number",
          bool: "true or false"}
+MEASURES = ("training_error", "convergence_area", "final_error", "responses")
+RELATIONS: dict[str, Callable[[int], bool]] = {  # and of how many experiments
+    "rising": lambda count: count >= 2, "not_falling": lambda count: count >= 2, "close": lambda count: count == 2,
+    "below": lambda count: count == 1}
 PLAIN_NETS = "plain_nets"  # the table of the plain CIFAR-10 networks, which stand in no table of the paper
 
 
@@ -180,8 +185,35 @@ def golden_count(dataset: str, layers: int) -> GoldenCount:
 
 
 def claims() -> tuple[Claim, ...]:
-    """The paper's statements that can be checked."""
-    return read_as(Claims, published_dir() / "claims.yaml").claims
+    """The paper's statements that can be checked; ConfigError for a test that can't be made."""
+    found = read_as(Claims, published_dir() / "claims.yaml")
+    known = {name: name for name in (*experiments(), *found.planned)}
+    for claim in found.claims:
+        where = f"(in claims.yaml: {claim.id})"
+        if not claim.tests:
+            raise ConfigError(f"claims.yaml: {claim.id} has no test")
+        for test in claim.tests:
+            pick(test.measure, {name: name for name in MEASURES}, f"measure {where}")
+            pick(test.relation, {name: name for name in RELATIONS}, f"relation {where}")
+            for experiment in test.experiments:
+                pick(experiment, known, f"experiment {where}")
+            if not RELATIONS[test.relation](len(test.experiments)):
+                raise ConfigError(f"claims.yaml: {claim.id}: {test.relation} can't be tested on "
+                                  f"{len(test.experiments)} experiments")
+    return found.claims
+
+
+def recipes() -> list[str]:
+    """Names of the well-known recipes of others."""
+    return names_in(experiments_dir() / "recipes", r".+")
+
+
+def recipe(name: str) -> Recipe:
+    """One recipe of others; ConfigError for an unknown name and for a key that no configuration has."""
+    found = read_named(Recipe, experiments_dir() / "recipes", recipes(), name, "recipe")
+    for key in found.why:
+        pick(key, {known: known for known in keys()}, f"key (in recipes/{name}.yaml: why)")
+    return found
 
 
 def suites() -> list[str]:

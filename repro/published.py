@@ -190,19 +190,43 @@ class GoldenCounts:
 
 
 @dataclass(frozen=True)
+class ClaimTest:
+    """What must hold for a claim: a measure of some experiments' runs, and how its values must stand to each other."""
+
+    measure: str  # training_error, convergence_area, final_error, responses
+    relation: str  # rising, not_falling, close, below
+    experiments: tuple[str, ...]
+    metric: str = "test_top1_error"  # of the result, for final_error
+
+
+@dataclass(frozen=True)
 class Claim:
     """One statement of the paper that the program can check."""
 
     id: str
     statement: str
     source: str
+    tests: tuple[ClaimTest, ...]
 
 
 @dataclass(frozen=True)
 class Claims:
-    """The content of claims.yaml."""
+    """The content of claims.yaml; `planned` are experiments that this version does not have yet."""
 
     claims: tuple[Claim, ...]
+    planned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A well-known recipe of others, whose values stand in conf/recipe; `why` says by key why a value matters."""
+
+    name: str
+    repository: str
+    dataset: str
+    summary: str
+    why: dict[str, str]
+    not_expressed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,39 @@ class ConvInit(Enum):
     fan_in = "fan_in"
 
 
+class ZeroPadding(Enum):
+    """Where option A puts the zero channels: after the old ones, or half before and half after them."""
+
+    appended = "appended"
+    both_sides = "both_sides"
+
+
+class FcInit(Enum):
+    """Initial values of the fully-connected layer, whose bias is uniform too where nothing is said of it.
+
+    `uniform_zero_bias` and `uniform`: weights uniform in +-1/sqrt(fan_in); `msra`: normal with variance 2/fan_in.
+    """
+
+    uniform_zero_bias = "uniform_zero_bias"
+    uniform = "uniform"
+    msra = "msra"
+
+
 Split = Enum("Split", {"full": "full", "45k": "45k"})
+
+
+class Normalization(Enum):
+    """`per_pixel_mean`: the training images' mean image is subtracted; `per_channel`: given mean and std."""
+
+    per_pixel_mean = "per_pixel_mean"
+    per_channel = "per_channel"
+
+
+class PaddingValue(Enum):
+    """`mean`: zeros after the normalisation; `black`: pixels of 0 before it."""
+
+    mean = "mean"
+    black = "black"
 
 
 class WarmUp(Enum):
@@ -44,10 +76,14 @@ class WarmUp(Enum):
 
 
 class MomentumForm(Enum):
-    """`caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied."""
+    """`caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied.
+
+    `nesterov`: torch's form with g + m v in the place of v.
+    """
 
     caffe = "caffe"
     torch = "torch"
+    nesterov = "nesterov"
 
 
 class DecayOn(Enum):
@@ -91,7 +127,9 @@ class ModelConfig:
     blocks_per_stage: int = MISSING
     depth: int | None = None  # 6n+2; wins over blocks_per_stage when it is given
     shortcut_option: ShortcutOption = MISSING
+    zero_padding: ZeroPadding = MISSING
     conv_init: ConvInit = MISSING
+    fc_init: FcInit = MISSING
     batch_norm_eps: float = MISSING
     batch_norm_momentum: float = MISSING
     num_classes: int = MISSING
@@ -104,7 +142,11 @@ class DataConfig:
     name: str = MISSING
     root: str | None = None
     split: Split = MISSING
-    padding: int = MISSING  # pixels of zeros on each side before the random crop; 0 turns the crop off
+    normalization: Normalization = MISSING
+    channel_mean: list[float] | None = MISSING  # of red, green, blue, for pixels in 0..1; with per_channel only
+    channel_std: list[float] | None = MISSING
+    padding: int = MISSING  # pixels on each side before the random crop; 0 turns the crop off
+    padding_value: PaddingValue = MISSING
     flip: bool = MISSING
 
 

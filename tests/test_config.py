@@ -50,7 +50,9 @@ EXPERIMENTS = [
 # What the paper and its authors fix for all of them, and our choices where they are silent (recipe.md).
 RECIPE = {
     "model.shortcut_option": "A", "model.conv_init": "fan_out", "model.batch_norm_eps": 1e-5,
-    "model.batch_norm_momentum": 0.1, "model.num_classes": 10,
+    "model.batch_norm_momentum": 0.1, "model.num_classes": 10, "model.zero_padding": "appended",
+    "model.fc_init": "uniform_zero_bias", "data.normalization": "per_pixel_mean", "data.channel_mean": None,
+    "data.channel_std": None, "data.padding_value": "mean",
     "data.name": "cifar10", "data.split": "full", "data.padding": 4, "data.flip": True,
     "train.mini_batch_size": 128, "train.iterations": 64000, "train.lr": 0.1, "train.lr_factor": 0.1,
     "train.lr_drops": [32000, 48000], "train.warmup_lr": 0.01, "train.warmup_error": 80.0, "train.warmup_window": 100,
@@ -69,7 +71,11 @@ CHANGES_NUMBERS = {
     "train.warmup_window": "50", "train.warmup_max": "1000", "train.momentum": "0.8", "train.momentum_form": "torch",
     "train.weight_decay": "0", "train.weight_decay_on": "weights", "train.batch_norm_group": "64",
     "train.loss_scale": "64", "evaluation.interval": "391", "machine.precision": "bf16",
+    "model.zero_padding": "both_sides", "model.fc_init": "msra", "data.padding_value": "black",
 }
+# Keys that are given together: per_channel with both of its lists.
+PER_CHANNEL = {"data.normalization": "per_channel", "data.channel_mean": "[0.5,0.4,0.3]",
+               "data.channel_std": "[0.2,0.25,0.3]"}
 # Keys that say where and how a run happens, with another value for each.
 KEEPS_NUMBERS = {
     "description": "other", "reproduces": "[]", "seed": "7", "max_seconds": "60", "resume": "never",
@@ -375,7 +381,7 @@ def test_hydras_own_spelling_of_a_path_still_counts(typed, meant):
 def test_every_key_is_classified():
     sections = {"model", "data", "train", "evaluation", "machine"}
     leaves = set(keys()) - sections
-    classified = [*CHANGES_NUMBERS, *KEEPS_NUMBERS, "name", "model.depth", "machine.device"]
+    classified = [*CHANGES_NUMBERS, *PER_CHANNEL, *KEEPS_NUMBERS, "name", "model.depth", "machine.device"]
     assert sorted(classified) == sorted(leaves), "a new key: does it change a run's numbers?"
     assert set(NOT_IDENTITY) == {*KEEPS_NUMBERS, "name", "model.depth", "machine.device"}
 
@@ -388,6 +394,31 @@ def test_a_key_that_changes_the_numbers_changes_the_identity(key, resnet20, chan
     found = deviations(other)
     assert any(line.startswith(f"{key}: ") for line in found), found
     assert len(found) == 1
+
+
+def test_normalisation_per_channel_changes_the_identity_and_so_does_each_of_its_lists():
+    given = [f"{key}={value}" for key, value in PER_CHANNEL.items()]
+    other = fp32(*given)
+    assert [line.partition(":")[0] for line in deviations(other)] == list(PER_CHANNEL)
+    again = [fp32(*given, "data.channel_mean=[0.5,0.4,0.2]"), fp32(*given, "data.channel_std=[0.2,0.25,0.2]")]
+    assert len({identity(config) for config in (fp32(), other, *again)}) == 4
+
+
+@pytest.mark.parametrize(("overrides", "key"), [
+    (["data.channel_mean=[0.5,0.4,0.3]"], "data.channel_mean"), (["data.channel_std=[1,1,1]"], "data.channel_std"),
+    (["data.normalization=per_channel"], "data.channel_mean"),
+    (["data.normalization=per_channel", "data.channel_mean=[0.5,0.4,0.3]"], "data.channel_std"),
+    (["data.normalization=per_channel", "data.channel_mean=[0.5,0.4]", "data.channel_std=[1,1,1]"],
+     "data.channel_mean"),
+    (["data.normalization=per_channel", "data.channel_mean=[125,123,114]", "data.channel_std=[1,1,1]"],
+     "data.channel_mean"),
+    (["data.normalization=per_channel", "data.channel_mean=[0,0,0]", "data.channel_std=[1,0,1]"],
+     "data.channel_std"),
+    (["train.momentum_form=nesterov", "train.momentum=0"], "train.momentum"),
+])
+def test_keys_that_do_not_go_together_are_named(overrides, key):
+    with pytest.raises(ConfigError, match=f"^{key}=.*allowed is"):
+        compose([RESNET20, *overrides])
 
 
 @pytest.mark.parametrize("key", KEEPS_NUMBERS)

@@ -1,4 +1,7 @@
-"""The paper's training augmentation, batched on the device: pad 4, random crop, random flip (Sec. 4.2)."""
+"""The paper's training augmentation, batched on the device: pad 4, random crop, random flip (Sec. 4.2).
+
+Images are (N, 3, H, W); mean and std are in pixels 0..255 and broadcast against one image.
+"""
 
 import torch
 from torch import Tensor
@@ -8,16 +11,26 @@ from repro.data.random import AUGMENT_STREAM, uniform_bits
 
 
 def augmented_batch(images: Tensor, mean: Tensor, index: Tensor, position: Tensor, seed: int,
-                    padding: int, flip: bool) -> Tensor:
-    """The training images `index`, mean-subtracted, zero-padded, cropped and flipped, each by its own draw.
+                    padding: int, flip: bool, std: Tensor | None = None, black: bool = False) -> Tensor:
+    """The training images `index`, normalised, padded, cropped and flipped, each by its own draw.
 
-    images: (N, 3, H, W) uint8; mean: (3, H, W) float32 in pixels 0..255; index: (B,) int64; position: (B,) int64, the
+    images: (N, 3, H, W) uint8; mean, std: float32, see `normalised`; index: (B,) int64; position: (B,) int64, the
     place of each image in the run (iteration x mini-batch + place in the batch), which with the seed fixes its draw.
     Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the border is the mean colour.
+    `black`: padded with pixels of 0, cropped and flipped first and normalised last, as torchvision's pipelines do.
     """
-    batch = images[index].float() - mean
     down, right, mirrored = draw(position, seed, padding, flip)
+    if black:
+        raw = images[index]
+        return normalised(crop_and_flip(F.pad(raw, (padding,) * 4), down, right, mirrored, raw.shape[-2:]), mean, std)
+    batch = normalised(images[index], mean, std)
     return crop_and_flip(F.pad(batch, (padding,) * 4), down, right, mirrored, batch.shape[-2:])
+
+
+def normalised(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:
+    """uint8 pixels (N, 3, H, W) -> float32: the mean subtracted, and divided by std where there is one."""
+    centred = images.float() - mean
+    return centred if std is None else centred / std
 
 
 def draw(position: Tensor, seed: int, padding: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:

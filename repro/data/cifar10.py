@@ -7,14 +7,17 @@ from torch import Tensor
 
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.data.random import permutation
-from repro.schema import DataConfig
+from repro.schema import DataConfig, Normalization
 
 VALIDATION_IMAGES = 5000  # Sec. 4.2: a 45k/5k train/validation split
 
 
 @dataclass(frozen=True)
 class DeviceData:
-    """A data set on one device: uint8 images (N, 3, 32, 32), int64 labels (N,), float32 mean (3, 32, 32) in 0..255."""
+    """A data set on one device: uint8 images (N, 3, 32, 32), int64 labels (N,), and what normalises the images.
+
+    mean: float32 in 0..255, (3, 32, 32) per pixel or (3, 1, 1) per channel; std likewise, or None: no division.
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -24,13 +27,14 @@ class DeviceData:
     split: str
     evaluated_on: str  # test, or val for the split 45k
     sha256: str
+    std: Tensor | None = None
 
 
 def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:
     """Split the arrays as the configuration says and put them on the device.
 
     `full`: 50,000 training images, evaluated on the test set. `45k`: the last 5,000 in official order are held out and
-    evaluated on; the mean comes from the 45,000 alone.
+    evaluated on; the mean image comes from the 45,000 alone.
     """
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
     held_out = VALIDATION_IMAGES if config.split.name == "45k" else 0
@@ -40,10 +44,20 @@ def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -
     else:
         eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
         evaluated_on = "test"
-    mean = per_pixel_mean(images[:kept])
+    mean, std = statistics(images[:kept], config)
     return DeviceData(images[:kept].to(device), labels[:kept].to(device), eval_images.to(device),
                       eval_labels.to(device), mean.to(device),
-                      split=config.split.name, evaluated_on=evaluated_on, sha256=arrays.sha256)
+                      split=config.split.name, evaluated_on=evaluated_on, sha256=arrays.sha256,
+                      std=None if std is None else std.to(device))
+
+
+def statistics(images: Tensor, config: DataConfig) -> tuple[Tensor, Tensor | None]:
+    """Mean and standard deviation that images are normalised with, float32 in 0..255: computed, or as configured."""
+    if config.normalization is Normalization.per_pixel_mean:
+        return per_pixel_mean(images), None
+    mean, std = (255 * torch.tensor(values, dtype=torch.float64).reshape(3, 1, 1)
+                 for values in (config.channel_mean, config.channel_std))
+    return mean.float(), std.float()
 
 
 def per_pixel_mean(images: Tensor) -> Tensor:

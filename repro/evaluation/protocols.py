@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.data.augment import normalised
 from repro.data.cifar10 import DeviceData
 from repro.devices import autocast
 from repro.schema import Precision, RunConfig
@@ -29,15 +30,17 @@ def evaluate_on(model: nn.Module, data: DeviceData, config: RunConfig) -> Outcom
     """The error of a network on the images that a resolved configuration's run is evaluated on, single view."""
     machine = config.machine
     return single_view(model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
-                       machine.precision, bool(machine.channels_last))
+                       machine.precision, bool(machine.channels_last), data.std)
 
 
 @torch.no_grad()
 def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, batch_size: int,
-                precision: Precision = Precision.fp32, channels_last: bool = False) -> Outcome:
-    """Test the original image, one view (Sec. 4.2): images (N, 3, H, W) uint8, labels (N,), mean (3, H, W) in 0..255.
+                precision: Precision = Precision.fp32, channels_last: bool = False,
+                std: Tensor | None = None) -> Outcome:
+    """Test the original image, one view (Sec. 4.2).
 
-    The model is left in the mode that it was in.
+    images: (N, 3, H, W) uint8; labels: (N,) int64; mean, std: pixels 0..255, see `repro.data.augment.normalised`. The
+    model is left in the mode that it was in.
     """
     was_training = model.training
     model.eval()
@@ -45,7 +48,7 @@ def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, 
     loss = torch.zeros((), dtype=torch.float32, device=images.device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for begin in range(0, len(images), batch_size):
-        batch = (images[begin : begin + batch_size].float() - mean).contiguous(memory_format=memory_format)
+        batch = normalised(images[begin : begin + batch_size], mean, std).contiguous(memory_format=memory_format)
         target = labels[begin : begin + batch_size]
         with autocast(images.device, precision):
             logits = model(batch)

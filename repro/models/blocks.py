@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.schema import Family, ModelConfig, ShortcutOption
+from repro.schema import Family, ModelConfig, ShortcutOption, ZeroPadding
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: identity that samples with stride 2 and appends zero channels; no parameters (Sec. 3.3, 4.2).
+    """Option A: identity that samples with stride 2 and adds zero channels; no parameters (Sec. 3.3, 4.2).
 
-    Choice: the new channels follow the old ones, and the sampled positions are the even ones, as a 1x1 convolution
-    with stride 2 would take.
+    Choice: the sampled positions are the even ones, as a 1x1 convolution with stride 2 would take. `before` of the
+    new channels stand before the old ones, the others follow them.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, before: int = 0):
         super().__init__()
-        self.extra = out_channels - in_channels
+        self.before, self.after = before, out_channels - in_channels - before
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride))."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 class ProjectionShortcut(nn.Module):
@@ -54,7 +54,8 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, config: Mode
         return None
     if config.shortcut_option is ShortcutOption.C or (config.shortcut_option is ShortcutOption.B and grows):
         return ProjectionShortcut(in_channels, out_channels, stride, config, group)
-    return ZeroPadShortcut(in_channels, out_channels, stride) if grows else nn.Identity()
+    before = (out_channels - in_channels) // 2 if config.zero_padding is ZeroPadding.both_sides else 0
+    return ZeroPadShortcut(in_channels, out_channels, stride, before) if grows else nn.Identity()
 
 
 class BasicBlock(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.models.blocks import BasicBlock, batch_norm
-from repro.schema import ConvInit, ModelConfig
+from repro.schema import ConvInit, FcInit, ModelConfig
 
 CHANNELS = (16, 32, 64)  # Sec. 4.2: filters on maps of 32x32, 16x16 and 8x8
 
@@ -56,8 +56,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """MSRA initialisation (He et al. 2015): normal with variance 2/fan; batch normalisation 1 and 0.
 
     Every parameter draws from a generator of its own, seeded by (seed, name): layers that two networks share start
-    from the same values, whatever shortcuts stand between them. Choice: the fully-connected layer is uniform in
-    +-1/sqrt(fan_in) with zero bias, as in fb.resnet.torch; the paper is silent.
+    from the same values, whatever shortcuts stand between them. `FcInit` says how the fully-connected layer starts.
     """
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -68,9 +67,21 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
             maps = weight.shape[0] if config.conv_init is ConvInit.fan_out else weight.shape[1]
             weight.normal_(0.0, math.sqrt(2.0 / (maps * weight[0, 0].numel())), generator=generator)
         else:
-            bound = 1.0 / math.sqrt(weight.shape[1])
-            weight.uniform_(-bound, bound, generator=generator)
-            module.bias.zero_()
+            initialise_fc(module, config.fc_init, generator)
+
+
+def initialise_fc(layer: nn.Linear, init: FcInit, generator: torch.Generator) -> None:
+    """Initial values of the fully-connected layer, of which the paper says nothing; weight (out, in), bias (out,)."""
+    fan_in = layer.weight.shape[1]
+    bound = 1.0 / math.sqrt(fan_in)
+    if init is FcInit.msra:
+        layer.weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
+    else:
+        layer.weight.uniform_(-bound, bound, generator=generator)
+    if init is FcInit.uniform_zero_bias:
+        layer.bias.zero_()
+    else:
+        layer.bias.uniform_(-bound, bound, generator=generator)
 
 
 def parameter_seed(seed: int, name: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from repro import provenance, runs
-from repro.config import deviations, identity, numbers, paper_identities, to_dict
+from repro.config import deviations, identity, numbers, paper_identities, to_dict, with_added
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up, synchronise
@@ -141,9 +141,10 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     for note in notes:
         say(note)
     own = seed_and_numbers(config)
-    if meta["numbers"] != own:
+    recorded = with_added(meta["numbers"])
+    if recorded != own:
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
-                          + differing(meta["numbers"], own) + "; resume=never starts over")
+                          + differing(recorded, own) + "; resume=never starts over")
     step.load_state(state)
     return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from repro import runs
 from repro.config import compose, from_record
+from repro.data.augment import normalised
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
 from repro.devices import autocast, describe, place, resolve, set_up
@@ -58,7 +59,7 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
 
     def prepare(images: Tensor) -> Tensor:
-        return (images.float() - data.mean).contiguous(memory_format=memory_format)
+        return normalised(images, data.mean, data.std).contiguous(memory_format=memory_format)
 
     found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
     return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",

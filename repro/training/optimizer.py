@@ -11,6 +11,7 @@ class MomentumSGD:
 
     Caffe (authors' README): v = m v + lr g, w = w - v. torch: b = m b + g, w = w - lr b. With v = lr b they are the
     same while lr stays; when lr changes, Caffe's v keeps its size, so b must be multiplied by old/new rate.
+    Nesterov, as torch has it: w = w - lr (g + m b) with torch's b.
     All state lies in tensors that are updated in place.
     """
 
@@ -21,7 +22,8 @@ class MomentumSGD:
         self.rate = torch.tensor(first_rate, dtype=torch.float32, device=device)
         self.skip = torch.zeros((), dtype=torch.float32, device=device)  # 1: leave weights and momentum as they are
         groups = [{"params": ps, "weight_decay": decay} for ps, decay in decay_groups(model, config) if ps]
-        self.sgd = torch.optim.SGD(groups, lr=self.rate, momentum=config.momentum, fused=True)
+        self.sgd = torch.optim.SGD(groups, lr=self.rate, momentum=config.momentum, fused=True,
+                                   nesterov=config.momentum_form is MomentumForm.nesterov)
         for group in self.sgd.param_groups:
             group["lr"] = self.rate
         self.sgd.found_inf = self.skip  # type: ignore[attr-defined]  # read by the fused kernel

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from repro.data.augment import augmented_batch
 from repro.data.cifar10 import DeviceData, TrainingOrder
 from repro.devices import autocast
-from repro.schema import Precision, RunConfig, WarmUp
+from repro.schema import PaddingValue, Precision, RunConfig, WarmUp
 from repro.training.optimizer import MomentumSGD
 from repro.training.schedule import Schedule
 
@@ -70,7 +70,8 @@ class TrainStep:
         position = (self.iteration if iteration is None else iteration) * len(self.offsets) + self.offsets
         index = self.order.order[position - self.order.start]
         images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
-                                 self.config.data.padding, self.config.data.flip)
+                                 self.config.data.padding, self.config.data.flip, self.data.std,
+                                 self.config.data.padding_value is PaddingValue.black)
         return images.contiguous(memory_format=self.memory_format), self.data.train_labels[index]
 
     def apply(self, loss: Tensor, errors: Tensor) -> None:

@@ -54,6 +54,31 @@ def test_the_border_is_zero_after_the_mean_is_subtracted():
     assert set(batch.unique().tolist()) == {0.0, 150.0}
 
 
+@pytest.mark.parametrize("black", [True, False])
+def test_per_channel_equals_torchvisions_transforms(black):
+    """black: pad, crop, flip, then ToTensor and Normalize; else Normalize before the padding with zeros."""
+    images = marked_images(20)
+    means, stds = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    mean, std = (255 * torch.tensor(values).reshape(3, 1, 1) for values in (means, stds))
+    index, position = torch.arange(20), torch.arange(20) + 7
+    batch = augmented_batch(images, mean, index, position, 3, 4, True, std, black)
+    down, right, mirrored = draw(position, 3, 4, True)
+    for i in range(20):
+        image = images[i].float() / 255 if black else transforms.normalize(images[i].float() / 255, means, stds)
+        crop = transforms.crop(transforms.pad(image, [4] * 4), int(down[i]), int(right[i]), 32, 32)
+        crop = transforms.horizontal_flip(crop) if mirrored[i] else crop
+        expected = transforms.normalize(crop, means, stds) if black else crop
+        assert torch.allclose(batch[i], expected, atol=2e-6)
+    assert (float(batch[:, 0].min()) == pytest.approx(-0.485 / 0.229, abs=1e-5)) or not black
+
+
+def test_a_black_border_with_a_mean_image_is_padded_first():
+    images, mean = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8), torch.full((3, 32, 32), 50.0)
+    batch = augmented_batch(images, mean, torch.zeros(500, dtype=torch.int64), torch.arange(500), 0, 4, True,
+                            black=True)
+    assert set(batch.unique().tolist()) == {-50.0, 150.0}
+
+
 def test_all_81_offsets_and_both_flips_are_drawn_equally_often():
     down, right, mirrored = draw(torch.arange(162_000), 0, 4, True)
     counts = torch.bincount((down * 9 + right) * 2 + mirrored, minlength=162).double()

@@ -59,6 +59,16 @@ def test_the_mean_is_per_pixel_exact_and_in_0_to_255(arrays):
     assert np.array_equal(mean.numpy(), exact)
 
 
+def test_per_channel_takes_the_configured_numbers_in_pixels(arrays):
+    config = compose(["experiment=cifar_resnet20", "recipe=fb"]).data
+    data = on_device(arrays, config, torch.device("cpu"))
+    assert data.mean.flatten().tolist() == pytest.approx([125.3, 123.0, 113.9], abs=1e-4)
+    assert data.std is not None
+    assert data.std.flatten().tolist() == pytest.approx([63.0, 62.1, 66.7], abs=1e-4)
+    assert data.mean.shape == data.std.shape == (3, 1, 1)
+    assert load(arrays, "full").std is None
+
+
 def order_of(images, batch, iterations, seed=0):
     """The image indices of all mini-batches of a run, as the training step reads them."""
     order = TrainingOrder(images, seed, torch.device("cpu"))

@@ -95,6 +95,31 @@ def test_option_a_takes_even_positions_and_appends_zero_channels():
                     assert out[n, c, i, j] == (x[n, c, 2 * i, 2 * j] if c < 3 else 0)
 
 
+def test_zeros_on_both_sides_are_those_of_the_code_that_has_them():
+    """akamaster/pytorch_resnet_cifar10: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))."""
+    model = build_model(config("model.zero_padding=both_sides"))
+    x = torch.randn(2, 16, 8, 8)
+    out = model.stage2[0].shortcut(x)
+    assert torch.equal(out, F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8)))
+    assert not torch.equal(out, build_model(config()).stage2[0].shortcut(x))
+
+
+@pytest.mark.parametrize(("init", "std", "bias"), [("uniform_zero_bias", 0.125 / 3**0.5, False),
+                                                   ("uniform", 0.125 / 3**0.5, True), ("msra", 32**-0.5, True)])
+def test_how_the_fully_connected_layer_starts(init, std, bias):
+    """64 inputs: nn.Linear starts uniform in +-1/8 (standard deviation 1/8/sqrt(3)), kaiming_normal_ at sqrt(2/64)."""
+    fc = build_model(config(f"model.fc_init={init}", "model.num_classes=1000")).fc
+    reference = nn.Linear(64, 1000)
+    if init == "msra":
+        nn.init.kaiming_normal_(reference.weight)
+    for weight in (fc.weight, reference.weight):
+        assert float(weight.detach().std()) == pytest.approx(std, rel=0.02)
+    assert (float(fc.weight.detach().abs().max()) <= 0.125) == (init != "msra")
+    assert bool(fc.bias.any()) == bias
+    assert float(fc.bias.detach().abs().max()) <= 0.125
+    assert not bias or float(fc.bias.detach().std()) == pytest.approx(float(reference.bias.detach().std()), rel=0.1)
+
+
 @pytest.mark.parametrize(("option", "kinds"), [
     ("A", [nn.Identity] * 3 + [ZeroPadShortcut, nn.Identity, nn.Identity] * 2),
     ("B", [nn.Identity] * 3 + [ProjectionShortcut, nn.Identity, nn.Identity] * 2),

@@ -75,6 +75,28 @@ def test_torch_form_equals_torch_and_differs_from_caffe():
     assert not close(ours, run_caffe(config, WARMUP_SWITCH_AND_DROPS), 1e-3)
 
 
+def test_nesterov_equals_torchs_own_and_one_written_out():
+    config = train_config("train.momentum_form=nesterov", "train.weight_decay=0.01")
+    ours, rates = run_ours(config, WARMUP_SWITCH_AND_DROPS), WARMUP_SWITCH_AND_DROPS
+    weights = [p.detach().double().numpy() for p in quadratic_model().parameters()]
+    buffers = [np.zeros_like(w) for w in weights]
+    for step, rate in enumerate(rates):
+        for i, w in enumerate(weights):
+            g = gradient(w, step) + config.weight_decay * w
+            buffers[i] = config.momentum * buffers[i] + g
+            weights[i] = w - rate * (g + config.momentum * buffers[i])
+    model = quadratic_model().double()
+    sgd = torch.optim.SGD(model.parameters(), rates[0], config.momentum, weight_decay=0.01, nesterov=True)
+    for step, rate in enumerate(rates):
+        sgd.param_groups[0]["lr"] = rate
+        for p in model.parameters():
+            p.grad = torch.from_numpy(gradient(p.detach().numpy(), step))
+        sgd.step()
+    assert close(ours, weights)
+    assert close(ours, [p.detach().numpy() for p in model.parameters()])
+    assert not close(ours, run_torch(config, rates), 1e-3)
+
+
 def test_both_forms_agree_while_the_rate_stays():
     rates = [0.05] * 12
     assert close(run_ours(train_config(), rates), run_ours(train_config("train.momentum_form=torch"), rates))

@@ -1,0 +1,184 @@
+"""Commands that explain a configuration: show, diff."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from repro.commands.common import Add, program, results_of
+
+if TYPE_CHECKING:
+    from repro.schema import RunConfig
+    from repro.training.schedule import Schedule
+
+WARMUPS = {"error80": "until the training error is below {error:g} % over {window} mini-batches, at most {most} "
+                      "updates",
+           "fixed400": "for {most} updates"}
+
+
+def register(add: Add) -> None:
+    """Add these commands."""
+    show = add("show", "show a run's settings with their sources, its schedule, cost and folder", show_run)
+    diff = add("diff", "compare a run's settings with a well-known recipe or another experiment", show_differences)
+    diff.add_argument("--against", metavar="NAME", required=True, help="akamaster, fb, torchvision, or an experiment")
+    for command in (show, diff):
+        command.add_argument("overrides", nargs="+", metavar="key=value", help="experiment=NAME and overrides")
+        command.add_argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own")
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def arguments_of(options: argparse.Namespace) -> list[str]:
+    """The arguments as `repro run` would get them."""
+    return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
+
+
+def show_run(options: argparse.Namespace) -> int:
+    """`repro show`."""
+    from repro.config import compose, deviations, experiments, files_of, paper_config, with_config_dir
+    from repro.reporting.settings import as_plain, settings, settings_lines, sources
+    from repro.training.schedule import Schedule
+
+    overrides = with_config_dir(arguments_of(options))
+    config = compose(overrides)
+    known = config.name in experiments()
+    found = settings(config, sources(files_of(overrides)), given_keys(overrides),
+                     paper_config(config.name) if known else None,
+                     sources(files_of([f"experiment={config.name}"])) if known else {})
+    schedule = Schedule.of(config)
+    facts = {"experiment": config.name, "description": config.description, "settings": as_plain(found),
+             "schedule": schedule_facts(config, schedule), "cost": cost_facts(config, schedule),
+             "folders": folders(config), "deviations": deviations(config),
+             "reproduces": [] if deviations(config) else config.reproduces}
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print("\n".join([f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
+    return 0
+
+
+def given_keys(overrides: Sequence[str]) -> dict[str, str]:
+    """{key: how it was given} by the environment and by the overrides, which win."""
+    from repro.config import ENVIRONMENT, keys
+
+    given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
+    names = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    return given | {name: "override" for name in names if name in set(keys())}
+
+
+def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
+    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images."""
+    passes = config.train.mini_batch_size / training_images(config)
+    starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
+    ends = [*starts[1:], schedule.iterations]
+    rates = [{"from": start, "to": end, "passes": [round(start * passes, 2), round(end * passes, 2)],
+              "lr": schedule.rate(start)} for start, end in zip(starts, ends, strict=True)]
+    facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
+                             "passes": round(schedule.iterations * passes, 2), "rates": rates,
+                             "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
+    if schedule.warmup.name in WARMUPS:
+        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": WARMUPS[schedule.warmup.name].format(
+            error=schedule.warmup_error, window=schedule.warmup_window, most=schedule.warmup_max)}
+    return facts
+
+
+def training_images(config: "RunConfig") -> int:
+    """Images that one pass has: of the split, or made ones."""
+    from repro.config import SYNTHETIC
+
+    if config.data.name == SYNTHETIC:
+        from repro.data.synthetic import TRAIN_IMAGES
+
+        return TRAIN_IMAGES
+    return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
+
+
+def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
+    """What the run costs: counted, and measured where there is a run or a committed benchmark of it."""
+    from repro import paper
+    from repro.config import deviations
+    from repro.places import reference_dir
+    from repro.reporting.run_cost import benchmarks, measured_times
+    from repro.reporting.settings import counts
+    from repro.training.progress import duration
+
+    identities = frozenset(folder["identity"] for folder in folders(config))
+    times = measured_times(config.name, identities, schedule.iterations, results_of(config.results), reference_dir())
+    times += benchmarks(config.name, reference_dir()) if not deviations(config) else []
+    suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
+    return {**counts(config, schedule.iterations), "suite": suite,
+            "times": [{**one, "text": duration(one["seconds"])} for one in times]}
+
+
+def folders(config: "RunConfig") -> list[dict[str, str]]:
+    """Identity and folder of the run in each precision that `auto` may mean."""
+    from repro.config import identity, with_precision
+    from repro.places import shown
+    from repro.runs import run_folder
+    from repro.schema import Device, Precision
+
+    precisions = [config.machine.precision]
+    if config.machine.precision is Precision.auto:
+        on = {Device.auto: [Precision.fp32, Precision.tf32], Device.cuda: [Precision.tf32]}
+        precisions = on.get(config.machine.device, [Precision.fp32])
+    resolved = [with_precision(config, precision) for precision in precisions]
+    return [{"precision": one.machine.precision.name, "identity": identity(one), "folder": shown(run_folder(one))}
+            for one in resolved]
+
+
+def facts_lines(facts: dict[str, Any]) -> list[str]:
+    """Schedule, cost, folder, deviations and rows for a person."""
+    from repro.reporting.run_cost import time_lines
+
+    schedule, cost = facts["schedule"], facts["cost"]
+    lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
+             f"  {schedule['iterations']} iterations, {schedule['passes']:g} passes over the training images; "
+             f"tested every {schedule['evaluation_interval']} iterations"]
+    lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']} "
+              f"(passes {one['passes'][0]:g} to {one['passes'][1]:g})" for one in schedule["rates"]]
+    lines += [f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
+              if "warmup_lr" in schedule else "  no warm-up"]
+    lines += ["", "cost:", f"  parameters: {cost['parameters']:,}" if "parameters" in cost
+              else "  parameters: not in golden_counts.yaml"]
+    if "multiply_adds" in cost:
+        lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
+                  "for the forward passes of all training mini-batches"]
+    lines += time_lines(cost["times"], cost["suite"])
+    lines += ["", "folder and identity:"]
+    lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
+    lines += ["", "deviations from the experiment:", *(f"  {text}" for text in facts["deviations"] or ["none"])]
+    return [*lines, "", "reproduces: " + (", ".join(facts["reproduces"]) or "no row of a table")]
+
+
+def show_differences(options: argparse.Namespace) -> int:
+    """`repro diff`."""
+    from repro import paper
+    from repro.config import compose, experiments, files_of, paper_config, with_config_dir
+    from repro.published import pick
+    from repro.reporting.settings import as_plain, difference_lines, differences, sources
+
+    against = options.against
+    pick(against, {name: name for name in (*paper.recipes(), *experiments())}, "recipe or experiment")
+    overrides = with_config_dir(arguments_of(options))
+    config = compose(overrides)
+    recipe = paper.recipe(against) if against in paper.recipes() else None
+    kept = [word for word in arguments_of(options) if word.startswith("experiment=")]
+    if options.config_dir:
+        kept += ["--config-dir", options.config_dir]
+    their_words = [*kept, f"recipe={against}"] if recipe else [f"experiment={against}"]
+    theirs = with_config_dir(their_words)
+    why = {key: source.text for key, source in sources(files_of(theirs)).items()} | (recipe.why if recipe else {})
+    standing = paper_config(config.name) if config.name in experiments() else compose(theirs)
+    found = differences(config, compose(theirs), standing, why)
+    command = " ".join([program(), "run", *their_words])
+    missing = list(recipe.not_expressed) if recipe else []
+    if options.json:
+        print(json.dumps({"experiment": config.name, "against": against, "differences": as_plain(found),
+                          "not_expressed": missing, "command": command}, indent=2))
+        return 0
+    title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against
+    print("\n".join([f"{config.name} against {title}", "", *difference_lines(found, against)]))
+    if missing:
+        print("\n".join(["", "not expressed by settings:", *(f"  - {text}" for text in missing)]))
+    print(f"\ntheirs: {command}")
+    return 0

@@ -1,0 +1,193 @@
+"""The settings of a run with their sources, and how two configurations differ. Never imports torch.
+
+The comments in conf/ are the only text about sources: `sources` reads them from the files a run is composed of.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repro import paper
+from repro.config import PAPER_PRECISIONS, flat, numbers, to_dict
+from repro.errors import ConfigError
+from repro.places import shown
+from repro.reporting.table import one_line
+from repro.schema import RunConfig
+
+NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value comes from: the comment beside it ('' if there is none) and its file."""
+
+    text: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a run; the paper's value and source where the run has another one."""
+
+    key: str
+    value: Any
+    source: str
+    file: str = ""
+    paper: Any = None
+    paper_source: str = ""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the experiment as it stands has another value."""
+        return bool(self.paper_source)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting that two configurations have different values for."""
+
+    key: str
+    here: Any
+    theirs: Any
+    paper: Any
+    why: str
+
+    @property
+    def third(self) -> bool:
+        """Whether the paper's value is neither of the two."""
+        return self.paper not in (self.here, self.theirs)
+
+
+def sources(files: Sequence[Path]) -> dict[str, Source]:
+    """{dotted key: its source} over configuration files; the last file that sets a key wins."""
+    found: dict[str, Source] = {}
+    for path in files:
+        found |= file_sources(path)
+    return found
+
+
+def file_sources(path: Path) -> dict[str, Source]:
+    """The sources of one configuration file. ConfigError if it can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown(path)}: {error}") from error
+    lines = text.splitlines()
+    package = next((line.split("@package")[1].strip() for line in lines if line.startswith("# @package")), "_global_")
+    prefix = "" if package == "_global_" else f"{package}."
+    return {key: Source(text, shown(path)) for key, text in comments(root, prefix, lines).items()
+            if key.split(".")[0] not in ("defaults", "hydra")}
+
+
+def comments(node: yaml.Node | None, prefix: str, lines: list[str]) -> dict[str, str]:
+    """{dotted key: the comment that follows its value in the line where the value ends}."""
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    found: dict[str, str] = {}
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if isinstance(value, yaml.MappingNode):
+            found |= comments(value, f"{name}.", lines)
+            continue
+        last = key.end_mark if isinstance(value, yaml.SequenceNode) and not value.flow_style else value.end_mark
+        rest = lines[last.line][last.column :] if last.line < len(lines) else ""
+        found[name] = rest.partition("#")[2].strip()
+    return found
+
+
+def settings(config: RunConfig, found: Mapping[str, Source], overridden: Mapping[str, str],
+             standing: RunConfig | None, standing_sources: Mapping[str, Source]) -> list[Setting]:
+    """Every setting of a run, in the order of the schema.
+
+    overridden: {key: how it was given} by the command line and the environment, a section standing for all its keys.
+    standing: the experiment as it stands in conf/; None for an experiment of the user's own.
+    """
+    paper_values = flat(to_dict(standing)) if standing else {}
+    result = []
+    for key, value in flat(to_dict(config)).items():
+        if key in NAMES:
+            continue
+        own = found.get(key, Source("", ""))
+        given = next((how for name, how in overridden.items() if key == name or key.startswith(f"{name}.")), None)
+        if key in ("model.depth", "model.blocks_per_stage"):  # two spellings of one setting
+            given = given or overridden.get("model.depth") or overridden.get("model.blocks_per_stage")
+        theirs = standing_sources.get(key, Source("", ""))
+        differs = key in paper_values and paper_values[key] != value
+        result.append(Setting(key, value, given or own.text, "" if given else own.file,
+                              paper_values[key] if differs else None, (theirs.text or "conf/") if differs else ""))
+    return result
+
+
+def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Mapping[str, str]) -> list[Difference]:
+    """What changes numbers and differs between two configurations, beside the paper's value."""
+    mine, other, papers = (numbers(to_dict(config)) for config in (here, theirs, standing))
+    exact = {"auto", *(precision.name for precision in PAPER_PRECISIONS)}
+    return [Difference(key, value, other[key], papers[key], why.get(key, "")) for key, value in mine.items()
+            if value != other[key] and not (key == "machine.precision" and {value, other[key]} <= exact)]
+
+
+def said(value: Any) -> str:
+    """A value as it stands in YAML: null, true, [1, 2]."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Rows of texts as lines, their columns aligned, the last one free."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return [(indent + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+             ).rstrip() for row in rows]
+
+
+def settings_lines(found: Sequence[Setting]) -> list[str]:
+    """The settings by section, for a person."""
+    sections: dict[str, list[Setting]] = {}
+    for one in found:
+        sections.setdefault(one.key.partition(".")[0] if "." in one.key else "run", []).append(one)
+    lines = []
+    for section, members in sections.items():
+        rows = [(one.key, said(one.value), one.source + (
+            f"; instead of {said(one.paper)} ({one.paper_source})" if one.differs else ""))
+            for one in members]
+        lines += ["", f"{section}:", *aligned(rows)]
+    return lines
+
+
+def difference_lines(found: Sequence[Difference], name: str) -> list[str]:
+    """The differences for a person."""
+    rows = [("setting", "here", name, "the paper", "why it matters")]
+    rows += [(one.key, said(one.here), said(one.theirs), said(one.paper) if one.third else "", one_line(one.why))
+             for one in found]
+    return aligned(rows) if found else ["  no setting that changes numbers differs"]
+
+
+def as_plain(found: Sequence[Setting] | Sequence[Difference]) -> list[dict[str, Any]]:
+    """Settings or differences for JSON; the paper's value only where it is another one."""
+    result = []
+    for one in found:
+        entry = asdict(one)
+        if not (one.differs if isinstance(one, Setting) else one.third):
+            entry = {key: value for key, value in entry.items() if not key.startswith("paper")}
+        result.append(entry)
+    return result
+
+
+def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
+    """Parameters, multiply-adds of one image, and of all training images of the run (forward passes), if counted.
+
+    From experiments/published/golden_counts.yaml; {} for a network that is not counted there.
+    """
+    depth = str(config.model.depth)
+    found = {str(count.layers): count for count in paper.golden_counts().cifar10}.get(depth)
+    if found is None or config.model.num_classes != 10:
+        return {}
+    option = config.model.shortcut_option.name
+    result: dict[str, Any] = {"parameters": found.parameters[option]}
+    if option in found.multiply_adds:
+        one = found.multiply_adds[option]
+        result |= {"multiply_adds": one, "forward_multiply_adds": one * iterations * config.train.mini_batch_size}
+    return result

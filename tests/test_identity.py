@@ -1,0 +1,94 @@
+"""Identities pinned: keys that came later must leave the folders and records of earlier runs as they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from repro.config import (
+    ADDED_LATER,
+    compose,
+    deviations,
+    experiments,
+    from_record,
+    identity,
+    identity_of,
+    numbers,
+    paper_config,
+    to_dict,
+    with_added,
+    with_precision,
+)
+from repro.places import reference_dir
+from repro.schema import Precision
+
+# fp32, computed before any key of ADDED_LATER existed.
+EXPERIMENTS = {
+    "cifar_plain20": "c04cba0e5ff5", "cifar_plain32": "19dc14853655", "cifar_plain44": "4902c9c4ef37",
+    "cifar_plain56": "ada5bdadc6f1", "cifar_plain110": "650a8d03f28e", "cifar_resnet20": "ea1f1ecb1ebb",
+    "cifar_resnet32": "cf4af6fbe456", "cifar_resnet44": "42d3b4cd26f3", "cifar_resnet56": "76b2a092c5a4",
+    "cifar_resnet110": "d2457a24f3e2", "cifar_resnet1202": "66f597fb4f5f",
+}
+RECORDS = {"cifar_plain20": "355b87e44356", "cifar_plain56": "ceadae2e5f3a", "cifar_resnet20": "917312f2e0b9",
+           "cifar_resnet56": "b2d74ca43376"}
+
+
+def record_of(name: str) -> dict:
+    path: Path = reference_dir() / "runs" / f"{name}@{RECORDS[name]}" / "seed0" / "run.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_keeps_its_identity(name):
+    assert identity(with_precision(paper_config(name), Precision.fp32)) == EXPERIMENTS[name]
+
+
+def test_no_identity_is_shared_and_every_pinned_experiment_exists():
+    assert set(EXPERIMENTS) <= set(experiments())
+    assert len({*EXPERIMENTS.values(), *RECORDS.values()}) == len(EXPERIMENTS) + len(RECORDS)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_committed_record_keeps_its_identity_and_its_deviations(name):
+    record = record_of(name)
+    assert record["identity"] == RECORDS[name] == identity_of(record["config"])
+    assert identity(from_record(record)) == RECORDS[name]
+    assert deviations(from_record(record)) == record["deviations"]
+
+
+def test_what_came_later_is_what_conf_says_and_is_filled_in():
+    paper = numbers(to_dict(paper_config("cifar_resnet20")))
+    assert {key: paper[key] for key in ADDED_LATER} == ADDED_LATER
+    old = {key: value for key, value in paper.items() if key not in ADDED_LATER}
+    assert with_added(old) == paper
+    assert with_added({"model.fc_init": "msra"})["model.fc_init"] == "msra", "what is recorded wins"
+
+
+def test_another_value_of_what_came_later_counts():
+    changed = with_precision(compose(["experiment=cifar_resnet20", "model.fc_init=msra"]), Precision.fp32)
+    assert identity(changed) != EXPERIMENTS["cifar_resnet20"]
+    recorded = to_dict(changed)
+    assert identity_of(recorded) == identity(changed)
+    del recorded["model"]["fc_init"]
+    assert identity_of(recorded) == EXPERIMENTS["cifar_resnet20"]
+
+
+def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_path):
+    import torch
+
+    from repro.errors import ConfigError
+    from repro.training import engine
+
+    class Step:
+        def load_state(self, state):
+            assert state == {}
+
+    config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
+    old = {key: value for key, value in engine.seed_and_numbers(config).items() if key not in ADDED_LATER}
+    meta = {"numbers": old, "iteration": 7, "train_seconds": 1.0, "evaluation_seconds": 2.0}
+    monkeypatch.setattr(engine.checkpoint, "load_newest", lambda folder, device: ({}, meta, []))
+    done, _ = engine.restore(Step(), tmp_path, config, torch.device("cpu"), print)
+    assert done == 7
+    changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
+    with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
+        engine.restore(Step(), tmp_path, changed, torch.device("cpu"), print)
