@@ -20,7 +20,9 @@ def register(add: Add) -> None:
         if name == "table":
             command.add_argument("--check", action="store_true", help="compare the committed tables with their runs")
             command.add_argument("--strict", action="store_true", help="exit 4 if a result is worse than published")
-            command.add_argument("--json", action="store_true", help="print JSON")
+            form = command.add_mutually_exclusive_group()
+            form.add_argument("--json", action="store_true", help="print JSON")
+            form.add_argument("--latex", action="store_true", help="print LaTeX (booktabs)")
     publish = add("publish", "promote a finished local run into results/reference", publish_run)
     publish.add_argument("run", help="its folder, or EXPERIMENT/seedK")
 
@@ -46,21 +48,22 @@ def make_tables(options: argparse.Namespace) -> int:
     folder = output_folder("tables", options.reference)
     worse = []
     for name in names:
-        worse += make_table(name, results_of(), folder, options.reference, options.json)
+        form = "json" if options.json else "tex" if options.latex else "md"
+        worse += make_table(name, results_of(), folder, options.reference, form)
     if worse and options.strict:
         raise ComparisonError(f"worse than published: {', '.join(worse)}")
     return 0
 
 
-def make_table(name: str, results: Path, folder: Path, reference: bool, as_json: bool) -> list[str]:
+def make_table(name: str, results: Path, folder: Path, reference: bool, form: str = "md") -> list[str]:
     """Print one table, write its files, and return the rows that are worse than published."""
     from repro.places import reference_dir, shown
     from repro.reporting import tables
 
     table = tables.build(name, None if reference else results, reference_dir())
-    print(table.json() if as_json else table.markdown())
+    print(table.forms()[form])
     written = tables.write(table, folder)
-    if not as_json:
+    if form == "md":
         print(f"written: {', '.join(shown(path) for path in written)}\n")
     return list(table.worse)
 
@@ -73,7 +76,7 @@ def check_tables(names: Sequence[str]) -> int:
     differing = []
     for name in names:
         table = tables.build(name, None, reference_dir())
-        for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("json", table.json())):
+        for suffix, text in table.forms().items():
             path = reference_dir() / "tables" / f"{name}.{suffix}"
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
                 differing.append(path.name)

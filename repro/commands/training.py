@@ -53,7 +53,7 @@ def run_suite(options: argparse.Namespace) -> int:
     results = results_of(first.results)
     print()
     for name in preset.tables or ():
-        make_table(name, results, results / "tables", reference=False, as_json=False)
+        make_table(name, results, results / "tables", reference=False)
     for name in preset.figures or ():
         make_figure(name, results, results / "figures", reference=False)
     if failures:

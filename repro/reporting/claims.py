@@ -82,7 +82,7 @@ def judge(claim: Claim, found: list[Pool]) -> ClaimResult:
     comparisons = [one for test in claim.tests for one in compare(test, paper_samples(test, found))]
     outcomes = {one.outcome for one in comparisons}
     verdict = FAIL if FAIL in outcomes else UNDECIDED if UNDECIDED in outcomes else PASS
-    reasons = dict.fromkeys(one.numbers for one in comparisons if one.outcome == UNDECIDED)
+    reasons = dict.fromkeys(part for one in comparisons if one.outcome == UNDECIDED for part in one.numbers.split("; "))
     result = ClaimResult(claim.id, claim.statement, claim.source, verdict,
                          "; ".join(reasons) if verdict == UNDECIDED else "", tuple(comparisons))
     return replace(result, short=short_comparisons(claim, found)) if UNDECIDED in outcomes else result

@@ -1,4 +1,4 @@
-"""A table of texts with its origin notes, as Markdown, CSV and JSON."""
+"""A table of texts with its origin notes, as Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from repro.reporting.latex import latex
 from repro.reporting.statistics import WORSE
 from repro.runs import write_atomic
 
@@ -76,15 +77,26 @@ class Table:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+    def latex(self) -> str:
+        """The table for a paper, with booktabs rules."""
+        rows = [[one_line(cell) for cell in line] for line in self.texts()]
+        return latex(self.name, self.title, list(self.columns.values()), rows,
+                     tuple(one_line(note) for note in self.notes))
+
+    def forms(self) -> dict[str, str]:
+        """{suffix of the file: its text} of every form in which a table is written."""
+        return {"md": self.markdown(), "csv": self.csv(), "json": self.json(), "tex": self.latex()}
+
+
 def one_line(text: str) -> str:
     """Text without line breaks, so that no cell leaves its row."""
     return " ".join(text.split())
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write name.md, name.csv and name.json atomically; returns their paths. StorageError if it can't."""
+    """Write name.md, .csv, .json and .tex atomically; returns their paths. StorageError if it can't."""
     written = []
-    for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("json", table.json())):
+    for suffix, text in table.forms().items():
         path = folder / f"{table.name}.{suffix}"
         write_atomic(path, text)
         written.append(path)

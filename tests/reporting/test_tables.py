@@ -268,7 +268,7 @@ def test_published_tables_print_the_papers_digits(results: Path, reference: Path
 
 def test_every_name_builds_and_an_unknown_one_is_named(results: Path, reference: Path):
     assert tables.names() == [*(f"table{n}" for n in range(1, 9)), "plain_nets", "short_cifar_plain_vs_res",
-                              "synthetic_demo"]
+                              "synthetic_demo", "claims"]
     assert [tables.build(name, results, reference).name for name in tables.names()] == tables.names()
     with pytest.raises(ConfigError, match="did you mean table6"):
         tables.build("tabel6", results, reference)
@@ -278,7 +278,7 @@ def test_files_agree_with_each_other_and_are_the_same_twice(results: Path, refer
     make_run(results, R20, 0, test=8.5)
     table = tables.build("table6", results, reference)
     written = tables.write(table, tmp_path / "out")
-    assert [path.name for path in written] == ["table6.md", "table6.csv", "table6.json"]
+    assert [path.name for path in written] == ["table6.md", "table6.csv", "table6.json", "table6.tex"]
     texts = [path.read_text() for path in written]
     assert all(text.endswith("\n") for text in texts)
     again = tables.build("table6", results, reference)

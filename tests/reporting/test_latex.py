@@ -1,0 +1,58 @@
+"""LaTeX tables: escaping, alignment, and that pdflatex takes them where it is."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from repro.reporting import tables
+from repro.reporting.latex import escaped, latex
+
+
+def test_special_characters_are_written_out():
+    assert escaped("a_b & 50 % #1 {x} $ ~ ^") == (
+        r"a\_b \& 50 \% \#1 \{x\} \$ \textasciitilde{} \textasciicircum{}")
+    assert escaped("6.61 +- 0.16, C <= B < A") == r"6.61 $\pm$ 0.16, C $\le$ B $<$ A"
+    assert escaped("a\\b") == r"a\textbackslash{}b"
+
+
+def test_columns_of_numbers_are_flush_right():
+    text = latex("t_1", "A title", ["net", "error", "spread"],
+                 [["a", "8.75", "6.43 (6.61 +- 0.16)"], ["b", "-", "7.93"]], ("a note",))
+    assert r"\begin{tabular}{@{}lrr@{}}" in text
+    assert r"\label{tab:t-1}" in text
+    assert text.index(r"\bottomrule") < text.index("a note")
+    assert text.startswith("% Made by `repro table t_1`")
+
+
+@pytest.mark.parametrize("name", tables.names())
+def test_every_table_has_balanced_braces_and_rows_of_one_length(name, results, reference, make_run):
+    make_run(results, "cifar_resnet20", test=8.1)
+    table = tables.build(name, results, reference)
+    text = table.latex()
+    bare = text.replace(r"\{", "").replace(r"\}", "").partition("\n")[2]
+    assert bare.count("{") == bare.count("}")
+    body = text[text.index(r"\midrule"):text.index(r"\bottomrule")].splitlines()[1:]
+    assert len(body) == len(table.rows)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} <= {len(table.columns) - 1}
+    assert ("Synthetic images" in text) == (name == "synthetic_demo")
+
+
+def test_latex_takes_every_table(results, reference, make_run, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex")
+    make_run(results, "cifar_resnet20", test=8.1, device="a_b & 50 % {x} ~ ^ # $ |")
+    body = "\n".join(tables.build(name, results, reference).latex() for name in tables.names())
+    (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
+                                      + body.replace(r"\begin{table}", r"\begin{table}[p]") + "\\end{document}\n")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,
+                          capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_command_prints_it(direct):
+    outcome = direct("table", "table6", "--latex")
+    assert outcome.code == 0
+    assert r"\toprule" in outcome.out
+    assert direct("table", "table6", "--latex", "--json").code == 2
