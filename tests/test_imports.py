@@ -45,7 +45,7 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "config", "schema", "errors", "place
             "doctor.software", "doctor.storage", "__init__", "__main__", "reporting", "training.schedule",
             "training.__init__",
             "data.__init__", "data.cifar10_files", "data.download", "data.fetch", "data.npm"]
-DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
+DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}
 

@@ -282,7 +282,7 @@ def test_files_agree_with_each_other_and_are_the_same_twice(results: Path, refer
     texts = [path.read_text() for path in written]
     assert all(text.endswith("\n") for text in texts)
     again = tables.build("table6", results, reference)
-    assert texts == [again.markdown(), again.csv(), again.json()]
+    assert texts == [again.markdown(), again.csv(), again.json(), again.latex()]
     rows = list(csv.DictReader(texts[1].splitlines()))
     content = json.loads(texts[2])
     assert [entry["yours"] for entry in rows] == [entry["cells"]["yours"] for entry in content["rows"]]

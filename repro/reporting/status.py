@@ -1,0 +1,99 @@
+"""`repro status`: what tables lack, what runs now, what is interrupted, and the time left. Never imports torch."""
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+from repro import paper
+from repro.reporting.run_cost import measured_seconds
+from repro.reporting.selection import Answer, paper_runs, pools
+from repro.runs import LOCK, Run, lock_owner, scan
+
+COMMAND = "repro run experiment={} seed={}"
+
+
+def status(results: Path, reference: Path) -> dict[str, Any]:
+    """Everything `repro status` says, as plain values."""
+    mine = scan(results / "runs")
+    running = [entry for run in mine if (entry := held(run)) is not None]
+    busy = {entry["folder"] for entry in running}
+    return {"running": running, "interrupted": [stopped(run) for run in mine if is_open(run) and
+                                                str(run.folder) not in busy],
+            "lacking": lacking(results, reference)}
+
+
+def held(run: Run) -> dict[str, Any] | None:
+    """Who works in a run's folder now; None if nobody. The lock is looked at and left as it is."""
+    path = run.folder / LOCK
+    try:
+        with path.open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return progress(run) | {"owner": lock_owner(file)}
+    except OSError:
+        pass
+    return None
+
+
+def is_open(run: Run) -> bool:
+    """Whether a run was begun, is not finished and did not diverge."""
+    return run.record is not None and run.status in ("running", "interrupted")
+
+
+def stopped(run: Run) -> dict[str, Any]:
+    """An interrupted run and how to go on; one that still says 'running' was killed."""
+    note = "stopped" if run.status == "interrupted" else "ended without saving a word (killed?)"
+    content = run.record or {}
+    changes = [f"{key}={value}" for key, _, value in (text.partition(": ") for text in content.get("deviations", []))
+               for value in [value.rpartition(" -> ")[2]]]
+    return progress(run) | {"note": note, "go_on": " ".join([COMMAND.format(run.experiment, run.seed), *changes])}
+
+
+def progress(run: Run) -> dict[str, Any]:
+    """How far a run is, its last errors (percent), and the seconds left by its own measured speed."""
+    content = run.record or {}
+    rows = run.history()
+    done, total = int(content.get("iteration", 0)), int(content.get("iterations", 0))
+    at = int(rows[-1]["iteration"]) if rows else 0
+    spent = float(content.get("train_seconds", 0)) + float(content.get("evaluation_seconds", 0))
+    timing = timed(run.folder / "timing.csv")
+    reached, spent = (at, timing) if timing and at >= done else (done, spent)
+    return {"name": f"{run.folder.parent.name}/{run.folder.name}", "folder": str(run.folder), "iteration": max(done, at),
+            "iterations": total, "synthetic": run.synthetic,
+            "seconds_left": spent / reached * (total - max(done, at)) if reached and spent else None,
+            **{key: value for key, value in (rows[-1] if rows else {}).items() if key.endswith("top1_error")}}
+
+
+def timed(path: Path) -> float:
+    """Seconds of training and testing up to the last row of timing.csv; 0 without one."""
+    from repro.runs import read_rows
+
+    rows = read_rows(path)
+    try:
+        return float(rows[-1]["train_seconds"]) + sum(float(row["evaluation_seconds"]) for row in rows) if rows else 0.0
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
+    """For each row of a table that an experiment reproduces: seeds there of those needed, and the time they'd take."""
+    seeds = {name: suite.seeds_of(name) for suite in map(paper.suite, paper.suites()) for name in suite.experiments
+             if suite.default_preset == "auto"}
+    found = pools(results, reference)
+    entries = []
+    for row, experiment in paper.reproduced_rows().items():
+        answers: list[Answer] = [paper_runs(pool, experiment) for pool in found]
+        best = max(answers, key=lambda answer: len(answer.runs))
+        needed = seeds.get(experiment, 1)
+        if len(best.runs) >= needed:
+            continue
+        seconds, source = measured_seconds(experiment, results, reference)
+        missing = needed - len(best.runs)
+        state = next((answer.status for answer in answers if answer.status not in ("not run", "finished")), "not run")
+        entries.append({"row": row, "experiment": experiment, "seeds": len(best.runs), "needed": needed,
+                        "status": f"partial {len(best.runs)}/{needed}" if best.runs else state,
+                        "seconds": None if seconds is None else seconds * missing, "source": source})
+    return entries
+
+
