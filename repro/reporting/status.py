@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.reporting.run_cost import measured_seconds
+from repro.config import paper_identities
+from repro.reporting.run_cost import benchmarks, measured_times
 from repro.reporting.selection import Answer, paper_runs, pools
-from repro.runs import LOCK, Run, lock_owner, scan
+from repro.runs import LOCK, Run, lock_owner, read_rows, scan
 
 COMMAND = "repro run experiment={} seed={}"
+UNITS = ((86400 * 2, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))  # from, seconds in it, name
 
 
 def status(results: Path, reference: Path) -> dict[str, Any]:
@@ -67,8 +69,6 @@ def progress(run: Run) -> dict[str, Any]:
 
 def timed(path: Path) -> float:
     """Seconds of training and testing up to the last row of timing.csv; 0 without one."""
-    from repro.runs import read_rows
-
     rows = read_rows(path)
     try:
         return float(rows[-1]["train_seconds"]) + sum(float(row["evaluation_seconds"]) for row in rows) if rows else 0.0
@@ -88,12 +88,54 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
         needed = seeds.get(experiment, 1)
         if len(best.runs) >= needed:
             continue
-        seconds, source = measured_seconds(experiment, results, reference)
+        times = measured_times(experiment, paper_identities(experiment), 0, results, reference)
+        time = next(iter(times or benchmarks(experiment, reference)), None)
         missing = needed - len(best.runs)
         state = next((answer.status for answer in answers if answer.status not in ("not run", "finished")), "not run")
         entries.append({"row": row, "experiment": experiment, "seeds": len(best.runs), "needed": needed,
                         "status": f"partial {len(best.runs)}/{needed}" if best.runs else state,
-                        "seconds": None if seconds is None else seconds * missing, "source": source})
+                        "seconds": time and time["seconds"] * missing, "source": time and (
+                            f"{time['device']}, {time['precision']}; "
+                            + ("a finished run" if time["kind"] == "run" else "computed from a few measured steps"))})
     return entries
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds in words; '?' where nothing was measured."""
+    if seconds is None:
+        return "?"
+    length, name = next((length, name) for least, length, name in UNITS if seconds >= least)
+    return f"{seconds / length:.{0 if length == 1 else 1}f} {name}"
+
+
+def text(found: dict[str, Any]) -> str:
+    """The status for a person."""
+    lines = ["running now:"]
+    for run in found["running"]:
+        owner = run["owner"]
+        lines += [f"  {described(run)}, about {duration(run['seconds_left'])} left",
+                  f"    pid {owner.get('pid', '?')} on {owner.get('host', '?')} since {owner.get('since', '?')}"]
+    lines += [] if found["running"] else ["  nothing"]
+    if found["interrupted"]:
+        lines.append("interrupted (the same command goes on):")
+    for run in found["interrupted"]:
+        lines += [f"  {described(run)}, {run['note']}, about {duration(run['seconds_left'])} left",
+                  f"    {run['go_on']}"]
+    lines.append("what the tables lack:")
+    for entry in found["lacking"]:
+        lines.append(f"  {entry['row']:22} {entry['experiment']:17} {entry['status']:12} "
+                     f"{entry['seeds']}/{entry['needed']} seeds, {duration(entry['seconds'])} to go")
+    lines += [] if found["lacking"] else ["  nothing"]
+    known = [entry["seconds"] for entry in found["lacking"] if entry["seconds"] is not None]
+    if known:
+        sources = dict.fromkeys(entry["source"] for entry in found["lacking"] if entry["source"])
+        lines += [f"  together {duration(sum(known))}, one after the other", *(f"  times: {one}" for one in sources)]
+    return "\n".join(lines)
+
+
+def described(run: dict[str, Any]) -> str:
+    """A run, how far it is, and its last errors."""
+    errors = ", ".join(f"{key.removesuffix('_top1_error')} error {run[key]:.2f} %" for key in run
+                       if key.endswith("top1_error"))
+    made = " (synthetic images)" if run["synthetic"] else ""
+    return f"{run['name']}{made}: iteration {run['iteration']} of {run['iterations']}" + (f", {errors}" if errors else "")

@@ -59,7 +59,8 @@ def test_the_command(direct, results, make_run):
     assert outcome.out.index("differing settings") < outcome.out.index("errors at the end")
     drawn = results / "figures" / "compare_cifar_plain20-seed0_vs_cifar_plain20-seed1.svg"
     assert "cifar_plain20/seed1" in drawn.read_text()
-    assert json.loads(direct("compare", "cifar_plain20/seed0", "cifar_plain20/seed1", "--json").out)["common_points"] > 100
+    found = json.loads(direct("compare", "cifar_plain20/seed0", "cifar_plain20/seed1", "--json").out)
+    assert found["common_points"] > 100
     assert direct("compare", "cifar_plain20/seed0", "cifar_plain20/seed7").code == 2
     (folders[1] / "run.json").write_text("{")
     broken = direct("compare", "cifar_plain20/seed0", "cifar_plain20/seed1")

@@ -1,0 +1,69 @@
+"""`repro status`: looks at locks without touching them."""
+
+import subprocess
+import sys
+
+from repro.reporting.status import status, text
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from repro.runs import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_is_lacking_counts_seeds(results, reference, make_run):
+    for seed in (0, 1):
+        make_run(results, "cifar_resnet110", seed, test=6.5 + seed)
+    make_run(reference, "cifar_resnet20", 0)
+    found = {entry["experiment"]: entry for entry in status(results, reference)["lacking"]}
+    assert "cifar_resnet20" not in found
+    assert (found["cifar_resnet110"]["seeds"], found["cifar_resnet110"]["needed"]) == (2, 5)
+    assert found["cifar_resnet110"]["status"] == "partial 2/5"
+    assert found["cifar_resnet110"]["seconds"] == 3 * (100.4 + 23.0)
+    assert found["cifar_resnet32"]["seconds"] is None
+    assert "? to go" in text(status(results, reference))
+
+
+def test_a_running_run_is_seen_and_left_alone(results, reference, make_run):
+    folder = make_run(results, "cifar_resnet20", status="running")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        lock = (folder / "run.lock").read_bytes()
+        found = status(results, reference)
+        assert found["running"][0]["owner"]["pid"] == process.pid
+        assert found["interrupted"] == []
+        assert f"pid {process.pid}" in text(found)
+        assert (folder / "run.lock").read_bytes() == lock
+        process.kill()
+    found = status(results, reference)
+    assert found["running"] == []
+    assert "killed" in found["interrupted"][0]["note"]
+    assert (folder / "run.lock").exists(), "the next run of it takes over the lock"
+
+
+def test_an_interrupted_run_says_how_to_go_on(results, reference, make_run):
+    make_run(results, "cifar_resnet20", 3, status="interrupted", overrides=("model.shortcut_option=B",),
+             change={"iteration": 32000})
+    (entry,) = status(results, reference)["interrupted"]
+    assert entry["go_on"] == "repro run experiment=cifar_resnet20 seed=3 model.shortcut_option=B"
+    assert entry["iterations"] == 64000
+    assert abs(entry["seconds_left"] - 123.4) < 5
+    assert "interrupted (the same command goes on)" in text(status(results, reference))
+
+
+def test_a_broken_record_is_no_reason_to_stop(results, reference, make_run):
+    (make_run(results, "cifar_resnet20") / "run.json").write_text("{")
+    assert status(results, reference)["running"] == []
+
+
+def test_the_command_loads_no_torch(direct):
+    outcome = direct("status")
+    assert outcome.code == 0
+    assert "what the tables lack" in outcome.out
+    assert "computed from a few measured steps" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 100
