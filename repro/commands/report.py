@@ -1,0 +1,34 @@
+"""The command that writes the HTML page: report."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from repro.commands.common import Add, results_of
+
+
+def register(add: Add) -> None:
+    """Add this command."""
+    command = add("report", "one HTML page with tables, figures, claims and a card for each run", write_report)
+    command.add_argument("--reference", action="store_true", help="from the committed runs only")
+    command.add_argument("--output", metavar="FILE", default=None, help="where to (results/report.html)")
+
+
+def write_report(options: argparse.Namespace) -> int:
+    """`repro report`."""
+    from repro.places import reference_dir, shown
+    from repro.reporting import figures
+    from repro.reporting.report import report
+    from repro.runs import write_atomic
+
+    results = None if options.reference else results_of()
+    drawings = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in figures.names():
+            written = figures.draw(name, results, reference_dir(), Path(folder))
+            if written:
+                drawings[name] = written[0].read_text(encoding="utf-8")
+    path = Path(options.output).expanduser() if options.output else results_of() / "report.html"
+    write_atomic(path, report(results, reference_dir(), drawings))
+    print(f"report: {shown(path.absolute())}")
+    return 0
