@@ -1,6 +1,7 @@
 """The command that judges the paper's statements: claims."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, output_folder, results_of
@@ -36,6 +37,14 @@ def show_claims(options: argparse.Namespace) -> int:
     if failed and options.strict:
         raise ComparisonError(f"claims that fail: {', '.join(failed)}")
     return 0
+
+
+def print_claims(suite: str, results: Path) -> None:
+    """Print what the runs say of a suite's claims."""
+    from repro.places import reference_dir
+    from repro.reporting import claims
+
+    print(f"\nclaims of the paper (repro claims {suite}):\n{text_of(claims.evaluate(results, reference_dir(), suite))}")
 
 
 def text_of(found: list["ClaimResult"]) -> str:

@@ -56,6 +56,10 @@ def run_suite(options: argparse.Namespace) -> int:
         make_table(name, results, results / "tables", reference=False)
     for name in preset.figures or ():
         make_figure(name, results, results / "figures", reference=False)
+    if read_suite(options.name).claims:
+        from repro.commands.claims import print_claims
+
+        print_claims(options.name, results)
     if failures:
         raise failures[0]
     return 0

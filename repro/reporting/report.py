@@ -1,4 +1,4 @@
-"""One self-contained HTML page: claims, tables, figures and a card for each run. Imports neither torch nor matplotlib."""
+"""One self-contained HTML page: claims, tables, figures, a card for each run. Imports neither torch nor matplotlib."""
 
 import re
 from collections.abc import Mapping
@@ -105,7 +105,8 @@ def card(run: Run, origin: str) -> Card:
     session = (content.get("sessions") or [{}])[-1]
     environment = content.get("environment") or {}
     seconds = float(content.get("train_seconds") or 0) + float(content.get("evaluation_seconds") or 0)
-    versions = ", ".join(f"{key} {environment[key]}" for key in ("python", "torch", "torchvision") if environment.get(key))
+    shown = [key for key in ("python", "torch", "torchvision") if environment.get(key)]
+    versions = ", ".join(f"{key} {environment[key]}" for key in shown)
     commit = f"{str(session.get('commit'))[:12]}{' with uncommitted changes' if session.get('dirty') else ''}"
     data = content.get("data") or {}
     facts = {"result": errors(content.get("result") or {}), "averaged BN": averaged(content),

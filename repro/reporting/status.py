@@ -61,7 +61,8 @@ def progress(run: Run) -> dict[str, Any]:
     spent = float(content.get("train_seconds", 0)) + float(content.get("evaluation_seconds", 0))
     timing = timed(run.folder / "timing.csv")
     reached, spent = (at, timing) if timing and at >= done else (done, spent)
-    return {"name": f"{run.folder.parent.name}/{run.folder.name}", "folder": str(run.folder), "iteration": max(done, at),
+    return {"name": f"{run.folder.parent.name}/{run.folder.name}", "folder": str(run.folder),
+            "iteration": max(done, at),
             "iterations": total, "synthetic": run.synthetic,
             "seconds_left": spent / reached * (total - max(done, at)) if reached and spent else None,
             **{key: value for key, value in (rows[-1] if rows else {}).items() if key.endswith("top1_error")}}
@@ -138,4 +139,4 @@ def described(run: dict[str, Any]) -> str:
     errors = ", ".join(f"{key.removesuffix('_top1_error')} error {run[key]:.2f} %" for key in run
                        if key.endswith("top1_error"))
     made = " (synthetic images)" if run["synthetic"] else ""
-    return f"{run['name']}{made}: iteration {run['iteration']} of {run['iterations']}" + (f", {errors}" if errors else "")
+    return f"{run['name']}{made}: iteration {run['iteration']} of {run['iterations']}{errors and f', {errors}'}"
