@@ -54,4 +54,5 @@ def paint_panel(ax: Axes, content: LayerFigure, panel: LayerPanel, longest: int)
         style = LINES["dashed" if curve.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1}
         every = max(1, len(curve.values) // 6)
         ax.plot(range(1, len(curve.values) + 1), curve.values, color=colour, marker=marker, markersize=3.2,
-                markevery=(number * every // 4 % every, every), label=curve.curve.label, gid=curve.curve.net, **style)
+                markevery=(number * every // 4 % every, every), label=curve.curve.label,
+                gid=f"{curve.curve.net}-{content.panels.index(panel)}", **style)
