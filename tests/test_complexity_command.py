@@ -25,7 +25,7 @@ def test_the_table_is_printed_and_written(few, direct, tmp_path):
     folder = tmp_path / "results" / "tables"
     assert outcome.out == ((folder / "complexity.md").read_text() + "\n"
                            "written: results/tables/complexity.md, results/tables/complexity.csv, "
-                           "results/tables/complexity.json\n")
+                           "results/tables/complexity.json, results/tables/complexity.tex\n")
     assert "25,557,032" in outcome.out
     assert len((folder / "complexity.csv").read_text().splitlines()) == 5
     printed = direct("complexity", "--json").out
