@@ -16,8 +16,8 @@ DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')
 SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),seeds=$(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses data tables figures claims report status
-.PHONY: doctor check test test-oldest lint clean
+.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses precision data tables figures claims report
+.PHONY: status doctor check test test-oldest lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -42,6 +42,9 @@ cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a
 responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, and gradient norms
 	$(REPRO) suite cifar_responses preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
 	$(REPRO) responses $(DATA_OVERRIDE)
+
+precision: $(VENV)/.ready ## 16 seeds of ResNet-20 in each precision; needs a GPU
+	$(REPRO) suite cifar_precision preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
 
 data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
 	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)

@@ -28,6 +28,7 @@ from repro.published import (
     Suite,
     pick,
 )
+from repro.schema import Precision
 
 T = TypeVar("T")
 KINDS = {list: "a list", dict: "a mapping", str: "text", int: "a whole number", float: "a number",
@@ -235,6 +236,8 @@ def suite(name: str) -> Suite:
         pick(experiment, members, f"experiment of the suite (in {where}: seeds)")
         if seeds < 1:
             raise ConfigError(f"{where}: seeds.{experiment}={seeds}: allowed is at least 1")
+    for precision in found.precisions:
+        pick(precision, dict(Precision.__members__), f"precision (in {where}: precisions)")
     for preset_name, preset in found.presets.items():
         for experiment in preset.experiments or ():
             pick(experiment, members, f"experiment of the suite (in {where}: presets.{preset_name}.experiments)")

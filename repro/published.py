@@ -252,6 +252,7 @@ class Suite:
     figures: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     seeds: dict[str, int] = field(default_factory=dict)  # number of seeds, by experiment, where it is not 1
+    precisions: tuple[str, ...] = ()  # each run in each of these; without any, in the one that is configured
     presets: dict[str, Preset] = field(default_factory=dict)
     default_preset: str = "auto"  # auto: paper with a GPU, else short
 

@@ -58,6 +58,7 @@ COMMANDS = [
     (["cifar-plain-vs-res", "DATA=it's, ü (1)"],
      ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1", "data.root=it's, ü (1)"]),
     (["cifar-very-deep"], ["suite", "cifar_very_deep", "preset=auto"]),
+    (["precision"], ["suite", "cifar_precision", "preset=auto"]),
     (["cifar-very-deep", "SEEDS=2", "DATA=d", "ARGS=max_seconds=60"],
      ["suite", "cifar_very_deep", "preset=auto", "seeds=2", "data.root=d", "max_seconds=60"]),
     (["data"], ["data", "fetch", "cifar10"]),

@@ -186,10 +186,18 @@ def test_claims_have_sources_and_their_own_ids():
 
 
 def test_suites():
-    assert paper.suites() == ["cifar_plain_vs_res", "cifar_responses", "cifar_very_deep", "demo"]
+    assert paper.suites() == ["cifar_plain_vs_res", "cifar_precision", "cifar_responses", "cifar_very_deep", "demo"]
     suite = paper.suite("cifar_very_deep")
     assert [suite.seeds_of(name) for name in suite.experiments] == [5, 1]
     assert suite.preset("paper").experiments == suite.experiments
+
+
+def test_the_suite_about_precision_runs_16_seeds_in_each():
+    suite = paper.suite("cifar_precision")
+    assert (suite.experiments, suite.seeds_of("cifar_resnet20")) == (("cifar_resnet20",), 16)
+    assert suite.precisions == ("auto", "fp16", "bf16")
+    assert "short" not in suite.presets, "short runs say nothing about the end of the schedule"
+    assert [name for name in paper.suites() if paper.suite(name).precisions] == ["cifar_precision"]
 
 
 def test_presets_of_plain_vs_res():
@@ -225,6 +233,7 @@ def test_unknown_names_suggest_the_nearest(call, name: str, near: str):
     ("tables: [table6", "seeds: {cifar_plain20: 0}\ntables: [table6", "at least 1"),
     ("tables: [table6", "seeds: {cifar_resnet110: 2}\ntables: [table6", "cifar_resnet110"),
     ("tables: [table6", "seeds: {cifar_plain20: two}\ntables: [table6", "'two' is not a whole number"),
+    ("tables: [table6", "precisions: [fp61]\ntables: [table6", "precisions.*fp61.*did you mean fp16"),
     ("experiments: [cifar_plain20", "experiments: [cifar_resnet110", "presets.short.experiments"),
     ("paper: {}", "paper: {", "line"),
 ])

@@ -8,6 +8,7 @@ from repro.paper import tables as published_tables
 from repro.published import Column, PublishedRow, pick
 from repro.reporting.cifar_tables import plain_nets, table6
 from repro.reporting.claims import claims_table
+from repro.reporting.precision_table import precision_table
 from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
 from repro.reporting.table import Table, TableRow, write
 from repro.reporting.variants import SYNTHETIC, split_name
@@ -16,7 +17,7 @@ __all__ = ["Table", "TableRow", "build", "committed", "names", "write"]
 
 BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
     "table6": table6, PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res,
-    "synthetic_demo": synthetic_demo, "claims": claims_table,
+    "synthetic_demo": synthetic_demo, "precision": precision_table, "claims": claims_table,
 }
 
 

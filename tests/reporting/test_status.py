@@ -28,6 +28,18 @@ def test_what_is_lacking_counts_seeds(results, reference, make_run):
     assert "? to go" in text(status(results, reference))
 
 
+def test_a_row_needs_the_seeds_of_suites_that_feed_its_table(results, reference, make_run):
+    """Not the 16 in each precision that decide about precisions; and no run in 16 bits fills a row."""
+    for seed in range(3):
+        make_run(results, "cifar_resnet20", seed, test=8.0 + seed, precision="fp16")
+    found = {entry["row"]: entry for entry in status(results, reference)["lacking"]}
+    assert {row: entry["needed"] for row, entry in found.items() if entry["needed"] > 1} == {"table6/resnet-110": 5}
+    assert (found["table6/resnet-20"]["seeds"], found["table6/resnet-20"]["needed"]) == (0, 1)
+    assert {row.partition("/")[0] for row in found} == {"table6", "plain_nets"}
+    make_run(results, "cifar_resnet20", 3, precision="tf32")
+    assert "table6/resnet-20" not in {entry["row"] for entry in status(results, reference)["lacking"]}
+
+
 def test_a_running_run_is_seen_and_left_alone(results, reference, make_run):
     folder = make_run(results, "cifar_resnet20", status="running")
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
