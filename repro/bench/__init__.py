@@ -1,0 +1,1 @@
+"""How fast training is on this device: our engine, loops written as usual, and what the device itself allows."""

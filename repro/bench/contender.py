@@ -1,0 +1,144 @@
+"""`python -m repro.bench.contender JOB`: one fresh process that measures one contender and prints one line of JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repro.bench.floors import device_rates
+from repro.bench.made import made_data
+from repro.bench.plan import COMPILED, EAGER, LOADER, OURS, RATES, Job, config_of
+from repro.bench.rivals import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop, usable_cores
+from repro.data.augment import normalised
+from repro.devices import autocast, describe, place, resolve, set_up, synchronise
+from repro.models import build_model
+from repro.schema import Engine, RunConfig
+from repro.training.engine import batch_norm_group
+from repro.training.execution import Execution
+from repro.training.schedule import Schedule
+from repro.training.step import TrainStep
+
+
+class Contender(Protocol):
+    """What trains a network: `model`, how it is executed, and what was said of that."""
+
+    model: nn.Module
+    kind: str
+    said: list[str]
+
+    def advance(self, updates: int) -> None:
+        """So many updates; on CUDA they may be only queued."""
+
+    def shared_batch(self) -> tuple[Tensor, Tensor]:
+        """The first images of the data set, normalised but not augmented: float32 (B, 3, 32, 32), int64 (B,)."""
+
+    def check(self) -> None:
+        """RuntimeError if updates were left out."""
+
+
+class Ours:
+    """This project's training step on made images, executed as in a run; `said` is what the engine can't do here."""
+
+    def __init__(self, config: RunConfig, device: torch.device, images: int):
+        self.said: list[str] = []
+        self.size = config.train.mini_batch_size
+        self.model: nn.Module = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
+        self.step = TrainStep(self.model, made_data(images, device), config, Schedule.of(config))
+        self.execution = Execution(self.step, config, self.said.append)
+        self.kind = self.execution.kind
+
+    def advance(self, updates: int) -> None:
+        """See Contender."""
+        self.execution.advance(updates)
+
+    def check(self) -> None:
+        """RuntimeError if a loss or gradient was not finite, after which the engine makes no update."""
+        if int(self.step.failed_at) >= 0:
+            raise RuntimeError(f"loss or gradient not finite at iteration {int(self.step.failed_at)}")
+
+    def shared_batch(self) -> tuple[Tensor, Tensor]:
+        """See Contender."""
+        data = self.step.data
+        images = normalised(data.train_images[: self.size], data.mean, None)
+        return images.contiguous(memory_format=self.step.memory_format), data.train_labels[: self.size]
+
+
+BUILD: dict[str, Callable[[RunConfig, torch.device, int], Contender]] = {
+    OURS: Ours, EAGER: DeviceLoop, COMPILED: CompiledLoop, LOADER: LoaderLoop}
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Set up, check, warm up and time one contender (or the device itself); setup_seconds: until the timed updates.
+
+    RuntimeError if our engine can't do what the contender's name asks for, and what else training raises.
+    """
+    started = time.perf_counter()
+    config = resolve(config_of(job.depth, job.overrides, job.contender))
+    kind, _, engine = job.contender.partition(":")
+    device = set_up(config, allocator=kind == OURS)
+    if job.contender == RATES:
+        return {"device": describe(device), "threads": torch.get_num_threads(), **device_rates(config, device)}
+    torch.manual_seed(config.seed)  # order and augmentation of the loops that are not ours
+    contender = BUILD[kind](config, device, job.images)
+    if engine and engine not in (Engine.auto.name, *contender.kind.split("+")):
+        raise RuntimeError("; ".join(contender.said))
+    first_loss = shared_loss(contender, config, device)
+    warmup = job.warmup
+    if kind == LOADER:  # what the workers have made ahead meanwhile must not be timed
+        warmup = max(warmup, PREFETCH * usable_cores())
+    timed_updates(contender, warmup, device)
+    setup = time.perf_counter() - started
+    seconds = timed_updates(contender, job.steps, device)
+    contender.check()
+    return {"kind": contender.kind, "said": contender.said,
+            "parameters": sum(p.numel() for p in contender.model.parameters()),
+            "shared_loss": first_loss, "last_loss": shared_loss(contender, config, device),
+            "setup_seconds": setup, "warmup": warmup, "steps": job.steps, "ms_per_step": 1000 * seconds / job.steps,
+            "images_per_second": job.steps * config.train.mini_batch_size / seconds}
+
+
+def timed_updates(contender: Contender, updates: int, device: torch.device) -> float:
+    """Seconds until the device has done so many updates."""
+    synchronise(device, all_streams=True)
+    began = time.perf_counter()
+    contender.advance(updates)
+    synchronise(device, all_streams=True)
+    return time.perf_counter() - began
+
+
+def shared_loss(contender: Contender, config: RunConfig, device: torch.device) -> float:
+    """Cross-entropy of the network, in training mode, on the batch that all contenders share.
+
+    Forward and backward, as compiled for training; running statistics and gradients are left as they were (none).
+    """
+    model = contender.model
+    images, labels = contender.shared_batch()
+    saved = [buffer.clone() for buffer in model.buffers()]
+    with autocast(device, config.machine.precision):
+        logits = model(images)
+    loss = F.cross_entropy(logits.float(), labels)
+    torch.autograd.backward(loss)
+    value = float(loss.detach())
+    model.zero_grad(set_to_none=True)
+    for buffer, old in zip(model.buffers(), saved, strict=True):
+        buffer.copy_(old)
+    return value
+
+
+def main(text: str) -> None:
+    """Print what was measured, or why nothing was."""
+    try:
+        result = measure(Job.of(text))
+    except Exception as error:  # reported by the parent beside what the others measured
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        result = {"failed": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"}
+    print("\n" + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
