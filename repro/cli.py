@@ -7,11 +7,26 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from repro import __version__
-from repro.commands import claims, compare, complexity, files, machine, report, settings, status, tables, training
+from repro.commands import (
+    bench,
+    claims,
+    compare,
+    complexity,
+    files,
+    machine,
+    packing,
+    pending,
+    report,
+    settings,
+    status,
+    tables,
+    training,
+)
 from repro.commands.common import Handler, check_versions, keep_on_without_reader, program
 from repro.errors import ConfigError, ReproError
 
-MODULES = (training, tables, claims, files, complexity, machine, settings, compare, status, report)
+MODULES = (training, tables, claims, files, complexity, machine, settings, compare, status, report, pending,
+           bench, packing)
 
 DESCRIPTION = """\
 Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).

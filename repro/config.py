@@ -39,14 +39,16 @@ from repro.schema import (
     ShortcutOption,
     Split,
 )
+from repro.sizes import parse_size
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
 FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
-NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "data.root",
-                "model.depth", "machine.device", "machine.channels_last", "machine.threads", "machine.deterministic",
+NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine",
+                "part_size", "data.root", "model.depth", "machine.device", "machine.steps_per_graph",
+                "machine.activation_checkpointing", "machine.channels_last", "machine.threads", "machine.deterministic",
                 "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
 # Keys that change numbers but are newer than the first records: what these runs did, left out of the identity there.
@@ -272,6 +274,8 @@ def check_ranges(config: RunConfig) -> None:
         ("evaluation.gradient_iterations", config.evaluation.gradient_iterations,
          all(iteration >= 1 for iteration in config.evaluation.gradient_iterations), "iterations from 1"),
         ("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "at least 1"),
+        ("machine.steps_per_graph", machine.steps_per_graph, machine.steps_per_graph is None or
+         1 <= machine.steps_per_graph <= 1000, "1 to 1000"),
         ("machine.evaluation_batch_size", machine.evaluation_batch_size, machine.evaluation_batch_size >= 1,
          "at least 1"),
         ("machine.checkpoint_seconds", machine.checkpoint_seconds, machine.checkpoint_seconds >= 0, "at least 0"),
@@ -279,6 +283,11 @@ def check_ranges(config: RunConfig) -> None:
     for name, value, good, allowed in rules:
         if not good:
             raise ConfigError(f"{name}={value}: allowed is {allowed}")
+    if config.part_size is not None:
+        try:
+            parse_size(config.part_size)
+        except ValueError as error:
+            raise ConfigError(f"part_size: {error}") from error
     if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
         raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from repro.errors import ConfigError
-from repro.schema import Device, Precision, RunConfig
+from repro.schema import Device, Engine, Precision, RunConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -38,14 +38,18 @@ def resolve(config: RunConfig) -> RunConfig:
         precision = Precision.tf32 if device is Device.cuda else Precision.fp32
     if precision is Precision.tf32 and device is not Device.cuda:
         raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
+    engine = config.engine
+    if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
+        engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
     if channels_last is None:  # measured faster on CPUs; on CUDA tensor cores want it for 16-bit convolutions
         channels_last = device is Device.cpu or (device is Device.cuda and precision in AUTOCAST)
-    return replace(config, machine=replace(machine, device=device, precision=precision, channels_last=channels_last))
+    machine = replace(machine, device=device, precision=precision, channels_last=channels_last)
+    return replace(config, engine=engine, machine=machine)
 
 
-def set_up(config: RunConfig) -> torch.device:
-    """Configure torch for a resolved configuration and return its device."""
+def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
+    """Configure torch, and with `allocator` the C library's, for a resolved configuration and return its device."""
     machine = config.machine
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
@@ -56,7 +60,7 @@ def set_up(config: RunConfig) -> torch.device:
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read at its first use
     torch.use_deterministic_algorithms(machine.deterministic)
-    if machine.device is Device.cpu:
+    if machine.device is Device.cpu and allocator:
         keep_freed_memory()
     return torch.device(machine.device.name)
 
@@ -86,12 +90,27 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+@contextlib.contextmanager
+def forced_eager(compiled: bool) -> Iterator[None]:
+    """Compiled modules run as they are written, where there are any."""
+    if compiled:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+def synchronise(device: torch.device, all_streams: bool = False) -> None:
+    """Wait until the device has done all that the current stream, or any stream, was given."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device) if all_streams else torch.cuda.current_stream(device).synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream:
+    """A CUDA stream of its own on this device."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def describe(device: torch.device) -> str:

@@ -112,6 +112,19 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Engine(Enum):
+    """How updates are executed.
+
+    `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and replayed. `compile`: each
+    block compiled by torch.compile, and captured too on CUDA. `auto`: graph on CUDA, eager elsewhere.
+    """
+
+    auto = "auto"
+    eager = "eager"
+    compile = "compile"
+    graph = "graph"
+
+
 class Resume(Enum):
     """`never` puts an earlier run in the same folder aside and starts over."""
 
@@ -184,13 +197,15 @@ class EvaluationConfig:
 
 @dataclass
 class MachineConfig:
-    """How the same computation is executed; only `precision` changes its numbers."""
+    """Where and in what precision the computation is executed; only `precision` changes its numbers."""
 
     device: Device = MISSING
     precision: Precision = MISSING
     channels_last: bool | None = None  # None: on where it is measured faster
     threads: int | None = None  # None: torch's default
     deterministic: bool = False
+    steps_per_graph: int | None = None  # updates in one captured graph; None: by the depth of the network
+    activation_checkpointing: bool = False  # forget activations and compute them again: less memory, same numbers
     evaluation_batch_size: int = MISSING
     checkpoint_seconds: float = MISSING
     tensorboard: bool = True
@@ -208,6 +223,8 @@ class RunConfig:
     max_seconds: float | None = None
     resume: Resume = Resume.auto
     results: str | None = None
+    engine: Engine = Engine.auto
+    part_size: str | None = None  # checkpoints in files of at most this size, as 16MiB
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -20,7 +20,9 @@ from repro.reporting.tables import names as table_names
 from repro.schema import RunConfig
 
 KEY_VALUE = "key=value"  # in the metavar of arguments that take overrides
-EXTRA_KEYS = {"suite": ("preset", "seeds"), "eval": ("weights",)}  # what these commands read beside the configuration
+EXTRA_KEYS = {  # what these commands read beside the configuration
+    "suite": ("preset", "seeds", "jobs_per_device"), "eval": ("weights",), "pending": ("jobs_per_device",),
+    "bench": ("nets", "contenders", "rounds", "steps")}
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,13 @@ class TrainingOrder:
     """Which image stands at each position of a run: one permutation after the other, batches running on across them.
 
     Two passes lie on the device, `order` (2 N,) int64 and the position where they begin, `start` () int64, both
-    updated in place, so that a step that reads them can be captured.
+    updated in place, so that a step that reads them can be captured. On CUDA the order is made there, so that the host
+    never waits for it.
     """
 
     def __init__(self, images: int, seed: int, device: torch.device):
         self.images, self.seed = images, seed
+        self.sorts_on = device if device.type == "cuda" else torch.device("cpu")
         self.order = torch.zeros(2 * images, dtype=torch.int64, device=device)
         self.start = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = -1
@@ -85,7 +87,7 @@ class TrainingOrder:
             return False
         for half in (0, 1):
             row = slice(half * self.images, (half + 1) * self.images)
-            self.order[row].copy_(permutation(self.images, self.seed, epoch + half))
+            self.order[row].copy_(permutation(self.images, self.seed, epoch + half, self.sorts_on))
         self.start.fill_(epoch * self.images)
         self.epoch = epoch
         return True

@@ -37,12 +37,12 @@ def uniform_bits(counter: Tensor, seed: int, stream: int) -> Tensor:
     return mix((mix((counter & MASK) ^ first) + second) & MASK)
 
 
-def permutation(length: int, seed: int, epoch: int) -> Tensor:
-    """A random order of 0..length-1 for one pass (int64, on the CPU): the indices sorted by 63 random bits each.
+def permutation(length: int, seed: int, epoch: int, device: torch.device | None = None) -> Tensor:
+    """A random order of 0..length-1 for one pass (int64, None: on the CPU): the indices sorted by 63 random bits each.
 
     Each pass has its own counters, epoch * length onwards. Ties (1 in 7e9 passes of 50,000) keep their order.
     """
-    counter = torch.arange(length, dtype=torch.int64) + epoch * length
+    counter = torch.arange(length, dtype=torch.int64, device=device) + epoch * length
     high = uniform_bits(counter, seed, ORDER_STREAM) >> 1  # 31 bits: int64 is signed
     low = uniform_bits(counter, seed, ORDER_TIES_STREAM)
     return torch.argsort((high << 32) | low, stable=True)

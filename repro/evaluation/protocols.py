@@ -33,7 +33,6 @@ def evaluate_on(model: nn.Module, data: DeviceData, config: RunConfig) -> Outcom
                        machine.precision, bool(machine.channels_last), data.std)
 
 
-@torch.no_grad()
 def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, batch_size: int,
                 precision: Precision = Precision.fp32, channels_last: bool = False,
                 std: Tensor | None = None) -> Outcome:
@@ -42,10 +41,21 @@ def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, 
     images: (N, 3, H, W) uint8; labels: (N,) int64; mean, std: pixels 0..255, see `repro.data.augment.normalised`. The
     model is left in the mode that it was in.
     """
-    was_training = model.training
-    model.eval()
     errors = torch.zeros((), dtype=torch.int64, device=images.device)
     loss = torch.zeros((), dtype=torch.float32, device=images.device)
+    count_errors(model, images, labels, mean, batch_size, precision, channels_last, std, errors, loss)
+    return Outcome(int(errors), len(images), float(loss) / len(images))
+
+
+@torch.no_grad()
+def count_errors(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, batch_size: int, precision: Precision,
+                 channels_last: bool, std: Tensor | None, errors: Tensor, loss: Tensor) -> None:
+    """Add the errors of `single_view` to `errors`, () int64, and the summed cross-entropy to `loss`, () float32.
+
+    No value is read on the host, so that it can be captured in a CUDA graph.
+    """
+    was_training = model.training
+    model.eval()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     for begin in range(0, len(images), batch_size):
         batch = normalised(images[begin : begin + batch_size], mean, std).contiguous(memory_format=memory_format)
@@ -56,4 +66,3 @@ def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, 
         errors += (logits.argmax(1) != target).sum()
         loss += F.cross_entropy(logits, target, reduction="sum")
     model.train(was_training)
-    return Outcome(int(errors), len(images), float(loss) / len(images))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.models.blocks import BasicBlock, batch_norm
+from repro.models.recompute import Stage
 from repro.schema import ConvInit, FcInit, ModelConfig
 
 CHANNELS = (16, 32, 64)  # Sec. 4.2: filters on maps of 32x32, 16x16 and 8x8
@@ -26,11 +27,11 @@ class CifarNet(nn.Module):
         self.fc = nn.Linear(CHANNELS[2], config.num_classes)
 
     @staticmethod
-    def make_stage(in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int) -> nn.Sequential:
+    def make_stage(in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int) -> Stage:
         """n basic blocks; the first one may subsample with stride 2 and grow the channels."""
         first = BasicBlock(in_channels, out_channels, stride, config, group)
         others = [BasicBlock(out_channels, out_channels, 1, config, group) for _ in range(config.blocks_per_stage - 1)]
-        return nn.Sequential(first, *others)
+        return Stage(first, *others)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, 32, 32) mean-subtracted pixels -> (N, num_classes) logits."""

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from repro.config import paper_config
 from repro.models.blocks import BasicBlock, Bottleneck, StrideIn, batch_norm
 from repro.models.cifar import initialise
+from repro.models.recompute import Stage
 from repro.paper import published_table
 from repro.published import PublishedRow, pick
 from repro.schema import Family, ModelConfig, ShortcutOption
@@ -57,7 +58,7 @@ class ImageNetNet(nn.Module):
 
 
 def make_stage(row: PublishedRow, number: int, channels: list[int], config: ModelConfig, stride_in: StrideIn,
-               group: int) -> nn.Sequential:
+               group: int) -> Stage:
     """Stage `number` (0: conv2_x) from channels[0] to channels[1]; the first block of all but conv2_x has stride 2."""
     blocks: list[nn.Module] = []
     for index in range(row.blocks[number]):
@@ -65,7 +66,7 @@ def make_stage(row: PublishedRow, number: int, channels: list[int], config: Mode
         in_channels = channels[0] if index == 0 else channels[1]
         blocks.append(BasicBlock(in_channels, channels[1], stride, config, group) if row.block == "basic"
                       else Bottleneck(in_channels, channels[1], stride, config, group, stride_in))
-    return nn.Sequential(*blocks)
+    return Stage(*blocks)
 
 
 def imagenet_config(layers: int, family: Family = Family.residual, shortcut_option: ShortcutOption = ShortcutOption.B,

@@ -79,14 +79,12 @@ def timed(path: Path) -> float:
 
 def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
     """For each row of a table that an experiment reproduces: seeds there of those needed, and the time they'd take."""
-    seeds = {name: suite.seeds_of(name) for suite in map(paper.suite, paper.suites()) for name in suite.experiments
-             if suite.default_preset == "auto"}
     found = pools(results, reference)
     entries = []
     for row, experiment in paper.reproduced_rows().items():
         answers: list[Answer] = [paper_runs(pool, experiment) for pool in found]
         best = max(answers, key=lambda answer: len(answer.runs))
-        needed = seeds.get(experiment, 1)
+        needed = needed_seeds(row, experiment)
         if len(best.runs) >= needed:
             continue
         times = measured_times(experiment, paper_identities(experiment), 0, results, reference)
@@ -99,6 +97,13 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
                             f"{time['device']}, {time['precision']}; "
                             + ("a finished run" if time["kind"] == "run" else "computed from a few measured steps"))})
     return entries
+
+
+def needed_seeds(row: str, experiment: str) -> int:
+    """How many seeds a row of a table needs: as many as the suites run that feed this table."""
+    table = row.partition("/")[0]
+    suites = [paper.suite(name) for name in paper.suites()]
+    return max((suite.seeds_of(experiment) for suite in suites if table in suite.tables), default=1)
 
 
 def duration(seconds: float | None) -> str:

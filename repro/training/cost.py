@@ -9,10 +9,10 @@ import torch
 from repro.config import with_precision
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, set_up, synchronise
-from repro.evaluation.protocols import single_view
 from repro.models import build_model
 from repro.schema import Precision, RunConfig
 from repro.training.engine import batch_norm_group
+from repro.training.execution import MOST_PER_GRAPH, Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 
@@ -21,7 +21,7 @@ FASTER = 1.2  # bf16 must gain this much over fp32 to be taken for a short run
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per update and per image tested, measured on `device` in `precision`."""
+    """Seconds per update and per image tested, measured on `device` in `precision` by `engine`."""
 
     experiment: str
     device: str
@@ -29,6 +29,7 @@ class Cost:
     step_seconds: float
     test_seconds_per_image: float
     measured_steps: int
+    engine: str
 
     def run_seconds(self, schedule: Schedule, test_images: int = 10_000) -> float:
         """Training and evaluations of a whole run, computed from the measured step."""
@@ -36,20 +37,24 @@ class Cost:
         return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
 
 
-def measure(config: RunConfig, steps: int = 3) -> Cost:
-    """Time a few real updates (after one to warm up) and one test batch, on random images."""
+def measure(config: RunConfig, updates: int = 3) -> Cost:
+    """Time a few real updates (after some to warm up) and one test batch, on random images."""
     config = resolve(config)
+    execution = prepared(config)
+    device, block = execution.step.device, execution.block
+    step_seconds = timed(lambda: execution.advance(block), updates, device) / block
+    test_seconds = timed(execution.evaluate, 1, device)
+    images = len(execution.step.data.eval_images)
+    return Cost(config.name, describe(device), config.machine.precision.name, step_seconds, test_seconds / images,
+                updates * block, execution.kind)
+
+
+def prepared(config: RunConfig) -> Execution:
+    """A resolved configuration's network on its device, ready to train on random images."""
     device = set_up(config)
     data = random_data(device, config.train.mini_batch_size)
-    model = place(build_model(config.model, 0, batch_norm_group(config)), config, device)
-    step = TrainStep(model, data, config, Schedule.of(config))
-    step.order.cover(0)
-    step_seconds = timed(step, steps, device)
-    machine = config.machine
-    images = len(data.eval_images)
-    test_seconds = timed(lambda: single_view(model, data.eval_images, data.eval_labels, data.mean, images,
-                                             machine.precision, bool(machine.channels_last)), 1, device)
-    return Cost(config.name, describe(device), machine.precision.name, step_seconds, test_seconds / images, steps)
+    model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
+    return Execution(TrainStep(model.train(), data, config, Schedule.of(config)), config)
 
 
 def timed(work: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -64,9 +69,9 @@ def timed(work: Callable[[], object], repeats: int, device: torch.device) -> flo
 
 
 def random_data(device: torch.device, mini_batch_size: int) -> DeviceData:
-    """Random images and labels, enough for a few mini-batches and one test batch of 256."""
+    """Random images and labels, enough for the mini-batches of a captured graph and one test batch of 256."""
     generator = torch.Generator().manual_seed(0)
-    count = max(4 * mini_batch_size, 512)
+    count = max(MOST_PER_GRAPH * mini_batch_size, 512)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, 10, (count,), generator=generator).to(device)
     mean = images[:256].float().mean(0)

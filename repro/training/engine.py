@@ -5,7 +5,7 @@
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up, synchronise
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
-from repro.evaluation.protocols import evaluate_on
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
 from repro.places import shown
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Precision, Resume, RunConfig
+from repro.sizes import parse_size, size_text
 from repro.training import checkpoint
+from repro.training.background import Snapshot, Writer
+from repro.training.execution import Execution
 from repro.training.measurements import final_measurements
+from repro.training.memory import Memory, needed
 from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder
 from repro.training.schedule import Schedule
@@ -39,6 +42,22 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
 
     `command` is what a person types to go on; it is shown when the run stops early. Raises Stopped (75 or 130) after
     saving, DivergedError (6), InUseError (7), OutOfMemoryError (8), StorageError (5), DataError (3), ConfigError (2).
+    """
+    with StopRequest(config.max_seconds) as stop:
+        stepwise = run_stepwise(config, stop, command, say)
+        while True:
+            try:
+                next(stepwise)
+            except StopIteration as ended:
+                result: Run = ended.value
+                return result
+
+
+def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None = None, say: Say = print,
+                 jobs: int = 1) -> Generator[None, None, Run]:
+    """`run` as a generator that yields whenever updates have been queued, so that several runs can take turns.
+
+    `jobs` runs share the device; the record says so, since each of them then takes longer. Raises what `run` raises.
     """
     asked_precision = config.machine.precision
     config = resolve(config)
@@ -58,8 +77,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
         go_on = [word for word in command or ["repro", "run", f"experiment={config.name}"]
                  if not word.startswith("resume=")]
         try:
-            with StopRequest(config.max_seconds) as stop:
-                train(config, folder, earlier, stop, go_on, say)
+            yield from train(config, folder, earlier, stop, go_on, say, jobs)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
                 raise OutOfMemoryError(no_memory_message(error, config)) from error
@@ -67,76 +85,86 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
         return read_run(folder)
 
 
-def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], say: Say) -> None:
+def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], say: Say,
+          jobs: int) -> Iterator[None]:
     """The training loop of one run, from its newest checkpoint or from the start, to its end or to a stop."""
     device = set_up(config)
     data = load_data(config, device)
     schedule = Schedule.of(config)
     model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
+    memory = needed(model, data, config)
     step = TrainStep(model, data, config, schedule)
-    done, watch = restore(step, folder, config, device, say)
-    recorder = Recorder(folder, config, data.evaluated_on, facts(config, schedule, data, model, device, earlier, done))
+    done, watch, before = restore(step, folder, config, device, say)
+    execution = Execution(step, config, say)
+    say_start(config, schedule, done, folder, data, execution, memory, before, say)
+    recorder = Recorder(folder, config, data.evaluated_on,
+                        facts(config, schedule, data, execution, memory, earlier, done, jobs))
     recorder.begin(done)
     recorder.write(iteration=done, **watch.values())
-    say_start(config, schedule, done, folder, device, data, say)
 
     batch = config.train.mini_batch_size
-    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch)
+    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, bar=jobs == 1)
     point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
     saved = time.monotonic()
     model.train()
     watch.lap()
-    while done < schedule.iterations and stop.reason is None:
-        if step.order.cover(done * batch):
-            check_finite(step, recorder)
-        step()
-        done += 1
-        evaluates, shows, notes = schedule.evaluates(done), progress.due(), done in schedule.gradients
-        saves = time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations
-        if device.type == "cpu" or evaluates or shows or saves or notes:
-            check_finite(step, recorder)
-        if notes:
-            recorder.gradients(done, gradient_norms(model))
-        if shows:
-            progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
-        if evaluates:
-            synchronise(device)
-            watch.lap_train()
-            row = evaluate(step, data, config, schedule, done, (done - point) * batch)
-            spent = watch.lap_evaluation()
-            progress.evaluated(done, row, data.evaluated_on)
-            recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
-                               "evaluation_seconds": round(spent, 3),
-                               "images_per_second": round(progress.rate(done), 1)})
-            step.clear()
-            point = done
-        if saves:
-            watch.lap_train()
-            save(step, recorder, folder, config, done, watch)
-            saved = time.monotonic()
-    synchronise(device)
-    watch.lap_train()
-    progress.close()
-    check_finite(step, recorder)
-    advice = f"go on with: {shlex.join(command)}"
-    if done < schedule.iterations:
-        save(step, recorder, folder, config, done, watch)
-        recorder.write(status="interrupted", ended=utc_now())
-        recorder.close()
-        raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
-                      f"{shown(folder)}\n{advice}", stop.exit_code)
-    finish(step, recorder, folder, config, watch, say)
+    with Writer() as writer:
+        while done < schedule.iterations and stop.reason is None:
+            updates = min(execution.block, schedule.next_event(done) - done)
+            execution.advance(updates)
+            done += updates
+            evaluates, shows, notes = schedule.evaluates(done), progress.due(), done in schedule.gradients
+            saves = (time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations
+                     and not writer.busy())
+            if device.type == "cpu" or evaluates or shows or notes:
+                check_finite(step, recorder, writer)
+            if notes:
+                recorder.gradients(done, gradient_norms(model))
+            if shows:
+                progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
+            if evaluates:
+                synchronise(device)
+                watch.lap_train()
+                row = evaluate(execution, schedule, done, (done - point) * batch)
+                spent = watch.lap_evaluation()
+                progress.evaluated(done, row, data.evaluated_on)
+                recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
+                                   "evaluation_seconds": round(spent, 3),
+                                   "images_per_second": round(progress.rate(done), 1)})
+                step.clear()
+                point = done
+            if saves:
+                watch.lap_train()
+                writer.start(save(execution, recorder, folder, done, watch))
+                saved = time.monotonic()
+            yield
+        synchronise(device)
+        watch.lap_train()
+        progress.close()
+        check_finite(step, recorder, writer)
+        writer.finish()
+        advice = f"go on with: {shlex.join(command)}"
+        if done < schedule.iterations:
+            save(execution, recorder, folder, done, watch)()
+            recorder.write(status="interrupted", ended=utc_now())
+            recorder.close()
+            raise Stopped(f"stopped by {stop.reason} at iteration {done} of {schedule.iterations}; saved in "
+                          f"{shown(folder)}\n{advice}", stop.exit_code)
+        finish(execution, recorder, folder, watch, say)
     if stop.received is not None:
         raise Stopped(f"stopped by {stop.reason}; the run in {shown(folder)} had just finished\n{advice}",
                       stop.exit_code)
 
 
 def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device,
-            say: Say) -> tuple[int, Stopwatch]:
-    """Put the newest whole checkpoint into the step: iterations done and seconds spent, none without one."""
+            say: Say) -> tuple[int, Stopwatch, str | None]:
+    """Put the newest whole checkpoint into the step: iterations done, seconds spent, and the engine until then.
+
+    0, none and None without a checkpoint.
+    """
     found = checkpoint.load_newest(folder, device)
     if found is None:
-        return 0, Stopwatch()
+        return 0, Stopwatch(), None
     state, meta, notes = found
     for note in notes:
         say(note)
@@ -146,7 +174,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
                           + differing(recorded, own) + "; resume=never starts over")
     step.load_state(state)
-    return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"])
+    return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"]), meta.get("engine")
 
 
 def seed_and_numbers(config: RunConfig) -> dict[str, Any]:
@@ -154,23 +182,24 @@ def seed_and_numbers(config: RunConfig) -> dict[str, Any]:
     return {"seed": config.seed, **numbers(to_dict(config))}
 
 
-def evaluate(step: TrainStep, data: DeviceData, config: RunConfig, schedule: Schedule, done: int,
-             images: int) -> dict[str, float]:
+def evaluate(execution: Execution, schedule: Schedule, done: int, images: int) -> dict[str, float]:
     """One row of history.csv: training loss and error over the mini-batches since the last row, and a test."""
-    outcome = evaluate_on(step.model, data, config)
+    step, evaluated_on = execution.step, execution.step.data.evaluated_on
+    outcome = execution.evaluate()
     ended = int(step.warmup_end)
     warming = step.warms_up and (ended < 0 or done - 1 < ended)
     return {"iteration": done, "learning_rate": schedule.rate(done - 1, warming),
-            "train_loss": float(step.loss_sum) * config.train.mini_batch_size / images,
+            "train_loss": float(step.loss_sum) * execution.batch / images,
             "train_top1_error": 100 * int(step.error_count) / images,
-            f"{data.evaluated_on}_loss": outcome.loss, f"{data.evaluated_on}_top1_error": outcome.top1_error}
+            f"{evaluated_on}_loss": outcome.loss, f"{evaluated_on}_top1_error": outcome.top1_error}
 
 
-def check_finite(step: TrainStep, recorder: Recorder) -> None:
+def check_finite(step: TrainStep, recorder: Recorder, writer: Writer) -> None:
     """Raise DivergedError if a loss or gradient was not finite; the update that it would have caused was not made."""
     at = int(step.failed_at)
     if at < 0:
         return
+    writer.finish()
     rate, last = float(step.learning_rate()), float(step.last_loss)
     recorder.write(status="diverged", iteration=at, ended=utc_now(),
                    diverged={"iteration": at, "learning_rate": rate, "last_finite_loss": last})
@@ -179,22 +208,40 @@ def check_finite(step: TrainStep, recorder: Recorder) -> None:
                         f"iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
 
 
-def save(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, done: int,
-         watch: Stopwatch) -> None:
-    """Write a checkpoint and bring the record up to it."""
-    checkpoint.save(folder, done, step.state(), {
-        **watch.values(), "identity": identity(config), "numbers": seed_and_numbers(config),
-        "versions": provenance.package_versions(), "utc": utc_now()})
-    recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
-    recorder.write(iteration=done, **watch.values())
+def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watch: Stopwatch) -> Callable[[], None]:
+    """Copy the state as it is now; what is returned writes it as a checkpoint and brings the record up to it.
+
+    A state whose update failed is never written: the checkpoint before it stays.
+    """
+    config, spent, at = execution.config, watch.values(), utc_now()
+    snapshot = Snapshot(execution.step.state(), execution.step.device)
+
+    def write() -> None:
+        state = snapshot.fetched()
+        if int(state["counters"]["failed_at"]) >= 0:
+            return  # the loop will see it at its next look
+        checkpoint.save(folder, done, state, {
+            **spent, "identity": identity(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
+            "versions": provenance.package_versions(), "utc": at}, part_bytes(config))
+        recorder.record["sessions"][-1] |= {"ended": at, "to_iteration": done}
+        recorder.write(iteration=done, **spent)
+
+    return write
 
 
-def finish(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig, watch: Stopwatch, say: Say) -> None:
+def part_bytes(config: RunConfig) -> int | None:
+    """The largest size of a checkpoint's files, in bytes; None for one file."""
+    return None if config.part_size is None else parse_size(config.part_size)
+
+
+def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwatch, say: Say) -> None:
     """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
+    step, config = execution.step, execution.config
     done = int(step.iteration)
     extras = config.evaluation.responses or config.evaluation.batch_norm_images >= config.train.mini_batch_size
     if extras:  # may take minutes: the trained state is safe before
-        save(step, recorder, folder, config, done, watch)
+        save(execution, recorder, folder, done, watch)()
+    execution.close()
     checkpoint.write_weights(folder / "weights.pt", step.model)
     measured = final_measurements(step, config, folder, say) if extras else {}
     watch.lap_evaluation()
@@ -210,26 +257,32 @@ def finish(step: TrainStep, recorder: Recorder, folder: Path, config: RunConfig,
         f"iteration {done}, {duration(watch.train)} of training; {shown(folder)}")
 
 
-def facts(config: RunConfig, schedule: Schedule, data: DeviceData, model: torch.nn.Module, device: torch.device,
-          earlier: Run, done: int) -> dict[str, Any]:
+def facts(config: RunConfig, schedule: Schedule, data: DeviceData, execution: Execution, memory: Memory, earlier: Run,
+          done: int, jobs: int) -> dict[str, Any]:
     """What the record says of a run beside its configuration and its numbers."""
     record = earlier.record if earlier.record and done else {}
-    session = {"started": utc_now(), "from_iteration": done, "device": describe(device),
+    device = execution.step.device
+    how = {"engine": execution.kind, "updates_per_graph": execution.block, "jobs_per_device": jobs}
+    session = {"started": utc_now(), "from_iteration": done, "device": describe(device), **how,
                **provenance.code_version(), **provenance.package_versions()}
-    return {"iterations": schedule.iterations, "parameters": sum(p.numel() for p in model.parameters()),
+    return {"iterations": schedule.iterations, "memory_bytes": memory.total,
+            "parameters": sum(p.numel() for p in execution.step.model.parameters()),
             "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256},
             "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(device),
-                            "precision": config.machine.precision.name, "threads": torch.get_num_threads()},
+                            "precision": config.machine.precision.name, "threads": torch.get_num_threads(), **how},
             "started": record.get("started", session["started"]), "warmup_end": None,
             "sessions": [*record.get("sessions", []), session]}
 
 
-def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, device: torch.device, data: DeviceData,
-              say: Say) -> None:
-    """One line before the first step: what trains, where, how far it is, what it departs from."""
+def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, data: DeviceData, execution: Execution,
+              memory: Memory, before: str | None, say: Say) -> None:
+    """Before the first step: what trains, where, how far it is, the memory it needs, and what it departs from."""
     where = f"from iteration {done}" if done else "from the start"
-    say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {describe(device)}, "
-        f"{config.machine.precision.name}, split {data.split} (tested on {data.evaluated_on}), {shown(folder)}")
+    say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {describe(execution.step.device)}, "
+        f"{config.machine.precision.name}, engine {execution.kind}, about {size_text(memory.total)} of memory "
+        f"(computed), split {data.split} (tested on {data.evaluated_on}), {shown(folder)}")
+    if before not in (None, execution.kind):
+        say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
     if deviations(config):
         say("  not the paper's settings: " + "; ".join(deviations(config)))
 

@@ -40,10 +40,11 @@ class Stopwatch:
 class Progress:
     """Shows iterations, errors, images/s and the time left."""
 
-    def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch):
+    def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch,
+                 bar: bool = True):
         self.total, self.mini_batch_size, self.name = total, mini_batch_size, name
         self.bar = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True)
         self.first, self.began, self.shown = done, time.monotonic(), time.monotonic()
         self.watch, self.trained_before = watch, watch.train  # seconds of earlier sessions

@@ -45,6 +45,11 @@ class Schedule:
             return True
         return done >= self.warmup_max
 
+    def next_event(self, done: int) -> int:
+        """The next iteration after `done` at which the host has something to do: a test, gradient norms, the end."""
+        test = (done // self.interval + 1) * self.interval
+        return min(self.iterations, test, *(iteration for iteration in self.gradients if iteration > done))
+
     def evaluates(self, done: int) -> bool:
         """Whether the network is tested after `done` updates: at every interval and at the end."""
         return done % self.interval == 0 or done == self.iterations

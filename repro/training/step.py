@@ -1,7 +1,7 @@
 """One training step: batch, forward, loss, backward, update, counters, warm-up. Only device tensors, no host decision.
 
 Everything that changes from step to step lies in tensors that are updated in place, so the same function runs eagerly
-on any device.
+on any device, compiled, or captured in a CUDA graph (`repro.training.execution`).
 """
 
 from collections.abc import Iterator
@@ -49,6 +49,7 @@ class TrainStep:
         self.warming = torch.full_like(self.iteration, int(self.warms_up))
         self.warmup_end = torch.full_like(self.iteration, -1)
         self.window = torch.zeros(schedule.warmup_window, dtype=torch.int64, device=device)
+        self.slots = torch.arange(schedule.warmup_window, device=device)
         self.failed_at = torch.full_like(self.iteration, -1)
         self.bad_loss = torch.zeros_like(self.loss_sum)
         self.last_loss = torch.zeros_like(self.loss_sum)
@@ -66,9 +67,12 @@ class TrainStep:
             self.apply(loss.detach(), (logits.argmax(1) != labels).sum())
 
     def batch(self, iteration: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The mini-batch of this iteration, or of another one: float32 (B, 3, 32, 32) and int64 (B,)."""
+        """The mini-batch of this iteration, or of another one: float32 (B, 3, 32, 32) and int64 (B,).
+
+        After a failure `iteration` stands still while the order moves on; the batch is then any one, and not used.
+        """
         position = (self.iteration if iteration is None else iteration) * len(self.offsets) + self.offsets
-        index = self.order.order[position - self.order.start]
+        index = self.order.order[(position - self.order.start).clamp(min=0)]
         images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
                                  self.config.data.padding, self.config.data.flip, self.data.std,
                                  self.config.data.padding_value is PaddingValue.black)
@@ -111,8 +115,8 @@ class TrainStep:
     def update_warmup(self, errors: Tensor, good: Tensor) -> None:
         """`Schedule.warmup_ends` on the device; once over, the warm-up never comes back."""
         schedule, size = self.schedule, len(self.window)
-        place = ((self.iteration - 1) % size).reshape(1)
-        self.window.scatter_(0, place, torch.where(good, errors, self.window.index_select(0, place)))
+        latest = (self.slots == (self.iteration - 1) % size) & good
+        self.window.copy_(torch.where(latest, errors, self.window))
         over = self.iteration >= schedule.warmup_max
         if schedule.warmup is WarmUp.error80:
             limit = schedule.warmup_error / 100 * size * len(self.offsets)

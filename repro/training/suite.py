@@ -1,52 +1,55 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
 
-import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from repro.config import SYNTHETIC, compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
-from repro.errors import ConfigError, DivergedError, OutOfMemoryError, ReproError
+from repro.errors import ConfigError, ReproError
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
 from repro.runs import read_run, run_folder, utc_now
 from repro.schema import Device, Precision, RunConfig
-from repro.training import cost, engine
+from repro.training import cost, engine, lanes
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
+from repro.training.stopping import StopRequest
 
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str],
-              ) -> tuple[Preset, list[ReproError]]:
+              jobs: int | None = None) -> tuple[Preset, list[ReproError]]:
     """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
 
-    preset `auto` is `paper` on CUDA, else `short` where the suite has it. Returns the preset, which names the tables
-    and figures that it feeds, and the errors of runs that diverged or found no memory; these don't stop the others.
-    `max_seconds` in the overrides bounds the whole suite. Raises what else `engine.run` does.
+    preset `auto` is `paper` on CUDA, else `short` where the suite has it. `jobs` runs go on at once; None: as many as
+    a measurement says. Returns the preset, which names the tables and figures that it feeds, and the errors of runs
+    that diverged or found no memory; these don't stop the others. `max_seconds` in the overrides bounds the whole
+    suite. Raises what else `engine.run` does.
     """
     suite = read_suite(name)
     chosen = choose_preset(suite, preset_name, overrides)
     preset = suite.preset(chosen)
     assert preset.experiments is not None
     precision = short_precision(preset, overrides) if preset.overrides else None  # not for the paper's schedule
-    configs = [config_of(experiment, seed, preset, overrides, precision)
-               for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
+    configs = [config_of(experiment, seed, preset, words, precision) for experiment in preset.experiments
+               for seed in range(seeds or suite.seeds_of(experiment)) for words in in_each_precision(suite, overrides)]
+    if suite.precisions:
+        say_precisions(configs)
     make_data(configs[0])
-    limit = configs[0].max_seconds
-    deadline = None if limit is None else time.monotonic() + limit
-    failures: list[ReproError] = []
-    for config in configs:
-        if deadline is not None:
-            config = replace(config, max_seconds=max(0.001, deadline - time.monotonic()))
-        try:
-            engine.run(config, command)
-        except (DivergedError, OutOfMemoryError) as error:
-            print(f"{error}\ngoing on with the rest of the suite")
-            failures.append(error)
-    return preset, failures
+    with StopRequest(configs[0].max_seconds) as stop:
+        return preset, run_unfinished(configs, stop, command, jobs)
+
+
+def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[str],
+                   jobs: int | None) -> list[ReproError]:
+    """`lanes.run_all` with the number of jobs that suits what is left to do, the first of it being typical."""
+    left = [config for config in configs if not read_run(run_folder(resolve(config))).finished]
+    if jobs is None:
+        jobs = lanes.best_jobs(left[0], len(left)) if len(left) > 1 else 1
+    return lanes.run_all(configs, stop, command, jobs)
 
 
 def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
@@ -76,8 +79,8 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
 def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     total, entries, device = 0.0, [], ""
-    for experiment in suite.experiments:
-        config = compose([f"experiment={experiment}", *overrides])
+    for experiment, words in product(suite.experiments, in_each_precision(suite, overrides)):
+        config = compose([f"experiment={experiment}", *words])
         measured, iterations = cost.measure(config), Schedule.of(config).iterations
         seconds = measured.run_seconds(Schedule.of(config))
         seeds, device = suite.seeds_of(experiment), measured.device
@@ -89,6 +92,21 @@ def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dic
     say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each)")
     return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
+
+
+def in_each_precision(suite: Suite, overrides: list[str]) -> list[list[str]]:
+    """The overrides once for each precision of the suite; as they are if it names none, or if they ask for one."""
+    if not suite.precisions or any(override.startswith("machine.precision=") for override in overrides):
+        return [overrides]
+    return [[f"machine.precision={precision}", *overrides] for precision in suite.precisions]
+
+
+def say_precisions(configs: list[RunConfig]) -> None:
+    """One line that names the precisions of resolved runs, and what stands for tf32 where there is none."""
+    names = list(dict.fromkeys(config.machine.precision.name for config in configs))
+    instead = "" if configs[0].machine.device is Device.cuda or "fp32" not in names else (
+        "; fp32 stands in the place of tf32, which needs CUDA: both are the paper's")
+    print(f"each seed in {', '.join(names)}{instead}", flush=True)
 
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:

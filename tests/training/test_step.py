@@ -129,26 +129,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
     assert all(torch.equal(a, b) for a, b in zip(momentum, step.optimizer.momentum, strict=True))
 
 
-class NoHostRead(torch.utils._python_dispatch.TorchDispatchMode):
-    """Raises where a tensor's value is read on the host, which would stall a GPU."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a value was read on the host")
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("warmup", ["none", "error80"])
-def test_a_step_never_reads_a_value_on_the_host(warmup):
-    step = make_step(f"train.warmup={warmup}")
-    advance(step, 1)
-    step.order.cover(16)
-    with NoHostRead():
-        step()
-    with pytest.raises(AssertionError), NoHostRead():
-        float(step.last_loss)
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_16_bit_steps_train_and_keep_fp32_weights(precision):
     step = make_step(f"machine.precision={precision}")
@@ -172,11 +152,10 @@ def test_the_static_loss_scale_leaves_fp32_sized_gradients():
 def test_a_divergence_noticed_passes_later_breaks_nothing():
     """On a GPU the host looks at failed_at now and then; until it does, the order moves on and the step does not."""
     step = make_step("train.mini_batch_size=50", "train.batch_norm_group=50")
-    step.order.cover(0)
     with torch.no_grad():
         step.model.fc.bias[0] = float("nan")
-    changed = [step.order.cover(done * 50) for done in range(3)]
-    assert changed == [False, False, True]  # the engine checks whenever a new pass begins
-    step.order.cover(0)
-    step()
+    for done in range(9):  # passes of 2 mini-batches
+        step.order.cover(done * 50)
+        step()
     assert int(step.failed_at) == 0
+    assert int(step.iteration) == 0

@@ -1,0 +1,90 @@
+"""The command that advances the paper's full-length runs on whatever machine is at hand: pending."""
+
+import argparse
+import time
+
+from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
+from repro.commands.training import jobs_of
+from repro.errors import ConfigError, DataError, Stopped
+
+RESERVE = 0.1  # of --max-seconds, at most RESERVE_SECONDS: for the last test and the last checkpoint
+RESERVE_SECONDS = 20.0
+
+
+def register(add: Add) -> None:
+    """Add this command."""
+    command = add("pending", "advance the full-length runs that results/reference lacks, cheapest first", show_pending)
+    command.add_argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved")
+    command.add_argument("--dry-run", action="store_true", help="only say what is lacking")
+    command.add_argument("--most", type=int, metavar="N", help="at most so many runs, the cheapest")
+    command.add_argument("overrides", nargs="*", metavar="key=value",
+                         help="jobs_per_device=auto|K, and overrides that change no number, such as machine.device=")
+
+
+def show_pending(options: argparse.Namespace) -> int:
+    """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
+    began = time.monotonic()
+    if options.max_seconds is not None and options.max_seconds <= 0:
+        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
+    from repro.config import check_override_keys, compose, deviations
+    from repro.places import reference_dir
+    from repro.reporting.pending import FINISHED, OPEN, lines, pending
+
+    words = [word for word in options.overrides if not word.startswith("jobs_per_device=")]
+    given = [word.partition("=")[2] for word in options.overrides if word.startswith("jobs_per_device=")]
+    jobs = jobs_of(given[-1]) if given else None
+    check_override_keys(words)
+    results = results_of(compose(["experiment=cifar_resnet20", *words]).results)
+    lacking = pending(results, reference_dir())
+    print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
+                     *(lines(lacking) or ["  none"])]), flush=True)
+    todo = [one for one in lacking if one.state == OPEN][: options.most]
+    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo]
+    for config in configs:
+        if deviations(config):
+            raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
+                              + "; ".join(deviations(config)))
+    if options.dry_run or not configs:
+        return 0
+    check_environment(configs[0].data.root)
+    check_versions()
+    from repro.training.stopping import StopRequest
+    from repro.training.suite import run_unfinished
+
+    keep_on_without_reader()
+    left = None
+    if options.max_seconds is not None:
+        reserve = min(RESERVE_SECONDS, RESERVE * options.max_seconds)
+        left = max(0.001, options.max_seconds - reserve - (time.monotonic() - began))
+    try:
+        with StopRequest(left) as stop:
+            failures = run_unfinished(configs, stop, [program(), "pending", *words], jobs)
+    except Stopped as error:
+        say_end(lines(pending(results, reference_dir())))
+        raise Stopped(str(error).splitlines()[0] + f"\ngo on with: {program()} pending", error.exit_code) from error
+    say_end(lines(pending(results, reference_dir())))
+    print("\n".join(f"next: {program()} publish {one.name}" for one in pending(results, reference_dir())
+                    if one.state == FINISHED))
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def say_end(found: list[str]) -> None:
+    """What is lacking when the command ends."""
+    print("\n".join(["", "now:", *(found or ["  nothing is lacking"])]), flush=True)
+
+
+def check_environment(root: str | None) -> None:
+    """ConfigError with the problems that `repro doctor` finds, DataError where CIFAR-10 is not on this machine."""
+    from repro.data import cifar10_files
+    from repro.doctor import PROBLEM, examine
+    from repro.places import data_dir, shown
+
+    problems = [check.line() for check in examine() if check.status == PROBLEM and check.name != "data"]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    folder = data_dir(root)
+    if cifar10_files.find(folder) is None:
+        raise DataError(f"CIFAR-10 is not in {shown(folder)}; `{program()} data fetch cifar10` needs the network, or "
+                        "bring cifar-10-batches-py/ there yourself")

@@ -1,0 +1,134 @@
+"""Several runs at once on one device, in one process: each has its own CUDA stream and graphs, and they take turns.
+
+A turn only queues updates, so the device always has work of several runs. On a CPU they take turns just the same, and
+gain nothing by it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+
+from repro.devices import new_stream, resolve, set_up, synchronise
+from repro.errors import DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
+from repro.runs import Run, title
+from repro.schema import Device, RunConfig
+from repro.training import engine
+from repro.training.cost import prepared
+from repro.training.execution import Execution
+from repro.training.stopping import StopRequest
+
+Say = Callable[[str], None]
+CANDIDATES = (2, 4)  # runs at once that are tried beside one
+GAIN = 1.25  # updates per second that each more must gain (engine.md's floor); below it one run at a time is simpler
+
+
+class Lane:
+    """One run that is under way."""
+
+    def __init__(self, config: RunConfig, stop: StopRequest, command: list[str], say: Say, jobs: int):
+        self.config = config
+        alone = jobs == 1 or resolve(config).machine.device is not Device.cuda
+        self.stream = None if alone else new_stream(torch.device("cuda"))
+        self.steps: Generator[None, None, Run] = engine.run_stepwise(config, stop, command, say, jobs)
+
+    def turn(self) -> bool:
+        """Queue the run's next updates; False at its end. Raises what the run raises."""
+        with in_stream(self.stream):
+            return next(self.steps, self) is not self
+
+
+def in_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    """Work of this block goes to the stream, or to the current one for None."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
+def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str], jobs: int,
+            say: Say = print) -> list[ReproError]:
+    """Run every configuration, up to `jobs` at a time and only such together whose machine settings agree.
+
+    A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are
+    returned. At any other error the runs that are under way go on to their end, no new one begins, and the error is
+    raised then. Raises Stopped (75 or 130) when all have saved their state.
+    """
+    waiting, lanes = deque(configs), list[Lane]()
+    failures, stopped, fatal = list[ReproError](), list[Stopped](), list[Exception]()
+    while lanes or (waiting and stop.reason is None and not fatal):
+        while waiting and len(lanes) < jobs and stop.reason is None and not fatal and fits(waiting[0], lanes):
+            lanes.append(Lane(waiting.popleft(), stop, command, say, jobs))
+        for lane in list(lanes):
+            try:
+                if lane.turn():
+                    continue
+            except Stopped as error:
+                stopped.append(error)
+            except (DivergedError, OutOfMemoryError, InUseError) as error:
+                say(f"{error}\ngoing on with the rest")
+                failures.append(error)
+            except Exception as error:
+                fatal.append(error)
+            lanes.remove(lane)
+    for other in [*fatal, *stopped][1:]:
+        say(str(other))
+    if fatal:
+        raise fatal[0]
+    if stopped:
+        raise stopped[0]
+    if waiting:
+        raise Stopped(f"stopped by {stop.reason} before {title(waiting[0])}", stop.exit_code)
+    return failures
+
+
+def fits(config: RunConfig, lanes: list[Lane]) -> bool:
+    """Whether a run may share the process with those under way: torch's settings are one for all of them."""
+    return all(resolve(config).machine == resolve(lane.config).machine for lane in lanes)
+
+
+def best_jobs(config: RunConfig, most: int, say: Say = print) -> int:
+    """How many runs like this one to do at once on this device, measured: 1 unless more gain at least 1.25x each step.
+
+    On a CPU always 1: runs that take turns in one process share the same cores.
+    """
+    config = resolve(config)
+    if config.machine.device is not Device.cuda:
+        return 1
+    best, best_rate = 1, updates_per_second(config, 1)
+    said = [f"1: {best_rate:.0f}"]
+    for jobs in CANDIDATES:
+        if jobs > most:
+            break
+        try:
+            rate = updates_per_second(config, jobs)
+        except torch.OutOfMemoryError:
+            said.append(f"{jobs}: no memory")
+            break
+        said.append(f"{jobs}: {rate:.0f}")
+        if rate < GAIN * best_rate:
+            break
+        best, best_rate = jobs, rate
+    say(f"runs at once: {best} (updates/s of {config.name} measured here by number of runs: {', '.join(said)})")
+    return best
+
+
+def updates_per_second(config: RunConfig, jobs: int, seconds: float = 2.0) -> float:
+    """Updates per second of `jobs` runs together, on random images; nothing is written."""
+    device = set_up(config)
+    streams = [new_stream(device) if device.type == "cuda" else None for _ in range(jobs)]
+    lanes: list[tuple[torch.cuda.Stream | None, Execution]] = []
+    for seed, stream in enumerate(streams):
+        with in_stream(stream):
+            lanes.append((stream, prepared(replace(config, seed=seed))))
+    synchronise(device, all_streams=True)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for stream, execution in lanes:
+            with in_stream(stream):
+                execution.advance(execution.block)
+            done += execution.block
+        if done % (64 * jobs) < execution.block * jobs:
+            synchronise(device, all_streams=True)  # or the host would run far ahead of the device
+    synchronise(device, all_streams=True)
+    return done / (time.perf_counter() - began)

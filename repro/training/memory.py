@@ -1,0 +1,75 @@
+"""How much memory a run needs, before its first step: what is kept for the backward pass is measured on two images."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from repro.data.cifar10 import DeviceData
+from repro.devices import autocast
+from repro.models.recompute import Stage, recompute
+from repro.schema import RunConfig
+
+SAMPLE = 2  # images of the measured forward pass; batch normalisation needs more than one
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device: weights, gradients and momentum; activations kept for the backward pass; the data set."""
+
+    weights: int
+    activations: int
+    data: int
+
+    @property
+    def total(self) -> int:
+        """All of it. Work space of the convolutions and of the test comes on top and depends on the device."""
+        return self.weights + self.activations + self.data
+
+
+def needed(model: nn.Module, data: DeviceData, config: RunConfig) -> Memory:
+    """The memory of a run of a resolved configuration, computed from tensor sizes; the model is left as it is."""
+    weights = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
+    stored = sum(t.numel() * t.element_size() for t in (data.train_images, data.eval_images))
+    sample = copy.deepcopy(model).train()
+    images = (data.train_images[:SAMPLE].float() - data.mean).contiguous(
+        memory_format=torch.channels_last if config.machine.channels_last else torch.contiguous_format)
+    with autocast(images.device, config.machine.precision):
+        recompute(sample, config.machine.activation_checkpointing)
+        kept = kept_bytes(sample, images)
+        if config.machine.activation_checkpointing:
+            kept += largest_segment(sample, images)
+    return Memory(weights, kept // SAMPLE * config.train.mini_batch_size, stored)
+
+
+def largest_segment(model: nn.Module, images: Tensor) -> int:
+    """Bytes that live while one segment, the first of some stage, is computed again."""
+    inputs: dict[Stage, Tensor] = {}
+    stages = [module for module in model.modules() if isinstance(module, Stage)]
+    handles = [stage.register_forward_pre_hook(lambda stage, given: inputs.update({stage: given[0]}))
+               for stage in stages]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return max(kept_bytes(next(stage.segments()), inputs[stage].requires_grad_()) for stage in stages)
+
+
+def kept_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that a forward pass keeps for its backward pass, weights and buffers apart."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    alive = []  # so that no two storages have the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    return sum(kept.values())

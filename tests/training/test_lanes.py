@@ -1,0 +1,208 @@
+"""Several runs that take turns: each like the same run alone, and none harmed by another. On made-up data."""
+
+import json
+
+import pytest
+import torch
+
+from repro.errors import DivergedError, InUseError, OutOfMemoryError, Stopped, StorageError
+from repro.runs import locked, read_run, run_folder
+from repro.training import engine, lanes
+from repro.training.stopping import StopRequest
+from tests.made import tiny_config, tiny_data
+from tests.training.tape import use_tapes
+
+COMMAND = ["repro", "suite", "x"]
+FEW_FILES = ["machine.checkpoint_seconds=60", "train.iterations=20", "train.lr_drops=[8,16]", "evaluation.interval=5",
+             "evaluation.gradient_iterations=[3]", "evaluation.responses=false"]
+
+
+@pytest.fixture(autouse=True)
+def made_up_data(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+    monkeypatch.chdir(tmp_path)
+
+
+def silent(text):
+    """Swallow what is said."""
+
+
+def configs(*each, results="results"):
+    """A tiny run for each text of overrides, seeds 0, 1, ..."""
+    return [tiny_config(f"seed={seed}", f"results={results}", *FEW_FILES, *text.split())
+            for seed, text in enumerate(each)]
+
+
+def run_together(runs, jobs, say=silent, stop=None):
+    if stop is not None:
+        return lanes.run_all(runs, stop, COMMAND, jobs, say)
+    with StopRequest() as request:
+        return lanes.run_all(runs, request, COMMAND, jobs, say)
+
+
+def content(config):
+    """History, gradients and weights of a finished run."""
+    run = read_run(run_folder(config))
+    assert run.finished, run.problem
+    weights = torch.load(run.folder / "weights.pt", weights_only=True)
+    return (run.folder / "history.csv").read_bytes(), (run.folder / "gradients.csv").read_bytes(), weights
+
+
+def assert_like_alone(runs):
+    for config in runs:
+        alone = tiny_config(f"seed={config.seed}", "results=alone", *FEW_FILES, f"train.lr={config.train.lr}",
+                            f"train.warmup={config.train.warmup.name}")
+        engine.run(alone, say=silent)
+        left, right = content(config), content(alone)
+        assert left[:2] == right[:2]
+        assert all(torch.equal(left[2][key], right[2][key]) for key in right[2])
+
+
+@pytest.mark.parametrize("way", ["eager", "graph"])
+def test_runs_that_take_turns_are_bit_for_bit_those_left_alone(way, monkeypatch):
+    use_tapes(monkeypatch.setattr)
+    runs = configs(*(f"engine={way} machine.steps_per_graph=4 {more}" for more in
+                     ("", "train.warmup=error80", "train.lr=0.02")))
+    turns = []
+    original = lanes.Lane.turn
+    monkeypatch.setattr(lanes.Lane, "turn", lambda self: (turns.append(self.config.seed), original(self))[1])
+    assert run_together(runs, 2) == []
+    assert turns[:4] == [0, 1, 0, 1], "two at a time"
+    assert 2 in turns
+    assert_like_alone(runs)
+    assert read_run(run_folder(runs[0])).record["environment"]["jobs_per_device"] == 2
+
+
+def test_a_run_that_diverges_leaves_the_others_alone():
+    runs = configs("", "train.lr=1e30", "")
+    said = []
+    (failure,) = run_together(runs, 3, said.append)
+    assert isinstance(failure, DivergedError)
+    assert read_run(run_folder(runs[1])).status == "diverged"
+    assert_like_alone([runs[0], runs[2]])
+    assert any("going on with the rest" in line for line in said)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+                                   RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
+def test_a_run_without_memory_leaves_the_others_alone(error, monkeypatch):
+    runs = configs("", "", "")
+    original = engine.TrainStep.__call__
+
+    def full(self):
+        if self.config.seed == 1:
+            raise error
+        original(self)
+
+    monkeypatch.setattr(engine.TrainStep, "__call__", full)
+    (failure,) = run_together(runs, 3)
+    assert isinstance(failure, OutOfMemoryError)
+    assert read_run(run_folder(runs[0])).finished
+
+
+def test_a_run_that_somebody_else_does_is_left_to_them():
+    runs = configs("", "")
+    with locked(run_folder(runs[0])):
+        (failure,) = run_together(runs, 2)
+    assert isinstance(failure, InUseError)
+    assert read_run(run_folder(runs[1])).finished
+    assert read_run(run_folder(runs[0])).record is None
+
+
+def test_after_a_disk_error_the_others_end_and_nothing_new_begins(monkeypatch):
+    runs = configs("", "", "")
+    original = engine.Recorder.row
+
+    def full(self, values, timing):
+        if self.config.seed == 0:
+            raise StorageError("can't write history.csv: No space left on device")
+        original(self, values, timing)
+
+    monkeypatch.setattr(engine.Recorder, "row", full)
+    with pytest.raises(StorageError, match="No space"):
+        run_together(runs, 2)
+    assert read_run(run_folder(runs[1])).finished
+    assert read_run(run_folder(runs[2])).record is None
+
+
+def stop_after(turns):
+    """A StopRequest that asks for a stop after so many looks at it."""
+    looks = iter(range(10**6))
+
+    class Request(StopRequest):
+        @property
+        def reason(self):
+            return "SIGTERM" if next(looks) >= turns else None
+    return Request()
+
+
+def test_a_stop_saves_all_of_them_and_the_same_call_goes_on():
+    runs = configs("", "", "")
+    said = []
+    with pytest.raises(Stopped) as caught:
+        run_together(runs, 2, said.append, stop_after(18))
+    assert caught.value.exit_code == 75
+    assert "go on with: repro suite x" in str(caught.value)
+    iterations = [read_run(run_folder(config)).record["iteration"] for config in runs[:2]]
+    assert all(0 < done < 20 for done in iterations)
+    assert read_run(run_folder(runs[2])).record is None
+    assert any("saved in" in line for line in said), "every run says where it is"
+    assert run_together(runs, 2) == []
+    assert_like_alone(runs)
+
+
+def test_a_stop_before_the_first_run_is_said():
+    with pytest.raises(Stopped, match="stopped by SIGTERM before cifar_resnet20 seed 0"):
+        run_together(configs(""), 1, stop=stop_after(0))
+
+
+def test_runs_of_other_machine_settings_wait():
+    """torch's settings for precision and determinism are one for the whole process."""
+    runs = configs("", "machine.deterministic=true", "")
+    alive = []
+    original = lanes.Lane.turn
+
+    class Watched(lanes.Lane):
+        def turn(self):
+            alive.append(self.config.machine.deterministic)
+            return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "Lane", Watched)
+        run_together(runs, 3)
+    changes = [name for name, before in zip(alive, [None, *alive], strict=False) if name is not before]
+    assert changes == [False, True, False]
+
+
+def test_a_single_job_is_the_run_alone():
+    runs = configs("", "")
+    run_together(runs, 1)
+    assert_like_alone(runs)
+    assert json.loads((run_folder(runs[0]) / "run.json").read_text())["environment"]["jobs_per_device"] == 1
+
+
+@pytest.mark.parametrize(("rates", "expected"), [
+    ({1: 100, 2: 120}, 1), ({1: 100, 2: 130, 4: 140}, 2), ({1: 100, 2: 150, 4: 220}, 4), ({1: 100, 2: None}, 1)])
+def test_more_at_once_only_where_they_gain(rates, expected, monkeypatch):
+    def rate(config, jobs):
+        if rates[jobs] is None:
+            raise torch.OutOfMemoryError("full")
+        return rates[jobs]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(lanes, "updates_per_second", rate)
+    said = []
+    config = tiny_config("machine.device=cuda", "machine.precision=tf32")
+    assert lanes.best_jobs(config, 8, said.append) == expected
+    assert f"runs at once: {expected}" in said[0]
+    assert lanes.best_jobs(config, 1, silent) == 1
+
+
+def test_on_a_cpu_one_at_a_time_without_measuring(monkeypatch):
+    monkeypatch.setattr(lanes, "updates_per_second", None)
+    assert lanes.best_jobs(tiny_config(), 8) == 1
+
+
+def test_the_measurement_really_trains():
+    config = tiny_config("train.mini_batch_size=16")
+    assert 0 < lanes.updates_per_second(config, 2, seconds=0.05) < 10**5
