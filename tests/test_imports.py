@@ -45,7 +45,8 @@ BASE = {
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "config", "schema", "errors", "places", "paper", "published", "runs",
             "provenance", "publishing", "packing", "sizes", "versions", "completion", "doctor.__init__",
-            "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__", "__main__", "reporting", "training.schedule",
+            "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__", "__main__", "reporting",
+            "training.schedule",
             "training.__init__", "bench.__init__", "bench.plan",
             "data.__init__", "data.cifar10_files", "data.download", "data.fetch", "data.npm"]
 DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
