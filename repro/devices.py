@@ -59,7 +59,8 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     torch.backends.cudnn.benchmark = not machine.deterministic
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read at its first use
-    torch.use_deterministic_algorithms(machine.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != machine.deterministic:  # the call loads the compiler
+        torch.use_deterministic_algorithms(machine.deterministic)
     if machine.device is Device.cpu and allocator:
         keep_freed_memory()
     return torch.device(machine.device.name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from repro.bench import contender
 from repro.bench.floors import Traffic, traffic_of
 from repro.bench.plan import OURS, RATES, Job, Settings, config_of, depths_for, jobs_of
 from repro.devices import resolve
@@ -67,10 +68,11 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     """Measure what the settings ask for and return the record, plain values for JSON.
 
     Rounds x (device, then each network x each contender), each in a fresh process, one after the other; a quick bench
-    measures the device once. A contender that fails is in the record with its reason. Raises ReproError if the device
-    can't be measured, ConfigError.
+    measures the device once, in this process. A contender that fails is in the record with its reason. Raises
+    ReproError if the device can't be measured, ConfigError.
     """
-    run = run or fresh_process
+    rate_run = run if run is not None else measured_here if settings.quick else fresh_process
+    run = run if run is not None else fresh_process
     start = {"started": utc_now(), "load_average_before": round(os.getloadavg()[0], 2)}
     config = resolve(config_of(20, settings.overrides))
     device = config.machine.device
@@ -79,7 +81,7 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     for number in range(1, settings.rounds + 1):
         head = f"{'quick, ' if settings.quick else ''}round {number} of {settings.rounds}"
         if number == 1 or not settings.quick:
-            say(f"{head}: {measure_rates(rates, run)}")
+            say(f"{head}: {measure_rates(rates, rate_run)}")
         for net in nets:
             for one in net.series:
                 if one.failed is None:
@@ -177,6 +179,11 @@ def contender_record(series: Series, ours: Series | None, floor: float) -> dict[
 def spread(values: list[float]) -> dict[str, Any]:
     """Median, smallest and largest of some numbers, and all of them in the order in which they were measured."""
     return {"median": median(values), "min": min(values), "max": max(values), "values": values}
+
+
+def measured_here(job: Job) -> dict[str, Any]:
+    """Measure a job in this process, which has torch loaded already."""
+    return contender.measure(job)
 
 
 def fresh_process(job: Job) -> dict[str, Any]:
