@@ -16,8 +16,8 @@ DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')
 SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),seeds=$(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses precision data tables figures claims report
-.PHONY: status doctor check test test-oldest lint clean
+.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses precision pending data tables figures claims
+.PHONY: report status bench gpu-check doctor check test test-oldest lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -46,6 +46,9 @@ responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, an
 precision: $(VENV)/.ready ## 16 seeds of ResNet-20 in each precision; needs a GPU
 	$(REPRO) suite cifar_precision preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
 
+pending: $(VENV)/.ready ## advance the full-length runs that results/reference lacks, cheapest first; stop it when you like
+	$(REPRO) pending $(DATA_OVERRIDE) $(ARGS)
+
 data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
 	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)
 
@@ -63,6 +66,13 @@ report: $(VENV)/.ready ## one HTML page with tables, figures, claims and a card 
 
 status: $(VENV)/.ready ## what is there, what runs now, what is left
 	$(REPRO) status
+
+bench: $(VENV)/.ready ## training speed against usual loops and the device's floors; 25 minutes on 2 cores
+	$(REPRO) bench $(ARGS)
+
+gpu-check: $(VENV)/.ready-dev ## tests that need a GPU, then the bench on it
+	$(VENV)/bin/python -m pytest -m gpu
+	$(REPRO) bench $(ARGS)
 
 doctor: $(VENV)/.ready ## check versions, devices, disk and data
 	$(REPRO) doctor

@@ -59,6 +59,8 @@ COMMANDS = [
      ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1", "data.root=it's, ü (1)"]),
     (["cifar-very-deep"], ["suite", "cifar_very_deep", "preset=auto"]),
     (["precision"], ["suite", "cifar_precision", "preset=auto"]),
+    (["pending", "DATA=/my data", "ARGS=--max-seconds 60"], ["pending", "data.root=/my data", "--max-seconds", "60"]),
+    (["bench", "ARGS=--quick"], ["bench", "--quick"]),
     (["cifar-very-deep", "SEEDS=2", "DATA=d", "ARGS=max_seconds=60"],
      ["suite", "cifar_very_deep", "preset=auto", "seeds=2", "data.root=d", "max_seconds=60"]),
     (["data"], ["data", "fetch", "cifar10"]),

@@ -73,7 +73,7 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     """
     rate_run = run if run is not None else measured_here if settings.quick else fresh_process
     run = run if run is not None else fresh_process
-    start = {"started": utc_now(), "load_average_before": round(os.getloadavg()[0], 2)}
+    start = {"started": utc_now(), "load_average_before": round(os.getloadavg()[0], 2), "code": code_version()}
     config = resolve(config_of(20, settings.overrides))
     device = config.machine.device
     nets = [Net.of(settings, depth, device) for depth in depths_for(settings, device)]
@@ -138,7 +138,7 @@ def record_of(settings: Settings, config: RunConfig, rates: Series, nets: list[N
             "mini_batch_size": config.train.mini_batch_size, "overrides": list(settings.overrides),
             "measured": measured, "nets": [net_record(net, measured) for net in nets],
             "versions": package_versions(), "machine": machine() | {"threads": rates.rounds[0]["threads"]},
-            "code": code_version(), "utc": utc_now()}
+            "utc": utc_now()}
 
 
 def net_record(net: Net, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def register(add: Add) -> None:
                          help="nets=20,56 contenders=repro,eager_loop,reduce_overhead,dataloader,repro:ENGINE rounds=5 "
                               "steps=K, and any override of `repro run`, e.g. machine.precision=bf16")
     command.add_argument("--quick", action="store_true",
-                         help="20 layers against the DataLoader, 2 short rounds: under a minute on 2 cores; labelled quick")
+                         help="20 layers against the DataLoader, 2 short rounds; under a minute on 2 cores")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--reference", action="store_true", help="write into results/reference/bench")
 

@@ -57,12 +57,14 @@ def count_errors(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor,
     was_training = model.training
     model.eval()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for begin in range(0, len(images), batch_size):
-        batch = normalised(images[begin : begin + batch_size], mean, std).contiguous(memory_format=memory_format)
-        target = labels[begin : begin + batch_size]
-        with autocast(images.device, precision):
-            logits = model(batch)
-        logits = logits.float()
-        errors += (logits.argmax(1) != target).sum()
-        loss += F.cross_entropy(logits, target, reduction="sum")
-    model.train(was_training)
+    try:
+        for begin in range(0, len(images), batch_size):
+            batch = normalised(images[begin : begin + batch_size], mean, std).contiguous(memory_format=memory_format)
+            target = labels[begin : begin + batch_size]
+            with autocast(images.device, precision):
+                logits = model(batch)
+            logits = logits.float()
+            errors += (logits.argmax(1) != target).sum()
+            loss += F.cross_entropy(logits, target, reduction="sum")
+    finally:
+        model.train(was_training)

@@ -14,7 +14,7 @@ from repro.config import experiments
 from repro.paper import claims, published_figure, suite
 from repro.published import Claim, ClaimTest
 from repro.reporting.claim_measures import UNITS, measured
-from repro.reporting.selection import SYNTHETIC, Answer, Pool, paper_runs, pools, run_name, short_runs
+from repro.reporting.selection import SYNTHETIC, Answer, Pool, paper_runs, pools, precision, run_name, short_runs
 from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, WIDTH, Summary
 from repro.reporting.table import Table, TableRow
 from repro.reporting.variants import LAYER_SUITES, SHORT, SUITES, net_name, schedule_text
@@ -97,15 +97,19 @@ def paper_samples(test: ClaimTest, found: list[Pool]) -> list[list[Sample]]:
 def short_comparisons(claim: Claim, found: list[Pool]) -> tuple[Comparison, ...]:
     """The same comparisons on short runs, as far as there are any; they decide nothing."""
     presets = [suite(name).preset(SHORT) for name in dict.fromkeys((SUITES[SHORT], LAYER_SUITES[SHORT]))]
-    answers = [{answer.experiment: answer for preset in presets for answer in short_runs(pool, preset)[1]}
-               for pool in found]
+    answers: list[dict[str, Answer]] = []
+    origins: list[str] = []
+    for pool in found:
+        chosen_runs = [short_runs(pool, preset) for preset in presets]
+        answers.append({answer.experiment: answer for _, own in chosen_runs for answer in own})
+        origins.append(", ".join([pool.origin, *dict.fromkeys(name for name, _ in chosen_runs if name)]))
     comparisons: list[Comparison] = []
     for test in claim.tests:
         if test.relation in ("below", "close"):
             continue  # about the end of the schedule
         names = [name for name in test.experiments if any(name in of_pool for of_pool in answers)]
-        samples = [[sample(test, of_pool.get(name), name, pool.origin) for name in names]
-                   for pool, of_pool in zip(found, answers, strict=True)]
+        samples = [[sample(test, of_pool.get(name), name, origin) for name in names]
+                   for origin, of_pool in zip(origins, answers, strict=True)]
         comparisons += compare(replace(test, experiments=tuple(names)), samples)
     words = {PASS: SO_FAR, FAIL: NOT_SO_FAR}
     return tuple(replace(one, outcome=words[one.outcome]) for one in comparisons if one.outcome in words)
@@ -119,7 +123,7 @@ def sample(test: ClaimTest, answer: Answer | None, name: str, origin: str) -> Sa
     for run in answer.runs:
         try:
             values.append(measured(test, run))
-            runs.append(run_name(run))
+            runs.append(f"{run_name(run)} ({precision(run)})")
         except (ValueError, KeyError, TypeError) as error:
             reasons.append(f"{run_name(run)}: {error}")
     if values:

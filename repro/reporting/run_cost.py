@@ -14,8 +14,10 @@ def measured_times(experiment: str, identities: frozenset[str], iterations: int,
         for run in scan(root / "runs"):
             if run.experiment == experiment and run.finished and run.record and run.identity in identities:
                 seconds = run.record["train_seconds"] + run.record["evaluation_seconds"]
+                environment = run.record["environment"]
+                together = environment.get("jobs_per_device", 1)
                 found.append({"seconds": seconds, "kind": "run", "iterations": iterations,
-                              "device": run.record["environment"]["device"],
+                              "device": environment["device"] + (f", {together} runs at once" * (together > 1)),
                               "precision": run.record["config"]["machine"]["precision"],
                               "from": f"{run.folder.parent.name}/{run.folder.name}"})
     return found

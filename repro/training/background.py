@@ -1,5 +1,6 @@
 """Writing beside the training: a state is copied on its device, and a thread of its own fetches and writes it."""
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -35,10 +36,16 @@ class Snapshot:
         """The copy on the CPU; on CUDA by a stream of its own, which waits for the copy and for nothing after it."""
         if self.taken is None:
             return mapped(lambda tensor: tensor.cpu(), self.copy)
-        stream = new_stream(self.device)
+        stream = fetching_stream(self.device)
         stream.wait_event(self.taken)
         with torch.cuda.stream(stream):
             return mapped(lambda tensor: tensor.cpu(), self.copy)
+
+
+@functools.cache
+def fetching_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all snapshots: torch has few, and one of a captured graph must not be met again."""
+    return new_stream(device)
 
 
 class Writer:

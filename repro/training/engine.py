@@ -27,7 +27,7 @@ from repro.training import checkpoint
 from repro.training.background import Snapshot, Writer
 from repro.training.execution import Execution
 from repro.training.measurements import final_measurements
-from repro.training.memory import Memory, needed
+from repro.training.memory import Memory, needed, shortage
 from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder
 from repro.training.schedule import Schedule
@@ -95,6 +95,8 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     memory = needed(model, data, config)
     step = TrainStep(model, data, config, schedule)
     done, watch, before = restore(step, folder, config, device, say)
+    if (text := shortage(memory, device, config)) is not None:
+        say(f"{runs.title(config)}: {text}")
     execution = Execution(step, config, say)
     say_start(config, schedule, done, folder, data, execution, memory, before, say)
     recorder = Recorder(folder, config, data.evaluated_on,

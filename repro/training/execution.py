@@ -5,7 +5,9 @@ captured, so whatever is loaded must be copied into them (`TrainStep.load_state`
 """
 
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ WARM_UP = 3  # updates before a capture, as torch.cuda.graph asks for; their eff
 # whatever is in it; not measured on a GPU yet.
 LAYERS_PER_GRAPH = 440
 MOST_PER_GRAPH = 20
+AHEAD = 8  # Choice: calls of `advance` that may be queued: few enough to stop soon, so many that the device never waits
+KINDS_OF_BLOCKS = 64  # compiled forms of a block's forward pass, over all networks of a process; torch's limit is 8
 
 
 class Execution:
@@ -42,12 +46,14 @@ class Execution:
         self.latest: CapturedUpdates | None = None
         self.test: CapturedTest | None = None
         self.compiled = self.captured = False
+        self.queued: deque[torch.cuda.Event] = deque()
+        self.stream = own_stream(step.device)
         recompute(step.model, config.machine.activation_checkpointing)
         step.order.cover(self.done * self.batch)
         if config.engine is Engine.compile:
-            self.compiled = self.attempt("compile", self.compile)
-        if config.engine in (Engine.compile, Engine.graph):
-            self.captured = self.attempt("capture", self.capture)
+            self.compiled = self.attempt("compile", self.compile, self.drop_compiled)
+        if config.engine is Engine.graph or (config.engine is Engine.compile and step.device.type == "cuda"):
+            self.captured = self.attempt("capture", self.capture, self.drop_graphs)
 
     @property
     def kind(self) -> str:
@@ -61,7 +67,7 @@ class Execution:
         return max(self.graphs, default=1)
 
     def advance(self, updates: int) -> None:
-        """Do so many updates; on CUDA they are only queued."""
+        """Do so many updates; on CUDA they are only queued, and the host waits when it is some calls ahead."""
         while updates > 0:
             count = self.block if updates >= self.block else 1
             self.step.order.cover(self.done * self.batch)
@@ -71,6 +77,10 @@ class Execution:
                 self.step()
             self.done += count
             updates -= count
+        if self.step.device.type == "cuda":
+            self.queued.append(torch.cuda.current_stream(self.step.device).record_event())
+            if len(self.queued) > AHEAD:
+                self.queued.popleft().synchronize()
 
     def evaluate(self) -> Outcome:
         """Test the network as it is now; waits for the result."""
@@ -81,21 +91,32 @@ class Execution:
 
     def close(self) -> None:
         """Let go of graphs and compiled blocks; the model stays as it is."""
+        self.drop_graphs()
+        self.drop_compiled()
+
+    def drop_graphs(self) -> None:
+        """Forget what was captured."""
         self.graphs, self.latest, self.test = {}, None, None
+
+    def drop_compiled(self) -> None:
+        """Let the blocks run as they are written."""
         for block in blocks(self.step.model):
             block._compiled_call_impl = None  # what Module.compile sets
 
-    def attempt(self, name: str, work: Callable[[], None]) -> bool:
+    def attempt(self, name: str, work: Callable[[], None], drop: Callable[[], None]) -> bool:
         """Do this and undo its updates; False with one line if it can't be done here."""
         saved = mapped(torch.clone, self.step.state())
+        before = torch.cuda.current_stream(self.step.device) if self.stream is not None else None
         try:
             work()
             return True
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever the compiler or the driver raises: the run goes on without it
-            self.close()
-            synchronise(self.step.device, all_streams=True)
+            drop()
+            if before is not None:
+                torch.cuda.set_stream(before)  # a capture that fails may leave its own stream behind
+                synchronise(self.step.device, all_streams=True)
+            if (full := out_of_memory(error)) is not None:
+                raise full from error
             reason = str(error).strip().splitlines() or [type(error).__name__]
             self.say(f"engine={self.config.engine.name}: {name} is not possible here ({reason[0]}); "
                      "going on without it")
@@ -107,26 +128,39 @@ class Execution:
 
     def compile(self) -> None:
         """Compile the blocks of the network, each kind of block once, by one update."""
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=KINDS_OF_BLOCKS):
             warnings.simplefilter("ignore")  # of torch's own compiler
             for block in blocks(self.step.model):
                 block.compile(dynamic=False)
-            self.step()
+            with self.aside():
+                self.step()
 
     def capture(self) -> None:
         """Capture one update, several, and the test. RuntimeError without a CUDA device."""
-        if self.step.device.type != "cuda":
+        if self.stream is None:
             raise RuntimeError(f"needs a CUDA device, this is {self.step.device.type}")
-        stream = new_stream(self.step.device)
-        stream.wait_stream(torch.cuda.current_stream(self.step.device))
-        with torch.cuda.stream(stream):
+        with self.aside():
             for ahead in range(WARM_UP):
                 self.step.order.cover((self.done + ahead) * self.batch)
                 self.step()
-        self.graphs = {count: CapturedUpdates(self.step, count, stream) for count in {1, updates_per_graph(self)}}
-        with forced_eager(self.compiled):
-            self.test = CapturedTest(self.step, self.config, stream)
-        torch.cuda.current_stream(self.step.device).wait_stream(stream)
+        # One pool for all: they never run at the same time, and the gradients of each are kept alive.
+        place = {"stream": self.stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
+        for count in sorted({1, updates_per_graph(self)}, reverse=True):
+            self.graphs[count] = CapturedUpdates(self.step, count, place)
+        with forced_eager(self.compiled), self.aside():
+            self.test = CapturedTest(self.step, self.config, place)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work in the run's own stream, after what was queued and before what follows; on a CPU just here."""
+        if self.stream is None:
+            yield
+            return
+        current = torch.cuda.current_stream(self.step.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            yield
+        current.wait_stream(self.stream)
 
     def replay(self, graph: "CapturedUpdates") -> None:
         """Queue a graph; the gradients that others see are those of the graph that ran last."""
@@ -140,9 +174,9 @@ class Execution:
 class CapturedUpdates:
     """Some updates in one CUDA graph, and the gradients of the last of them."""
 
-    def __init__(self, step: TrainStep, count: int, stream: torch.cuda.Stream):
+    def __init__(self, step: TrainStep, count: int, place: dict[str, Any]):
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, **place):
             for _ in range(count):
                 step()
         self.gradients: list[Tensor | None] = [parameter.grad for parameter in step.model.parameters()]
@@ -151,7 +185,7 @@ class CapturedUpdates:
 class CapturedTest:
     """The whole test in one CUDA graph."""
 
-    def __init__(self, step: TrainStep, config: RunConfig, stream: torch.cuda.Stream):
+    def __init__(self, step: TrainStep, config: RunConfig, place: dict[str, Any]):
         data, machine = step.data, config.machine
         self.images = len(data.eval_images)
         self.errors = torch.zeros((), dtype=torch.int64, device=step.device)
@@ -163,16 +197,30 @@ class CapturedTest:
             count_errors(step.model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
                          machine.precision, bool(machine.channels_last), data.std, self.errors, self.loss)
 
-        with torch.cuda.stream(stream):
-            count()
+        count()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, **place):
             count()
 
     def outcome(self) -> Outcome:
         """Test now and wait for the result."""
         self.graph.replay()
         return Outcome(int(self.errors), self.images, float(self.loss) / self.images)
+
+
+def own_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream of a run: the current one where that is not the device's default, else a new one; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    current = torch.cuda.current_stream(device)
+    return new_stream(device) if current == torch.cuda.default_stream(device) else current
+
+
+def out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
+    """The lack of memory that an error is, or that it came from."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def updates_per_graph(execution: Execution) -> int:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from repro.training.execution import Execution
 from repro.training.stopping import StopRequest
 
 Say = Callable[[str], None]
+Failure = TypeVar("Failure", bound=ReproError)
 CANDIDATES = (2, 4)  # runs at once that are tried beside one
 GAIN = 1.25  # updates per second that each more must gain (engine.md's floor); below it one run at a time is simpler
 
@@ -29,10 +31,9 @@ GAIN = 1.25  # updates per second that each more must gain (engine.md's floor); 
 class Lane:
     """One run that is under way."""
 
-    def __init__(self, config: RunConfig, stop: StopRequest, command: list[str], say: Say, jobs: int):
-        self.config = config
-        alone = jobs == 1 or resolve(config).machine.device is not Device.cuda
-        self.stream = None if alone else new_stream(torch.device("cuda"))
+    def __init__(self, config: RunConfig, stream: torch.cuda.Stream | None, stop: StopRequest, command: list[str],
+                 say: Say, jobs: int):
+        self.config, self.stream = config, stream
         self.steps: Generator[None, None, Run] = engine.run_stepwise(config, stop, command, say, jobs)
 
     def turn(self) -> bool:
@@ -56,21 +57,24 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
     """
     waiting, lanes = deque(configs), list[Lane]()
     failures, stopped, fatal = list[ReproError](), list[Stopped](), list[Exception]()
+    shares = jobs > 1 and bool(configs) and resolve(configs[0]).machine.device is Device.cuda
+    streams = [new_stream(torch.device("cuda")) if shares else None for _ in range(jobs)]
     while lanes or (waiting and stop.reason is None and not fatal):
         while waiting and len(lanes) < jobs and stop.reason is None and not fatal and fits(waiting[0], lanes):
-            lanes.append(Lane(waiting.popleft(), stop, command, say, jobs))
+            lanes.append(Lane(waiting.popleft(), streams.pop(), stop, command, say, jobs))
         for lane in list(lanes):
             try:
                 if lane.turn():
                     continue
             except Stopped as error:
-                stopped.append(error)
+                stopped.append(without_frames(error))
             except (DivergedError, OutOfMemoryError, InUseError) as error:
                 say(f"{error}\ngoing on with the rest")
-                failures.append(error)
+                failures.append(without_frames(error))
             except Exception as error:
                 fatal.append(error)
             lanes.remove(lane)
+            streams.append(lane.stream)
     for other in [*fatal, *stopped][1:]:
         say(str(other))
     if fatal:
@@ -80,6 +84,12 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
     if waiting:
         raise Stopped(f"stopped by {stop.reason} before {title(waiting[0])}", stop.exit_code)
     return failures
+
+
+def without_frames(error: Failure) -> Failure:
+    """The error without its traceback and cause, whose frames would keep the run's memory on the device."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def fits(config: RunConfig, lanes: list[Lane]) -> bool:

@@ -1,4 +1,4 @@
-"""How much memory a run needs, before its first step: what is kept for the backward pass is measured on two images."""
+"""How much memory a run needs, before its first step; what the backward pass keeps is measured on a few images."""
 
 import copy
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from repro.data.cifar10 import DeviceData
 from repro.devices import autocast
 from repro.models.recompute import Stage, recompute
 from repro.schema import RunConfig
+from repro.sizes import size_text
 
-SAMPLE = 2  # images of the measured forward pass; batch normalisation needs more than one
+SAMPLES = (2, 4)  # images of the measured forward passes; batch normalisation needs more than one
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,32 @@ def needed(model: nn.Module, data: DeviceData, config: RunConfig) -> Memory:
     weights = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
     stored = sum(t.numel() * t.element_size() for t in (data.train_images, data.eval_images))
     sample = copy.deepcopy(model).train()
-    images = (data.train_images[:SAMPLE].float() - data.mean).contiguous(
+    recompute(sample, config.machine.activation_checkpointing)
+    few, more = (activations(sample, data, config, images) for images in SAMPLES)
+    per_image = (more - few) / (SAMPLES[1] - SAMPLES[0])  # the rest does not grow: 16-bit copies of weights
+    return Memory(weights, int(few + per_image * (config.train.mini_batch_size - SAMPLES[0])), stored)
+
+
+def activations(model: nn.Module, data: DeviceData, config: RunConfig, count: int) -> int:
+    """Bytes that a forward pass over so many training images keeps, and those of a segment that is computed again."""
+    images = (data.train_images[:count].float() - data.mean).contiguous(
         memory_format=torch.channels_last if config.machine.channels_last else torch.contiguous_format)
     with autocast(images.device, config.machine.precision):
-        recompute(sample, config.machine.activation_checkpointing)
-        kept = kept_bytes(sample, images)
+        kept = kept_bytes(model, images)
         if config.machine.activation_checkpointing:
-            kept += largest_segment(sample, images)
-    return Memory(weights, kept // SAMPLE * config.train.mini_batch_size, stored)
+            kept += largest_segment(model, images)
+    return kept
+
+
+def shortage(memory: Memory, device: torch.device, config: RunConfig) -> str | None:
+    """What to say where a run needs more than is free on its GPU; None where it fits or nobody knows (a CPU)."""
+    if device.type != "cuda":
+        return None
+    free = torch.cuda.mem_get_info(device)[0]
+    if memory.total <= free:
+        return None
+    less = "" if config.machine.activation_checkpointing else "; machine.activation_checkpointing=true needs less"
+    return f"more memory than the {size_text(free)} that are free on this GPU{less}"
 
 
 def largest_segment(model: nn.Module, images: Tensor) -> int:

@@ -40,7 +40,7 @@ def test_training_error_rises_with_depth(results, reference, make_run, errors, v
     result = claim(PLAIN, results, reference)
     assert result.verdict == verdict
     assert len(result.comparisons) == 3
-    assert result.comparisons[0].runs == ("cifar_plain20/seed0", "cifar_plain32/seed0")
+    assert result.comparisons[0].runs == ("cifar_plain20/seed0 (fp32)", "cifar_plain32/seed0 (fp32)")
     assert "by sign alone" in result.comparisons[0].numbers
 
 

@@ -1,51 +1,228 @@
 """The engine on a CUDA device, against the CPU and against itself. Skipped where there is none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from repro.data.random import permutation
+from repro.devices import place, set_up, synchronise
 from repro.errors import Stopped
-from repro.schema import Device, Precision
-from repro.training import engine
+from repro.evaluation.protocols import evaluate_on
+from repro.models import build_model
+from repro.schema import Device, Engine, Precision
+from repro.training import engine, lanes
+from repro.training.background import Snapshot
+from repro.training.execution import Execution
+from repro.training.memory import needed
+from repro.training.schedule import Schedule
+from repro.training.step import TrainStep
+from repro.training.stopping import StopRequest
 from tests.made import tiny_config, tiny_data, with_machine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+PRECISIONS = [Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16]
+LENGTH = ["train.warmup=error80", "train.warmup_window=6", "evaluation.gradient_iterations=[1,17,40]"]
+
+
+def data_on_gpu(config=None, device=None):
+    data = tiny_data()
+    return replace(data, **{name: value.cuda() for name, value in vars(data).items()
+                            if isinstance(value, torch.Tensor)})
 
 
 @pytest.fixture(autouse=True)
 def made_up_data(monkeypatch):
-    def load(config, device):
-        data = tiny_data()
-        tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
-        return type(data)(**{**vars(data), **tensors})
-    monkeypatch.setattr(engine, "load_data", load)
+    monkeypatch.setattr(engine, "load_data", data_on_gpu)
 
 
-def on_gpu(*overrides, precision=Precision.fp32):
-    config = tiny_config(*overrides)
-    return with_machine(config, device=Device.cuda, precision=precision, deterministic=True)
+def on_gpu(*overrides, precision=Precision.fp32, way=Engine.graph, deterministic=True):
+    config = replace(tiny_config(*overrides), engine=way)
+    return with_machine(config, device=Device.cuda, precision=precision, deterministic=deterministic,
+                        channels_last=precision in (Precision.bf16, Precision.fp16))
+
+
+def executed(config):
+    device = set_up(config)
+    model = place(build_model(config.model, config.seed), config, device).train()
+    said = []
+    execution = Execution(TrainStep(model, data_on_gpu(), config, Schedule.of(config)), config, said.append)
+    assert said == []
+    return execution
 
 
 def silent(text):
     """Swallow what the engine says."""
 
 
+def content(run):
+    return ((run.folder / "history.csv").read_bytes(), (run.folder / "gradients.csv").read_bytes(),
+            torch.load(run.folder / "weights.pt", weights_only=True))
+
+
+def assert_same_run(left, right):
+    left, right = content(left), content(right)
+    assert left[:2] == right[:2]
+    assert all(torch.equal(left[2][key], right[2][key]) for key in right[2])
+
+
 def test_the_first_losses_are_those_of_the_cpu(tmp_path):
     length = ["train.iterations=4", "evaluation.interval=1", "train.lr_drops=[2]"]
     gpu = engine.run(on_gpu(*length, f"results={tmp_path / 'gpu'}"), say=silent).history()
-    cpu = engine.run(tiny_config(*length, f"results={tmp_path / 'cpu'}"), say=silent).history()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "load_data", lambda config, device: tiny_data())
+        cpu = engine.run(tiny_config(*length, f"results={tmp_path / 'cpu'}"), say=silent).history()
     assert [row["train_loss"] for row in gpu] == pytest.approx([row["train_loss"] for row in cpu], rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16])
+def test_order_and_mini_batches_are_those_of_the_cpu():
+    device = torch.device("cuda")
+    for epoch in (0, 1, 77):
+        assert torch.equal(permutation(50_000, 3, epoch, device).cpu(), permutation(50_000, 3, epoch))
+    gpu = executed(on_gpu(way=Engine.eager)).step
+    config = tiny_config()
+    cpu = TrainStep(build_model(config.model), tiny_data(), config, Schedule.of(config))
+    for step in (gpu, cpu):
+        step.order.cover(32)
+        step.iteration.fill_(2)
+    for left, right in zip(gpu.batch(), cpu.batch(), strict=True):
+        assert torch.equal(left.cpu(), right)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_graphs_are_the_eager_step_bit_for_bit_in_deterministic_mode(precision, tmp_path):
+    runs = [engine.run(on_gpu(*LENGTH, f"results={tmp_path / way.name}", "machine.steps_per_graph=4",
+                              precision=precision, way=way), say=silent) for way in (Engine.eager, Engine.graph)]
+    assert [run.record["environment"]["engine"] for run in runs] == ["eager", "graph"]
+    assert runs[1].record["environment"]["updates_per_graph"] == 4
+    assert_same_run(*runs)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tmp_path, monkeypatch):
-    whole = engine.run(on_gpu(f"results={tmp_path / 'whole'}", precision=precision), say=silent)
-    config = on_gpu(f"results={tmp_path / 'parts'}", precision=precision)
-    calls = iter(range(10**6))
+    whole = engine.run(on_gpu(*LENGTH, f"results={tmp_path / 'whole'}", precision=precision), say=silent)
+    config = on_gpu(*LENGTH, f"results={tmp_path / 'parts'}", precision=precision)
+    for turns in (2, 4):
+        calls = iter(range(10**6))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.StopRequest, "reason", property(
+                lambda self, calls=calls, turns=turns: "SIGTERM" if next(calls) >= turns else None))
+            with pytest.raises(Stopped):
+                engine.run(config, say=silent)
+    assert_same_run(whole, engine.run(config, say=silent))
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32])
+def test_compiled_blocks_train_within_rounding_over_100_updates(precision, checkpointing):
+    length = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.001",
+              f"machine.activation_checkpointing={checkpointing}"]
+    eager = executed(on_gpu(*length, way=Engine.eager, precision=Precision.fp32))
+    compiled = executed(on_gpu(*length, way=Engine.compile, precision=precision))
+    assert compiled.kind == "compile+graph"
+    for _ in range(10):
+        for one in (eager, compiled):
+            one.advance(10)
+        assert float(compiled.step.last_loss) == pytest.approx(
+            float(eager.step.last_loss), rel=1e-3 if precision is Precision.fp32 else 2e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("way", [Engine.eager, Engine.graph])
+def test_the_host_waits_for_nothing_between_updates(way):
+    one = executed(on_gpu(*LENGTH, way=way, deterministic=False))
+    one.advance(10)
+    synchronise(one.step.device)
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        one.advance(25)  # over the end of a pass
+        permutation(50_000, 0, 1, one.step.device)
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            float(one.step.last_loss)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def test_a_captured_test_is_the_eager_one():
+    one = executed(on_gpu())
+    for updates in (0, 7, 20):
+        one.advance(updates)
+        assert one.evaluate() == evaluate_on(one.step.model, one.step.data, one.config)
+        assert one.step.model.training
+
+
+def test_a_snapshot_is_of_the_moment_though_the_host_runs_ahead():
+    one, alone = executed(on_gpu()), executed(on_gpu())
+    one.advance(10)
+    alone.advance(10)
+    snapshot = Snapshot(one.step.state(), one.step.device)
+    one.advance(200)
+    found = snapshot.fetched()
+    assert int(found["counters"]["iteration"]) == 10
+    expected = alone.step.state()["model"]
+    assert all(torch.equal(found["model"][key], expected[key].cpu()) for key in expected)
+
+
+@pytest.mark.parametrize("way", [Engine.eager, Engine.graph])
+def test_runs_at_once_are_bit_for_bit_those_left_alone(way, tmp_path):
+    def configs(folder):
+        return [on_gpu(*LENGTH, f"seed={seed}", f"results={tmp_path / folder}", way=way) for seed in range(3)]
+
+    with StopRequest() as stop:
+        assert lanes.run_all(configs("together"), stop, ["repro"], 2, silent) == []  # the third begins late
+    for together, alone in zip(configs("together"), configs("alone"), strict=True):
+        assert_same_run(engine.run(together, say=silent), engine.run(alone, say=silent))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_activation_checkpointing_changes_nothing_but_memory(precision, tmp_path):
+    runs = [engine.run(on_gpu(*LENGTH, f"results={tmp_path / word}", f"machine.activation_checkpointing={word}",
+                              precision=precision), say=silent) for word in ("false", "true")]
+    assert_same_run(*runs)
+
+
+def test_two_groups_of_weights_are_captured_like_one(tmp_path):
+    words = [*LENGTH, "train.momentum_form=nesterov", "train.weight_decay_on=weights"]
+    runs = [engine.run(on_gpu(*words, f"results={tmp_path / way.name}", way=way), say=silent)
+            for way in (Engine.eager, Engine.graph)]
+    assert_same_run(*runs)
+
+
+def test_a_capture_that_fails_is_undone_and_the_run_goes_on(monkeypatch):
+    config = on_gpu()
+    device = set_up(config)
+    model = place(build_model(config.model, config.seed), config, device).train()
+    step, said = TrainStep(model, data_on_gpu(), config, Schedule.of(config)), []
     with monkeypatch.context() as patch:
-        patch.setattr(engine.StopRequest, "reason", property(lambda self: "SIGTERM" if next(calls) >= 13 else None))
-        with pytest.raises(Stopped):
-            engine.run(config, say=silent)
-    parts = engine.run(config, say=silent)
-    left, right = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (whole, parts))
-    assert (whole.folder / "history.csv").read_bytes() == (parts.folder / "history.csv").read_bytes()
-    assert all(torch.equal(left[k], right[k]) for k in left)
+        patch.setattr(TrainStep, "learning_rate", lambda self: torch.full((), float(self.rates[0]), device=device))
+        one = Execution(step, config, said.append)  # reads a value on the host
+    assert one.kind == "eager"
+    assert "capture is not possible here" in said[0]
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    alone = executed(on_gpu(way=Engine.eager))
+    for each in (one, alone):
+        each.advance(10)
+    for left, right in zip(one.step.model.parameters(), alone.step.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_the_stated_memory_is_near_what_training_takes(checkpointing):
+    config = on_gpu("model.blocks_per_stage=9", "train.mini_batch_size=64", "train.batch_norm_group=64",
+                    f"machine.activation_checkpointing={checkpointing}", way=Engine.eager)
+    device = set_up(config)
+    executed(config).advance(1)  # what libraries keep for themselves
+    torch.cuda.empty_cache()
+    base = torch.cuda.memory_allocated()
+    model, data = place(build_model(config.model), config, device).train(), data_on_gpu()
+    stated = needed(model, data, config).total
+    one = Execution(TrainStep(model, data, config, Schedule.of(config)), config, silent)
+    torch.cuda.reset_peak_memory_stats()
+    one.advance(2)
+    synchronise(device)
+    taken = torch.cuda.max_memory_allocated() - base
+    assert 0.5 * taken < stated < 1.3 * taken
+
+
+def test_the_number_of_runs_at_once_is_measured():
+    assert lanes.best_jobs(on_gpu(deterministic=False), 4, silent) in (1, 2, 4)

@@ -1,6 +1,8 @@
 """Several runs that take turns: each like the same run alone, and none harmed by another. On made-up data."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -98,6 +100,27 @@ def test_a_run_without_memory_leaves_the_others_alone(error, monkeypatch):
     (failure,) = run_together(runs, 3)
     assert isinstance(failure, OutOfMemoryError)
     assert read_run(run_folder(runs[0])).finished
+
+
+def test_a_run_that_failed_keeps_no_memory_while_the_others_go_on(monkeypatch):
+    steps, alive = weakref.WeakValueDictionary(), []
+    original, init = lanes.Lane.turn, engine.TrainStep.__init__
+
+    def remembered(self, model, data, config, schedule):
+        init(self, model, data, config, schedule)
+        steps[config.seed] = self
+
+    def turn(self):
+        gc.collect()
+        alive.append(0 in steps)
+        return original(self)
+
+    monkeypatch.setattr(engine.TrainStep, "__init__", remembered)
+    monkeypatch.setattr(lanes.Lane, "turn", turn)
+    failures = run_together(configs("train.lr=1e30", ""), 2)
+    assert len(failures) == 1
+    assert True in alive
+    assert alive[-1] is False
 
 
 def test_a_run_that_somebody_else_does_is_left_to_them():

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from repro.devices import place
 from repro.models import build_model
 from repro.models.recompute import recompute
-from repro.training.memory import Memory, kept_bytes, needed
+from repro.training.memory import Memory, kept_bytes, needed, shortage
 from tests.made import tiny_config, tiny_data
 
 
@@ -71,3 +71,14 @@ def test_the_model_is_left_as_it_is():
 def test_one_convolution_keeps_its_input():
     layer = torch.nn.Conv2d(3, 8, 3, bias=False)
     assert kept_bytes(layer, torch.randn(2, 3, 16, 16)) == 2 * 3 * 16 * 16 * 4
+
+
+@pytest.mark.parametrize(("free", "words", "expected"), [
+    (10**9, [], None), (10**6, [], "the 1.0 MB that are free on this GPU; machine.activation_checkpointing=true"),
+    (10**6, ["machine.activation_checkpointing=true"], "free on this GPU")])
+def test_a_gpu_that_is_too_small_is_named_before_the_start(free, words, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    said = shortage(Memory(10**6, 10**7, 1), torch.device("cuda"), tiny_config(*words))
+    assert (said is None) if expected is None else expected in said
+    assert "needs less" not in (said or "") or not words
+    assert shortage(Memory(10**12, 0, 0), torch.device("cpu"), tiny_config()) is None

@@ -1,0 +1,97 @@
+"""`repro pending`: the order, the time limit, going on, and what it refuses. On made-up data."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from repro.commands import pending as command
+from repro.runs import read_run
+from repro.training import engine
+from tests.made import tiny_data
+from tests.outcome import says
+
+
+@pytest.fixture
+def quick(here, monkeypatch):
+    """The command on 300 made-up images, without the seconds of `repro doctor`."""
+    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data(images=300))
+    monkeypatch.setattr(command, "check_environment", lambda root: None)
+    return here
+
+
+def test_a_dry_run_only_says_what_is_lacking(quick, tmp_path):
+    outcome = quick("pending", "--dry-run")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[0] == "full-length runs that results/reference lacks, cheapest first:"
+    assert lines[1].split()[0] == "cifar_plain20/seed0"
+    assert not (tmp_path / "results").exists()
+
+
+def test_it_stops_in_time_and_goes_on_where_it_was(quick, tmp_path):
+    began = time.monotonic()
+    outcome = quick("pending", "--max-seconds", "4", "machine.threads=1", "machine.tensorboard=false")
+    spent = time.monotonic() - began
+    says(outcome, 75, "stopped by max_seconds at iteration", "go on with: ", "pending")
+    assert spent < 4 + 6, "a step of a busy machine may come on top"
+    run = read_run(tmp_path / "results" / "runs" / "cifar_plain20" / "seed0")
+    first = run.record["iteration"]
+    assert 0 < first < 64000
+    assert run.record["deviations"] == []
+    assert f"cifar_plain20/seed0      iteration {first} of 64000" in outcome.out
+    again = quick("pending", "--max-seconds", "4", "machine.threads=1", "machine.tensorboard=false")
+    assert again.code == 75
+    assert f"64000 iterations from iteration {first}" in again.out
+    assert read_run(run.folder).record["iteration"] > first
+
+
+def test_a_signal_saves_and_ends_with_75(quick, monkeypatch, tmp_path):
+    original = engine.TrainStep.__call__
+
+    def signalled(self):
+        original(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(engine.TrainStep, "__call__", signalled)
+    says(quick("pending", "machine.threads=1", "machine.tensorboard=false"), 75, "stopped by SIGTERM at iteration 1")
+    folder = tmp_path / "results" / "runs" / "cifar_plain20" / "seed0"
+    assert torch.load(folder / "checkpoint-00000001.pt", weights_only=True)["counters"]["iteration"] == 1
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["--max-seconds", "0"], ["--max-seconds 0"]),
+    (["--max-seconds", "many"], ["--max-seconds"]),
+    (["jobs_per_device=0"], ["jobs_per_device=0", "auto or 1 to"]),
+    (["train.lrr=1"], ["unknown key 'train.lrr'", "train.lr"]),
+    (["scale=0.1"], ["changes the numbers of cifar_plain20", "scale: 1.0 -> 0.1"]),
+    (["machine.precision=bf16"], ["machine.precision"]),
+    (["machine.device=tpu"], ["machine.device"]),
+])
+def test_what_would_not_count_is_refused(quick, words, told, tmp_path):
+    says(quick("pending", *words), 2, *told)
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+def test_without_the_data_set_it_says_where_it_looked(direct, tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "nothing"))
+    says(direct("pending", "--max-seconds", "60"), 3, "CIFAR-10 is not in nothing", "data fetch cifar10")
+
+
+def test_a_machine_with_problems_is_refused(direct, monkeypatch):
+    from repro import doctor
+
+    bad = doctor.Check("torch", doctor.PROBLEM, "torch 2.10 is too old", "install 2.11")
+    monkeypatch.setattr(doctor, "examine", lambda full=False: [bad])
+    says(direct("pending"), 2, "torch 2.10 is too old")
+
+
+def test_at_most_so_many_runs(quick, monkeypatch):
+    from repro.training import suite
+
+    asked = []
+    monkeypatch.setattr(suite, "run_unfinished", lambda configs, *rest: asked.extend(configs) or [])
+    assert quick("pending", "--most", "3", "jobs_per_device=2").code == 0
+    assert [config.name for config in asked] == ["cifar_plain20", "cifar_resnet20", "cifar_plain32"]
