@@ -58,10 +58,13 @@ def test_every_repro_command_names_things_that_exist(command):
         compose([a for a in arguments if not a.startswith("weights=")])
     elif kind in ("show", "diff"):
         compose([a for a in arguments if "=" in a])
+    elif kind == "suite":
+        assert suite(arguments[0]).experiments
     elif kind == "claims":
         assert all(suite(name).claims for name in arguments)
     else:
-        assert kind in ("list", "complexity", "responses", "report", "status", "compare", "doctor", "completion")
+        assert kind in ("list", "complexity", "responses", "report", "status", "compare", "doctor", "completion", "bench",
+                        "pending", "pack", "unpack")
 
 
 def test_every_make_target_exists():
@@ -116,3 +119,21 @@ def test_the_duration_of_the_short_runs_is_that_of_their_records():
     seconds = (max(datetime.fromisoformat(r["ended"]) for r in records)
                - min(datetime.fromisoformat(r["started"]) for r in records)).seconds
     assert f"{seconds // 60} min {seconds % 60} s" in " ".join(README.split())
+
+
+def test_the_bench_is_the_committed_one():
+    (path,) = (REFERENCE / "bench").glob("bench_*.json")
+    record = json.loads(path.read_text())
+    expected = []
+    for net in record["nets"]:
+        for one in net["contenders"]:
+            times, images = one["ms_per_step"], one["images_per_second"]["median"]
+            expected.append([net["net"], f"{times['median']:.0f} ({times['min']:.0f} to {times['max']:.0f})",
+                             f"{images:.0f}", f"{one['time_over_ours']:.2f}"])
+        expected += [[net["net"], f"{net['computed'][f'{kind}_ms']:.0f} (computed)", "-", "-"]
+                     for kind in ("byte", "compute")]
+    shown = rows_after("net | trained by")
+    assert [[row[0], *row[2:]] for row in shown] == expected
+    assert f"medians of {record['rounds']} rounds" in " ".join(README.split())
+    assert record["quick"] is False
+    assert record["precision"] == "fp32"

@@ -115,7 +115,7 @@ def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tm
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32])
 def test_compiled_blocks_train_within_rounding_over_100_updates(precision, checkpointing):
-    length = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.001",
+    length = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.0001",
               f"machine.activation_checkpointing={checkpointing}"]
     eager = executed(on_gpu(*length, way=Engine.eager, precision=Precision.fp32))
     compiled = executed(on_gpu(*length, way=Engine.compile, precision=precision))
