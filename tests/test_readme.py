@@ -63,8 +63,8 @@ def test_every_repro_command_names_things_that_exist(command):
     elif kind == "claims":
         assert all(suite(name).claims for name in arguments)
     else:
-        assert kind in ("list", "complexity", "responses", "report", "status", "compare", "doctor", "completion", "bench",
-                        "pending", "pack", "unpack")
+        assert kind in ("list", "complexity", "responses", "report", "status", "compare", "doctor", "completion",
+                        "bench", "pending", "pack", "unpack")
 
 
 def test_every_make_target_exists():

@@ -281,7 +281,7 @@ def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, da
     """Before the first step: what trains, where, how far it is, the memory it needs, and what it departs from."""
     where = f"from iteration {done}" if done else "from the start"
     say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {describe(execution.step.device)}, "
-        f"{config.machine.precision.name}, engine {execution.kind}, about {size_text(memory.total)} of memory "
+        f"{config.machine.precision.name}, engine {execution.kind}, about {size_text(memory.total)} for tensors "
         f"(computed), split {data.split} (tested on {data.evaluated_on}), {shown(folder)}")
     if before not in (None, execution.kind):
         say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
