@@ -81,7 +81,7 @@ check: $(VENV)/.ready ## check the committed tables against their records
 	$(REPRO) table all --check
 
 test: $(VENV)/.ready-dev ## run the test suite
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 test-oldest: ## run the test suite with the oldest supported torch (2.11) and torchvision (0.26)
 	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"

@@ -11,6 +11,8 @@ from repro.places import TREE
 from tests.outcome import Outcome
 
 SHARED = TREE.parent / "shared"
+# Before torch is loaded: networks this small gain nothing by threads, and those of several workers stop each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -93,7 +93,7 @@ def test_settings_come_from_the_environment_too(venv):
 
 
 @pytest.mark.parametrize(("target", "commands"), [
-    ("test", [["python", "-m", "pytest"]]), ("lint", [["ruff", "check", "."], ["mypy"]]), ("setup", []),
+    ("test", [["python", "-m", "pytest", "-n", "auto"]]), ("lint", [["ruff", "check", "."], ["mypy"]]), ("setup", []),
 ])
 def test_the_developers_targets(venv, target, commands):
     done = make("-n", venv, target)
