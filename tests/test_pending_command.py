@@ -56,6 +56,7 @@ def test_it_stops_in_time_and_goes_on_where_it_was(quick, one_update, tmp_path):
     outcome = quick("pending", "--most", "1", "--max-seconds", str(limit), *FEW_FILES)
     spent = time.monotonic() - began
     says(outcome, 75, "stopped by max_seconds at iteration", "go on with: ", "pending")
+    assert f" pending --max-seconds {limit:g} {' '.join(FEW_FILES)}\n" in outcome.err
     assert spent < limit + 5 * FACTOR, "a step of a busy machine may come on top"
     run = read_run(tmp_path / "results" / "runs" / "cifar_plain20" / "seed0")
     first = run.record["iteration"]

@@ -1,6 +1,7 @@
 """The command that advances the paper's full-length runs on whatever machine is at hand: pending."""
 
 import argparse
+import shlex
 import time
 
 from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
@@ -56,15 +57,16 @@ def show_pending(options: argparse.Namespace) -> int:
     if options.max_seconds is not None:
         reserve = min(RESERVE_SECONDS, RESERVE * options.max_seconds)
         left = max(0.001, options.max_seconds - reserve - (time.monotonic() - began))
+    limit = [] if options.max_seconds is None else ["--max-seconds", f"{options.max_seconds:g}"]
+    command = [program(), "pending", *limit, *options.overrides]
     try:
         with StopRequest(left) as stop:
-            failures = run_unfinished(configs, stop, [program(), "pending", *words], jobs)
+            failures = run_unfinished(configs, stop, command, jobs)
     except Stopped as error:
         say_end(lines(pending(results, reference_dir())))
-        raise Stopped(str(error).splitlines()[0] + f"\ngo on with: {program()} pending", error.exit_code) from error
-    say_end(lines(pending(results, reference_dir())))
-    print("\n".join(f"next: {program()} publish {one.name}" for one in pending(results, reference_dir())
-                    if one.state == FINISHED))
+        raise Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code) from error
+    lacking = pending(results, reference_dir())
+    say_end([*lines(lacking), *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)])
     if failures:
         raise failures[0]
     return 0
