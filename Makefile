@@ -67,7 +67,7 @@ report: $(VENV)/.ready ## one HTML page with tables, figures, claims and a card 
 status: $(VENV)/.ready ## what is there, what runs now, what is left
 	$(REPRO) status
 
-bench: $(VENV)/.ready ## training speed against usual loops and the device's floors; 25 minutes on 2 cores
+bench: $(VENV)/.ready ## training speed against usual loops and the device's floors; ARGS=--quick for a minute
 	$(REPRO) bench $(ARGS)
 
 gpu-check: $(VENV)/.ready-dev ## tests that need a GPU, then the bench on it
