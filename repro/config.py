@@ -28,37 +28,30 @@ from yaml import YAMLError
 
 from repro.errors import ConfigError
 from repro.places import conf_dir
-from repro.schema import (
-    DataConfig,
-    Device,
-    Family,
-    MomentumForm,
-    Normalization,
-    Precision,
-    RunConfig,
-    ShortcutOption,
-    Split,
-)
-from repro.sizes import parse_size
+from repro.ranges import check_ranges
+from repro.schema import Architecture, Family, Precision, RunConfig, ShortcutOption
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
 FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
-NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine",
+NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
                 "part_size", "data.root", "model.depth", "machine.device", "machine.steps_per_graph",
+                "machine.timeout_seconds", "machine.decoder", "machine.loader", "machine.workers",
                 "machine.activation_checkpointing", "machine.channels_last", "machine.threads", "machine.deterministic",
                 "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
 # Keys that change numbers but are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER: dict[str, Any] = {
     "model.zero_padding": "appended", "model.fc_init": "uniform_zero_bias", "data.normalization": "per_pixel_mean",
-    "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean"}
+    "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean",
+    "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
+    "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
+    "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1, "train.plateau_drops": 2}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
-SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
 
 
 def experiments() -> list[str]:
@@ -223,87 +216,19 @@ def one_message(error: BaseException) -> str:
 
 
 def with_depth(config: RunConfig) -> RunConfig:
-    """The configuration with blocks_per_stage and depth = 6n+2 agreeing; a given depth wins."""
+    """The configuration with blocks_per_stage and depth = 6n+2 agreeing (CIFAR-10); a given depth wins."""
     model = config.model
+    if model.family is not Family.residual:  # has no shortcuts, so the option can't make two such nets differ
+        model = replace(model, shortcut_option=ShortcutOption.A)
+    if model.architecture is Architecture.imagenet:
+        return replace(config, model=replace(model, blocks_per_stage=None))
     if model.depth is not None:
         if model.depth < 8 or (model.depth - 2) % 6:
             raise ConfigError(f"model.depth={model.depth}: must be 6n+2, e.g. 20, 32, 44, 56, 110, 1202")
         model = replace(model, blocks_per_stage=(model.depth - 2) // 6)
-    if model.family is Family.plain:  # has no shortcuts, so the option can't make two plain nets differ
-        model = replace(model, shortcut_option=ShortcutOption.A)
+    if model.blocks_per_stage is None:
+        raise ConfigError("no value for model.blocks_per_stage")
     return replace(config, model=replace(model, depth=6 * model.blocks_per_stage + 2))
-
-
-def check_ranges(config: RunConfig) -> None:
-    """Raise ConfigError naming the first field whose value is outside its range."""
-    model, data, train, machine = config.model, config.data, config.train, config.machine
-    rules = [
-        ("name", config.name, re.fullmatch(r"\w[\w.-]*", config.name), "letters, digits, _ - . (it names a folder)"),
-        ("seed", config.seed, 0 <= config.seed < 2**32, "0 to 4294967295"),
-        ("scale", config.scale, 0 < config.scale <= 1, "above 0, at most 1"),
-        ("max_seconds", config.max_seconds, config.max_seconds is None or config.max_seconds > 0, "above 0"),
-        ("model.blocks_per_stage", model.blocks_per_stage, model.blocks_per_stage >= 1, "at least 1"),
-        ("model.num_classes", model.num_classes, model.num_classes >= 10, "at least the data set's 10 classes"),
-        ("model.batch_norm_eps", model.batch_norm_eps, model.batch_norm_eps > 0, "above 0"),
-        ("model.batch_norm_momentum", model.batch_norm_momentum, 0 < model.batch_norm_momentum <= 1, "above 0, to 1"),
-        ("data.name", data.name, data.name in ("cifar10", SYNTHETIC), f"cifar10 or {SYNTHETIC}"),
-        ("data.split", data.split.name, data.name != SYNTHETIC or data.split is Split.full,
-         "full for synthetic images"),
-        *channel_rules(data),
-        ("data.padding", data.padding, 0 <= data.padding <= 16, "0 to 16 pixels"),
-        ("train.mini_batch_size", train.mini_batch_size, 1 <= train.mini_batch_size <= 45000, "1 to 45000"),
-        ("train.iterations", train.iterations, 1 <= train.iterations <= 10**7, "1 to 10000000"),
-        ("train.lr", train.lr, 0 < train.lr < float("inf"), "above 0"),
-        ("train.lr_factor", train.lr_factor, 0 < train.lr_factor <= 1, "above 0, at most 1"),
-        ("train.lr_drops", train.lr_drops, train.lr_drops == sorted(set(train.lr_drops)) and
-         all(drop > 0 for drop in train.lr_drops), "rising positive iterations"),
-        ("train.warmup_lr", train.warmup_lr, 0 < train.warmup_lr < float("inf"), "above 0"),
-        ("train.warmup_error", train.warmup_error, 0 < train.warmup_error <= 100, "above 0 to 100 percent"),
-        ("train.warmup_window", train.warmup_window, train.warmup_window >= 1, "at least 1"),
-        ("train.warmup_max", train.warmup_max, train.warmup_max >= 1, "at least 1"),
-        ("train.momentum", train.momentum, 0 <= train.momentum < 1, "0 to below 1"),
-        ("train.momentum", train.momentum, train.momentum > 0 or train.momentum_form is not MomentumForm.nesterov,
-         "above 0 with train.momentum_form=nesterov"),
-        ("train.weight_decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
-        ("train.batch_norm_group", train.batch_norm_group, train.batch_norm_group >= 2 and
-         train.mini_batch_size % train.batch_norm_group == 0, f"at least 2, a divisor of {train.mini_batch_size}"),
-        ("train.loss_scale", train.loss_scale, 0 < train.loss_scale < float("inf"), "above 0"),
-        ("evaluation.interval", config.evaluation.interval, config.evaluation.interval >= 1, "at least 1"),
-        ("evaluation.batch_norm_images", config.evaluation.batch_norm_images,
-         config.evaluation.batch_norm_images >= 0, "at least 0"),
-        ("evaluation.gradient_iterations", config.evaluation.gradient_iterations,
-         all(iteration >= 1 for iteration in config.evaluation.gradient_iterations), "iterations from 1"),
-        ("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "at least 1"),
-        ("machine.steps_per_graph", machine.steps_per_graph, machine.steps_per_graph is None or
-         1 <= machine.steps_per_graph <= 1000, "1 to 1000"),
-        ("machine.evaluation_batch_size", machine.evaluation_batch_size, machine.evaluation_batch_size >= 1,
-         "at least 1"),
-        ("machine.checkpoint_seconds", machine.checkpoint_seconds, machine.checkpoint_seconds >= 0, "at least 0"),
-    ]
-    for name, value, good, allowed in rules:
-        if not good:
-            raise ConfigError(f"{name}={value}: allowed is {allowed}")
-    if config.part_size is not None:
-        try:
-            parse_size(config.part_size)
-        except ValueError as error:
-            raise ConfigError(f"part_size: {error}") from error
-    if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
-        raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
-
-
-def channel_rules(data: DataConfig) -> list[tuple[str, Any, bool, str]]:
-    """The ranges of data.channel_mean and data.channel_std, which belong to per_channel and to nothing else."""
-    wanted = data.normalization is Normalization.per_channel
-    means, stds = data.channel_mean, data.channel_std
-    if not wanted:
-        only = "null without data.normalization=per_channel"
-        return [("data.channel_mean", means, means is None, only), ("data.channel_std", stds, stds is None, only)]
-    three = "three numbers of 0 to 1 with data.normalization=per_channel"
-    return [
-        ("data.channel_mean", means, means is not None and len(means) == 3 and all(0 <= m <= 1 for m in means), three),
-        ("data.channel_std", stds, stds is not None and len(stds) == 3 and all(0 < s <= 1 for s in stds),
-         f"{three}, none of them 0")]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -329,7 +254,11 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def numbers(config: dict[str, Any]) -> dict[str, Any]:
     """The dotted keys of a recorded configuration that change a run's numbers (the seed aside)."""
-    return with_added({key: value for key, value in flat(config).items() if key not in NOT_IDENTITY})
+    values = flat(config)
+    kept = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
+    if values.get("model.architecture") == "imagenet":  # its depth says which network it is; on CIFAR-10 it is 6n+2
+        kept["model.depth"] = values["model.depth"]
+    return with_added(kept)
 
 
 def with_added(recorded: dict[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repro.config import SYNTHETIC, identity, paper_identities, scaled, suggest
+from repro.config import identity, paper_identities, scaled, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.places import results_dir, shown
+from repro.ranges import IMAGENET, SYNTHETIC
 from repro.schema import RunConfig
 
 RECORD_SCHEMA = 1
@@ -73,6 +74,22 @@ class Run:
         """Whether it ran on made images and so says nothing about CIFAR-10."""
         return self.record is not None and self.record["config"].get("data", {}).get("name") == SYNTHETIC
 
+    @property
+    def wiring_test(self) -> bool:
+        """Whether it was a wiring test, on any folder of images, and so says nothing about ImageNet."""
+        return self.record is not None and bool(self.record["config"].get("data", {}).get("wiring_test"))
+
+    @property
+    def no_evidence(self) -> str | None:
+        """What is said wherever a run is named that is no evidence: 'synthetic images' or 'wiring test'; else None."""
+        return "synthetic images" if self.synthetic else "wiring test" if self.wiring_test else None
+
+    @property
+    def tested_on(self) -> str:
+        """The split that its data set is tested on: val on ImageNet, whose test labels are not public, else test."""
+        imagenet = self.record is not None and self.record["config"].get("data", {}).get("name") == IMAGENET
+        return "val" if imagenet else "test"
+
     def responses(self) -> list[dict[str, str]]:
         """Rows of responses.csv: layer (from 1), name, channels, mean, std, as text; [] if there is none."""
         return read_rows(self.folder / "responses.csv")
@@ -87,8 +104,9 @@ class Run:
 
 
 def title(config: RunConfig) -> str:
-    """What a run is called wherever it is shown; synthetic images are always named."""
-    return f"{config.name} seed {config.seed}" + (" (synthetic images)" if config.data.name == SYNTHETIC else "")
+    """What a run is called wherever it is shown; synthetic images and a wiring test are always named."""
+    synthetic = " (synthetic images)" if config.data.name == SYNTHETIC else ""
+    return f"{config.name} seed {config.seed}" + (" (wiring test)" if config.data.wiring_test else synthetic)
 
 
 def run_folder(config: RunConfig) -> Path:

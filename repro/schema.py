@@ -10,11 +10,19 @@ from enum import Enum
 from omegaconf import MISSING
 
 
+class Architecture(Enum):
+    """`cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1, or VGG, which it is compared with."""
+
+    cifar = "cifar"
+    imagenet = "imagenet"
+
+
 class Family(Enum):
-    """With or without shortcut connections."""
+    """With or without shortcut connections; `vgg`: VGG-16 or VGG-19, for tests of imported weights only."""
 
     plain = "plain"
     residual = "residual"
+    vgg = "vgg"
 
 
 class ShortcutOption(Enum):
@@ -23,6 +31,17 @@ class ShortcutOption(Enum):
     A = "A"
     B = "B"
     C = "C"
+
+
+class StrideIn(Enum):
+    """Which convolution of a bottleneck that subsamples has the stride 2.
+
+    `first_1x1` is the authors' (their README), and only it gives the multiply-adds of Table 1; `conv3x3` is what most
+    other code does ("v1.5").
+    """
+
+    first_1x1 = "first_1x1"
+    conv3x3 = "conv3x3"
 
 
 class ConvInit(Enum):
@@ -67,12 +86,31 @@ class PaddingValue(Enum):
     black = "black"
 
 
+class Crop(Enum):
+    """How a training image is cropped.
+
+    `padded`: from the image with a border (Sec. 4.2). `shorter_side`: from the image resized so that its shorter side
+    is a random length (Sec. 3.4). `random_resized`: a random part of the image, resized (Szegedy et al. 2015).
+    """
+
+    padded = "padded"
+    shorter_side = "shorter_side"
+    random_resized = "random_resized"
+
+
 class WarmUp(Enum):
     """`error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations."""
 
     none = "none"
     error80 = "error80"
     fixed400 = "fixed400"
+
+
+class LrPolicy(Enum):
+    """When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls."""
+
+    drops = "drops"
+    plateau = "plateau"
 
 
 class MomentumForm(Enum):
@@ -125,6 +163,22 @@ class Engine(Enum):
     graph = "graph"
 
 
+class Decoder(Enum):
+    """What decodes JPEGs. `auto`: TorchCodec where it is installed and decodes, else Pillow."""
+
+    auto = "auto"
+    pillow = "pillow"
+    torchcodec = "torchcodec"
+
+
+class Loader(Enum):
+    """What reads images ahead of the updates: threads of this process, or processes of their own."""
+
+    auto = "auto"
+    threads = "threads"
+    processes = "processes"
+
+
 class Resume(Enum):
     """`never` puts an earlier run in the same folder aside and starts over."""
 
@@ -134,13 +188,15 @@ class Resume(Enum):
 
 @dataclass
 class ModelConfig:
-    """A 6n+2-layer CIFAR-10 network (Sec. 4.2); n is `blocks_per_stage`."""
+    """A 6n+2-layer CIFAR-10 network (Sec. 4.2; n is `blocks_per_stage`), or an ImageNet network of `depth` layers."""
 
+    architecture: Architecture = MISSING
     family: Family = MISSING
-    blocks_per_stage: int = MISSING
+    blocks_per_stage: int | None = MISSING  # null: an ImageNet network, which its depth describes
     depth: int | None = None  # 6n+2; wins over blocks_per_stage when it is given
     shortcut_option: ShortcutOption = MISSING
     zero_padding: ZeroPadding = MISSING
+    stride_in: StrideIn = MISSING  # of bottlenecks
     conv_init: ConvInit = MISSING
     fc_init: FcInit = MISSING
     batch_norm_eps: float = MISSING
@@ -158,9 +214,15 @@ class DataConfig:
     normalization: Normalization = MISSING
     channel_mean: list[float] | None = MISSING  # of red, green, blue, for pixels in 0..1; with per_channel only
     channel_std: list[float] | None = MISSING
+    crop: Crop = MISSING
     padding: int = MISSING  # pixels on each side before the random crop; 0 turns the crop off
     padding_value: PaddingValue = MISSING
+    crop_size: int | None = MISSING  # pixels of one side; null with crop=padded
+    shorter_side: list[int] | None = MISSING  # [from, to] in pixels, both included; with crop=shorter_side only
+    test_shorter_side: int | None = MISSING  # of the image whose centre is tested, and of the mean image's
     flip: bool = MISSING
+    color_noise_std: float = MISSING  # along the principal components of the pixels; 0: none
+    wiring_test: bool = MISSING  # takes any number of classes and one folder for both sets; never evidence
 
 
 @dataclass
@@ -171,7 +233,11 @@ class TrainConfig:
     iterations: int = MISSING
     lr: float = MISSING
     lr_factor: float = MISSING
-    lr_drops: list[int] = MISSING
+    lr_policy: LrPolicy = MISSING
+    lr_drops: list[int] = MISSING  # with lr_policy=drops
+    plateau_patience: int = MISSING  # tests in a row without a better validation error before a drop
+    plateau_threshold: float = MISSING  # points by which the validation top-1 error must fall to be better
+    plateau_drops: int = MISSING  # at most so many drops
     warmup: WarmUp = MISSING
     warmup_lr: float = MISSING
     warmup_error: float = MISSING  # percent
@@ -206,6 +272,10 @@ class MachineConfig:
     deterministic: bool = False
     steps_per_graph: int | None = None  # updates in one captured graph; None: by the depth of the network
     activation_checkpointing: bool = False  # forget activations and compute them again: less memory, same numbers
+    timeout_seconds: float = 120.0  # after which a process that is waited for counts as lost
+    decoder: Decoder = Decoder.auto
+    loader: Loader = Loader.auto
+    workers: int | None = None  # threads or processes that read images; None: by the cores of this machine
     evaluation_batch_size: int = MISSING
     checkpoint_seconds: float = MISSING
     tensorboard: bool = True
@@ -225,6 +295,7 @@ class RunConfig:
     results: str | None = None
     engine: Engine = Engine.auto
     part_size: str | None = None  # checkpoints in files of at most this size, as 16MiB
+    devices: int | None = 1  # processes with a device each, which share every mini-batch; None: all that are here
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

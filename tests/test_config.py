@@ -1,5 +1,6 @@
 """Configurations: every experiment against the paper's recipe, errors that name the key, and what makes up identity."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -47,6 +48,30 @@ EXPERIMENTS = [
     ("cifar_resnet110", "residual", 18, 110, "error80", "table6/resnet-110"),
     ("cifar_resnet1202", "residual", 200, 1202, "error80", "table6/resnet-1202"),
 ]
+# Name, family, layers, option, rows (Sec. 4.1, Tables 2 to 4).
+IMAGENET_EXPERIMENTS = [
+    ("imagenet_optA", "residual", 34, "A", ["table2/resnet-34", "table3/resnet-34-a"]),
+    ("imagenet_optB", "residual", 34, "B", ["table3/resnet-34-b", "table4/resnet-34-b"]),
+    ("imagenet_optC", "residual", 34, "C", ["table3/resnet-34-c", "table4/resnet-34-c"]),
+    ("imagenet_plain18", "plain", 18, "A", ["table2/plain-18"]),
+    ("imagenet_plain34", "plain", 34, "A", ["table2/plain-34", "table3/plain-34"]),
+    ("imagenet_resnet18", "residual", 18, "A", ["table2/resnet-18"]),
+    ("imagenet_resnet50", "residual", 50, "B", ["table3/resnet-50", "table4/resnet-50"]),
+    ("imagenet_resnet101", "residual", 101, "B", ["table3/resnet-101", "table4/resnet-101"]),
+    ("imagenet_resnet152", "residual", 152, "B", ["table3/resnet-152", "table4/resnet-152"]),
+    ("imagenet_vgg16", "vgg", 16, "A", []),
+    ("imagenet_vgg19", "vgg", 19, "A", []),
+]
+IMAGENET_RECIPE = {
+    "model.architecture": "imagenet", "model.stride_in": "first_1x1", "model.num_classes": 1000,
+    "data.name": "imagenet", "data.normalization": "per_pixel_mean", "data.crop": "shorter_side",
+    "data.shorter_side": [256, 480], "data.crop_size": 224, "data.test_shorter_side": 256, "data.flip": True,
+    "data.color_noise_std": 0.1, "data.padding": 0, "data.wiring_test": False,
+    "train.mini_batch_size": 256, "train.iterations": 600_000, "train.lr": 0.1, "train.lr_factor": 0.1,
+    "train.lr_policy": "drops", "train.lr_drops": [150_000, 300_000], "train.warmup": "none", "train.momentum": 0.9,
+    "train.momentum_form": "caffe", "train.weight_decay": 1e-4, "train.weight_decay_on": "all",
+    "train.batch_norm_group": 256,
+}
 # What the paper and its authors fix for all of them, and our choices where they are silent (recipe.md).
 RECIPE = {
     "model.shortcut_option": "A", "model.conv_init": "fan_out", "model.batch_norm_eps": 1e-5,
@@ -59,6 +84,9 @@ RECIPE = {
     "train.warmup_max": 2000, "train.momentum": 0.9, "train.momentum_form": "caffe", "train.weight_decay": 1e-4,
     "train.weight_decay_on": "all", "train.batch_norm_group": 128, "train.loss_scale": 128.0,
     "evaluation.interval": 390, "scale": 1.0,
+    "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
+    "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
+    "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1, "train.plateau_drops": 2,
 }
 # Every key that changes a run's numbers, with another value for it. A new key must be put here or into NOT_IDENTITY.
 CHANGES_NUMBERS = {
@@ -72,7 +100,17 @@ CHANGES_NUMBERS = {
     "train.weight_decay": "0", "train.weight_decay_on": "weights", "train.batch_norm_group": "64",
     "train.loss_scale": "64", "evaluation.interval": "391", "machine.precision": "bf16",
     "model.zero_padding": "both_sides", "model.fc_init": "msra", "data.padding_value": "black",
+    "train.plateau_patience": "3", "train.plateau_threshold": "0.2", "train.plateau_drops": "3",
+    "model.stride_in": "conv3x3",
 }
+# The same for keys that only ImageNet's networks and images have.
+IMAGENET_CHANGES_NUMBERS = {
+    "model.depth": "18", "data.crop_size": "192", "data.shorter_side": "[256,320]", "data.test_shorter_side": "288",
+    "data.color_noise_std": "0", "data.wiring_test": "true", "train.lr_policy": "plateau",
+    "model.stride_in": "conv3x3", "train.batch_norm_group": "32", "model.shortcut_option": "A",
+}
+# Given with others: crop with shorter_side, architecture with everything else.
+IMAGENET_TOGETHER = ("data.crop", "model.architecture")
 # Keys that are given together: per_channel with both of its lists.
 PER_CHANNEL = {"data.normalization": "per_channel", "data.channel_mean": "[0.5,0.4,0.3]",
                "data.channel_std": "[0.2,0.25,0.3]"}
@@ -83,7 +121,8 @@ KEEPS_NUMBERS = {
     "machine.deterministic": "true", "machine.evaluation_batch_size": "10", "machine.checkpoint_seconds": "1",
     "machine.tensorboard": "false", "evaluation.batch_norm_images": "0", "evaluation.responses": "false",
     "evaluation.gradient_iterations": "[]", "engine": "eager", "part_size": "16MiB", "machine.steps_per_graph": "4",
-    "machine.activation_checkpointing": "true",
+    "machine.activation_checkpointing": "true", "devices": "2", "machine.timeout_seconds": "60",
+    "machine.decoder": "pillow", "machine.loader": "threads", "machine.workers": "3",
 }
 
 
@@ -112,7 +151,7 @@ def changed(resnet20):
 # ---- the experiments
 
 def test_the_golden_table_has_every_experiment_in_natural_order():
-    assert experiments() == [row[0] for row in EXPERIMENTS]
+    assert experiments() == [row[0] for row in (*EXPERIMENTS, *IMAGENET_EXPERIMENTS)]
 
 
 @pytest.mark.parametrize(("name", "family", "n", "layers", "warmup", "row"), EXPERIMENTS, ids=lambda value: str(value))
@@ -127,10 +166,21 @@ def test_an_experiment_follows_the_recipe(name, family, n, layers, warmup, row):
     assert (found["machine.device"], found["machine.precision"]) == ("auto", "auto")
 
 
-def test_experiments_differ_only_in_what_the_paper_varies():
-    varied = {"model.family", "model.blocks_per_stage", "train.warmup"}
-    common = [{k: v for k, v in numbers(to_dict(paper_config(name))).items() if k not in varied}
-              for name in experiments()]
+@pytest.mark.parametrize(("name", "family", "layers", "option", "rows"), IMAGENET_EXPERIMENTS,
+                         ids=lambda value: str(value))
+def test_an_imagenet_experiment_follows_the_recipe(name, family, layers, option, rows):
+    found = flat(to_dict(paper_config(name)))
+    own = {"name": name, "model.family": family, "model.depth": layers, "model.blocks_per_stage": None,
+           "model.shortcut_option": option, "reproduces": rows}
+    assert {key: found[key] for key in own} == own
+    assert {key: found[key] for key in IMAGENET_RECIPE} == IMAGENET_RECIPE
+
+
+@pytest.mark.parametrize(("rows", "varied"), [
+    (EXPERIMENTS, {"model.family", "model.blocks_per_stage", "train.warmup"}),
+    (IMAGENET_EXPERIMENTS, {"model.family", "model.depth", "model.shortcut_option"})], ids=["cifar", "imagenet"])
+def test_experiments_differ_only_in_what_the_paper_varies(rows, varied):
+    common = [{k: v for k, v in numbers(to_dict(paper_config(row[0]))).items() if k not in varied} for row in rows]
     assert all(other == common[0] for other in common)
 
 
@@ -382,7 +432,8 @@ def test_hydras_own_spelling_of_a_path_still_counts(typed, meant):
 def test_every_key_is_classified():
     sections = {"model", "data", "train", "evaluation", "machine"}
     leaves = set(keys()) - sections
-    classified = [*CHANGES_NUMBERS, *PER_CHANNEL, *KEEPS_NUMBERS, "name", "model.depth", "machine.device"]
+    classified = {*CHANGES_NUMBERS, *IMAGENET_CHANGES_NUMBERS, *IMAGENET_TOGETHER, *PER_CHANNEL, *KEEPS_NUMBERS, "name",
+                  "model.depth", "machine.device"}
     assert sorted(classified) == sorted(leaves), "a new key: does it change a run's numbers?"
     assert set(NOT_IDENTITY) == {*KEEPS_NUMBERS, "name", "model.depth", "machine.device"}
 
@@ -395,6 +446,38 @@ def test_a_key_that_changes_the_numbers_changes_the_identity(key, resnet20, chan
     found = deviations(other)
     assert any(line.startswith(f"{key}: ") for line in found), found
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("key", IMAGENET_CHANGES_NUMBERS)
+def test_a_key_that_changes_the_numbers_on_imagenet_changes_the_identity(key):
+    paper = with_precision(paper_config("imagenet_optB"), Precision.fp32)
+    other = with_precision(compose(["experiment=imagenet_optB", f"{key}={IMAGENET_CHANGES_NUMBERS[key]}"]),
+                           Precision.fp32)
+    assert identity(other) != identity(paper)
+    assert [line.split(":")[0] for line in deviations(other)] == [key]
+
+
+def test_another_kind_of_crop_changes_the_identity():
+    words = ["experiment=imagenet_optB", "data.crop=random_resized", "data.shorter_side=null"]
+    assert len(deviations(compose(words))) == 2
+
+
+def test_a_wrong_combination_of_network_and_images_is_named():
+    for words, key in ((["model=imagenet_residual", "model.depth=34"], "model.architecture"),
+                       (["data=imagenet"], "model.architecture"),
+                       (["data.crop_size=224"], "data.crop_size"), (["data.wiring_test=true"], "data.wiring_test"),
+                       (["train.lr_policy=plateau"], "train.lr_policy"), (["model.family=vgg"], "model.family")):
+        with pytest.raises(ConfigError, match=key):
+            compose([RESNET20, *words])
+    for words, key in ((["model.depth=19"], "model.depth"), (["model=imagenet_plain", "model.depth=50"], "model.depth"),
+                       (["model.num_classes=999"], "model.num_classes"),
+                       (["data.shorter_side=[200,480]"], "data.shorter_side"),
+                       (["data.shorter_side=null"], "data.shorter_side"), (["data.crop=padded"], "data.crop"),
+                       (["data.crop_size=300"], "data.shorter_side"), (["data.padding=4"], "data.padding"),
+                       (["data.test_shorter_side=200"], "data.test_shorter_side"),
+                       (["evaluation.responses=true"], "evaluation.responses"), (["data.split='45k'"], "data.split")):
+        with pytest.raises(ConfigError, match=re.escape(key)):
+            compose(["experiment=imagenet_optB", *words])
 
 
 def test_normalisation_per_channel_changes_the_identity_and_so_does_each_of_its_lists():

@@ -84,7 +84,7 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
 
 def training_images(config: "RunConfig") -> int:
     """Images that one pass has: of the split, or made ones."""
-    from repro.config import SYNTHETIC
+    from repro.ranges import SYNTHETIC
 
     if config.data.name == SYNTHETIC:
         from repro.data.synthetic import TRAIN_IMAGES

@@ -1,9 +1,9 @@
 """Where a configured data set comes from. Never imports torch before it must."""
 
-from repro.config import SYNTHETIC
 from repro.data import cifar10_files
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.places import data_dir
+from repro.ranges import SYNTHETIC
 from repro.schema import DataConfig
 
 

@@ -10,15 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.config import paper_config
 from repro.models import build_model
-from repro.models.blocks import StrideIn
-from repro.models.imagenet import build_imagenet_model
+from repro.models.build import build_imagenet_model
 from repro.models.layers import weighted_layers
 from repro.paper import golden_counts, published_table
-from repro.schema import Family, ShortcutOption
+from repro.ranges import DEPTHS
+from repro.schema import Family, ShortcutOption, StrideIn
 
 IMAGE_SIZES = {"cifar10": 32, "imagenet": 224}  # Sec. 4.2, 4.1: pixels of one side
 CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers
-VGG = {16: "vgg16", 19: "vgg19"}  # Sec. 3.3, 4.1: what the paper compares with; torchvision's names
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,9 @@ def networks() -> Iterator[Network]:
     """All networks of the paper, plain before residual, in the order of their depth; then VGG-16 and VGG-19."""
     yield from cifar_networks()
     yield from imagenet_networks()
-    for depth in VGG:
-        yield Network(f"vgg-{depth}", f"VGG-{depth}", "imagenet", depth, partial(vgg, depth))
+    for depth in DEPTHS[Family.vgg]:
+        model = paper_config(f"imagenet_vgg{depth}").model
+        yield Network(f"vgg-{depth}", f"VGG-{depth}", "imagenet", depth, partial(build_model, model))
 
 
 def cifar_networks() -> Iterator[Network]:
@@ -128,11 +128,3 @@ def named(depth: int, family: Family, option: ShortcutOption, dataset: str,
     name = "plain" if family is Family.plain else "ResNet"
     return Network(f"{name.lower()}-{depth}", f"{name}-{depth}", dataset, depth, build,
                    None if family is Family.plain else option)
-
-
-def vgg(depth: int) -> nn.Module:
-    """VGG-16 or VGG-19 without batch normalisation, from torchvision."""
-    from torchvision import models
-
-    model: nn.Module = getattr(models, VGG[depth])()
-    return model

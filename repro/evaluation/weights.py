@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from repro.config import SYNTHETIC
 from repro.data.cifar10 import on_device
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up
@@ -14,6 +13,7 @@ from repro.errors import StorageError
 from repro.evaluation.protocols import evaluate_on
 from repro.models import build_model
 from repro.places import shown
+from repro.ranges import SYNTHETIC
 from repro.runs import read_run
 from repro.schema import RunConfig
 

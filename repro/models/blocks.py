@@ -3,13 +3,11 @@
 All tensors are float, (N, C, H, W).
 """
 
-from enum import Enum
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.schema import Family, ModelConfig, ShortcutOption, ZeroPadding
+from repro.schema import Family, ModelConfig, ShortcutOption, StrideIn, ZeroPadding
 
 
 class ZeroPadShortcut(nn.Module):
@@ -78,28 +76,17 @@ class BasicBlock(nn.Module):
         return F.relu(out)
 
 
-class StrideIn(Enum):
-    """Which convolution of a bottleneck that subsamples has the stride 2.
-
-    `first_1x1` is the authors' (their README), and only it gives the multiply-adds of Table 1; `conv3x3` is what most
-    other code does ("v1.5").
-    """
-
-    first_1x1 = "first_1x1"
-    conv3x3 = "conv3x3"
-
-
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolution, each with batch normalisation; ReLU after the addition (Sec. 4.1, Fig. 5).
 
-    The first 1x1 reduces to a quarter of `out_channels`, the last one restores them.
+    The first 1x1 reduces to a quarter of `out_channels`, the last one restores them; `config.stride_in` says which
+    convolution has the stride.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int,
-                 stride_in: StrideIn = StrideIn.first_1x1):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int):
         super().__init__()
         width = out_channels // 4
-        first, second = (stride, 1) if stride_in is StrideIn.first_1x1 else (1, stride)
+        first, second = (stride, 1) if config.stride_in is StrideIn.first_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
         self.bn1 = batch_norm(width, config, group)
         self.conv2 = nn.Conv2d(width, width, 3, second, padding=1, bias=False)

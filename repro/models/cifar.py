@@ -29,6 +29,7 @@ class CifarNet(nn.Module):
     @staticmethod
     def make_stage(in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int) -> Stage:
         """n basic blocks; the first one may subsample with stride 2 and grow the channels."""
+        assert config.blocks_per_stage is not None
         first = BasicBlock(in_channels, out_channels, stride, config, group)
         others = [BasicBlock(out_channels, out_channels, 1, config, group) for _ in range(config.blocks_per_stage - 1)]
         return Stage(first, *others)
@@ -39,17 +40,6 @@ class CifarNet(nn.Module):
         x = self.stage3(self.stage2(self.stage1(x)))
         out: Tensor = self.fc(x.mean((2, 3)))
         return out
-
-
-def build_model(config: ModelConfig, seed: int = 0, batch_norm_group: int = 0) -> CifarNet:
-    """The network of a configuration with its initial values, on the CPU, in training mode.
-
-    `batch_norm_group` is the number of images that share batch statistics (0: the whole mini-batch).
-    """
-    model = CifarNet(config, batch_norm_group)
-    if next(model.parameters()).device.type != "meta":
-        initialise(model, config, seed)
-    return model
 
 
 @torch.no_grad()
@@ -67,6 +57,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
         if isinstance(module, nn.Conv2d):
             maps = weight.shape[0] if config.conv_init is ConvInit.fan_out else weight.shape[1]
             weight.normal_(0.0, math.sqrt(2.0 / (maps * weight[0, 0].numel())), generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
         else:
             initialise_fc(module, config.fc_init, generator)
 

@@ -7,16 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.config import paper_config
-from repro.models.blocks import BasicBlock, Bottleneck, StrideIn, batch_norm
-from repro.models.cifar import initialise
+from repro.models.blocks import BasicBlock, Bottleneck, batch_norm
 from repro.models.recompute import Stage
 from repro.paper import published_table
 from repro.published import PublishedRow, pick
-from repro.schema import Family, ModelConfig, ShortcutOption
+from repro.ranges import CLASSES
+from repro.schema import Family, ModelConfig, ShortcutOption, StrideIn
 
 WIDTHS = (64, 128, 256, 512)  # Table 1: channels of the 3x3 convolutions of conv2_x to conv5_x
 EXPANSION = {"basic": 1, "bottleneck": 4}  # Table 1: channels of a block's output, in widths
-CLASSES = 1000  # Table 1: 1000-d fc
 
 
 @functools.cache
@@ -36,7 +35,7 @@ class ImageNetNet(nn.Module):
     configuration `blocks_per_stage` is not used, `depth` is a depth of Table 1.
     """
 
-    def __init__(self, config: ModelConfig, stride_in: StrideIn = StrideIn.first_1x1, batch_norm_group: int = 0):
+    def __init__(self, config: ModelConfig, batch_norm_group: int = 0):
         super().__init__()
         assert config.depth is not None
         row = architecture(config.depth)
@@ -44,54 +43,37 @@ class ImageNetNet(nn.Module):
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, 2, padding=3, bias=False)
         self.bn1 = batch_norm(WIDTHS[0], config, batch_norm_group)
         self.pool = nn.MaxPool2d(3, 2, padding=1)  # Choice: the padding, as in fb.resnet.torch; Table 1 gives sizes
-        stages = [make_stage(row, number, channels[number : number + 2], config, stride_in, batch_norm_group)
+        stages = [make_stage(row, number, channels[number : number + 2], config, batch_norm_group)
                   for number in range(4)]
         self.conv2_x, self.conv3_x, self.conv4_x, self.conv5_x = stages
         self.fc = nn.Linear(channels[-1], config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) mean-subtracted pixels, 224x224 in the paper -> (N, num_classes) logits."""
+        out: Tensor = self.fc(self.features(x).mean((2, 3)))
+        return out
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) mean-subtracted pixels -> the last feature map (N, C, H/32, W/32), rounded up."""
         x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        x = self.conv5_x(self.conv4_x(self.conv3_x(self.conv2_x(x))))
-        out: Tensor = self.fc(x.mean((2, 3)))
+        out: Tensor = self.conv5_x(self.conv4_x(self.conv3_x(self.conv2_x(x))))
         return out
 
 
-def make_stage(row: PublishedRow, number: int, channels: list[int], config: ModelConfig, stride_in: StrideIn,
-               group: int) -> Stage:
+def make_stage(row: PublishedRow, number: int, channels: list[int], config: ModelConfig, group: int) -> Stage:
     """Stage `number` (0: conv2_x) from channels[0] to channels[1]; the first block of all but conv2_x has stride 2."""
     blocks: list[nn.Module] = []
     for index in range(row.blocks[number]):
         stride = 2 if number > 0 and index == 0 else 1
         in_channels = channels[0] if index == 0 else channels[1]
         blocks.append(BasicBlock(in_channels, channels[1], stride, config, group) if row.block == "basic"
-                      else Bottleneck(in_channels, channels[1], stride, config, group, stride_in))
+                      else Bottleneck(in_channels, channels[1], stride, config, group))
     return Stage(*blocks)
 
 
 def imagenet_config(layers: int, family: Family = Family.residual, shortcut_option: ShortcutOption = ShortcutOption.B,
-                    num_classes: int = CLASSES) -> ModelConfig:
-    """The model section of one of the paper's ImageNet networks. ConfigError for a depth that is not in Table 1.
-
-    Choice: what the paper leaves open (fan of the initialisation, constants of batch normalisation) is as in the
-    CIFAR-10 experiments.
-    """
+                    stride_in: StrideIn = StrideIn.first_1x1, num_classes: int = CLASSES) -> ModelConfig:
+    """The model section of one of the paper's ImageNet networks. ConfigError for a depth that is not in Table 1."""
     architecture(layers)
-    return replace(paper_config("cifar_resnet20").model, depth=layers, family=family, shortcut_option=shortcut_option,
-                   num_classes=num_classes)
-
-
-def build_imagenet_model(layers: int, family: Family = Family.residual,
-                         shortcut_option: ShortcutOption = ShortcutOption.B,
-                         stride_in: StrideIn = StrideIn.first_1x1, num_classes: int = CLASSES, seed: int = 0,
-                         batch_norm_group: int = 0) -> ImageNetNet:
-    """A network of Table 1 with its initial values (Sec. 3.4: MSRA), on the CPU, in training mode.
-
-    Under `torch.device("meta")` it has shapes only. A plain network ignores `shortcut_option`, a basic block
-    `stride_in`. ConfigError for a depth that is not in Table 1.
-    """
-    config = imagenet_config(layers, family, shortcut_option, num_classes)
-    model = ImageNetNet(config, stride_in, batch_norm_group)
-    if next(model.parameters()).device.type != "meta":
-        initialise(model, config, seed)
-    return model
+    return replace(paper_config("imagenet_optB").model, depth=layers, family=family, shortcut_option=shortcut_option,
+                   stride_in=stride_in, num_classes=num_classes)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from repro.config import SYNTHETIC, compose, with_precision
+from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
 from repro.errors import ConfigError, ReproError
@@ -12,6 +12,7 @@ from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
+from repro.ranges import SYNTHETIC
 from repro.runs import read_run, run_folder, utc_now
 from repro.schema import Device, Precision, RunConfig
 from repro.training import cost, engine, lanes

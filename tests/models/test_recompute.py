@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from repro.config import paper_config
 from repro.models import build_model
-from repro.models.imagenet import build_imagenet_model
+from repro.models.build import build_imagenet_model
 from repro.models.recompute import Stage, recompute
 
 
