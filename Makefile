@@ -16,13 +16,14 @@ DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')
 SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),seeds=$(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses precision pending data tables figures claims
-.PHONY: report status bench gpu-check doctor check test test-oldest lint clean
+.PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses imagenet-plain-vs-res imagenet-options
+.PHONY: imagenet-deeper imagenet-wiring precision pending data tables figures claims report status bench gpu-check
+.PHONY: doctor check test test-oldest lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
-	  while IFS='|' read -r target text; do printf '%-26s %s\n' "$$target" "$$text"; done
+	  while IFS='|' read -r target text; do printf '%-28s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo 'Settings: PRESET=auto|paper|short  SEEDS=1  DATA=folder  ARGS="key=value ..."  PYTHON=python3'
 	@echo 'Each recipe is one `repro` command; $(VENV)/bin/repro --help lists them all.'
@@ -42,6 +43,18 @@ cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a
 responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, and gradient norms
 	$(REPRO) suite cifar_responses preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
 	$(REPRO) responses $(DATA_OVERRIDE)
+
+imagenet-plain-vs-res: $(VENV)/.ready ## plain and residual nets of 18 and 34 layers on ImageNet: Table 2, Figure 4; DATA= its folder
+	$(REPRO) suite imagenet_plain_vs_res preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
+
+imagenet-options: $(VENV)/.ready ## shortcut options A, B, C on ImageNet: Tables 3, 4
+	$(REPRO) suite imagenet_options preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
+
+imagenet-deeper: $(VENV)/.ready ## 50, 101 and 152 layers on ImageNet and the ensemble: Tables 3, 4, 5
+	$(REPRO) suite imagenet_deeper preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
+
+imagenet-wiring: $(VENV)/.ready ## ResNet-34 learns a small folder of images by heart: DATA= it; minutes on a CPU, no result
+	$(REPRO) run experiment=imagenet_optB machine=smoke $(DATA_OVERRIDE) $(ARGS)
 
 precision: $(VENV)/.ready ## 16 seeds of ResNet-20 in each precision; needs a GPU
 	$(REPRO) suite cifar_precision preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)

@@ -20,12 +20,13 @@ from repro.commands import (
     settings,
     status,
     tables,
+    testing,
     training,
 )
 from repro.commands.common import Handler, check_versions, keep_on_without_reader, program
 from repro.errors import ConfigError, ReproError
 
-MODULES = (training, tables, claims, files, complexity, machine, settings, compare, status, report, pending,
+MODULES = (training, tables, claims, testing, files, complexity, machine, settings, compare, status, report, pending,
            bench, packing)
 
 DESCRIPTION = """\

@@ -38,7 +38,14 @@ def resolve(config: RunConfig) -> RunConfig:
         precision = Precision.tf32 if device is Device.cuda else Precision.fp32
     if precision is Precision.tf32 and device is not Device.cuda:
         raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
+    if machine.device is Device.auto and device is not Device.cuda and (config.devices or 1) > 1:
+        raise ConfigError(f"devices={config.devices}: {config.devices} asked, 1 found (no CUDA device here); "
+                          f"machine.device=cpu starts {config.devices} processes on the CPU")
     engine = config.engine
+    if config.devices != 1 and engine in (Engine.graph, Engine.compile):
+        raise ConfigError(f"engine={engine.name}: with one device only; engine=eager takes several")
+    if config.devices != 1:
+        engine = Engine.eager
     if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last

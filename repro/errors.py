@@ -54,6 +54,10 @@ class OutOfMemoryError(ReproError):
     exit_code = 8
 
 
+class LostProcessError(ReproError):
+    """One of several processes that train together is gone or does not answer."""
+
+
 class Stopped(ReproError):
     """The run stopped early with its state saved; the same command goes on."""
 

@@ -17,8 +17,11 @@ from repro.config import check_experiment, experiments, keys, suggest
 from repro.errors import ConfigError
 from repro.places import conf_dir, experiments_dir, shown
 from repro.published import (
+    PROTOCOLS,
     Claim,
     Claims,
+    Costs,
+    Ensemble,
     GoldenCount,
     GoldenCounts,
     PublishedFigure,
@@ -185,10 +188,18 @@ def golden_count(dataset: str, layers: int) -> GoldenCount:
     return pick(str(layers), {str(count.layers): count for count in nets}, f"{dataset} network in golden_counts.yaml")
 
 
+def costs() -> Costs:
+    """What the ImageNet experiments cost, computed; ConfigError for an experiment that does not exist."""
+    found = read_as(Costs, experiments_dir() / "costs.yaml")
+    for name in found.experiments:
+        pick(name, {known: known for known in experiments()}, "experiment (in costs.yaml: experiments)")
+    return found
+
+
 def claims() -> tuple[Claim, ...]:
     """The paper's statements that can be checked; ConfigError for a test that can't be made."""
     found = read_as(Claims, published_dir() / "claims.yaml")
-    known = {name: name for name in (*experiments(), *found.planned)}
+    known = {name: name for name in experiments()}
     for claim in found.claims:
         where = f"(in claims.yaml: {claim.id})"
         if not claim.tests:
@@ -217,6 +228,26 @@ def recipe(name: str) -> Recipe:
     return found
 
 
+def ensembles() -> list[str]:
+    """Names of all ensembles."""
+    return names_in(experiments_dir() / "ensembles", r".+")
+
+
+def ensemble(name: str) -> Ensemble:
+    """One ensemble; ConfigError for an unknown name and for members, a protocol or a row that don't exist."""
+    found = read_named(Ensemble, experiments_dir() / "ensembles", ensembles(), name, "ensemble")
+    where = f"ensembles/{name}.yaml"
+    pick(found.protocol, {known: known for known in PROTOCOLS}, f"protocol (in {where})")
+    for member in found.members:
+        pick(member.experiment, {known: known for known in experiments()}, f"experiment (in {where}: members)")
+    if len(found.members) < 2 or len(set(found.members)) < len(found.members):
+        raise ConfigError(f"{where}: members: needed are at least two, each of them once")
+    if found.reproduces is not None:
+        table, _, row = found.reproduces.partition("/")
+        published_table(table).row(row)
+    return found
+
+
 def suites() -> list[str]:
     """Names of all suites."""
     return names_in(experiments_dir() / "suites", r".+")
@@ -236,6 +267,10 @@ def suite(name: str) -> Suite:
         pick(experiment, members, f"experiment of the suite (in {where}: seeds)")
         if seeds < 1:
             raise ConfigError(f"{where}: seeds.{experiment}={seeds}: allowed is at least 1")
+    for protocol in found.protocols:
+        pick(protocol, {known: known for known in PROTOCOLS}, f"protocol (in {where}: protocols)")
+    for ensemble_name in found.ensembles:
+        pick(ensemble_name, {known: known for known in ensembles()}, f"ensemble (in {where}: ensembles)")
     for precision in found.precisions:
         pick(precision, dict(Precision.__members__), f"precision (in {where}: precisions)")
     for preset_name, preset in found.presets.items():

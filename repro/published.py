@@ -10,6 +10,7 @@ from repro.config import suggest
 from repro.errors import ConfigError
 
 T = TypeVar("T")
+PROTOCOLS = ("center", "ten_crop", "multi_scale")  # the ways of testing on ImageNet: Fig. 4, Tables 2 and 3, Table 4
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,33 @@ class GoldenCounts:
 
 
 @dataclass(frozen=True)
+class Images:
+    """How many images a data set has."""
+
+    training: int
+    validation: int
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one ImageNet experiment costs, computed: operations of all of its training, memory for the backward pass."""
+
+    exaflop: float  # 1e18 operations
+    activation_bytes: int  # kept for one training image in fp32
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What training on ImageNet costs before anything is measured."""
+
+    images: Images
+    data_set_bytes: float  # of the JPEGs of both sets
+    flops_per_second: float  # of one GPU, assumed
+    checkpoints: int  # that a run keeps
+    experiments: dict[str, NetworkCost]
+
+
+@dataclass(frozen=True)
 class ClaimTest:
     """What must hold for a claim: a measure of some experiments' runs, and how its values must stand to each other."""
 
@@ -211,10 +239,28 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """The content of claims.yaml; `planned` are experiments that this version does not have yet."""
+    """The content of claims.yaml."""
 
     claims: tuple[Claim, ...]
-    planned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble: the run of an experiment with this seed."""
+
+    experiment: str
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
+
+    name: str
+    description: str
+    protocol: str
+    members: tuple[Member, ...]
+    reproduces: str | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +298,8 @@ class Suite:
     figures: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     seeds: dict[str, int] = field(default_factory=dict)  # number of seeds, by experiment, where it is not 1
+    protocols: tuple[str, ...] = ()  # by which finished ImageNet runs are tested, for the tables
+    ensembles: tuple[str, ...] = ()  # made of these tests
     precisions: tuple[str, ...] = ()  # each run in each of these; without any, in the one that is configured
     presets: dict[str, Preset] = field(default_factory=dict)
     default_preset: str = "auto"  # auto: paper with a GPU, else short

@@ -1,5 +1,6 @@
 """Promote a finished local run into results/reference, where the committed evidence lies."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from repro.runs import Run, find_run, read_run
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
+TESTS = "evaluations/*.json"  # finished ones are copied too: errors under the ways of testing, not their probabilities
 
 
 def publish(name: str, results: Path) -> Path:
     """Copy the record of a finished run, given by its folder or as EXPERIMENT/seedK, and return the copy's folder.
 
-    Weights, checkpoints and TensorBoard files stay where they are. ConfigError if the run is not finished or another
-    one stands in its place.
+    Weights, mean image, probabilities, checkpoints and TensorBoard files stay where they are. ConfigError if the run is
+    not finished, says nothing about its data set, or another one stands in its place.
     """
     if not in_tree():
         raise ConfigError("repro publish writes into a checkout's results/reference; this is an installed package")
@@ -24,6 +26,8 @@ def publish(name: str, results: Path) -> Path:
     folder = run.folder
     if not run.finished or run.record is None:
         raise ConfigError(f"{shown(folder)} is not finished: {run.problem or run.status}")
+    if run.wiring_test:
+        raise ConfigError(f"{shown(folder)} is a wiring test, which is no evidence about ImageNet")
     if run.synthetic:
         raise ConfigError(f"{shown(folder)} ran on synthetic images, which are no evidence about CIFAR-10")
     if identity_of(run.record["config"]) != run.identity:
@@ -45,13 +49,28 @@ def copy_record(folder: Path, target: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for file in (*PUBLISHED_FILES, *(file for file in EXTRA_FILES if (folder / file).is_file())):
+        for file in (*PUBLISHED_FILES, *(file for file in EXTRA_FILES if (folder / file).is_file()),
+                     *finished_tests(folder)):
+            (part / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / file, part / file)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise StorageError(f"can't copy {shown(folder)} to {shown(target)}: {error}") from error
+
+
+def finished_tests(folder: Path) -> list[str]:
+    """The records of a run's finished tests (`repro eval protocol=...`), by their path in its folder."""
+    found = []
+    for path in sorted(folder.glob(TESTS)):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if isinstance(content, dict) and content.get("finished") is True:
+            found.append(str(path.relative_to(folder)))
+    return found
 
 
 def check_free(target: Path, run: Run) -> None:

@@ -45,7 +45,11 @@ WRONG = [
     (["table"], ["name", "usage: repro table"]),
     (["table", "table6", "--jsn"], ["--jsn"]),
     (["data", "fetsh"], ["fetsh", "fetch"]),
-    (["data", "path", "imagenet"], ["imagenet", "cifar10"]),
+    (["data", "path", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
+    (["data", "fetch", "imagenet"], ["may not be passed on", "ILSVRC2012_img_train.tar", "data.root=FOLDER"]),
+    (["data", "verify", "imagenet", "data.wiring_tset=true"], ["did you mean data.wiring_test?"]),
+    (["data", "verify", "imagenet", "data.wiring_test=yes"], ["data.wiring_test=yes", "true or false"]),
+    (["data", "verify", "cifar10", "data.wiring_test=true"], ["data.wiring_test=true", "of imagenet only"]),
     (["data", "path", "cifar10", "dta.root=x"], ["unknown key 'dta.root'", "did you mean data.root?"]),
     (["suite", "zzz"], ["no suite named 'zzz'", "cifar_plain_vs_res", "cifar_very_deep"]),
     (["suite", "cifar_plain_vs_res", "seeds=0"], ["seeds=0", "1 or more"]),
@@ -132,7 +136,7 @@ def test_list_json_and_text_name_the_same(repro):
     listed = json.loads(repro("list", "--json").stdout)
     text = repro("list").stdout
     names = [entry["name"] for key in ("experiments", "suites") for entry in listed[key]]
-    assert len(listed["experiments"]) == 11
+    assert len(listed["experiments"]) == 22
     assert not [name for name in [*names, *listed["tables"], *listed["figures"]] if name not in text]
     assert all(entry["yours"] == "-" for entry in listed["experiments"])
 

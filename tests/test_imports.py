@@ -49,8 +49,11 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "config", "ranges", "schema", "error
             "runs", "provenance", "publishing", "packing", "sizes", "versions", "completion", "doctor.__init__",
             "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__", "__main__", "reporting",
             "training.schedule",
-            "training.__init__", "bench.__init__", "bench.plan",
-            "data.__init__", "data.cifar10_files", "data.download", "data.fetch", "data.npm"]
+            "training.__init__", "evaluation.__init__", "evaluation.views", "bench.__init__", "bench.plan",
+            "data.__init__", "data.cifar10_files", "data.download", "data.fetch", "data.npm", "data.pictures",
+            "data.loader", "data.reader_processes", "data.imagenet_files",
+            "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_verify",
+            "data.matlab", "data.parts"]
 DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}

@@ -187,11 +187,16 @@ def measured_here(job: Job) -> dict[str, Any]:
 
 
 def fresh_process(job: Job) -> dict[str, Any]:
-    """Measure a job in a process of its own with our environment; {"failed": reason} if that ends without a result.
+    """Measure a job in a process of its own with our environment; {"failed": reason} if that ends without a result."""
+    return ran([*PROGRAM, job.text()])
+
+
+def ran(command: list[str]) -> dict[str, Any]:
+    """The result that a program prints, or {"failed": reason}.
 
     The process and its workers are killed when it takes too long and when we are interrupted.
     """
-    process = subprocess.Popen([*PROGRAM, job.text()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
     try:
         out, err = process.communicate(timeout=TIMEOUT)

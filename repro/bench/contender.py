@@ -15,13 +15,14 @@ from repro.bench.made import made_data
 from repro.bench.plan import COMPILED, EAGER, LOADER, OURS, RATES, Job, config_of
 from repro.bench.rivals import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop, usable_cores
 from repro.data.augment import normalised
+from repro.data.cifar10 import DeviceData
 from repro.devices import autocast, describe, place, resolve, set_up, synchronise
 from repro.models import build_model
 from repro.schema import Engine, RunConfig
-from repro.training.engine import batch_norm_group
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
+from repro.training.synced import batch_norm_group
 
 
 class Contender(Protocol):
@@ -64,6 +65,7 @@ class Ours:
     def shared_batch(self) -> tuple[Tensor, Tensor]:
         """See Contender."""
         data = self.step.data
+        assert isinstance(data, DeviceData)
         images = normalised(data.train_images[: self.size], data.mean, None)
         return images.contiguous(memory_format=self.step.memory_format), data.train_labels[: self.size]
 

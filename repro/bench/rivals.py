@@ -18,8 +18,8 @@ from repro.data.augment import crop_and_flip, normalised
 from repro.devices import autocast
 from repro.models import build_model
 from repro.schema import Precision, RunConfig, WarmUp
-from repro.training.engine import batch_norm_group
 from repro.training.schedule import Schedule
+from repro.training.synced import batch_norm_group
 
 PREFETCH = 2  # batches that each worker makes ahead; DataLoader's default
 

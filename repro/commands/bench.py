@@ -1,18 +1,24 @@
-"""The command that measures training speed: bench."""
+"""The command that measures speed, of training and of reading images: bench."""
 
 import argparse
+import functools
 import sys
+from typing import TYPE_CHECKING, Any
 
 from repro.commands.common import Add, check_versions, output_folder
 from repro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from repro.reporting.table import Table
 
 
 def register(add: Add) -> None:
     """Add this command."""
     command = add("bench", "measure training speed against usual loops and against what the device allows", run_bench)
-    command.add_argument("overrides", nargs="*", metavar="key=value",
+    command.add_argument("overrides", nargs="*", metavar="[input] key=value",
                          help="nets=20,56 contenders=repro,eager_loop,reduce_overhead,dataloader,repro:ENGINE rounds=5 "
-                              "steps=K, and any override of `repro run`, e.g. machine.precision=bf16")
+                              "steps=K, and any override of `repro run`, e.g. machine.precision=bf16; or `input`: how "
+                              "fast ImageNet images are read, data.root=DIR rounds=5 images=400 workers=N")
     command.add_argument("--quick", action="store_true",
                          help="20 layers against the DataLoader, 2 short rounds; under a minute on 2 cores")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -20,29 +26,59 @@ def register(add: Add) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    """`repro bench`."""
-    from repro.bench.plan import ROUNDS, settings_of
+    """`repro bench` and `repro bench input`."""
+    if options.overrides[:1] == ["input"]:
+        return bench_input_command(options)
+    from repro.bench.plan import settings_of
 
     settings = settings_of(options.overrides, options.quick)
-    if options.reference and (options.quick or settings.rounds < ROUNDS):
-        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more and no --quick")
+    check_evidence(options, settings.rounds)
     check_versions()
+    from repro.bench.bench import bench
+    from repro.reporting.bench_table import bench_table
+
+    record = bench(settings, functools.partial(say, options))
+    return keep(options, record, bench_table(record))
+
+
+def bench_input_command(options: argparse.Namespace) -> int:
+    """`repro bench input`."""
+    from repro.bench.input_plan import input_settings
+
+    settings = input_settings(options.overrides[1:], options.quick)
+    check_evidence(options, settings.rounds)
+    check_versions()
+    from repro.bench.input import bench_input
+    from repro.reporting.input_table import input_table
+
+    record = bench_input(settings, functools.partial(say, options))
+    return keep(options, record, input_table(record))
+
+
+def check_evidence(options: argparse.Namespace, rounds: int) -> None:
+    """ConfigError if too few rounds are asked for as evidence."""
+    from repro.bench.plan import ROUNDS
+
+    if options.reference and (options.quick or rounds < ROUNDS):
+        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more and no --quick")
+
+
+def say(options: argparse.Namespace, line: str) -> None:
+    """Progress, which gives way to JSON on standard output."""
+    print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") -> int:
+    """Write the record and its table, and print one of them."""
     import json
 
-    from repro.bench.bench import bench
     from repro.places import shown
-    from repro.reporting.bench_table import bench_table
     from repro.runs import write_atomic, write_json
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
-
-    record = bench(settings, say)
-    table = bench_table(record)
     folder = output_folder("bench", options.reference)
     write_json(folder / f"{table.name}.json", record)
     for suffix, text in (("md", table.markdown()), ("csv", table.csv())):
         write_atomic(folder / f"{table.name}.{suffix}", text)
     print(json.dumps(record, indent=2) if options.json else f"\n{table.markdown()}")
-    say("written: " + ", ".join(shown(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")))
+    say(options, "written: " + ", ".join(shown(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")))
     return 0

@@ -1,61 +1,64 @@
-"""Commands on files that are there: eval, data."""
+"""The command on data sets: data."""
 
 import argparse
-from pathlib import Path
+import functools
 
-from repro.commands.common import Add, check_versions
+from repro.commands.common import Add
 from repro.errors import ConfigError
+
+ROOT, WIRING_TEST = "data.root", "data.wiring_test"
 
 
 def register(add: Add) -> None:
-    """Add these commands."""
-    evaluate = add("eval", "test a network with given weights", evaluate_weights)
-    evaluate.add_argument("overrides", nargs="+", metavar="key=value",
-                          help="experiment=NAME weights=FILE (a plain state_dict) and any override of `repro run`")
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    """Add this command."""
     data = add("data", "fetch or verify a data set, or say where it is", manage_data)
     data.add_argument("action", choices=["fetch", "verify", "path"])
-    data.add_argument("name", nargs="?", default="cifar10", choices=["cifar10"])
-    data.add_argument("root", nargs="?", default=None, metavar="data.root=DIR")
-
-
-def evaluate_weights(options: argparse.Namespace) -> int:
-    """`repro eval`."""
-    weights = [o.partition("=")[2] for o in options.overrides if o.startswith("weights=")]
-    if not weights:
-        raise ConfigError("repro eval needs weights=FILE, a plain state_dict such as a run's weights.pt")
-    from repro.config import compose
-
-    config = compose([o for o in options.overrides if not o.startswith("weights=")])
-    check_versions()
-    from repro.evaluation.weights import evaluate_file
-
-    text, values = evaluate_file(config, Path(weights[-1]).expanduser())
-    if options.json:
-        import json
-
-        text = json.dumps(values, indent=2)
-    print(text)
-    return 0
+    data.add_argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"])
+    data.add_argument("settings", nargs="*", metavar="data.root=DIR",
+                      help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes")
 
 
 def manage_data(options: argparse.Namespace) -> int:
     """`repro data`."""
-    from repro.data import cifar10_files
     from repro.places import data_dir
 
-    key, separator, value = (options.root or "").partition("=")
-    if not separator:
-        key, value = "data.root", key
-    if key != "data.root":
-        raise ConfigError(f"unknown key {key!r}; did you mean data.root?")
-    root = data_dir(value.strip("'\"") or None)
-    if options.action == "fetch":
+    settings = settings_of(options.settings)
+    root = data_dir(settings.get(ROOT) or None)
+    imagenet = options.name == "imagenet"
+    if settings.get(WIRING_TEST, "false") not in ("true", "false") or (WIRING_TEST in settings and not imagenet):
+        raise ConfigError(f"{WIRING_TEST}={settings[WIRING_TEST]}: allowed is true or false, of imagenet only")
+    if options.action == "path":
+        print(root)
+    elif options.action == "fetch" and imagenet:
+        from repro.data.imagenet_files import BY_HAND
+
+        raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; then "
+                          "`repro data verify imagenet data.root=FOLDER`")
+    elif options.action == "fetch":
         from repro.data.fetch import fetch
 
         fetch(root)
-    elif options.action == "verify":
-        print("\n".join(cifar10_files.verify(root)))
+    elif imagenet:
+        from repro.data import imagenet_verify
+
+        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true", functools.partial(print, flush=True))
     else:
-        print(root)
+        from repro.data import cifar10_files
+
+        print("\n".join(cifar10_files.verify(root)))
     return 0
+
+
+def settings_of(arguments: list[str]) -> dict[str, str]:
+    """Values by key; what has no = is the folder. ConfigError for an unknown key."""
+    found = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            key, value = ROOT, key
+        if key not in (ROOT, WIRING_TEST):
+            from repro.config import suggest
+
+            raise ConfigError(f"unknown key {key!r}{suggest(key, [ROOT, WIRING_TEST])}")
+        found[key] = value.strip("'\"")
+    return found

@@ -49,7 +49,7 @@ def show_pending(options: argparse.Namespace) -> int:
         return 0
     check_environment(configs[0].data.root)
     check_versions()
-    from repro.training.stopping import StopRequest
+    from repro.stopping import StopRequest
     from repro.training.suite import run_unfinished
 
     keep_on_without_reader()

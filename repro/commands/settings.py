@@ -67,14 +67,18 @@ def given_keys(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
-    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images."""
-    passes = config.train.mini_batch_size / training_images(config)
+    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images.
+
+    The passes are null where nobody knows how many images there are, in a wiring test.
+    """
+    images = training_images(config)
+    passes = None if images is None else config.train.mini_batch_size / images
     starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
     ends = [*starts[1:], schedule.iterations]
-    rates = [{"from": start, "to": end, "passes": [round(start * passes, 2), round(end * passes, 2)],
+    rates = [{"from": start, "to": end, "passes": passes and [round(start * passes, 2), round(end * passes, 2)],
               "lr": schedule.rate(start)} for start, end in zip(starts, ends, strict=True)]
     facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
-                             "passes": round(schedule.iterations * passes, 2), "rates": rates,
+                             "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
                              "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
     if schedule.warmup.name in WARMUPS:
         facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": WARMUPS[schedule.warmup.name].format(
@@ -82,14 +86,19 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     return facts
 
 
-def training_images(config: "RunConfig") -> int:
-    """Images that one pass has: of the split, or made ones."""
-    from repro.ranges import SYNTHETIC
+def training_images(config: "RunConfig") -> int | None:
+    """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
+    from repro.paper import costs
+    from repro.ranges import IMAGENET, SYNTHETIC
 
     if config.data.name == SYNTHETIC:
         from repro.data.synthetic import TRAIN_IMAGES
 
         return TRAIN_IMAGES
+    if config.data.wiring_test:
+        return None
+    if config.data.name == IMAGENET:
+        return costs().images.training
     return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
 
 
@@ -98,7 +107,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     from repro import paper
     from repro.config import deviations
     from repro.places import reference_dir
-    from repro.reporting.run_cost import benchmarks, measured_times
+    from repro.reporting.run_cost import benchmarks, computed, measured_times
     from repro.reporting.settings import counts
     from repro.training.progress import duration
 
@@ -106,7 +115,8 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     times = measured_times(config.name, identities, schedule.iterations, results_of(config.results), reference_dir())
     times += benchmarks(config.name, reference_dir()) if not deviations(config) else []
     suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
-    return {**counts(config, schedule.iterations), "suite": suite,
+    counted = counts(config, schedule.iterations)
+    return {**counted, **computed(config, counted), "suite": suite, "mini_batch": config.train.mini_batch_size,
             "times": [{**one, "text": duration(one["seconds"])} for one in times]}
 
 
@@ -128,14 +138,16 @@ def folders(config: "RunConfig") -> list[dict[str, str]]:
 
 def facts_lines(facts: dict[str, Any]) -> list[str]:
     """Schedule, cost, folder, deviations and rows for a person."""
-    from repro.reporting.run_cost import time_lines
+    from repro.reporting.run_cost import computed_lines, time_lines
 
     schedule, cost = facts["schedule"], facts["cost"]
     lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
-             f"  {schedule['iterations']} iterations, {schedule['passes']:g} passes over the training images; "
-             f"tested every {schedule['evaluation_interval']} iterations"]
-    lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']} "
-              f"(passes {one['passes'][0]:g} to {one['passes'][1]:g})" for one in schedule["rates"]]
+             f"  {schedule['iterations']} iterations, "
+             + (f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else "")
+             + f"tested every {schedule['evaluation_interval']} iterations"]
+    lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
+              + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
+              for one in schedule["rates"]]
     lines += [f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
               if "warmup_lr" in schedule else "  no warm-up"]
     lines += ["", "cost:", f"  parameters: {cost['parameters']:,}" if "parameters" in cost
@@ -143,7 +155,9 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     if "multiply_adds" in cost:
         lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
                   "for the forward passes of all training mini-batches"]
-    lines += time_lines(cost["times"], cost["suite"])
+    lines += computed_lines(cost, cost["mini_batch"])
+    if cost["times"] or "gpu_hours" not in cost:
+        lines += time_lines(cost["times"], cost["suite"])
     lines += ["", "folder and identity:"]
     lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
     lines += ["", "deviations from the experiment:", *(f"  {text}" for text in facts["deviations"] or ["none"])]

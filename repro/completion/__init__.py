@@ -15,13 +15,15 @@ from repro import paper
 from repro.completion.shell import BASH, FILES, FUNCTIONS, ZSH
 from repro.config import GROUPS, PATHS, experiments
 from repro.places import conf_dir
+from repro.published import PROTOCOLS
 from repro.reporting.figure_data import names as figure_names
 from repro.reporting.tables import names as table_names
 from repro.schema import RunConfig
 
 KEY_VALUE = "key=value"  # in the metavar of arguments that take overrides
 EXTRA_KEYS = {  # what these commands read beside the configuration
-    "suite": ("preset", "seeds", "jobs_per_device"), "eval": ("weights",), "pending": ("jobs_per_device",),
+    "suite": ("preset", "seeds", "jobs_per_device"), "eval": ("weights", "protocol"),
+    "predict": ("weights",), "pending": ("jobs_per_device",),
     "bench": ("nets", "contenders", "rounds", "steps")}
 
 
@@ -83,7 +85,7 @@ def argument_candidates(command: str, action: argparse.Action) -> tuple[str, ...
     if action.dest == "name":
         return named(command)
     if KEY_VALUE in metavar:
-        return (FILES,) if "RUN" in metavar else ()
+        return (FILES,) if "RUN" in metavar or "IMAGE" in metavar else ()
     return (f"{metavar.partition('=')[0]}=",) if "=" in metavar else (FILES,)
 
 
@@ -91,6 +93,8 @@ def named(command: str) -> tuple[str, ...]:
     """The names that a command's argument `name` can take."""
     if command in ("suite", "cost"):
         return tuple(paper.suites())
+    if command == "ensemble":
+        return tuple(paper.ensembles())
     if command == "table":
         return (*table_names(), "all")
     return (*figure_names(), "all") if command == "figure" else ()
@@ -135,7 +139,7 @@ def listed(kind: Any) -> tuple[str, ...]:
 def extra_values() -> dict[str, tuple[str, ...]]:
     """The values of the keys that single commands read beside the configuration."""
     presets = {name for suite in paper.suites() for name in paper.suite(suite).presets}
-    return {"preset": tuple(sorted({"auto", "paper", *presets})), "weights": (FILES,)}
+    return {"preset": tuple(sorted({"auto", "paper", *presets})), "weights": (FILES,), "protocol": PROTOCOLS}
 
 
 def command_case(command: Command) -> str:

@@ -29,6 +29,15 @@ class DeviceData:
     sha256: str
     std: Tensor | None = None
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the images."""
+        return sum(t.numel() * t.element_size() for t in (self.train_images, self.eval_images))
+
+    def sample(self, count: int) -> Tensor:
+        """So many training images in the form in which the network gets them, for measuring memory."""
+        return self.train_images[:count].float() - self.mean
+
 
 def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:
     """Split the arrays as the configuration says and put them on the device.
@@ -55,6 +64,11 @@ def statistics(images: Tensor, config: DataConfig) -> tuple[Tensor, Tensor | Non
     """Mean and standard deviation that images are normalised with, float32 in 0..255: computed, or as configured."""
     if config.normalization is Normalization.per_pixel_mean:
         return per_pixel_mean(images), None
+    return channel_statistics(config)
+
+
+def channel_statistics(config: DataConfig) -> tuple[Tensor, Tensor]:
+    """The configured mean and standard deviation of each channel, (3, 1, 1) float32 in 0..255."""
     mean, std = (255 * torch.tensor(values, dtype=torch.float64).reshape(3, 1, 1)
                  for values in (config.channel_mean, config.channel_std))
     return mean.float(), std.float()

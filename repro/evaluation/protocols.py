@@ -8,29 +8,71 @@ from torch.nn import functional as F
 
 from repro.data.augment import normalised
 from repro.data.cifar10 import DeviceData
+from repro.data.imagenet import ImageNetData
 from repro.devices import autocast
 from repro.schema import Precision, RunConfig
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Errors among `images` and the mean cross-entropy."""
+    """Errors among `images` and the mean cross-entropy; on ImageNet also how many are not among the first five."""
 
     errors: int
     images: int
     loss: float
+    top5_errors: int | None = None
 
     @property
     def top1_error(self) -> float:
         """Percent."""
         return 100.0 * self.errors / self.images
 
+    def errors_on(self, split: str) -> dict[str, float]:
+        """{"val_top1_error": percent, ...} for the split that was tested."""
+        found = {f"{split}_top1_error": self.top1_error}
+        if self.top5_errors is not None:
+            found[f"{split}_top5_error"] = 100.0 * self.top5_errors / self.images
+        return found
 
-def evaluate_on(model: nn.Module, data: DeviceData, config: RunConfig) -> Outcome:
-    """The error of a network on the images that a resolved configuration's run is evaluated on, single view."""
+
+def evaluate_on(model: nn.Module, data: DeviceData | ImageNetData, config: RunConfig, rank: int = 0,
+                size: int = 1) -> Outcome:
+    """The error of a network on the images that a resolved configuration's run is evaluated on, single view.
+
+    Of several processes (`size`) each tests its own images, and every image is tested by one of them.
+    """
+    if isinstance(data, ImageNetData):
+        return center_view(model, data, config, rank, size)
     machine = config.machine
-    return single_view(model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
-                       machine.precision, bool(machine.channels_last), data.std)
+    return single_view(model, data.eval_images[rank::size], data.eval_labels[rank::size], data.mean,
+                       machine.evaluation_batch_size, machine.precision, bool(machine.channels_last), data.std)
+
+
+@torch.no_grad()
+def center_view(model: nn.Module, data: ImageNetData, config: RunConfig, rank: int = 0, size: int = 1) -> Outcome:
+    """Test the centre crop of every `size`-th validation image from `rank` on (authors' README); see `evaluate_on`.
+
+    The cross-entropy is that of fp32 logits, whatever the network computed in.
+    """
+    machine, device = config.machine, data.mean.device
+    memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
+    errors, top5_errors = torch.zeros((2,), dtype=torch.int64, device=device).unbind()
+    loss = torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    images = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for pixels, labels in data.validation(machine.evaluation_batch_size, rank, size):
+            with autocast(device, machine.precision):
+                logits = model(pixels.contiguous(memory_format=memory_format)).float()
+            first_five = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            errors += (first_five[:, 0] != labels).sum()
+            top5_errors += (first_five != labels[:, None]).all(1).sum()
+            loss += F.cross_entropy(logits, labels, reduction="sum").to(loss.device)
+            images += len(labels)
+    finally:
+        model.train(was_training)
+    return Outcome(int(errors), images, float(loss) / max(1, images), int(top5_errors))
 
 
 def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, batch_size: int,

@@ -9,12 +9,12 @@ import torch
 from repro.data.cifar10 import on_device
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up
-from repro.errors import StorageError
+from repro.errors import ConfigError, StorageError
 from repro.evaluation.protocols import evaluate_on
 from repro.models import build_model
 from repro.places import shown
 from repro.ranges import SYNTHETIC
-from repro.runs import read_run
+from repro.runs import read_run, run_folder
 from repro.schema import RunConfig
 
 
@@ -37,6 +37,19 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     text = (f"{config.name}{made}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of "
             f"{outcome.images}, single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
     return text, values
+
+
+def weights_of(config: RunConfig, given: str | None) -> Path:
+    """The weights file that is given, or that of the configuration's finished run; ConfigError if there is none."""
+    if given:
+        return Path(given).expanduser()
+    run = read_run(run_folder(resolve(config)))
+    path = run.folder / "weights.pt"
+    if not run.finished or not path.is_file():
+        found = run.problem if run.record is None else "no weights.pt" if run.finished else run.status
+        raise ConfigError(f"no finished run in {shown(run.folder)} ({found}): train it with `repro run`, or give "
+                          "weights=FILE, a plain state_dict such as a run's weights.pt")
+    return path
 
 
 def mismatch(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> str:

@@ -108,8 +108,8 @@ class Bottleneck(nn.Module):
 class GroupedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose training statistics come from groups of `group` images, as on several GPUs.
 
-    Each group's update of the running averages gets an equal part of the momentum, so that a mini-batch moves them
-    about as far as it would undivided. With momentum None the averages are plain ones over all groups so far.
+    The running averages follow the mean of the groups' statistics, so that it doesn't matter which of the groups are
+    on which device. With momentum None the averages are plain ones over all groups so far.
     """
 
     def __init__(self, channels: int, group: int, eps: float, momentum: float):
@@ -122,13 +122,26 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or len(x) <= self.group:
             return super().forward(x)
         parts = torch.split(x, self.group)
-        if self.momentum is None:
-            shares = [1.0 / (self.averaged_groups + number) for number in range(1, len(parts) + 1)]
-            self.averaged_groups += len(parts)
-        else:
-            shares = [self.momentum / len(parts)] * len(parts)
-        return torch.cat([F.batch_norm(part, self.running_mean, self.running_var, self.weight, self.bias,
-                                       True, share, self.eps) for part, share in zip(parts, shares, strict=True)])
+        assert self.running_mean is not None
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        means, variances = (torch.zeros(len(parts), self.num_features, device=x.device) for _ in range(2))
+        out = [F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+               for part, mean, variance in zip(parts, means, variances, strict=True)]
+        with torch.no_grad():
+            self.follow(means.mean(0), variances.mean(0), len(parts))
+        return torch.cat(out)
+
+    def follow(self, mean: Tensor, variance: Tensor, groups: int) -> None:
+        """Move the running averages towards the mean statistics of so many groups; (C,) each."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        share = self.momentum
+        if share is None:
+            self.averaged_groups += groups
+            share = groups / self.averaged_groups
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def batch_norm(channels: int, config: ModelConfig, group: int) -> nn.BatchNorm2d:

@@ -1,11 +1,13 @@
 """Table 6 and the table of the plain CIFAR-10 networks: published, reference and yours side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from repro.paper import PLAIN_NETS, published_figure, published_table, reproduced_rows, second_references
 from repro.published import PublishedRow, PublishedTable
 from repro.reporting import evidence
+from repro.reporting.evaluations import Tested
 from repro.reporting.selection import REFERENCE, YOURS, Answer, Pool, paper_runs, pools
 from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, WIDTH, Verdict, spread, verdict
 from repro.reporting.table import Table, TableRow
@@ -70,7 +72,7 @@ def table6_row(row: PublishedRow, answers: list[Answer], s_ref: float) -> TableR
     return TableRow(row.key, cells, status, found.text, data)
 
 
-def open_status(answers: list[Answer]) -> str:
+def open_status(answers: Sequence[Answer | Tested]) -> str:
     """The status of a row without a run that counts: the first origin that has anything to tell."""
     return next((answer.status for answer in answers if answer.status != "not run"), "not run")
 

@@ -10,12 +10,22 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from repro.config import experiments
 from repro.paper import claims, published_figure, suite
 from repro.published import Claim, ClaimTest
 from repro.reporting.claim_measures import UNITS, measured
-from repro.reporting.selection import SYNTHETIC, Answer, Pool, paper_runs, pools, precision, run_name, short_runs
-from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, WIDTH, Summary
+from repro.reporting.selection import (
+    SYNTHETIC,
+    WIRING_TEST,
+    Answer,
+    Pool,
+    data_set,
+    paper_runs,
+    pools,
+    precision,
+    run_name,
+    short_runs,
+)
+from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, IMAGENET_STD, WIDTH, Summary
 from repro.reporting.table import Table, TableRow
 from repro.reporting.variants import LAYER_SUITES, SHORT, SUITES, net_name, schedule_text
 
@@ -62,10 +72,15 @@ class Sample:
         """The mean over the seeds."""
         return Summary(self.values).mean
 
+    @property
+    def few_runs_std(self) -> float:
+        """The spread (points) that runs of this experiment are taken to have below FEW_RUNS seeds."""
+        return IMAGENET_STD if data_set(self.experiment) == "ImageNet" else FEW_RUNS_STD
+
     def error(self) -> float:
-        """The standard error of the mean; below FEW_RUNS seeds from the fixed spread FEW_RUNS_STD (points)."""
-        std = Summary(self.values).std
-        return (std if std is not None and len(self.values) >= FEW_RUNS else FEW_RUNS_STD) / math.sqrt(len(self.values))
+        """The standard error of the mean; below FEW_RUNS seeds from the fixed spread."""
+        std, count = Summary(self.values).std, len(self.values)
+        return (std if std is not None and count >= FEW_RUNS else self.few_runs_std) / math.sqrt(count)
 
 
 def evaluate(results: Path | None, reference: Path, suite_name: str | None = None) -> list[ClaimResult]:
@@ -90,8 +105,7 @@ def judge(claim: Claim, found: list[Pool]) -> ClaimResult:
 
 def paper_samples(test: ClaimTest, found: list[Pool]) -> list[list[Sample]]:
     """For each origin, the samples of a test's experiments from runs of the paper's settings."""
-    return [[sample(test, paper_runs(pool, name) if name in experiments() else None, name, pool.origin)
-             for name in test.experiments] for pool in found]
+    return [[sample(test, paper_runs(pool, name), name, pool.origin) for name in test.experiments] for pool in found]
 
 
 def short_comparisons(claim: Claim, found: list[Pool]) -> tuple[Comparison, ...]:
@@ -108,17 +122,15 @@ def short_comparisons(claim: Claim, found: list[Pool]) -> tuple[Comparison, ...]
         if test.relation in ("below", "close"):
             continue  # about the end of the schedule
         names = [name for name in test.experiments if any(name in of_pool for of_pool in answers)]
-        samples = [[sample(test, of_pool.get(name), name, origin) for name in names]
+        samples = [[sample(test, of_pool[name], name, origin) for name in names]
                    for origin, of_pool in zip(origins, answers, strict=True)]
         comparisons += compare(replace(test, experiments=tuple(names)), samples)
     words = {PASS: SO_FAR, FAIL: NOT_SO_FAR}
     return tuple(replace(one, outcome=words[one.outcome]) for one in comparisons if one.outcome in words)
 
 
-def sample(test: ClaimTest, answer: Answer | None, name: str, origin: str) -> Sample:
+def sample(test: ClaimTest, answer: Answer, name: str, origin: str) -> Sample:
     """What a test measures of one experiment's runs."""
-    if answer is None:
-        return Sample(name, (), (), origin, f"{name} is not run (this version has no such experiment)")
     values, runs, reasons = [], [], []
     for run in answer.runs:
         try:
@@ -128,8 +140,10 @@ def sample(test: ClaimTest, answer: Answer | None, name: str, origin: str) -> Sa
             reasons.append(f"{run_name(run)}: {error}")
     if values:
         return Sample(name, tuple(values), tuple(runs), origin)
-    made = any(entry.status == SYNTHETIC for entry in answer.excluded)
-    reasons.append(f"{name} is {answer.status}" + (" (synthetic images say nothing about CIFAR-10)" if made else ""))
+    never = {entry.status for entry in answer.excluded}
+    why = (f" (synthetic images say nothing about {data_set(name)})" if SYNTHETIC in never else
+           f" (a wiring test says nothing about {data_set(name)})" if WIRING_TEST in never else "")
+    reasons.append(f"{name} is {answer.status}{why}")
     return Sample(name, (), (), origin, reasons[0])
 
 
@@ -172,7 +186,8 @@ def compared(test: ClaimTest, group: list[Sample]) -> Comparison:
     numbers = f"{values}; difference {difference:+.4g}"
     if test.relation != "rising":
         numbers += f", standard error {error:.2g}" + (
-            "" if min(len(one.values) for one in group) >= FEW_RUNS else f" (spread {FEW_RUNS_STD} for few seeds)")
+            "" if min(len(one.values) for one in group) >= FEW_RUNS else
+            f" (spread {first.few_runs_std} for few seeds)")
     elif min(len(one.values) for one in group) >= FEW_RUNS:
         numbers += f", {difference / error if error else math.inf:+.1f} standard errors"
     else:
@@ -208,7 +223,9 @@ def claims_table(results: Path | None, reference: Path) -> Table:
     notes = ("the tests were fixed before any run was looked at (experiments/published/claims.yaml)",
              "training error: mean over the last 1,000 iterations; convergence area: mean training error before the "
              "first drop of the learning rate, which orders like the area under the curve; responses: mean over the "
-             "layers of the std of their responses; several seeds: mean over seeds",
+             "layers of the std of their responses; final error: after the last iteration, on ImageNet of the centre "
+             "crop; several seeds: mean over seeds",
              f"rising orders (<) are decided by the means; <= and close allow {WIDTH:g} standard errors, for fewer "
-             f"than {FEW_RUNS} seeds with a spread of {FEW_RUNS_STD} points", "not decidable: runs are missing")
+             f"than {FEW_RUNS} seeds with a spread of {FEW_RUNS_STD} points (ImageNet: {IMAGENET_STD})",
+             "not decidable: runs are missing")
     return Table("claims", "The paper's claims and whether the runs bear them out", columns, tuple(rows), notes)

@@ -12,10 +12,10 @@ KINDS = ("train_top1_error", "test_top1_error", "val_top1_error")
 
 
 def label(run: Run) -> str:
-    """The run's name with what one must know of it: unfinished, synthetic images, a shortened schedule."""
+    """The run's name with what one must know of it: unfinished, synthetic images, a wiring test, a short schedule."""
     content = record(run)
     notes = [] if run.finished else [f"{run.problem or run.status} at iteration {content.get('iteration', '?')}"]
-    notes += ["synthetic images"] if run.synthetic else []
+    notes += [run.no_evidence] if run.no_evidence else []
     notes += [f"scale {content['config']['scale']:g}"] if content["config"]["scale"] != 1 else []
     return run_name(run) + (f" ({', '.join(notes)})" if notes else "")
 
@@ -59,7 +59,7 @@ def ends(run: Run) -> dict[str, float]:
     """Errors (percent) at the end; of an unfinished run at its last evaluation."""
     content = record(run)
     result = content.get("result") or (run.history() or [{}])[-1]
-    found = {key: float(result[key]) for key in KINDS if key in result}
+    found = {key: float(result[key]) for key in (*KINDS, "val_top5_error") if key in result}
     averaged = content.get("recomputed_batch_norm") or {}
     found |= {f"{key}, averaged BN": averaged[key] for key in KINDS if key in averaged}
     best = content.get("best_on_test") or {}

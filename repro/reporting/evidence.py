@@ -5,13 +5,14 @@ from typing import Any
 
 from repro.paper import golden_count
 from repro.published import SecondReferences
-from repro.reporting.selection import Answer, is_number, precision, record, run_name
+from repro.reporting.selection import Answer, error_key, is_number, precision, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run
 
 AVERAGED = "test error, averaged BN"
 SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45,000 images",
-          "synthetic": "trained and tested on synthetic images"}
+          "synthetic": "trained and tested on synthetic images",
+          "imagenet": "trained on all training images of ImageNet"}
 
 
 def answer_data(answer: Answer) -> dict[str, Any]:
@@ -27,9 +28,9 @@ def answer_data(answer: Answer) -> dict[str, Any]:
 def seed_data(run: Run) -> dict[str, Any]:
     """One run for JSON: errors at the last iteration, best-on-test as a labelled extra, machine, identity."""
     content = record(run)
-    result = content["result"]
+    result, error = content["result"], error_key(run)
     return {"seed": run.seed, "run": run_name(run), "identity": run.identity, "iteration": result["iteration"],
-            "train_top1_error": result["train_top1_error"], "test_top1_error": result["test_top1_error"],
+            "train_top1_error": result["train_top1_error"], error: result[error],
             "extra_best_on_test": content.get("best_on_test"),
             "extra_averaged_batch_norm": content.get("recomputed_batch_norm"),
             "device": device(run), "precision": precision(run),
@@ -43,8 +44,9 @@ def device(run: Run) -> str:
 
 
 def split(run: Run) -> str:
-    """The recorded split of the training images, full or 45k; of made ones: synthetic."""
-    return "synthetic" if run.synthetic else str(record(run)["config"]["data"]["split"])
+    """The recorded split of the training images, full or 45k; of made ones: synthetic; imagenet: all of ImageNet's."""
+    data = record(run)["config"]["data"]
+    return str(data["name"] if data["name"] in SPLITS else data["split"])
 
 
 def machine_notes(answers: Iterable[Answer], name: Callable[[Run], str] = run_name) -> list[str]:
@@ -72,7 +74,7 @@ def best_on_test_notes(answers: Iterable[Answer]) -> list[str]:
 
 def averaged_error(answer: Answer) -> str:
     """The test error (percent) with plainly averaged BN statistics; '-' unless every run that counts has it."""
-    found: list[Any] = [(record(run).get("recomputed_batch_norm") or {}).get("test_top1_error") for run in answer.runs]
+    found: list[Any] = [(record(run).get("recomputed_batch_norm") or {}).get(error_key(run)) for run in answer.runs]
     errors = tuple(float(error) for error in found if is_number(error))
     return str(Summary(errors)) if errors and len(errors) == len(found) else "-"
 

@@ -11,7 +11,8 @@ from repro.reporting.selection import Answer, Pool, median_run, paper_runs, pool
 from repro.reporting.variants import LAYERS, SUITES, net_name, preset_of, split_name, title, warning
 from repro.runs import Run
 
-DRAWN = ("figure1", "figure6", *LAYERS)
+SHORTENED = ("figure1", "figure6", *LAYERS)  # of these there are short and synthetic versions
+DRAWN = ("figure1", "figure4", "figure6", *LAYERS)
 VERY_DEEP = "cifar_resnet1202"  # what only the right panel of Figure 6 shows; without a run of it the panel is left out
 TRAINING_NOTE = "training error: mean over the augmented mini-batches since the previous point"
 
@@ -49,7 +50,7 @@ class DrawnFigure:
 
 def names() -> list[str]:
     """Names of the figures that can be drawn."""
-    return [*DRAWN, *(f"{variant}_{name}" for variant in SUITES for name in DRAWN)]
+    return [*DRAWN, *(f"{variant}_{name}" for variant in SUITES for name in SHORTENED)]
 
 
 def gather(name: str, results: Path | None, reference: Path) -> DrawnFigure | None:
@@ -134,7 +135,8 @@ def notes(name: str, figure: PublishedFigure, panels: tuple[DrawnPanel, ...],
           answers: Mapping[str, Answer]) -> list[str]:
     """The small print: styles, what training error means, marks, whose runs, seeds, and what is missing."""
     errors = [error for error in figure.styles if any(error in panel.panel.errors for panel in panels)]
-    lines = [", ".join(f"{figure.styles[error]}: {error} error" for error in errors) + f"; {TRAINING_NOTE}"]
+    lines = [", ".join(f"{figure.styles[error]}: {error} error" for error in errors) + f"; {TRAINING_NOTE}",
+             *figure.notes]
     if any(panel.marks for panel in panels):
         lines.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
     variant, base = split_name(name)
@@ -145,7 +147,7 @@ def notes(name: str, figure: PublishedFigure, panels: tuple[DrawnPanel, ...],
     several = {f"{net_name(curve.answer.experiment)} (seed {curve.run.seed} of {len(curve.answer.runs)} seeds)": None
                for curve in drawn.values() if len(curve.answer.runs) > 1}
     if several:
-        lines.append(f"drawn of several seeds: the one closest to the median test error: {', '.join(several)}")
+        lines.append(f"drawn of several seeds: the one closest to the median {errors[-1]} error: {', '.join(several)}")
     missing = {net_name(curve.experiment): None for panel in figure.panels for curve in panel.curves
                if curve.experiment and not answers[curve.experiment].runs}
     return [*lines, f"not run: {', '.join(missing)}"] if missing else lines

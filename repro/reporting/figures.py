@@ -1,7 +1,7 @@
 """Draw figures in the paper's own form, as SVG and PNG.
 
 Networks are told apart without colour: by a label at the end of their curve, a grey of their own, and a marker;
-dashed and bold tell training and test error apart.
+dashed (Figure 4: thin) and bold tell training and test error apart.
 """
 
 import io
@@ -25,7 +25,8 @@ from repro.runs import write_atomic
 
 __all__ = ["draw", "missing_reason", "names"]
 
-KEYS = {"training": "train_top1_error", "test": "test_top1_error"}  # columns of history.csv
+KEYS = {"training": "train_top1_error", "test": "test_top1_error",  # columns of history.csv
+        "validation": "val_top1_error"}
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 2.9  # inches, labels and axis texts included
 LEFT, RIGHT = 0.6, 0.8  # inches of a panel for its y axis and for the labels of its curves
 LABEL_GAP = 0.055  # least distance of two labels, as a part of the y range
@@ -127,7 +128,7 @@ def paint_curve(ax: Axes, content: DrawnFigure, curve: DrawnCurve, error: str, i
 def paint_labels(ax: Axes, content: DrawnFigure, panel: DrawnPanel, right: float) -> None:
     """Name each curve at its right end, moved apart where two would overlap."""
     low, high = ax.get_ylim()
-    shown = panel.panel.errors[-1]  # the test error where both are drawn
+    shown = panel.panel.errors[-1]  # the test or validation error where both are drawn
     ends = {curve.curve: clamp(curve.run.history()[-1][KEYS[shown]], low, high) for curve in panel.curves}
     places = spread_apart(ends.values(), LABEL_GAP * (high - low), low, high)
     for (curve, end), place in zip(ends.items(), places, strict=True):

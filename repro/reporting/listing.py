@@ -8,6 +8,7 @@ from repro import paper
 from repro.config import experiments
 from repro.places import conf_dir, experiments_dir, shown
 from repro.reporting.figure_data import names as figure_names
+from repro.reporting.run_cost import listed_cost
 from repro.reporting.tables import names as table_names
 from repro.runs import Run, scan
 
@@ -20,7 +21,8 @@ def entries(results: Path, reference: Path) -> dict[str, Any]:
         content = paper.read_yaml(conf_dir() / "experiment" / f"{name}.yaml")
         found.append({"name": name, "description": content.get("description", ""),
                       "reproduces": content.get("reproduces", []),
-                      "reference": states(committed, name), "yours": states(mine, name)})
+                      "reference": states(committed, name), "yours": states(mine, name),
+                      "cost": listed_cost(name, [*mine, *committed])})
     suites = [{"name": name, "question": paper.suite(name).question, "experiments": list(paper.suite(name).experiments)}
               for name in paper.suites()]
     return {"experiments": found, "suites": suites, "tables": table_names(), "figures": figure_names(),
@@ -28,13 +30,14 @@ def entries(results: Path, reference: Path) -> dict[str, Any]:
 
 
 def states(runs: list[Run], experiment: str) -> str:
-    """The runs of an experiment in words: '2 finished, 1 interrupted', other settings apart; '-' for none."""
+    """The runs of an experiment in words: '2 finished, 1 interrupted', other settings named; '-' for none."""
     counts: dict[str, int] = {}
     for run in runs:
         if run.experiment != experiment:
             continue
         state = run.problem if run.status == "finished" and run.problem else run.status
-        state += "" if "@" not in run.folder.parent.name else " (other settings)"
+        other = "" if "@" not in run.folder.parent.name else " (other settings)"
+        state += f" ({run.no_evidence})" if run.no_evidence else other
         counts[state] = counts.get(state, 0) + 1
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "-"
 
@@ -44,7 +47,7 @@ def listing(results: Path, reference: Path) -> str:
     found = entries(results, reference)
     lines = ["Experiments (repro run experiment=NAME):"]
     lines += [f"  {e['name']:18} {e['description']:22} reference: {e['reference']}; yours: {e['yours']}"
-              for e in found["experiments"]]
+              + (f"; {e['cost']['text']}" if e["cost"] else "") for e in found["experiments"]]
     lines += ["", "Suites (repro suite NAME):"]
     lines += [f"  {s['name']:18} {s['question']}" for s in found["suites"]]
     lines += ["", "Tables (repro table NAME):   " + ", ".join(found["tables"]),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from repro import paper
 from repro.config import paper_config
+from repro.ranges import CIFAR10
 from repro.reporting.selection import REFERENCE, YOURS, Pool, paper_runs
 from repro.reporting.status import held, needed_seeds
 from repro.runs import Run, scan
@@ -32,13 +33,16 @@ class Pending:
 def pending(results: Path, reference: Path) -> list[Pending]:
     """All runs that rows of tables need and results/reference does not have, by cost, then seed.
 
-    Of an experiment of k seeds these are seeds 0 to k-1. Runs that are finished here and only want publishing, that
+    Those of CIFAR-10: an ImageNet run needs its data and days, and `repro status` names it. Of an experiment of k seeds
+    these are seeds 0 to k-1. Runs that are finished here and only want publishing, that
     diverged here, or that another process holds, are in the list too, with that state.
     """
     committed, mine = Pool(REFERENCE, tuple(scan(reference / "runs"))), Pool(YOURS, tuple(scan(results / "runs")))
     here = {(run.folder.parent.name, run.folder.name): run for run in mine.runs}
     found = []
     for row, experiment in paper.reproduced_rows().items():
+        if paper_config(experiment).data.name != CIFAR10:
+            continue
         there = {run.seed for run in paper_runs(committed, experiment).runs}
         done = {run.seed for run in paper_runs(mine, experiment).runs}
         for seed in range(needed_seeds(row, experiment)):

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from repro import __version__
 from repro.reporting.claims import UNDECIDED, evaluate, short_label
+from repro.reporting.evaluations import LABELS, problem, read
 from repro.reporting.selection import REFERENCE, YOURS
 from repro.reporting.table import Table
 from repro.reporting.tables import build, names
@@ -100,7 +101,7 @@ def card(run: Run, origin: str) -> Card:
     if content is None:
         return Card(name, (origin, "unreadable"), (("problem", str(run.problem)),))
     badges = [origin] if run.finished else [origin, run.problem or run.status]
-    badges += ["synthetic images"] if run.synthetic else []
+    badges += [run.no_evidence] if run.no_evidence else []
     badges += ["short run"] if content["config"].get("scale", 1) != 1 else []
     session = (content.get("sessions") or [{}])[-1]
     environment = content.get("environment") or {}
@@ -109,7 +110,7 @@ def card(run: Run, origin: str) -> Card:
     versions = ", ".join(f"{key} {environment[key]}" for key in shown)
     commit = f"{str(session.get('commit'))[:12]}{' with uncommitted changes' if session.get('dirty') else ''}"
     data = content.get("data") or {}
-    facts = {"result": errors(content.get("result") or {}), "averaged BN": averaged(content),
+    facts = {"result": errors(content.get("result") or {}), **tests(run), "averaged BN": averaged(content),
              "not the paper's": "; ".join(content.get("deviations") or []) or "nothing",
              "device": f"{environment.get('device', '?')}, {content['config']['machine']['precision']}",
              "time": f"{seconds:.0f} s, {len(content.get('sessions') or [])} session(s)", "versions": versions,
@@ -118,6 +119,14 @@ def card(run: Run, origin: str) -> Card:
              "history": f"sha256 {str(content.get('history_sha256', 'not recorded'))[:12]}",
              "about": str(content["config"].get("description", ""))}
     return Card(name, tuple(badges), tuple((key, value) for key, value in facts.items() if value))
+
+
+def tests(run: Run) -> dict[str, str]:
+    """What the paper's ways of testing gave of an ImageNet run, by their names, where they count."""
+    found = {LABELS[protocol]: read(run, protocol) for protocol in LABELS
+             if problem(run, protocol, read(run, protocol)) is None}
+    return {name: f"val error {content['val_top1_error']:.2f} %, top-5 {content['val_top5_error']:.2f} %"
+            for name, content in found.items()}
 
 
 def errors(values: Mapping[str, Any]) -> str:

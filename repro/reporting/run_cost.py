@@ -1,10 +1,22 @@
-"""What runs of an experiment took, as far as it was measured: finished runs and committed benchmarks. No torch."""
+"""What runs of an experiment took, as far as it was measured, and what an ImageNet run costs, computed. No torch.
+
+Measured are finished runs and committed benchmarks; `computed` says in every line that it is computed.
+"""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.runs import scan
+from repro.config import paper_config
+from repro.paper import costs
+from repro.ranges import CLASSES, IMAGENET
+from repro.runs import Run, scan
+from repro.schema import RunConfig
+
+OPERATIONS = 3 * 2  # of one multiply-add in training: 2 operations, forward once and backward twice
+FLOAT, HALF = 4, 2  # bytes of a number in fp32 and float16
+COPIES = 3  # weights, gradients, momentum
 
 
 def measured_times(experiment: str, identities: frozenset[str], iterations: int, *roots: Path) -> list[dict[str, Any]]:
@@ -32,6 +44,78 @@ def benchmarks(experiment: str, reference: Path) -> list[dict[str, Any]]:
                    "device": one["device"], "precision": one["precision"], "from": path.name}
                   for one in content["experiments"] if one["experiment"] == experiment]
     return found
+
+
+def computed(config: RunConfig, counted: Mapping[str, Any]) -> dict[str, Any]:
+    """What an ImageNet run costs before anything of it is measured; {} for another data set.
+
+    counted: of `repro.reporting.settings.counts`. Operations of all updates, hours of a GPU of the assumed rate, bytes
+    of memory in fp32 at the mini-batch of all devices, bytes on disk. A part that is not known of a changed network is
+    left out.
+    """
+    if config.data.name != IMAGENET or config.data.wiring_test:
+        return {}
+    found, parameters = costs(), counted.get("parameters")
+    result: dict[str, Any] = {"data_set_bytes": found.data_set_bytes,
+                              "probabilities_bytes": HALF * CLASSES * found.images.validation}
+    if "forward_multiply_adds" in counted:
+        operations = OPERATIONS * counted["forward_multiply_adds"]
+        result |= {"training_operations": operations, "assumed_flops_per_second": found.flops_per_second,
+                   "gpu_hours": operations / found.flops_per_second / 3600}
+    if parameters is not None:
+        result |= {"weights_bytes": FLOAT * parameters, "training_bytes": COPIES * FLOAT * parameters,
+                   "checkpoint_bytes": found.checkpoints * 2 * FLOAT * parameters}
+    standing = paper_config(config.name) if config.name in found.experiments else None
+    if standing is not None and (standing.model, standing.data.crop_size) == (config.model, config.data.crop_size):
+        each = found.experiments[config.name].activation_bytes
+        result["activation_bytes"] = each * config.train.mini_batch_size
+    return result
+
+
+def computed_lines(cost: Mapping[str, Any], mini_batch: int) -> list[str]:
+    """What `computed` found, for a person."""
+    lines = []
+    if "training_operations" in cost:
+        lines.append(f"  training: {cost['training_operations'] / 1e18:.3g} exaFLOP (computed: 3 x 2 x multiply-adds x "
+                     "mini-batch x iterations)")
+        if not cost.get("times"):
+            lines.append(f"  time: {cost['gpu_hours']:.2g} GPU-hours, {assumption()}; not measured")
+    if "activation_bytes" in cost and "training_bytes" in cost:
+        both = cost["training_bytes"] + cost["activation_bytes"]
+        lines.append(f"  memory in fp32 at mini-batch {mini_batch}, all devices together: {gigabytes(both)} (computed: "
+                     f"{gigabytes(cost['training_bytes'])} of weights, gradients and momentum on each device, "
+                     f"{gigabytes(cost['activation_bytes'])} of activations)")
+    if "data_set_bytes" in cost:
+        own = (f"{gigabytes(cost['checkpoint_bytes'])} of checkpoints, {gigabytes(cost['weights_bytes'])} of weights, "
+               if "checkpoint_bytes" in cost else "")
+        lines.append(f"  disk: about {cost['data_set_bytes'] / 1e9:.0f} GB of data set (published), {own}"
+                     f"{gigabytes(cost['probabilities_bytes'])} of probabilities for each way of testing (computed)")
+    return lines
+
+
+def gigabytes(count: float) -> str:
+    """Bytes in GB: '8.5 GB', '0.09 GB'."""
+    return f"{count / 1e9:.{1 if count >= 1e9 else 2}f} GB"
+
+
+def assumption() -> str:
+    """How GPU-hours are computed where nothing is measured."""
+    return f"computed at {costs().flops_per_second / 1e12:g} TFLOP/s sustained (assumed)"
+
+
+def listed_cost(experiment: str, runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What `repro list` says an ImageNet experiment costs: a finished run's time, else what is computed; else None."""
+    known = costs().experiments.get(experiment)
+    if known is None:
+        return None
+    run = next((run for run in runs if run.folder.parent.name == experiment and run.finished), None)
+    if run is not None and run.record is not None:
+        hours = (run.record["train_seconds"] + run.record["evaluation_seconds"]) / 3600
+        return {"exaflop": known.exaflop, "hours": hours, "measured": True,
+                "text": f"{hours:.2g} h measured on {run.record['environment']['device']} ({run.folder.name})"}
+    hours = 1e18 * known.exaflop / costs().flops_per_second / 3600
+    return {"exaflop": known.exaflop, "hours": hours, "measured": False,
+            "text": f"{known.exaflop:g} exaFLOP (computed), {hours:.2g} GPU-hours {assumption()}"}
 
 
 def time_lines(times: list[dict[str, Any]], suite: str | None) -> list[str]:

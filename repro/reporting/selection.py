@@ -19,17 +19,17 @@ from repro.config import (
     with_precision,
 )
 from repro.published import Preset
+from repro.ranges import IMAGENET
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
 from repro.schema import Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
-RESULT_KEYS = ("iteration", "train_top1_error", "test_top1_error")
 # Cells of experiments without a run that counts.
 INCOMPLETE, STALE, NOT_RUN = "incomplete", "stale", "not run"
 OTHER = "other configuration"
-SYNTHETIC = "synthetic"
+SYNTHETIC, WIRING_TEST = "synthetic", "wiring test"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Answer:
         found = {entry.status for entry in self.excluded}
         return next((status for status in (INCOMPLETE, STALE) if status in found), NOT_RUN)
 
-    def summary(self, key: str = "test_top1_error") -> Summary:
-        """An error (percent) at the last iteration of the runs that count."""
-        return Summary(tuple(float(record(run)["result"][key]) for run in self.runs))
+    def summary(self, key: str | None = None) -> Summary:
+        """An error (percent) at the last iteration of the runs that count; without `key` the tests' top-1 error."""
+        return Summary(tuple(float(record(run)["result"][key or error_key(run)]) for run in self.runs))
 
     def notes(self) -> list[str]:
         """One line for each excluded run."""
@@ -91,6 +91,16 @@ def record(run: Run) -> dict[str, Any]:
 def run_name(run: Run) -> str:
     """The run's folder below runs/."""
     return f"{run.folder.parent.name}/{run.folder.name}"
+
+
+def error_key(run: Run) -> str:
+    """The key of a run's top-1 error: test_top1_error, on ImageNet val_top1_error."""
+    return f"{run.tested_on}_top1_error"
+
+
+def data_set(experiment: str) -> str:
+    """What an experiment's data set is called."""
+    return "ImageNet" if paper_config(experiment).data.name == IMAGENET else "CIFAR-10"
 
 
 def precision(run: Run) -> str:
@@ -181,21 +191,23 @@ def objection(run: Run, experiment: str, identities: Collection[str]) -> tuple[s
         return OTHER, f"its record is of experiment {run.record['experiment']}"
     if not isinstance(run.record["seed"], int):
         return OTHER, f"its seed is {run.record['seed']!r}"
+    if run.wiring_test:
+        return WIRING_TEST, "it says nothing about ImageNet"
     if run.identity not in identities and run.synthetic:
-        return SYNTHETIC, "synthetic images say nothing about CIFAR-10; see `repro table synthetic_demo`"
+        return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}; see `repro table synthetic_demo`"
     if run.identity not in identities:
         return (STALE if own else OTHER), changes(run, experiment)
     if recomputed_identity(run.record) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
         return INCOMPLETE, unfinished(run)
-    result = run.record.get("result")
-    if not isinstance(result, dict) or not all(is_number(result.get(key)) for key in RESULT_KEYS):
-        return INCOMPLETE, "its record has no training and test error"
-    if not all(0 <= result[key] <= 100 for key in RESULT_KEYS[1:]):
-        return INCOMPLETE, "its errors are no percentages"
-    if run.record.get("evaluated_on") != "test":
+    if run.record.get("evaluated_on") != run.tested_on:
         return OTHER, f"it was evaluated on {run.record.get('evaluated_on')}"
+    result, errors = run.record.get("result"), ("train_top1_error", error_key(run))
+    if not isinstance(result, dict) or not all(is_number(result.get(key)) for key in ("iteration", *errors)):
+        return INCOMPLETE, f"its record has no training and {run.tested_on} error"
+    if not all(0 <= result[key] <= 100 for key in errors):
+        return INCOMPLETE, "its errors are no percentages"
     return None
 
 
@@ -253,7 +265,7 @@ def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[Excluded]]:
 
 
 def median_run(answer: Answer) -> Run:
-    """The run whose final test error is closest to the median of all seeds; the lowest seed on ties."""
+    """The run whose final error, of its test, is closest to the median of all seeds; the lowest seed on ties."""
     errors = sorted(answer.summary().values)
     middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2
-    return min(answer.runs, key=lambda run: (abs(record(run)["result"]["test_top1_error"] - middle), run.seed))
+    return min(answer.runs, key=lambda run: (abs(record(run)["result"][error_key(run)] - middle), run.seed))

@@ -15,9 +15,11 @@ from repro import paper
 from repro.config import PAPER_PRECISIONS, flat, numbers, to_dict
 from repro.errors import ConfigError
 from repro.places import shown
+from repro.ranges import CLASSES
 from repro.reporting.table import one_line
-from repro.schema import RunConfig
+from repro.schema import Architecture, RunConfig, StrideIn
 
+IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
 NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing
 
 
@@ -179,15 +181,20 @@ def as_plain(found: Sequence[Setting] | Sequence[Difference]) -> list[dict[str, 
 def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
     """Parameters, multiply-adds of one image, and of all training images of the run (forward passes), if counted.
 
-    From experiments/published/golden_counts.yaml; {} for a network that is not counted there.
+    From experiments/published/golden_counts.yaml; {} for a network that is not counted there. The multiply-adds of
+    an ImageNet network are those of a 224x224 image.
     """
-    depth = str(config.model.depth)
-    found = {str(count.layers): count for count in paper.golden_counts().cifar10}.get(depth)
-    if found is None or config.model.num_classes != 10:
+    model, golden = config.model, paper.golden_counts()
+    imagenet = model.architecture is Architecture.imagenet
+    found = {count.layers: count for count in (golden.imagenet if imagenet else golden.cifar10)}.get(model.depth or 0)
+    if found is None or model.num_classes != (CLASSES if imagenet else 10):
         return {}
-    option = config.model.shortcut_option.name
-    result: dict[str, Any] = {"parameters": found.parameters[option]}
-    if option in found.multiply_adds:
-        one = found.multiply_adds[option]
+    option = model.shortcut_option.name
+    result: dict[str, Any] = {"parameters": found.parameters[option]} if option in found.parameters else {}
+    one = found.multiply_adds.get(option)
+    bottlenecks = [row.layers for row in paper.published_table("table1").rows if row.block == "bottleneck"]
+    if imagenet and model.stride_in is StrideIn.conv3x3 and model.depth in bottlenecks:
+        one = found.multiply_adds_stride_in_3x3
+    if one is not None and (not imagenet or config.data.crop_size == IMAGE_SIDE):
         result |= {"multiply_adds": one, "forward_multiply_adds": one * iterations * config.train.mini_batch_size}
     return result

@@ -6,8 +6,9 @@ from typing import Any
 
 from repro import paper
 from repro.config import paper_identities
+from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, tested
 from repro.reporting.run_cost import benchmarks, measured_times
-from repro.reporting.selection import Answer, paper_runs, pools
+from repro.reporting.selection import Answer, Pool, paper_runs, pools
 from repro.runs import LOCK, Run, lock_owner, read_rows, scan
 
 COMMAND = "repro run experiment={} seed={}"
@@ -63,7 +64,7 @@ def progress(run: Run) -> dict[str, Any]:
     reached, spent = (at, timing) if timing and at >= done else (done, spent)
     return {"name": f"{run.folder.parent.name}/{run.folder.name}", "folder": str(run.folder),
             "iteration": max(done, at),
-            "iterations": total, "synthetic": run.synthetic,
+            "iterations": total, "no_evidence": run.no_evidence,
             "seconds_left": spent / reached * (total - max(done, at)) if reached and spent else None,
             **{key: value for key, value in (rows[-1] if rows else {}).items() if key.endswith("top1_error")}}
 
@@ -78,7 +79,10 @@ def timed(path: Path) -> float:
 
 
 def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
-    """For each row of a table that an experiment reproduces: seeds there of those needed, and the time they'd take."""
+    """For each row of a table that an experiment reproduces: seeds there of those needed, and the time they'd take.
+
+    Of an ImageNet row also the finished runs that are not tested in its table's way, and the command that does it.
+    """
     found = pools(results, reference)
     entries = []
     for row, experiment in paper.reproduced_rows().items():
@@ -86,6 +90,7 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
         best = max(answers, key=lambda answer: len(answer.runs))
         needed = needed_seeds(row, experiment)
         if len(best.runs) >= needed:
+            entries += untested(row, experiment, found, needed)
             continue
         times = measured_times(experiment, paper_identities(experiment), 0, results, reference)
         time = next(iter(times or benchmarks(experiment, reference)), None)
@@ -97,6 +102,18 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
                             f"{time['device']}, {time['precision']}; "
                             + ("a finished run" if time["kind"] == "run" else "computed from a few measured steps"))})
     return entries
+
+
+def untested(row: str, experiment: str, found: list[Pool], needed: int) -> list[dict[str, Any]]:
+    """What an ImageNet row lacks whose runs are finished: tests in its table's way; [] if it lacks none."""
+    protocol = TABLES.get(row.partition("/")[0])
+    if protocol is None:
+        return []
+    best = max((tested(pool, experiment, protocol) for pool in found), key=lambda entry: len(entry.found))
+    if len(best.found) >= needed:
+        return []
+    return [{"row": row, "experiment": experiment, "seeds": len(best.found), "needed": needed, "status": NOT_EVALUATED,
+             "seconds": None, "source": None, "go_on": command(run, protocol)} for run, _ in best.lacking[:1]]
 
 
 def needed_seeds(row: str, experiment: str) -> int:
@@ -129,10 +146,12 @@ def text(found: dict[str, Any]) -> str:
                   f"    {run['go_on']}"]
     lines.append("what the tables lack:")
     for entry in found["lacking"]:
-        lines.append(f"  {entry['row']:22} {entry['experiment']:17} {entry['status']:12} "
-                     f"{entry['seeds']}/{entry['needed']} seeds, {duration(entry['seconds'])} to go")
+        lines.append(f"  {entry['row']:22} {entry['experiment']:18} {entry['status']:13} "
+                     f"{entry['seeds']}/{entry['needed']} seeds, "
+                     + entry.get("go_on", f"{duration(entry['seconds'])} to go"))
     lines += [] if found["lacking"] else ["  nothing"]
-    known = [entry["seconds"] for entry in found["lacking"] if entry["seconds"] is not None]
+    seconds = {entry["experiment"]: entry["seconds"] for entry in found["lacking"]}  # one run may answer two rows
+    known = [one for one in seconds.values() if one is not None]
     if known:
         sources = dict.fromkeys(entry["source"] for entry in found["lacking"] if entry["source"])
         lines += [f"  together {duration(sum(known))}, one after the other", *(f"  times: {one}" for one in sources)]
@@ -143,5 +162,5 @@ def described(run: dict[str, Any]) -> str:
     """A run, how far it is, and its last errors."""
     errors = ", ".join(f"{key.removesuffix('_top1_error')} error {run[key]:.2f} %" for key in run
                        if key.endswith("top1_error"))
-    made = " (synthetic images)" if run["synthetic"] else ""
+    made = f" ({run['no_evidence']})" if run["no_evidence"] else ""
     return f"{run['name']}{made}: iteration {run['iteration']} of {run['iterations']}{errors and f', {errors}'}"

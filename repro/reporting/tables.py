@@ -1,13 +1,17 @@
 """All tables by name. Imports neither torch nor matplotlib."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from repro.paper import PLAIN_NETS, published_table, reproduced_rows
 from repro.paper import tables as published_tables
-from repro.published import Column, PublishedRow, pick
+from repro.published import pick
 from repro.reporting.cifar_tables import plain_nets, table6
 from repro.reporting.claims import claims_table
+from repro.reporting.evaluations import TABLES
+from repro.reporting.imagenet_tables import imagenet_table, number, table5
+from repro.reporting.multiply_adds_table import table1
 from repro.reporting.precision_table import precision_table
 from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
 from repro.reporting.table import Table, TableRow, write
@@ -16,6 +20,7 @@ from repro.reporting.variants import SYNTHETIC, split_name
 __all__ = ["Table", "TableRow", "build", "committed", "names", "write"]
 
 BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
+    "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, "table5": table5,
     "table6": table6, PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res,
     "synthetic_demo": synthetic_demo, "precision": precision_table, "claims": claims_table,
 }
@@ -58,11 +63,3 @@ def published_only(name: str) -> Table:
     notes = (f"{published.dataset}, split: {published.split}, protocol: {published.protocol}", *published.notes,
              "not run: no experiment for this row yet; published only: context, not trained by the project")
     return Table(name, title, columns | {"status": "status"}, tuple(rows), notes)
-
-
-def number(row: PublishedRow, column: Column) -> str:
-    """A published number with the decimals of the paper; '-' where the paper has none."""
-    if column.key not in row.values:
-        return "-"
-    decimals = column.decimals if row.decimals is None else row.decimals
-    return f"{row.values[column.key] / column.unit:.{decimals}f}"

@@ -53,7 +53,9 @@ def warning(variant: str, preset: Preset) -> str:
 
 
 def net_name(experiment: str) -> str:
-    """'ResNet-20' for cifar_resnet20, 'plain-20' for cifar_plain20."""
-    bare = experiment.removeprefix("cifar_")
-    family = "ResNet" if bare.startswith("resnet") else "plain"
+    """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB (Sec. 4.1)."""
+    bare = experiment.removeprefix("cifar_").removeprefix("imagenet_")
+    if bare.startswith("opt"):
+        return f"ResNet-34 {bare.removeprefix('opt')}"
+    family = next((name for name in ("ResNet", "VGG") if bare.startswith(name.lower())), "plain")
     return f"{family}-{bare.removeprefix(family.lower())}"

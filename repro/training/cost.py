@@ -10,12 +10,13 @@ from repro.config import with_precision
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, set_up, synchronise
 from repro.models import build_model
-from repro.schema import Precision, RunConfig
-from repro.training.engine import batch_norm_group
+from repro.schema import Device, Precision, RunConfig
 from repro.training.execution import MOST_PER_GRAPH, Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
+from repro.training.synced import batch_norm_group
 
+CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
 FASTER = 1.2  # bf16 must gain this much over fp32 to be taken for a short run
 
 
@@ -40,19 +41,33 @@ class Cost:
 def measure(config: RunConfig, updates: int = 3) -> Cost:
     """Time a few real updates (after some to warm up) and one test batch, on random images."""
     config = resolve(config)
-    execution = prepared(config)
+    part = measured_part(config)
+    execution = prepared(part)
     device, block = execution.step.device, execution.block
-    step_seconds = timed(lambda: execution.advance(block), updates, device) / block
+    times = config.train.mini_batch_size / part.train.mini_batch_size
+    step_seconds = times * timed(lambda: execution.advance(block), updates, device) / block
     test_seconds = timed(execution.evaluate, 1, device)
+    assert isinstance(execution.step.data, DeviceData)
     images = len(execution.step.data.eval_images)
     return Cost(config.name, describe(device), config.machine.precision.name, step_seconds, test_seconds / images,
                 updates * block, execution.kind)
 
 
+def measured_part(config: RunConfig) -> RunConfig:
+    """What is measured of a resolved configuration: a smaller mini-batch where a CPU would take minutes for one.
+
+    The time of an update on a CPU grows with the images in it, so it is multiplied up.
+    """
+    if config.data.crop_size is None or config.machine.device is not Device.cpu:
+        return config
+    size = min(CPU_IMAGES, config.train.mini_batch_size)
+    return replace(config, train=replace(config.train, mini_batch_size=size, batch_norm_group=size))
+
+
 def prepared(config: RunConfig) -> Execution:
     """A resolved configuration's network on its device, ready to train on random images."""
     device = set_up(config)
-    data = random_data(device, config.train.mini_batch_size)
+    data = random_data(device, config)
     model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
     return Execution(TrainStep(model.train(), data, config, Schedule.of(config)), config)
 
@@ -68,11 +83,15 @@ def timed(work: Callable[[], object], repeats: int, device: torch.device) -> flo
     return min(seconds[1:])
 
 
-def random_data(device: torch.device, mini_batch_size: int) -> DeviceData:
-    """Random images and labels, enough for the mini-batches of a captured graph and one test batch of 256."""
+def random_data(device: torch.device, config: RunConfig) -> DeviceData:
+    """Random images and labels of the size that the network gets: CIFAR-10's, or ImageNet's crops.
+
+    Of CIFAR-10's enough for the mini-batches of a captured graph and one test batch of 256.
+    """
     generator = torch.Generator().manual_seed(0)
-    count = max(MOST_PER_GRAPH * mini_batch_size, 512)
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
+    size, most = (32, MOST_PER_GRAPH) if config.data.crop_size is None else (config.data.crop_size, 1)
+    count = max(most * config.train.mini_batch_size, 512 if most > 1 else 1)
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, 10, (count,), generator=generator).to(device)
     mean = images[:256].float().mean(0)
     return DeviceData(images, labels, images[:256], labels[:256], mean, "random", "random", "")

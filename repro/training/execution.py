@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repro.data.cifar10 import DeviceData
 from repro.devices import forced_eager, new_stream, synchronise
 from repro.evaluation.protocols import Outcome, count_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
@@ -49,7 +50,7 @@ class Execution:
         self.queued: deque[torch.cuda.Event] = deque()
         self.stream = own_stream(step.device)
         recompute(step.model, config.machine.activation_checkpointing)
-        step.order.cover(self.done * self.batch)
+        step.input.cover(self.done * self.batch)
         if config.engine is Engine.compile:
             self.compiled = self.attempt("compile", self.compile, self.drop_compiled)
         if config.engine is Engine.graph or (config.engine is Engine.compile and step.device.type == "cuda"):
@@ -70,7 +71,7 @@ class Execution:
         """Do so many updates; on CUDA they are only queued, and the host waits when it is some calls ahead."""
         while updates > 0:
             count = self.block if updates >= self.block else 1
-            self.step.order.cover(self.done * self.batch)
+            self.step.input.cover(self.done * self.batch)
             if self.graphs:
                 self.replay(self.graphs[count])
             else:
@@ -87,7 +88,7 @@ class Execution:
         if self.test is not None:
             return self.test.outcome()
         with forced_eager(self.compiled):
-            return evaluate_on(self.step.model, self.step.data, self.config)
+            return tested(self.step.model, self.step)
 
     def close(self) -> None:
         """Let go of graphs and compiled blocks; the model stays as it is."""
@@ -123,7 +124,7 @@ class Execution:
             return False
         finally:
             self.step.load_state(saved)
-            self.step.order.cover(self.done * self.batch)
+            self.step.input.cover(self.done * self.batch)
             self.step.optimizer.zero_grad()
 
     def compile(self) -> None:
@@ -141,14 +142,15 @@ class Execution:
             raise RuntimeError(f"needs a CUDA device, this is {self.step.device.type}")
         with self.aside():
             for ahead in range(WARM_UP):
-                self.step.order.cover((self.done + ahead) * self.batch)
+                self.step.input.cover((self.done + ahead) * self.batch)
                 self.step()
         # One pool for all: they never run at the same time, and the gradients of each are kept alive.
         place = {"stream": self.stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
         for count in sorted({1, updates_per_graph(self)}, reverse=True):
             self.graphs[count] = CapturedUpdates(self.step, count, place)
-        with forced_eager(self.compiled), self.aside():
-            self.test = CapturedTest(self.step, self.config, place)
+        if isinstance(self.step.data, DeviceData):
+            with forced_eager(self.compiled), self.aside():
+                self.test = CapturedTest(self.step, self.step.data, self.config, place)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -185,8 +187,8 @@ class CapturedUpdates:
 class CapturedTest:
     """The whole test in one CUDA graph."""
 
-    def __init__(self, step: TrainStep, config: RunConfig, place: dict[str, Any]):
-        data, machine = step.data, config.machine
+    def __init__(self, step: TrainStep, data: DeviceData, config: RunConfig, place: dict[str, Any]):
+        machine = config.machine
         self.images = len(data.eval_images)
         self.errors = torch.zeros((), dtype=torch.int64, device=step.device)
         self.loss = torch.zeros((), dtype=torch.float32, device=step.device)
@@ -206,6 +208,19 @@ class CapturedTest:
         """Test now and wait for the result."""
         self.graph.replay()
         return Outcome(int(self.errors), self.images, float(self.loss) / self.images)
+
+
+def tested(model: nn.Module, step: TrainStep) -> Outcome:
+    """Test a network on all images that the step's run is evaluated on, by all of its processes together."""
+    world = step.world
+    outcome = evaluate_on(model, step.data, step.config, world.rank, world.size)
+    if world.size == 1:
+        return outcome
+    counts = torch.tensor([outcome.errors, outcome.images, outcome.top5_errors or 0], device=step.device)
+    loss = torch.tensor(outcome.loss * outcome.images, dtype=torch.float64).to(step.device, torch.float32)
+    errors, images, top5_errors = world.sum_(counts).tolist()
+    return Outcome(errors, images, float(world.sum_(loss)) / images,
+                   None if outcome.top5_errors is None else top5_errors)
 
 
 def own_stream(device: torch.device) -> torch.cuda.Stream | None:
@@ -228,7 +243,7 @@ def updates_per_graph(execution: Execution) -> int:
     step, asked = execution.step, execution.config.machine.steps_per_graph
     layers = sum(1 for _ in weighted_layers(step.model))
     wanted = asked or min(MOST_PER_GRAPH, max(1, LAYERS_PER_GRAPH // layers))
-    return max(1, min(wanted, step.order.images // execution.batch))
+    return max(1, min(wanted, step.input.covers, step.input.images // execution.batch))
 
 
 def blocks(model: nn.Module) -> list[Any]:

@@ -17,10 +17,10 @@ from repro.devices import new_stream, resolve, set_up, synchronise
 from repro.errors import DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.runs import Run, title
 from repro.schema import Device, RunConfig
+from repro.stopping import StopRequest
 from repro.training import engine
 from repro.training.cost import prepared
 from repro.training.execution import Execution
-from repro.training.stopping import StopRequest
 
 Say = Callable[[str], None]
 Failure = TypeVar("Failure", bound=ReproError)

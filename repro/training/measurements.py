@@ -16,7 +16,6 @@ from repro.data.sources import load_arrays
 from repro.devices import autocast, describe, place, resolve, set_up
 from repro.errors import ConfigError
 from repro.evaluation.batch_norm import with_averaged_statistics
-from repro.evaluation.protocols import evaluate_on
 from repro.evaluation.responses import layer_responses
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
@@ -24,6 +23,7 @@ from repro.places import shown
 from repro.provenance import code_version, package_versions
 from repro.runs import Run
 from repro.schema import Precision, RunConfig
+from repro.training.execution import tested
 from repro.training.recorder import write_responses
 from repro.training.step import TrainStep
 
@@ -38,13 +38,17 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path, say: Sa
     if batches:
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
-        outcome = evaluate_on(averaged, data, config)
+        step.world.average_buffers(averaged)
+        outcome = tested(averaged, step)
         say(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics averaged "
             f"over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
             "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
-            f"{data.evaluated_on}_top1_error": outcome.top1_error}
+            **outcome.errors_on(data.evaluated_on)}
+    if not step.world.leader:
+        return measured
     if config.evaluation.responses:
+        assert isinstance(data, DeviceData)
         measured["responses"] = measure_responses(step.model, data, config, folder)
     if config.evaluation.gradient_iterations:
         measured["gradients_sha256"] = runs.file_sha256(folder / "gradients.csv")

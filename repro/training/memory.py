@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from repro.data.cifar10 import DeviceData
 from repro.devices import autocast
 from repro.models.recompute import Stage, recompute
 from repro.schema import RunConfig
 from repro.sizes import size_text
+from repro.training.inputs import Data
 
 SAMPLES = (2, 4)  # images of the measured forward passes; batch normalisation needs more than one
 
@@ -30,20 +30,20 @@ class Memory:
         return self.weights + self.activations + self.data
 
 
-def needed(model: nn.Module, data: DeviceData, config: RunConfig) -> Memory:
-    """The memory of a run of a resolved configuration, computed from tensor sizes; the model is left as it is."""
+def needed(model: nn.Module, data: Data, config: RunConfig, devices: int = 1) -> Memory:
+    """The memory of each device of a resolved configuration's run, from tensor sizes; the model is left as it is."""
     weights = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
-    stored = sum(t.numel() * t.element_size() for t in (data.train_images, data.eval_images))
     sample = copy.deepcopy(model).train()
     recompute(sample, config.machine.activation_checkpointing)
     few, more = (activations(sample, data, config, images) for images in SAMPLES)
     per_image = (more - few) / (SAMPLES[1] - SAMPLES[0])  # the rest does not grow: 16-bit copies of weights
-    return Memory(weights, int(few + per_image * (config.train.mini_batch_size - SAMPLES[0])), stored)
+    images = config.train.mini_batch_size // devices
+    return Memory(weights, int(few + per_image * (images - SAMPLES[0])), data.stored_bytes)
 
 
-def activations(model: nn.Module, data: DeviceData, config: RunConfig, count: int) -> int:
+def activations(model: nn.Module, data: Data, config: RunConfig, count: int) -> int:
     """Bytes that a forward pass over so many training images keeps, and those of a segment that is computed again."""
-    images = (data.train_images[:count].float() - data.mean).contiguous(
+    images = data.sample(count).contiguous(
         memory_format=torch.channels_last if config.machine.channels_last else torch.contiguous_format)
     with autocast(images.device, config.machine.precision):
         kept = kept_bytes(model, images)

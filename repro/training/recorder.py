@@ -14,6 +14,7 @@ from repro import runs
 from repro.config import deviations, identity, to_dict
 from repro.errors import StorageError
 from repro.places import shown
+from repro.ranges import IMAGENET
 from repro.schema import RunConfig
 
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
@@ -21,18 +22,22 @@ RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
 TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
 
 
-def history_columns(evaluated_on: str) -> tuple[str, ...]:
+def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
     """Columns of history.csv; errors in percent, `evaluated_on` is test or val."""
-    return ("iteration", "learning_rate", "train_loss", "train_top1_error", f"{evaluated_on}_loss",
-            f"{evaluated_on}_top1_error")
+    columns = ("iteration", "learning_rate", "train_loss", "train_top1_error", f"{evaluated_on}_loss",
+               f"{evaluated_on}_top1_error")
+    return (*columns, f"{evaluated_on}_top5_error") if top5 else columns
 
 
 class Recorder:
-    """Writes one run's folder. Rows are appended and flushed; everything else is replaced atomically."""
+    """Writes one run's folder. Rows are appended and flushed; everything else is replaced atomically.
 
-    def __init__(self, folder: Path, config: RunConfig, evaluated_on: str, facts: dict[str, Any]):
-        self.folder, self.config, self.evaluated_on = folder, config, evaluated_on
-        self.columns = history_columns(evaluated_on)
+    Of several processes that train together one `writes`; the recorders of the others do nothing.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, evaluated_on: str, facts: dict[str, Any], writes: bool = True):
+        self.folder, self.config, self.evaluated_on, self.writes = folder, config, evaluated_on, writes
+        self.columns = history_columns(evaluated_on, config.data.name == IMAGENET)
         self.record: dict[str, Any] = {
             "schema": runs.RECORD_SCHEMA, "experiment": config.name, "seed": config.seed, "identity": identity(config),
             "status": "running", "config": recorded_config(config), "deviations": deviations(config),
@@ -41,6 +46,8 @@ class Recorder:
 
     def begin(self, iteration: int) -> None:
         """Keep the rows up to this iteration (the checkpoint's) and write the configuration."""
+        if not self.writes:
+            return
         runs.write_atomic(self.folder / "config.yaml", yaml.safe_dump(self.record["config"], sort_keys=False))
         kept = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
         if self.config.evaluation.gradient_iterations:
@@ -62,6 +69,8 @@ class Recorder:
 
     def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
         """Append one evaluation to history.csv, timing.csv and TensorBoard."""
+        if not self.writes:
+            return
         append_rows(self.folder / "history.csv", [[values[name] for name in self.columns]])
         append_rows(self.folder / "timing.csv", [[timing[name] for name in TIMING_COLUMNS]])
         if self.board is None:
@@ -76,12 +85,14 @@ class Recorder:
 
     def gradients(self, iteration: int, norms: list[tuple[int, str, float]]) -> None:
         """Append the gradient norms (layer, name, norm) that led to this update to gradients.csv."""
-        append_rows(self.folder / "gradients.csv", [[iteration, *entry] for entry in norms])
+        if self.writes:
+            append_rows(self.folder / "gradients.csv", [[iteration, *entry] for entry in norms])
 
     def write(self, **changes: Any) -> None:
         """Replace run.json with the record and these changes."""
         self.record |= changes
-        runs.write_json(self.folder / "run.json", self.record)
+        if self.writes:
+            runs.write_json(self.folder / "run.json", self.record)
 
     def finish(self) -> dict[str, Any]:
         """The result: the last row of history.csv; the lowest test error only as a labelled extra."""

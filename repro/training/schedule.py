@@ -1,9 +1,13 @@
 """The learning-rate schedule as a pure function of the iteration and the state of the warm-up. Never imports torch."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from repro.config import scaled
-from repro.schema import RunConfig, WarmUp
+from repro.schema import LrPolicy, RunConfig, TrainConfig, WarmUp
+
+NEVER = 2**62  # the iteration of a drop that has not come
+
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,7 @@ class Schedule:
 
     iterations: int
     drops: tuple[int, ...]
-    rates: tuple[float, ...]  # one more than drops
+    rates: tuple[float, ...]  # one more than there can be drops
     interval: int  # between evaluations
     warmup: WarmUp
     warmup_lr: float
@@ -20,17 +24,26 @@ class Schedule:
     warmup_window: int
     warmup_max: int  # fixed400: the length of the warm-up; error80: its cap
     gradients: frozenset[int] = frozenset()  # updates whose gradient norms are recorded
+    plateau: TrainConfig | None = None  # its rule, where the drops follow from the validation error
 
     @classmethod
     def of(cls, config: RunConfig) -> "Schedule":
         """The schedule of a run, every length shortened by its `scale`."""
         train, scale = config.train, config.scale
-        rates = [float(f"{train.lr * train.lr_factor**k:.12g}") for k in range(len(train.lr_drops) + 1)]
+        plateau = train.lr_policy is LrPolicy.plateau
+        drops = () if plateau else tuple(scaled(drop, scale) for drop in train.lr_drops)
+        rates = [float(f"{train.lr * train.lr_factor**k:.12g}")
+                 for k in range((train.plateau_drops if plateau else len(drops)) + 1)]
         longest = 400 if train.warmup is WarmUp.fixed400 else train.warmup_max  # arXiv 1603.05027: 400 iterations
-        return cls(scaled(train.iterations, scale), tuple(scaled(drop, scale) for drop in train.lr_drops), tuple(rates),
+        return cls(scaled(train.iterations, scale), drops, tuple(rates),
                    scaled(config.evaluation.interval, scale), train.warmup, train.warmup_lr, train.warmup_error,
                    scaled(train.warmup_window, scale), scaled(longest, scale),
-                   frozenset(scaled(iteration, scale) for iteration in config.evaluation.gradient_iterations))
+                   frozenset(scaled(iteration, scale) for iteration in config.evaluation.gradient_iterations),
+                   train if plateau else None)
+
+    def after(self, errors: Iterable[tuple[int, float]]) -> "Schedule":
+        """The schedule with the drops that these tests (iteration, validation error in percent) lead to."""
+        return self if self.plateau is None else replace(self, drops=plateau_drops(errors, self.plateau))
 
     def rate(self, iteration: int, warming: bool = False) -> float:
         """Learning rate of the update that follows `iteration` updates. The drops count from iteration 0."""
@@ -53,3 +66,22 @@ class Schedule:
     def evaluates(self, done: int) -> bool:
         """Whether the network is tested after `done` updates: at every interval and at the end."""
         return done % self.interval == 0 or done == self.iterations
+
+
+def plateau_drops(errors: Iterable[tuple[int, float]], rule: TrainConfig) -> tuple[int, ...]:
+    """Iterations at which the rate drops (Sec. 3.4: "when the error plateaus"), from every test so far.
+
+    A test is better if its error is more than `plateau_threshold` points below the best one; after `plateau_patience`
+    tests in a row that are not, the rate drops, at most `plateau_drops` times.
+    """
+    best, waited = float("inf"), 0
+    drops: list[int] = []
+    for iteration, error in errors:
+        if error < best - rule.plateau_threshold:
+            best, waited = error, 0
+        else:
+            waited += 1
+        if waited >= rule.plateau_patience and len(drops) < rule.plateau_drops:
+            drops.append(iteration)
+            waited = 0
+    return tuple(drops)

@@ -4,18 +4,20 @@ Everything that changes from step to step lies in tensors that are updated in pl
 on any device, compiled, or captured in a CUDA graph (`repro.training.execution`).
 """
 
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from repro.data.augment import augmented_batch
-from repro.data.cifar10 import DeviceData, TrainingOrder
 from repro.devices import autocast
-from repro.schema import PaddingValue, Precision, RunConfig, WarmUp
+from repro.schema import Precision, RunConfig, WarmUp
+from repro.training.distributed import World, running_statistics
+from repro.training.inputs import Data, input_of
 from repro.training.optimizer import MomentumSGD
-from repro.training.schedule import Schedule
+from repro.training.schedule import NEVER, Schedule
 
 
 class TrainStep:
@@ -24,19 +26,24 @@ class TrainStep:
     iteration: updates done, int64. loss_sum (float32) and error_count (int64): over the mini-batches since they were
     last cleared. warming: int64 0/1. warmup_end: iteration at which the warm-up ended, -1 before, int64. window:
     (warmup_window,) int64 error counts of the last mini-batches. failed_at: first iteration whose loss or gradient was
-    not finite, -1 if none, int64; from there on no update is made. bad_loss: that loss, float32.
+    not finite, -1 if none, int64; from there on no update is made. bad_loss: that loss, float32. Where several
+    processes share the mini-batches, loss and errors are those of all of them, and so the same in each.
     """
 
     counters = ("iteration", "loss_sum", "error_count", "warming", "warmup_end", "window", "failed_at", "bad_loss",
                 "last_loss")
 
-    def __init__(self, model: nn.Module, data: DeviceData, config: RunConfig, schedule: Schedule):
-        device = data.train_images.device
+    def __init__(self, model: nn.Module, data: Data, config: RunConfig, schedule: Schedule, world: World | None = None):
+        device = data.mean.device
         self.model, self.data, self.config, self.schedule = model, data, config, schedule
-        self.device = device
-        self.order = TrainingOrder(len(data.train_images), config.seed, device)
-        self.offsets = torch.arange(config.train.mini_batch_size, device=device)
-        self.drops = torch.tensor(schedule.drops, dtype=torch.int64, device=device)
+        self.device, self.world = device, world or World()
+        self.forward = model if self.world.size == 1 else averaging_gradients(model)
+        self.mini_batch_size = config.train.mini_batch_size
+        share = self.world.share(self.mini_batch_size)
+        self.input = input_of(data, config, share)
+        self.offsets = torch.arange(self.mini_batch_size, device=device)[share]
+        self.drops = torch.full((len(schedule.rates) - 1,), NEVER, dtype=torch.int64, device=device)
+        self.follow(schedule)
         self.rates = torch.tensor(schedule.rates, dtype=torch.float32, device=device)
         self.warmup_rate = torch.tensor(schedule.warmup_lr, dtype=torch.float32, device=device)
         self.warms_up = schedule.warmup is not WarmUp.none
@@ -55,10 +62,10 @@ class TrainStep:
         self.last_loss = torch.zeros_like(self.loss_sum)
 
     def __call__(self) -> None:
-        """One update. `order.cover(position)` must have been called for this iteration's position."""
+        """One update. `input.cover(position)` must have been called for this iteration's position."""
         images, labels = self.batch()
         with autocast(self.device, self.config.machine.precision):
-            logits = self.model(images)
+            logits = self.forward(images)
         logits = logits.float()
         loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
@@ -67,22 +74,22 @@ class TrainStep:
             self.apply(loss.detach(), (logits.argmax(1) != labels).sum())
 
     def batch(self, iteration: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The mini-batch of this iteration, or of another one: float32 (B, 3, 32, 32) and int64 (B,).
+        """This process's part of the mini-batch of this iteration, or of another: float32 (B, 3, H, W), int64 (B,).
 
         After a failure `iteration` stands still while the order moves on; the batch is then any one, and not used.
         """
-        position = (self.iteration if iteration is None else iteration) * len(self.offsets) + self.offsets
-        index = self.order.order[(position - self.order.start).clamp(min=0)]
-        images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
-                                 self.config.data.padding, self.config.data.flip, self.data.std,
-                                 self.config.data.padding_value is PaddingValue.black)
-        return images.contiguous(memory_format=self.memory_format), self.data.train_labels[index]
+        position = (self.iteration if iteration is None else iteration) * self.mini_batch_size + self.offsets
+        images, labels = self.input.batch(position)
+        return images.contiguous(memory_format=self.memory_format), labels
 
     def apply(self, loss: Tensor, errors: Tensor) -> None:
         """Update weights and counters from the gradients; only failed_at and bad_loss if anything is not finite.
 
         The running statistics of batch normalisation have moved in the forward pass in either case.
         """
+        if self.world.size > 1:
+            total = self.world.sum_(torch.stack([loss, errors.float()]))  # counts below 2^24 are exact
+            loss, errors = total[0] / self.world.size, total[1].long()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.loss_scale != 1.0:
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
@@ -104,7 +111,7 @@ class TrainStep:
         """The images of the mini-batches that would be trained on next, augmented as in training."""
         for number in range(count):
             iteration = self.iteration + number
-            self.order.cover(int(iteration) * len(self.offsets))
+            self.input.cover(int(iteration) * self.mini_batch_size)
             yield self.batch(iteration)[0]
 
     def learning_rate(self) -> Tensor:
@@ -119,11 +126,17 @@ class TrainStep:
         self.window.copy_(torch.where(latest, errors, self.window))
         over = self.iteration >= schedule.warmup_max
         if schedule.warmup is WarmUp.error80:
-            limit = schedule.warmup_error / 100 * size * len(self.offsets)
+            limit = schedule.warmup_error / 100 * size * self.mini_batch_size
             over = over | ((self.iteration >= size) & (self.window.sum() < limit))
         ended = over & (self.warming > 0) & good
         self.warmup_end.copy_(torch.where(ended, self.iteration, self.warmup_end))
         self.warming.mul_(~ended)
+
+    def follow(self, schedule: Schedule) -> None:
+        """Take over the drops of a schedule, which with lr_policy=plateau become known while the run goes on."""
+        self.schedule = schedule
+        for slot, iteration in enumerate(schedule.drops):
+            self.drops[slot] = iteration
 
     def clear(self) -> None:
         """Start a new interval of the training loss and error."""
@@ -131,9 +144,17 @@ class TrainStep:
         self.error_count.zero_()
 
     def state(self) -> dict[str, object]:
-        """All that an exact resume needs, as tensors on this device."""
-        return {"model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
-                "counters": {name: getattr(self, name) for name in self.counters}}
+        """All that an exact resume needs, as tensors on this device.
+
+        `statistics` has the running statistics of each process, where there are several.
+        """
+        own: dict[str, object] = {
+            "model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
+            "counters": {name: getattr(self, name) for name in self.counters}}
+        found = running_statistics(self.model)
+        if self.world.size > 1 and found:
+            own["statistics"] = self.world.gathered(torch.cat([buffer.flatten() for buffer in found]))
+        return own
 
     @torch.no_grad()
     def load_state(self, state: dict[str, object]) -> None:
@@ -151,3 +172,23 @@ class TrainStep:
         self.optimizer.rate.copy_(state["rate"])  # type: ignore[arg-type]
         for name in self.counters:
             getattr(self, name).copy_(counters[name])
+        if "statistics" in state:
+            self.load_statistics(state["statistics"])  # type: ignore[arg-type]
+
+    def load_statistics(self, parts: list[Tensor]) -> None:
+        """Each process takes its own running statistics; the mean of all where there are more or fewer now."""
+        rank = self.world.rank
+        flat = parts[rank] if len(parts) == self.world.size else torch.stack(list(parts)).mean(0)
+        found = running_statistics(self.model)
+        for buffer, part in zip(found, torch.split(flat, [b.numel() for b in found]), strict=True):
+            buffer.copy_(part.reshape(buffer.shape))
+
+
+def averaging_gradients(model: nn.Module) -> nn.Module:
+    """The model's forward pass, whose backward pass leaves the mean of the gradients over all processes.
+
+    The running statistics stay each process's own (`World.average_buffers`).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch names the argument otherwise; 2.11 knows this name
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,24 +1,27 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
 from repro.config import compose, with_precision
-from repro.data import cifar10_files, fetch
+from repro.data import cifar10_files, fetch, imagenet_files
 from repro.devices import resolve
-from repro.errors import ConfigError, ReproError
+from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
+from repro.evaluation.ensembles import combine
+from repro.evaluation.testing import evaluate
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
-from repro.ranges import SYNTHETIC
-from repro.runs import read_run, run_folder, utc_now
+from repro.ranges import IMAGENET, SYNTHETIC
+from repro.runs import read_run, run_folder, title, utc_now
 from repro.schema import Device, Precision, RunConfig
+from repro.stopping import StopRequest
 from repro.training import cost, engine, lanes
+from repro.training.distributed import started_by_others, wanted_devices
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
-from repro.training.stopping import StopRequest
 
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str],
@@ -41,16 +44,51 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         say_precisions(configs)
     make_data(configs[0])
     with StopRequest(configs[0].max_seconds) as stop:
-        return preset, run_unfinished(configs, stop, command, jobs)
+        failures = run_unfinished(configs, stop, command, jobs)
+    test_finished(suite, configs, overrides, command)
+    return preset, failures
+
+
+def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], command: list[str]) -> None:
+    """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
+
+    What is tested already is read, an interrupted test goes on. Raises what `evaluation.testing.evaluate` does.
+    """
+    finished = [(config, run_folder(config)) for config in configs if read_run(run_folder(config)).finished]
+    for protocol, (config, folder) in product(suite.protocols, finished):
+        print(evaluate(config, protocol, folder / "weights.pt", command)[0], flush=True)
+    for name in suite.ensembles if len(finished) == len(configs) else ():
+        print(combine(name, overrides)[0], flush=True)
 
 
 def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[str],
                    jobs: int | None) -> list[ReproError]:
     """`lanes.run_all` with the number of jobs that suits what is left to do, the first of it being typical."""
     left = [config for config in configs if not read_run(run_folder(resolve(config))).finished]
+    if left and wanted_devices(resolve(left[0])) > 1:
+        return one_after_the_other(left, stop, command)
+    if jobs is None and left and left[0].data.name == IMAGENET:
+        jobs = 1  # one run fills a GPU, and two would share the cores that decode
     if jobs is None:
         jobs = lanes.best_jobs(left[0], len(left)) if len(left) > 1 else 1
     return lanes.run_all(configs, stop, command, jobs)
+
+
+def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str]) -> list[ReproError]:
+    """Run each configuration on all of its devices; errors as in `lanes.run_all`."""
+    if started_by_others() is not None:
+        raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
+                          "srun start its runs with `repro run`")
+    failures = list[ReproError]()
+    for config in configs:
+        if stop.reason is not None:
+            raise Stopped(f"stopped by {stop.reason} before {title(config)}", stop.exit_code)
+        try:
+            engine.run(replace(config, max_seconds=stop.seconds_left()), command)
+        except (DivergedError, OutOfMemoryError, InUseError) as error:
+            print(f"{error}\ngoing on with the rest", flush=True)
+            failures.append(error)
+    return failures
 
 
 def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
@@ -136,8 +174,11 @@ def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],
 
 
 def make_data(config: RunConfig) -> None:
-    """Fetch the data set if it is not there yet."""
+    """Fetch CIFAR-10 if it is not there yet. DataError (3) for ImageNet, which nobody may pass on, if it isn't."""
     root = data_dir(config.data.root)
+    if config.data.name == IMAGENET:
+        imagenet_files.find(root, config.data.wiring_test, print)
+        return
     if config.data.name != SYNTHETIC and cifar10_files.find(root) is None:
         print(f"CIFAR-10 is not in {root} yet; fetching it (once)")
         fetch.fetch(root)

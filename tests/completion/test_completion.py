@@ -17,7 +17,7 @@ import pytest
 from repro.cli import build_parser
 from repro.completion import schema_values, script, subcommands
 from repro.config import experiments, keys
-from repro.paper import suites
+from repro.paper import ensembles, suites
 from repro.reporting.tables import names as table_names
 
 BASH, ZSH = shutil.which("bash"), shutil.which("zsh")
@@ -88,7 +88,7 @@ def test_experiments(bash):
 
 @needs_bash
 def test_keys_and_their_values(bash):
-    assert bash("run", "train.lr") == ["train.lr=", "train.lr_factor=", "train.lr_drops="]
+    assert bash("run", "train.lr") == ["train.lr=", "train.lr_factor=", "train.lr_policy=", "train.lr_drops="]
     assert bash("run", "experiment=cifar_plain20", "model.sh")[0] == "model.shortcut_option="
     assert bash("run", "model.shortcut_option=") == ["model.shortcut_option=A ", "model.shortcut_option=B ",
                                                      "model.shortcut_option=C "]
@@ -96,7 +96,8 @@ def test_keys_and_their_values(bash):
     assert bash("suite", "cifar_very_deep", "machine.deterministic=") == [
         "machine.deterministic=true ", "machine.deterministic=false "]
     assert bash("run", "machine.channels_last=n") == ["machine.channels_last=null "]
-    assert bash("run", "model=") == ["model=plain ", "model=residual "]
+    assert bash("run", "model=") == ["model=imagenet_plain ", "model=imagenet_residual ", "model=imagenet_vgg ",
+                                      "model=plain ", "model=residual "]
     assert bash("run", "train.lr=") == []
     assert bash("run", "no.such.key=") == []
 
@@ -108,14 +109,17 @@ def test_names_at_their_place(bash):
     assert bash("figure", "short_figure6") == ["short_figure6 "]
     for command in ("suite", "cost"):
         assert bash(command, "") == [f"{name} " for name in suites()]
+    assert bash("ensemble", "") == [f"{name} " for name in ensembles()]
     assert "preset=" in bash("suite", "demo", "pre")
     assert bash("suite", "demo", "preset=pap") == ["preset=paper "]
     assert "preset=" not in bash("cost", "demo", "")
     assert bash("data", "") == ["fetch ", "verify ", "path "]
-    assert bash("data", "fetch", "") == ["cifar10 "]
+    assert bash("data", "fetch", "") == ["cifar10 ", "imagenet "]
     assert bash("data", "fetch", "cifar10", "") == ["data.root="]
     assert bash("completion", "") == ["bash ", "zsh "]
     assert bash("eval", "wei") == ["weights="]
+    assert bash("eval", "protocol=t") == ["protocol=ten_crop "]
+    assert "weights=" in bash("predict", "image.jpg", "wei")
     assert bash("run", "--cfg", "") == ["job ", "hydra ", "all "]
 
 
@@ -127,6 +131,7 @@ def test_files(bash, tmp_path):
     assert bash("run", "data.root=ru") == ["data.root=runs"]
     assert bash("run", "--config-dir", "ru") == ["runs"]
     assert bash("publish", "ru") == ["runs"]
+    assert bash("predict", "my") == ["my weights.pt"]
 
 
 # ---- both shells, on a terminal

@@ -175,6 +175,18 @@ def test_option_b_blocks_equal_torchvisions_basic_block():
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
 
 
+def test_the_running_averages_of_groups_do_not_depend_on_which_device_has_them():
+    torch.manual_seed(0)
+    whole, first, second = (GroupedBatchNorm2d(5, 4, 1e-5, 0.1) for _ in range(3))
+    for _ in range(3):
+        x = 3 * torch.randn(16, 5, 2, 2) + 1
+        whole(x), first(x[:8]), second(x[8:])
+    for name in ("running_mean", "running_var"):
+        mean = (getattr(first, name) + getattr(second, name)) / 2
+        assert torch.allclose(getattr(whole, name), mean, atol=1e-6)
+        assert not torch.allclose(getattr(whole, name), getattr(first, name), atol=1e-3)
+
+
 def test_a_batch_norm_group_normalises_each_group_by_itself():
     grouped, plain = GroupedBatchNorm2d(5, 4, 1e-5, 0.1), nn.BatchNorm2d(5)
     x = torch.randn(8, 5, 3, 3) * torch.arange(1, 9)[:, None, None, None]

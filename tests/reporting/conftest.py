@@ -14,6 +14,8 @@ from repro.runs import file_sha256
 from repro.schema import Precision, RunConfig
 
 HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
+IMAGENET_HEADER = "iteration,learning_rate,train_loss,train_top1_error,val_loss,val_top1_error,val_top5_error"
+IMAGES = 50_000  # of ImageNet's validation set
 MakeRun = Callable[..., Path]
 
 
@@ -43,9 +45,12 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     own = identity(config)
     length = scaled(config.train.iterations, config.scale)
     rows = curve(length, interval or scaled(config.evaluation.interval, config.scale), train, test)
+    imagenet = config.data.name == "imagenet"
+    rows = [(*row, row[-1] / 3) for row in rows] if imagenet else rows
+    header, split = (IMAGENET_HEADER, "val") if imagenet else (HEADER, "test")
     if status != "finished":
         rows = rows[: len(rows) // 2]
-    names = HEADER.split(",")
+    names = header.split(",")
     last = dict(zip(names, rows[-1], strict=True))
     place = folder or (experiment if own in paper_identities(experiment) else f"{experiment}@{own}")
     path = root / "runs" / place / f"seed{seed}"
@@ -53,12 +58,12 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": status,
         "config": to_dict(config), "deviations": deviations(config), "iteration": int(rows[-1][0]),
         "iterations": length,
-        "parameters": 269722, "data": {"name": "cifar10", "split": "full", "sha256": "0"}, "evaluated_on": "test",
+        "parameters": 269722, "data": {"name": config.data.name, "split": "full", "sha256": "0"}, "evaluated_on": split,
         "result": last if status == "finished" else None, "warmup_end": None, "train_seconds": 100.4,
         "evaluation_seconds": 23.0,
-        "best_on_test": {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]},
         "environment": {"device": device, "precision": precision}, "sessions": [],
-    } | (change or {})
+    } | ({} if imagenet else {"best_on_test": {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]}}) | (
+        change or {})
     path.mkdir(parents=True, exist_ok=True)
     for file, text in layer_files(responses, gradients).items():
         (path / file).write_text(text)
@@ -67,7 +72,26 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     if gradients is not None:
         record["gradients_sha256"] = file_sha256(path / "gradients.csv")
     (path / "run.json").write_text(json.dumps(record | (change or {})))
-    (path / "history.csv").write_text("\n".join([HEADER, *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    (path / "history.csv").write_text("\n".join([header, *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    return path
+
+
+def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float = 8.0, /, **change: Any) -> Path:
+    """evaluations/PROTOCOL.json of a made-up ImageNet run, as `repro eval` writes it; `change` replaces keys."""
+    record = json.loads((run / "run.json").read_text())
+    counts = {"top1_errors": round(top1 * IMAGES / 100), "top5_errors": round(top5 * IMAGES / 100)}
+    weights = run / "weights.pt"
+    content = {
+        "schema": 1, "protocol": protocol, "definition": f"made-up definition of {protocol}",
+        "experiment": record["experiment"], "seed": record["seed"], "identity": record["identity"],
+        "weights_sha256": file_sha256(weights) if weights.is_file() else "0" * 64, "data_fingerprint": "1",
+        "split": "val", "images": IMAGES, **counts,
+        "val_top1_error": 100 * counts["top1_errors"] / IMAGES, "val_top5_error": 100 * counts["top5_errors"] / IMAGES,
+        "settings": {}, "precision": "fp32", "device": "made-up device", "wiring_test": False,
+        "finished": True} | change
+    path = run / "evaluations" / f"{protocol}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
     return path
 
 

@@ -8,7 +8,8 @@ import torch
 
 from repro import runs
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
-from repro.training import checkpoint, engine
+from repro.schema import Precision
+from repro.training import checkpoint, engine, folder
 from tests.made import tiny_config, tiny_data
 
 
@@ -82,7 +83,7 @@ def test_a_resume_that_forgets_something_is_noticed(lost, stop_at, whole_run, mo
             for buffer in step.optimizer.momentum:
                 buffer.zero_()
         elif lost == "order":
-            step.order.seed += 1
+            step.input.order.seed += 1
         else:
             step.window.fill_(16)
 
@@ -197,10 +198,10 @@ def test_an_auto_precision_accepts_a_finished_run_of_the_other_paper_precision(m
     record = json.loads((run.folder / "run.json").read_text())
     record["identity"] = "tf32identity"
     (run.folder / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr(engine, "paper_identities", lambda name: {fp32, "tf32identity"})
-    engine.check_same(runs.read_run(run.folder), config, engine.Precision.auto)
+    monkeypatch.setattr(folder, "paper_identities", lambda name: {fp32, "tf32identity"})
+    folder.check_same(runs.read_run(run.folder), config, Precision.auto)
     with pytest.raises(ConfigError):
-        engine.check_same(runs.read_run(run.folder), config, engine.Precision.fp32)
+        folder.check_same(runs.read_run(run.folder), config, Precision.fp32)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped"])
@@ -289,6 +290,24 @@ def test_tensorboard_has_every_scalar_once_after_a_resume(stop_at):
     points = events.Scalars("test_top1_error")
     assert [point.step for point in points] == [10, 20, 30, 40]
     assert [point.value for point in points] == pytest.approx([row["test_top1_error"] for row in run.history()])
+
+
+def test_the_plateau_rule_drops_the_rate_and_a_resume_knows_of_it(monkeypatch, stop_at):
+    from dataclasses import replace
+    words = ("data.split=45k", "train.lr_policy=plateau", "train.plateau_patience=1", "train.plateau_threshold=100",
+             "results=whole")
+    monkeypatch.setattr(engine, "load_data",
+                        lambda config, device: replace(tiny_data(), split="45k", evaluated_on="val"))
+    whole = engine.run(tiny_config(*words), say=silent)
+    assert [row["learning_rate"] for row in whole.history()] == [0.05, 0.05, 0.005, 0.0005]
+    config = tiny_config(*words[:-1])
+    stop_at(25)
+    with pytest.raises(Stopped):
+        engine.run(config, say=silent)
+    stop_at(10**6)
+    resumed = engine.run(config, say=silent)
+    assert finished_files(resumed)[0] == finished_files(whole)[0]
+    assert same_weights(finished_files(resumed)[1], finished_files(whole)[1])
 
 
 def test_the_split_45k_writes_validation_columns(monkeypatch):
@@ -388,7 +407,7 @@ def test_a_signal_while_the_data_are_loaded_stops_before_the_first_step(monkeypa
 def test_an_ignored_hangup_stays_ignored():
     import signal
 
-    from repro.training.stopping import StopRequest
+    from repro.stopping import StopRequest
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:

@@ -65,7 +65,7 @@ def test_eager_is_the_step_itself():
     ours, (step, _) = made("engine=eager"), made_step()
     ours.advance(13)
     for done in range(13):
-        step.order.cover(done * 16)
+        step.input.cover(done * 16)
         step()
     assert ours.kind == "eager"
     assert ours.done == int(ours.step.iteration) == 13
@@ -268,7 +268,7 @@ class Structure(TorchDispatchMode):
 def watched(step):
     """What a captured graph of this step reads and writes and does not make itself."""
     return lambda: {**state_of(step), **dict(step.model.named_parameters()),
-                    "order": step.order.order, "start": step.order.start, "images": step.data.train_images,
+                    "order": step.input.order.order, "start": step.input.order.start, "images": step.data.train_images,
                     "labels": step.data.train_labels, "mean": step.data.mean, "skip": step.optimizer.skip,
                     "lr": step.optimizer.sgd.param_groups[0]["lr"]}
 
@@ -284,7 +284,7 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(overrides):
     mode = Structure(watched(ours.step))
     with mode:
         ours.step()
-        ours.step.order.cover(2 * ours.step.order.images)  # a new pass: made beside the old one, then copied
+        ours.step.input.cover(2 * ours.step.input.images)  # a new pass: made beside the old one, then copied
         ours.step()
     mode.check()
 

@@ -11,13 +11,13 @@ from repro.errors import Stopped
 from repro.evaluation.protocols import evaluate_on
 from repro.models import build_model
 from repro.schema import Device, Engine, Precision
+from repro.stopping import StopRequest
 from repro.training import engine, lanes
 from repro.training.background import Snapshot
 from repro.training.execution import Execution
 from repro.training.memory import needed
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
-from repro.training.stopping import StopRequest
 from tests.made import tiny_config, tiny_data, with_machine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -83,7 +83,7 @@ def test_order_and_mini_batches_are_those_of_the_cpu():
     config = tiny_config()
     cpu = TrainStep(build_model(config.model), tiny_data(), config, Schedule.of(config))
     for step in (gpu, cpu):
-        step.order.cover(32)
+        step.input.cover(32)
         step.iteration.fill_(2)
     for left, right in zip(gpu.batch(), cpu.batch(), strict=True):
         assert torch.equal(left.cpu(), right)

@@ -9,8 +9,8 @@ import torch
 
 from repro.errors import DivergedError, InUseError, OutOfMemoryError, Stopped, StorageError
 from repro.runs import locked, read_run, run_folder
+from repro.stopping import StopRequest
 from repro.training import engine, lanes
-from repro.training.stopping import StopRequest
 from tests.made import tiny_config, tiny_data
 from tests.training.tape import use_tapes
 

@@ -1,11 +1,14 @@
 """The schedule at every boundary, against tables written down from the paper."""
 
+import functools
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.config import compose, scaled
-from repro.training.schedule import Schedule
+from repro.training.schedule import Schedule, plateau_drops
 
 PAPER = [(0, 0.1), (1, 0.1), (31_999, 0.1), (32_000, 0.01), (32_001, 0.01), (47_999, 0.01), (48_000, 0.001),
          (63_999, 0.001)]
@@ -75,3 +78,56 @@ def test_the_warmup_rate_and_the_drops_count_from_iteration_0():
     assert warm.rate(0, warming=True) == 0.01
     assert warm.rate(400) == 0.1
     assert warm.rate(32_000) == 0.01
+
+
+# ---- drops at plateaus
+
+IMAGENET = [(0, 0.1), (149_999, 0.1), (150_000, 0.01), (299_999, 0.01), (300_000, 0.001), (599_999, 0.001)]
+
+
+@pytest.mark.parametrize(("iteration", "rate"), IMAGENET)
+def test_the_rates_on_imagenet(iteration, rate):
+    found = Schedule.of(compose(["experiment=imagenet_optB"]))
+    assert found.rate(iteration) == rate
+    assert (found.iterations, found.after([(1, 50.0)] * 100)) == (600_000, found)
+
+
+def plateau(*overrides):
+    return Schedule.of(compose(["experiment=imagenet_optB", "train.lr_policy=plateau", *overrides]))
+
+
+def test_the_rate_drops_where_the_error_no_longer_falls():
+    found = plateau("train.plateau_patience=2", "train.plateau_threshold=0.5")
+    errors = [60, 50, 49.6, 49.5, 40, 40, 39.6, 39, 39, 39, 39, 39]
+    after = found.after((5_000 * (n + 1), error) for n, error in enumerate(errors))
+    assert after.drops == (20_000, 35_000)
+    assert [after.rate(i) for i in (0, 19_999, 20_000, 34_999, 35_000, 10**6)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    assert found.rate(10**6) == 0.1, "nothing is known of the errors yet"
+
+
+@given(st.lists(st.floats(0, 100), max_size=60), st.integers(1, 6), st.floats(0, 3))
+def test_the_plateau_rule_is_that_of_torch(errors, patience, threshold):
+    import torch
+
+    rule = compose_rule(patience, threshold)
+    drops = plateau_drops(list(enumerate(errors)), rule)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience - 1,
+                                                        threshold=threshold, threshold_mode="abs", eps=0)
+    expected = []
+    for iteration, error in enumerate(errors):
+        before = optimizer.param_groups[0]["lr"]
+        theirs.step(error)
+        if optimizer.param_groups[0]["lr"] < before:
+            expected.append(iteration)
+    assert list(drops) == expected[:20]
+
+
+def compose_rule(patience, threshold):
+    base = compose_once()
+    return replace(base, plateau_patience=patience, plateau_threshold=threshold, plateau_drops=20)
+
+
+@functools.cache
+def compose_once():
+    return compose(["experiment=imagenet_optB", "train.lr_policy=plateau"]).train

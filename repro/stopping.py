@@ -45,6 +45,10 @@ class StopRequest:
             return "Ctrl-C" if self.received == signal.SIGINT else signal.Signals(self.received).name
         return "max_seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
 
+    def seconds_left(self) -> float | None:
+        """Seconds to the time limit, never quite 0; None without one."""
+        return None if self.deadline is None else max(1e-3, self.deadline - time.monotonic())
+
     @property
     def exit_code(self) -> int:
         """130 for Ctrl-C, 75 for everything else."""

@@ -1,0 +1,95 @@
+"""Commands that test trained networks: eval, ensemble, predict."""
+
+import argparse
+import json
+from pathlib import Path
+
+from repro.commands.common import Add, check_versions, program
+from repro.errors import ConfigError, DataError
+
+OWN_KEYS = ("weights", "protocol")  # beside those of a run's configuration
+
+
+def register(add: Add) -> None:
+    """Add these commands."""
+    evaluate = add("eval", "test a network: its finished run's weights, or those in a file", evaluate_weights)
+    evaluate.add_argument("overrides", nargs="+", metavar="key=value",
+                          help="experiment=NAME; weights=FILE (a plain state_dict; without it, those of the finished "
+                               "run); protocol=center|ten_crop|multi_scale (ImageNet); any override of `repro run`")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    ensemble = add("ensemble", "average the kept class probabilities of several networks", combine_networks)
+    ensemble.add_argument("name", help="e.g. table5")
+    ensemble.add_argument("overrides", nargs="*", metavar="key=value", help="any override of the members' runs")
+    ensemble.add_argument("--json", action="store_true", help="print JSON")
+    predict = add("predict", "name what a network sees in images", predict_images)
+    predict.add_argument("images", nargs="+", metavar="IMAGE | key=value",
+                         help="image files; experiment=NAME, weights=FILE (without it, those of the finished run) and "
+                              "any override of `repro run`")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+
+
+def evaluate_weights(options: argparse.Namespace) -> int:
+    """`repro eval`."""
+    from repro.config import compose
+    from repro.evaluation.views import protocol_of
+    from repro.ranges import IMAGENET
+
+    overrides, own = split_keys(options.overrides)
+    config = compose(overrides)
+    protocol = protocol_of(own.get("protocol"), config.data)
+    check_versions()
+    from repro.evaluation.weights import evaluate_file, weights_of
+
+    weights = weights_of(config, own.get("weights"))
+    if config.data.name == IMAGENET:
+        from repro.evaluation.testing import evaluate
+
+        text, values = evaluate(config, protocol, weights, [program(), "eval", *options.overrides])
+    else:
+        text, values = evaluate_file(config, weights)
+    print(json.dumps(values, indent=2) if options.json else text)
+    return 0
+
+
+def combine_networks(options: argparse.Namespace) -> int:
+    """`repro ensemble`."""
+    from repro.config import check_override_keys
+    from repro.paper import ensemble
+
+    ensemble(options.name)
+    check_override_keys(options.overrides)
+    check_versions()
+    from repro.evaluation.ensembles import combine
+
+    text, values = combine(options.name, options.overrides)
+    print(json.dumps(values, indent=2) if options.json else text)
+    return 0
+
+
+def predict_images(options: argparse.Namespace) -> int:
+    """`repro predict`: DataError (3) after all images that can be read, naming those that can't."""
+    from repro.config import GROUPS, compose, keys
+
+    known = {*GROUPS, *keys(), *OWN_KEYS}
+    words = [word for word in options.images if "=" in word and word.partition("=")[0].lstrip("+~") in known]
+    images = [Path(word).expanduser() for word in options.images if word not in words]
+    if not images:
+        raise ConfigError("repro predict needs the name of an image file")
+    overrides, own = split_keys(words)
+    config = compose(overrides)
+    check_versions()
+    from repro.evaluation.predict import predict
+    from repro.evaluation.weights import weights_of
+
+    text, values, bad = predict(config, weights_of(config, own.get("weights")), images)
+    if options.json or text:
+        print(json.dumps(values, indent=2) if options.json else text)
+    if bad:
+        raise DataError(f"{len(bad)} of {len(images)} images could not be read:\n  " + "\n  ".join(bad))
+    return 0
+
+
+def split_keys(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Overrides of a configuration, and the values of our own keys."""
+    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN_KEYS}
+    return [word for word in words if word.partition("=")[0] not in OWN_KEYS], own

@@ -1,0 +1,183 @@
+"""ImageNet as a run sees it: crops of files, read ahead, and the colour and mean that are done on the device."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.data import draws, pictures
+from repro.data.augment import normalised
+from repro.data.cifar10 import channel_statistics
+from repro.data.imagenet_files import ImageNetFiles, ImageSet
+from repro.data.imagenet_statistics import ImageStatistics
+from repro.data.loader import Loader, workers_here
+from repro.schema import Crop, DataConfig, Decoder, MachineConfig, Normalization, RunConfig
+
+Request = tuple[int, ...]
+MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pixels, of which the mean image is made
+MOST_TESTED_AT_ONCE = 250  # Choice: images of 224x224 that a test puts through the network together
+
+
+@dataclass(frozen=True)
+class TrainingCrop:
+    """Reads an image and cuts a random crop from it; a small object, so that it can go to other processes."""
+
+    images: ImageSet
+    crop: Crop
+    size: int
+    decoder: Decoder
+
+    def __call__(self, request: Request) -> np.ndarray:
+        """(index, draws...) -> (size, size, 3) uint8. DataError naming a file that can't be read."""
+        index, *drawn = request
+        picture = pictures.open_rgb(self.images.path(index), self.decoder)
+        if self.crop is Crop.shorter_side:
+            side, top, left, flip = drawn
+            return pictures.random_crop(picture, side, top, left, bool(flip), self.size)
+        return pictures.random_resized_crop(picture, drawn, self.size)
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """Reads an image and cuts its centre: shorter side 256, 224x224 in the paper (authors' README)."""
+
+    images: ImageSet
+    shorter_side: int
+    size: int
+    decoder: Decoder
+
+    def __call__(self, index: int) -> np.ndarray:
+        """-> (size, size, 3) uint8. DataError naming a file that can't be read."""
+        return pictures.center_crop(pictures.open_rgb(self.images.path(index), self.decoder), self.shorter_side,
+                                    self.size)
+
+
+@dataclass(frozen=True)
+class ImageNetData:
+    """The files of a run and what its images are normalised with, on its device.
+
+    mean: float32 in 0..255, (3, H, W) per pixel or (3, 1, 1) per channel; std likewise, or None: no division.
+    components: (3, 3) float32, what a standard normal draw for each principal component adds to red, green and blue,
+    in 0..255; None: no colour noise.
+    """
+
+    files: ImageNetFiles
+    config: DataConfig
+    machine: MachineConfig
+    statistics: ImageStatistics | None
+    mean: Tensor
+    std: Tensor | None
+    components: Tensor | None
+    split: str = "full"
+    evaluated_on: str = "val"
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of both sets of files."""
+        return self.files.fingerprint
+
+    @property
+    def crop_size(self) -> int:
+        """Pixels of one side of what the network sees."""
+        assert self.config.crop_size is not None
+        return self.config.crop_size
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of images that stay on the device: none but one mini-batch of crops, which counts as work space."""
+        return 0
+
+    def sample(self, count: int) -> Tensor:
+        """So many blank images in the form in which the network gets them, for measuring memory."""
+        return torch.zeros(count, 3, self.crop_size, self.crop_size, device=self.mean.device)
+
+    def loader(self, read: Callable[..., np.ndarray]) -> Loader:
+        """Threads or processes that read with this function."""
+        return Loader(read, self.machine.loader, self.machine.workers or workers_of_each())
+
+    def training_loader(self) -> Loader:
+        """Reads the crops of `training_requests`."""
+        return self.loader(TrainingCrop(self.files.train, self.config.crop, self.crop_size, self.machine.decoder))
+
+    def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
+        """What `training_loader` needs for the images `index` (B,) at the positions (B,) of a run."""
+        drawn: draws.TrainingDraws | draws.ResizedDraws = draws.resized_draws(position, seed)
+        if self.config.crop is Crop.shorter_side:
+            assert self.config.shorter_side is not None
+            low, high = self.config.shorter_side
+            drawn = draws.training_draws(position, seed, low, high)
+        flip = drawn.flip & self.config.flip
+        columns = [index, *drawn._replace(flip=flip)]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def training_images(self, pixels: Tensor, position: Tensor, seed: int) -> Tensor:
+        """Crops (B, H, W, 3) uint8 at these positions of a run -> (B, 3, H, W) float32, colour noise included."""
+        if self.components is None:
+            return normalised(pixels.permute(0, 3, 1, 2), self.mean, self.std)
+        noise = draws.normals(position, seed) @ self.components
+        return normalised(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
+
+    def validation(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """The centre crop of every `size`-th validation image from `rank` on: (B, 3, H, W) float32 and (B,) int64."""
+        images, labels = self.files.val, torch.from_numpy(self.files.val.labels)
+        assert self.config.test_shorter_side is not None
+        indices = list(range(rank, len(images), size))
+        batch_size = min(batch_size, MOST_TESTED_AT_ONCE)
+        parts = [indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)]
+        loader = self.loader(CentreCrop(images, self.config.test_shorter_side, self.crop_size, self.machine.decoder))
+        try:
+            for part, pixels in zip(parts, loader.batches(parts), strict=True):
+                on_device = torch.from_numpy(pixels).to(self.mean.device)
+                yield (normalised(on_device.permute(0, 3, 1, 2), self.mean, self.std),
+                       labels[part].to(self.mean.device))
+        finally:
+            loader.close()
+
+
+def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatistics | None,
+                 device: torch.device) -> ImageNetData:
+    """The data of a resolved configuration's run. `statistics` are needed for the mean image and for colour noise."""
+    data = config.data
+    if data.normalization is Normalization.per_pixel_mean:
+        assert statistics is not None
+        # Choice: crops of another size subtract the mean of each channel; no paper says how to resize a mean image.
+        mean = torch.from_numpy(statistics.mean if data.crop_size == MEAN_SIZE else statistics.channel_mean)
+        std = None
+    else:
+        mean, std = channel_statistics(data)
+    components = None
+    if data.color_noise_std > 0:
+        assert statistics is not None
+        components = torch.from_numpy(colour_components(statistics, data.color_noise_std))
+    return ImageNetData(files, data, config.machine, statistics, mean.to(device),
+                        None if std is None else std.to(device),
+                        None if components is None else components.to(device))
+
+
+def colour_components(statistics: ImageStatistics, std: float) -> np.ndarray:
+    """(3, 3) float32: row k is what a standard normal draw of the k-th principal component adds, in 0..255.
+
+    AlexNet's colour augmentation: [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T with eigenvectors p, eigenvalues l and draws a.
+    """
+    values, vectors = statistics.principal()
+    return (std * values[:, None] * vectors.T).astype(np.float32)
+
+
+def needs_statistics(data: DataConfig) -> bool:
+    """Whether a pass over the training images is needed before the first update."""
+    return data.normalization is Normalization.per_pixel_mean or data.color_noise_std > 0
+
+
+def statistics_folder(results: Path) -> Path:
+    """Where the mean images lie, by the fingerprint of the set that they are of."""
+    return results / "data"
+
+
+def workers_of_each() -> int:
+    """Workers of each process of a run; those that torchrun or srun started on this machine share its cores."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
+    return max(1, workers_here() // processes)

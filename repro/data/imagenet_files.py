@@ -1,0 +1,181 @@
+"""ImageNet as files: where the images lie, of which class each is, and whether the set is whole. Never imports torch.
+
+root/train/<wnid>/* and root/val/<wnid>/*; or root/val/ILSVRC2012_val_000NNNNN.JPEG with labels beside val/ (see
+repro/data/imagenet_labels.py). A wiring test takes any folders of classes, and one of them for both sets.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from repro.data.cifar10_files import present
+from repro.data.imagenet_labels import WNID
+from repro.data.imagenet_listing import Contents, Listing, Names, Numbers, Say, contents, list_classes, list_flat
+from repro.errors import DataError
+from repro.places import shown
+from repro.ranges import CLASSES
+
+TRAIN, VAL = "train", "val"
+LAYOUT = ("train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with ILSVRC2012_devkit_t12.tar.gz "
+          "beside val/")
+ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+# What a person has to do, since nobody may pass these images on.
+BY_HAND = (f"get {', '.join(ARCHIVES)} and ILSVRC2012_devkit_t12.tar.gz with an account of "
+           f"image-net.org, unpack the images into one folder as {LAYOUT}, and name it by data.root=FOLDER or "
+           "REPRO_DATA")
+OTHERS = "images of other sets can only make a wiring test: data.wiring_test=true"
+FEW = 5  # names of classes in a message
+BLOCK = 10_000  # files that are hashed at once
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What counts as whole: classes, training images, validation images."""
+
+    classes: int
+    train: int
+    val: int
+
+
+OFFICIAL = Expected(CLASSES, 1_281_167, 50_000)  # Sec. 4.1: 1.28 million and 50k
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by class and name: paths (N,) bytes relative to `root`, and labels (N,) int64, places in the wnids."""
+
+    root: Path
+    names: Names
+    labels: Numbers
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / os.fsdecode(self.names[index])
+
+
+@dataclass(frozen=True)
+class ImageNetFiles:
+    """Both sets; the classes' names, sorted: label k is wnids[k].
+
+    fingerprint: SHA-256 over path, bytes and label of every file of both; one_folder: whether both are the same images
+    (wiring tests only); hidden: files that were skipped because their names begin with a dot.
+    """
+
+    train: ImageSet
+    val: ImageSet
+    wnids: tuple[str, ...]
+    fingerprint: str
+    one_folder: bool
+    hidden: int
+
+
+def find(root: Path, wiring_test: bool = False, say: Say | None = None,
+         expected: Expected = OFFICIAL) -> ImageNetFiles:
+    """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
+
+    say: gets a line every 5 s. DataError (exit 3) that names what is missing or the first bad files, and what to do;
+    StorageError (exit 5) for a folder that can't be read.
+    """
+    train_folder, val_folder = set_folders(root, wiring_test)
+    one_folder = train_folder == val_folder
+    train = listed(train_folder, say)
+    val = train if one_folder else listed(val_folder, say)
+    wrong = [*differences(train, val, expected, wiring_test), *(
+        str(listing.problems) for listing in ([train] if one_folder else [train, val]) if listing.problems.count)]
+    if wrong:
+        raise DataError(f"the images in {shown(root)} are not as they should be: {'; '.join(wrong)}. Put it right, or "
+                        "name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
+    first, second = image_set(train, train.classes), image_set(val, train.classes)
+    hidden = train.problems.hidden + (0 if one_folder else val.problems.hidden)
+    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), one_folder, hidden)
+
+
+def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
+    """The folders of the training and validation images, the same one for both where a wiring test has but one.
+
+    DataError if they are not there, with a hint where something like them is.
+    """
+    if not present(root):
+        raise DataError(f"ImageNet is not in {root}: there is no such folder; {BY_HAND}")
+    inside = contents(root)
+    found = [name for name in (TRAIN, VAL) if name.encode() in inside.folders]
+    if len(found) == 2:
+        return root / TRAIN, root / VAL
+    if wiring_test:
+        only = root / found[0] if found else root
+        return only, only
+    missing = " and ".join(f"{name}/" for name in (TRAIN, VAL) if name not in found)
+    raise DataError(f"ImageNet is not in {root}: {missing} missing{hint(root, inside)}; {BY_HAND}")
+
+
+def hint(root: Path, inside: Contents) -> str:
+    """What else is in a folder that should hold train/ and val/."""
+    if any(WNID.fullmatch(os.fsdecode(name)) for name in inside.folders):
+        return " (it holds the classes' folders itself: name the folder above it)"
+    if (root / "ILSVRC" / "Data" / "CLS-LOC").is_dir():
+        return f" (is it data.root={root / 'ILSVRC' / 'Data' / 'CLS-LOC'}? LOC_val_solution.csv belongs there)"
+    archives = [name for name in ARCHIVES if (root / name).is_file()]
+    return f" ({' and '.join(archives)} must be unpacked)" if archives else ""
+
+
+def listed(folder: Path, say: Say | None) -> Listing:
+    """The images of a folder of classes, or of a flat val/. DataError if there is neither."""
+    inside: Contents = contents(folder)
+    if inside.folders:
+        return list_classes(folder, inside, say)
+    if folder.name == VAL and len(inside.names):
+        return list_flat(folder, inside)
+    raise DataError(f"{shown(folder)} holds no folders of classes; expected is {LAYOUT}")
+
+
+def differences(train: Listing, val: Listing, expected: Expected, wiring_test: bool) -> Iterator[str]:
+    """What is wrong with numbers and classes. In a wiring test the classes of the training images may be any."""
+    only_val = sorted(set(val.classes) - set(train.classes))
+    if only_val:
+        yield f"{few(only_val)} only in {shown(val.folder)}"
+    if wiring_test:
+        return
+    for listing, images in ((train, expected.train), (val, expected.val)):
+        name = shown(listing.folder)
+        odd = [wnid for wnid in listing.classes if not WNID.fullmatch(wnid)]
+        if odd:
+            yield f"{few(odd)} in {name}: not a wnid such as n01440764"
+        if len(listing.classes) != expected.classes:
+            yield f"{len(listing.classes):,} classes in {name}, expected {expected.classes:,}"
+        if len(listing.names) != images:
+            yield f"{len(listing.names):,} good images in {name}, expected {images:,}"
+    only_train = sorted(set(train.classes) - set(val.classes))
+    if only_train:
+        yield f"{few(only_train)} only in {shown(train.folder)}"
+
+
+def few(names: list[str]) -> str:
+    """Some names of classes."""
+    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
+    return ("class " if len(names) == 1 else "classes ") + ", ".join(names[:FEW]) + more
+
+
+def image_set(listing: Listing, wnids: tuple[str, ...]) -> ImageSet:
+    """The listed images with labels by their places in `wnids`, which hold all of the listing's classes."""
+    place = {wnid: label for label, wnid in enumerate(wnids)}
+    labels = np.array([place[wnid] for wnid in listing.classes], np.int64)
+    return ImageSet(listing.folder, listing.names, labels[listing.places])
+
+
+def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet]) -> str:
+    """SHA-256 over path below train/ or val/, bytes and label of every file, a line each, in the order of the sets."""
+    digest = hashlib.sha256()
+    for name, (listing, images) in ((TRAIN, train), (VAL, val)):
+        for begin in range(0, len(images), BLOCK):
+            part = slice(begin, begin + BLOCK)
+            rows = zip(images.names[part].tolist(), listing.sizes[part].tolist(), images.labels[part].tolist(),
+                       strict=True)
+            digest.update(b"".join(b"%s/%s\0%d\0%d\n" % (name.encode(), *row) for row in rows))
+    return digest.hexdigest()

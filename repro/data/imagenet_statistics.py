@@ -1,0 +1,182 @@
+"""The mean image and the colours of the training images, exact, from one pass that is kept. Never imports torch.
+
+Pixels are 0..255. The mean image is that of the centre crops of all training images (authors' README: shorter side 256,
+224x224); the covariance of red, green and blue is taken over all pixels of the same crops (AlexNet's colour
+augmentation, Sec. 3.4). All sums are of integers, so the order of the images and the number of threads and processes do
+not matter.
+"""
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.data.imagenet_files import ImageSet
+from repro.data.parts import in_parts, progress
+from repro.errors import StorageError
+from repro.places import shown
+from repro.runs import write_atomic
+
+EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32
+PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of channels
+BESIDE = "mean.npz"  # what a run keeps beside its weights
+Floats = NDArray[np.float64]
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """mean: (3, H, W) float32 of pixels 0..255; covariance: (3, 3) float64 of their red, green and blue, in squares of
+    these units; the number of images and the fingerprint of the set."""
+
+    mean: Image
+    covariance: Floats
+    images: int
+    fingerprint: str
+
+    @property
+    def channel_mean(self) -> Image:
+        """(3, 1, 1) float32: the mean image's mean of each channel."""
+        return np.asarray(self.mean.mean((1, 2), dtype=np.float64, keepdims=True), np.float32)
+
+    def principal(self) -> tuple[Floats, Floats]:
+        """l (3,), falling, and p (3, 3), columns: AlexNet adds p @ (a l), a normal with std 0.1, to pixels of 0..255.
+
+        AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values without saying in which
+        unit these are, and the size of the noise depends on it. Choice: pixels of 0..1, as fb.resnet.torch and those
+        that copy its 0.2175, 0.0188, 0.0045 have it; l are these eigenvalues, times 255 for pixels of 0..255 (so 55, 5
+        and 1 grey levels). In the code of AlexNet's author the factors are called standard deviations (cuda-convnet2,
+        `color_stdevs`), which the square roots 0.466, 0.137, 0.067 would be: twice the noise along the first component.
+        Choice: the largest part of each p is positive, so that one seed gives one noise on every machine.
+        """
+        values, vectors = np.linalg.eigh(self.covariance / 255**2)
+        values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], 0)
+        return 255 * values, vectors * np.sign(largest)
+
+
+class Sums:
+    """Exact running sums over crops uint8 (size, size, 3)."""
+
+    def __init__(self, size: int):
+        self.images = 0
+        self.pixels = np.zeros((size, size, 3), np.int64)
+        self.products = np.zeros((3, 3), np.int64)  # channel by channel, PAIRS only; ImageNet's are below 2^53
+
+    def add(self, crop: NDArray[np.uint8]) -> None:
+        """One more image. ValueError if it has another shape."""
+        if crop.shape != self.pixels.shape or crop.dtype != np.uint8:
+            raise ValueError(f"a crop of {crop.shape} {crop.dtype} instead of {self.pixels.shape} uint8")
+        self.images += 1
+        self.pixels += crop
+        colours = crop.reshape(-1, 3)
+        for begin in range(0, len(colours), EXACT):
+            planes = [plane.astype(np.uint32) for plane in colours[begin : begin + EXACT].T]
+            for i, j in PAIRS:  # einsum: no BLAS, whose own threads would hinder those that call this
+                self.products[i, j] += int(np.einsum("i,i->", planes[i], planes[j]))
+
+    def merge(self, other: "Sums") -> None:
+        """The images of another part of the set."""
+        self.images += other.images
+        self.pixels += other.pixels
+        self.products += other.products
+
+    def finish(self, fingerprint: str) -> ImageStatistics:
+        """Mean and covariance (divided by the number of pixels), rounded once. ValueError without images."""
+        if not self.images:
+            raise ValueError("no images")
+        count = self.images * self.pixels.shape[0] * self.pixels.shape[1]
+        totals = [int(total) for total in self.pixels.sum((0, 1))]
+        covariance = np.empty((3, 3))
+        for i, j in PAIRS:
+            both = (count * int(self.products[i, j]) - totals[i] * totals[j]) / count**2
+            covariance[i, j] = covariance[j, i] = both
+        mean = (self.pixels / self.images).transpose(2, 0, 1).astype(np.float32)
+        return ImageStatistics(np.ascontiguousarray(mean), covariance, self.images, fingerprint)
+
+
+def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDArray[np.uint8]], size: int,
+            show: bool, stop: Callable[[], bool], workers: int | None = None) -> Sums:
+    """The sums over these images of a set, whose crops (size, size, 3) `crop` reads by number.
+
+    show: the progress on standard error. Returns early, with the sums of a part only, once `stop()` is true. Raises
+    what `crop` raises (DataError naming a file).
+    """
+    def part(numbers: Sequence[int]) -> Sums:
+        sums = Sums(size)
+        for number in numbers:
+            sums.add(crop(number))
+        return sums
+
+    total = Sums(size)
+    with progress(f"mean image of {shown(images.root)}", len(indices), show) as advance:
+        for sums in in_parts(part, indices, workers):
+            total.merge(sums)
+            advance(sums.images)
+            if stop():
+                break
+    return total
+
+
+def cache_path(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) -> Path:
+    """Where the statistics of a set with this fingerprint lie below `folder`."""
+    return folder / f"mean-{fingerprint[:16]}-{shorter_side}-{crop_size}.npz"
+
+
+def store(folder: Path, statistics: ImageStatistics, shorter_side: int, crop_size: int) -> Path:
+    """Keep the statistics for later runs; returns the file. StorageError if it can't be written."""
+    path = cache_path(folder, statistics.fingerprint, shorter_side, crop_size)
+    write_arrays(path, {"mean": statistics.mean, "covariance": statistics.covariance,
+                        "images": np.array(statistics.images), "fingerprint": np.array(statistics.fingerprint)})
+    return path
+
+
+def write_beside(folder: Path, statistics: ImageStatistics, crop_size: int | None = None) -> None:
+    """mean.npz beside a run's weights: what it subtracted (mean), and covariance.
+
+    The mean image of crops of its own size; of another `crop_size` the mean of each channel, (3, 1, 1).
+    """
+    whole = crop_size in (None, statistics.mean.shape[-1])
+    write_arrays(folder / BESIDE, {"mean": statistics.mean if whole else statistics.channel_mean,
+                                   "covariance": statistics.covariance})
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """An .npz, whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, content.getvalue())
+
+
+def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) -> ImageStatistics | None:
+    """The statistics that `store` kept of the set with this fingerprint; None, for one that is damaged with a note, if
+    there are none. StorageError if the file can't be opened."""
+    path = cache_path(folder, fingerprint, shorter_side, crop_size)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = ImageStatistics(arrays["mean"], arrays["covariance"], int(arrays["images"]),
+                                    str(arrays["fingerprint"]))
+        check(found, fingerprint, crop_size)
+        return found
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
+        if isinstance(error, OSError) and error.strerror:
+            raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
+        print(f"{shown(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
+        return None
+
+
+def check(found: ImageStatistics, fingerprint: str, crop_size: int) -> None:
+    """ValueError unless these can be the statistics of this set."""
+    if found.fingerprint != fingerprint:
+        raise ValueError("it is of another set of images")
+    if found.mean.shape != (3, crop_size, crop_size) or found.mean.dtype != np.float32 or found.images < 1:
+        raise ValueError(f"its mean is {found.mean.dtype} {found.mean.shape} of {found.images} images")
+    if found.covariance.shape != (3, 3) or not (np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()):
+        raise ValueError("its numbers are not finite or its covariance is not 3x3")

@@ -1,0 +1,68 @@
+"""Work on very many images by threads, part by part and in order, and what a person sees of it. Never imports torch."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+PART = 64  # Choice: images of a part: a fraction of a second, so that a stop is heeded soon
+LINE_SECONDS = 30.0  # between lines of progress where standard error is no terminal
+
+
+def cores_here() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(work: Callable[[U], T], items: Iterable[U], workers: int) -> Iterator[T]:
+    """What `work` makes of each item in so many threads, in order; an error of `work` is raised in its turn.
+
+    When the iterator is dropped, items that no thread has begun are left out.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="repro-parts")
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_parts(work: Callable[[Sequence[int]], T], indices: Sequence[int], workers: int | None = None) -> Iterator[T]:
+    """What `work` makes of each PART of the indices, as `in_order`, by default in a thread for each core.
+
+    Choice: threads, not processes: Pillow and numpy release Python's lock where they take long, and no pixels travel.
+    """
+    parts = [indices[begin : begin + PART] for begin in range(0, len(indices), PART)]
+    yield from in_order(work, parts, workers or cores_here())
+
+
+@contextmanager
+def progress(name: str, total: int, show: bool = True) -> Iterator[Callable[[int], object]]:
+    """Yield a function to call with every number of images done: a bar on a terminal, else a line now and then.
+
+    On standard error, or nowhere unless `show`.
+    """
+    if show and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=name, unit="image", dynamic_ncols=True) as bar:
+            yield bar.update
+        return
+    done, began = 0, time.monotonic()
+    spoken = began
+
+    def advance(count: int) -> None:
+        nonlocal done, spoken
+        done += count
+        now = time.monotonic()
+        if show and now - spoken >= LINE_SECONDS:
+            spoken = now
+            rate = done / (now - began)
+            print(f"{name}: {done:,} of {total:,} images, {rate:.0f} images/s, "
+                  f"{(total - done) / rate / 60:.0f} min left", file=sys.stderr, flush=True)
+
+    yield advance

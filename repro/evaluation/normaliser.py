@@ -1,0 +1,83 @@
+"""What is subtracted from the pixels of ImageNet's test images: the mean that the network was trained with."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.data import imagenet_statistics
+from repro.data.augment import normalised
+from repro.data.cifar10 import channel_statistics
+from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, statistics_folder
+from repro.data.imagenet_statistics import BESIDE
+from repro.errors import DataError, StorageError
+from repro.places import results_dir, shown
+from repro.schema import Normalization, RunConfig
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """mean: float32 pixels 0..255, (3, S, S) per pixel of a crop or (3, 1, 1) per channel; std: (3, 1, 1) or None."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def crops(self, pixels: Tensor) -> Tensor:
+        """uint8 crops (N, 3, S, S) -> float32. The mean image is not mirrored where the crop is."""
+        return normalised(pixels, self.mean, self.std)
+
+    def whole(self, pixels: Tensor) -> Tensor:
+        """uint8 images (N, 3, H, W) of any size -> float32. Choice: they subtract the mean image's mean per channel."""
+        return normalised(pixels, self.mean.mean((1, 2), keepdim=True), self.std)
+
+    def to(self, device: torch.device) -> "Normaliser":
+        """The same on a device."""
+        return Normaliser(self.mean.to(device), None if self.std is None else self.std.to(device))
+
+    @property
+    def sha256(self) -> str:
+        """Of all its numbers."""
+        digest = hashlib.sha256()
+        for values in (self.mean, self.std):
+            digest.update(b"none" if values is None else repr(tuple(values.shape)).encode() + values.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], str]) -> Normaliser:
+    """The mean that belongs to a weights file: as configured, kept beside it, or of the data set of this fingerprint.
+
+    DataError if there is none; StorageError if the file beside the weights can't be read.
+    """
+    data = config.data
+    if data.normalization is Normalization.per_channel:
+        return Normaliser(*channel_statistics(data))
+    beside = weights.parent / BESIDE
+    if beside.is_file():
+        return Normaliser(read_mean(beside, data.crop_size))
+    folder = statistics_folder(results_dir(config.results))
+    found = imagenet_statistics.cached(folder, fingerprint(), MEAN_SHORTER_SIDE, MEAN_SIZE)
+    if found is None:
+        raise DataError(f"no mean image for {shown(weights)}: neither {BESIDE} beside it (array 'mean': (3, H, W), "
+                        f"pixels 0..255) nor one of this data set in {shown(folder)}, which the first training run "
+                        "computes; weights trained otherwise: data.normalization=per_channel "
+                        "data.channel_mean=[...] data.channel_std=[...]")
+    mean = found.mean if data.crop_size == MEAN_SIZE else found.channel_mean
+    return Normaliser(torch.from_numpy(mean))
+
+
+def read_mean(path: Path, crop_size: int | None) -> Tensor:
+    """The mean of a run: (3, crop_size, crop_size) or (3, 1, 1) float32. StorageError if it is anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean = np.asarray(arrays["mean"], dtype=np.float32)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{shown(path)}: no mean image of a run ({type(error).__name__}: {error})") from error
+    if mean.shape not in ((3, 1, 1), (3, crop_size, crop_size)) or not np.isfinite(mean).all():
+        raise StorageError(f"{shown(path)}: a mean of shape {mean.shape}, not (3, 1, 1) or "
+                           f"(3, {crop_size}, {crop_size})")
+    return torch.from_numpy(mean)

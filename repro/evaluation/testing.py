@@ -1,0 +1,156 @@
+"""`repro eval` on ImageNet: the error of a network by one of the paper's three protocols, kept and resumable."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from repro.config import flat, to_dict
+from repro.data.imagenet_files import ImageNetFiles, find
+from repro.data.loader import Loader
+from repro.data.pictures import decoder_here
+from repro.devices import describe, place, resolve, set_up
+from repro.errors import ConfigError, Stopped, StorageError
+from repro.evaluation.kept import Kept, json_path, sha256_of
+from repro.evaluation.normaliser import Normaliser, normaliser_of
+from repro.evaluation.progress import Progress
+from repro.evaluation.scores import Scorer
+from repro.evaluation.views import LABELS, ViewReader, Views, views_of
+from repro.evaluation.weights import load_weights, training_note
+from repro.models import build_model
+from repro.models.vgg import CROP
+from repro.places import data_dir, results_dir, shown
+from repro.provenance import code_version, package_versions
+from repro.runs import Run, locked, read_run
+from repro.schema import Family, RunConfig
+from repro.stopping import StopRequest
+
+WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
+# What must be the same in the record beside the weights and in the command: what the network is and is shown.
+OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test")
+
+
+def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]) -> tuple[str, dict[str, Any]]:
+    """Test the weights in a file on the validation images; the result in words and its record.
+
+    The record and all probabilities stay on disk: a test that was stopped goes on, a finished one is read.
+    Raises Stopped (75, 130) with the command that goes on, ConfigError if the weights are those of another run,
+    StorageError if they can't be read, DataError if the data or the mean image can't.
+    """
+    config = resolve(config)
+    device = set_up(config)
+    if config.model.family is Family.vgg and config.data.crop_size != CROP:
+        raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
+    run = run_beside(weights)
+    check_agrees(config, run)
+    try:
+        digest = sha256_of(weights)
+    except OSError as error:
+        raise StorageError(f"{shown(weights)}: {error.strerror}") from error
+    views = views_of(protocol, config.data)
+    files = find(data_dir(config.data.root), config.data.wiring_test, print_now)
+    check_classes(config, len(files.wnids))
+    normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
+    about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
+    path = place_of(config, run, weights, digest) / protocol
+    with locked(path.with_name(f"{path.name}.lock")) as note:
+        if note:
+            print_now(note)
+        kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume.name == "never")
+        if kept.note:
+            print_now(kept.note)
+        if not kept.finished:
+            model = place(load_weights(build_model(config.model), weights), config, device)
+            reader = ViewReader(files.val, views, config.machine.decoder)
+            test(kept, Scorer(model, views, normaliser, config.machine), reader, config, command)
+    return in_words(kept.record, path, weights), kept.record
+
+
+def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, command: list[str]) -> None:
+    """Test all images that are left; Stopped, with everything saved, if a signal or max_seconds asks for it."""
+    images, machine = len(kept.labels), config.machine
+    starts = range(kept.done, images, scorer.images_at_once)
+    requests = [range(start, min(start + scorer.images_at_once, images)) for start in starts]
+    loader = Loader(reader, machine.loader, machine.workers)
+    name = f"{config.name} {LABELS[scorer.views.protocol]}"
+    with kept, StopRequest(config.max_seconds) as stop, Progress(name, kept.done, images) as progress:
+        saved = time.monotonic()
+        try:
+            for loaded in loader.batches(requests):
+                kept.add(scorer(loaded))
+                progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
+                if stop.reason is not None and kept.done < images:
+                    raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
+                                  f"kept\ngo on with: {shlex.join(command)}", stop.exit_code)
+                if time.monotonic() - saved >= machine.checkpoint_seconds:
+                    kept.save()
+                    saved = time.monotonic()
+        finally:
+            loader.close()
+        kept.finish()
+
+
+def run_beside(weights: Path) -> Run | None:
+    """The run whose weights.pt this is; None for any other file."""
+    run = read_run(weights.absolute().parent)
+    return run if weights.name == "weights.pt" and run.record is not None else None
+
+
+def check_agrees(config: RunConfig, run: Run | None) -> None:
+    """ConfigError naming the keys in which a command and the run whose weights it tests differ."""
+    if run is None or run.record is None:
+        return
+    keys = {"name": config.name, **{key: value for key, value in flat(to_dict(config)).items()
+                                    if key.startswith("model.") or key.removeprefix("data.") in OF_WEIGHTS}}
+    recorded = flat(run.record["config"]) | {"name": run.experiment}
+    differing = [f"{key}={value} here, {recorded[key]} there" for key, value in keys.items()
+                 if key in recorded and recorded[key] != value]
+    if differing:
+        raise ConfigError(f"{shown(run.folder)}: weights of another configuration: {'; '.join(differing)}")
+
+
+def check_classes(config: RunConfig, found: int) -> None:
+    """ConfigError if the images are of more classes than the network has."""
+    if found > config.model.num_classes:
+        raise ConfigError(f"model.num_classes={config.model.num_classes}: there are images of {found} classes")
+
+
+def place_of(config: RunConfig, run: Run | None, weights: Path, digest: str) -> Path:
+    """The folder of all tests of these weights: in their run's, else in the user's results."""
+    if run is not None:
+        return weights.absolute().parent / "evaluations"
+    return results_dir(config.results) / "evaluations" / f"{config.name}-{digest[:12]}"
+
+
+def about_test(config: RunConfig, views: Views, normaliser: Normaliser, files: ImageNetFiles, run: Run | None,
+               digest: str) -> dict[str, Any]:
+    """What a record says of a test beside its result."""
+    record = run.record if run else None
+    return {
+        "protocol": views.protocol, "definition": views.definition, "experiment": config.name,
+        "seed": run.seed if run else None, "identity": run.identity if run else None,
+        "deviations": record.get("deviations") if record else None,  # None: nobody knows
+        "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
+        "wiring_test": config.data.wiring_test,
+        "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
+                     "normalisation_sha256": normaliser.sha256},
+        "precision": config.machine.precision.name, "decoder": decoder_here(config.machine.decoder).name,
+        "versions": package_versions(), **code_version()}
+
+
+def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
+    """The result of a finished test for a person."""
+    images, seed = record["images"], "" if record["seed"] is None else f" seed {record['seed']}"
+    label = f" ({WIRING_TEST})" if record["wiring_test"] else ""
+    return (f"{record['experiment']}{seed}{label}: val error top-1 {record['val_top1_error']:.2f} %, top-5 "
+            f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "
+            f"{LABELS[record['protocol']]}, {record['precision']})\n"
+            f"  {LABELS[record['protocol']]}: {record['definition']}{training_note(weights)}\n"
+            f"  kept in {shown(json_path(path))}, with the probabilities")
+
+
+def print_now(text: str) -> None:
+    """Say something beside the result, which alone goes to standard output."""
+    import sys
+
+    print(text, file=sys.stderr, flush=True)

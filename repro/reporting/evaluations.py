@@ -1,0 +1,175 @@
+"""Tests of finished ImageNet runs: which evaluations/PROTOCOL.json beside a run's record count, and why others don't.
+
+Written by `repro eval protocol=...`, read here and by nothing else in the reports. Errors are in percent. No torch.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.config import PAPER_PRECISIONS
+from repro.paper import costs
+from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
+from repro.reporting.statistics import Summary
+from repro.runs import Run
+
+LABELS = {"center": "centre crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
+TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
+ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
+NOT_EVALUATED = "not evaluated"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's test that counts; `content` is its record."""
+
+    run: Run
+    content: dict[str, Any]
+
+    def error(self, column: str) -> float:
+        """The error (percent) of a column of the paper's tables: top1_error or top5_error."""
+        return float(self.content[f"val_{column}"])
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The runs of one experiment from one origin, as far as they are tested under one protocol."""
+
+    answer: Answer
+    protocol: str
+    found: tuple[Evaluation, ...]
+    lacking: tuple[tuple[Run, str], ...]  # runs that count without a test that does, and why
+
+    @property
+    def status(self) -> str:
+        """finished, not evaluated, or why there is no run."""
+        if self.found:
+            return "finished"
+        return NOT_EVALUATED if self.answer.runs else self.answer.status
+
+    def summary(self, column: str) -> Summary:
+        """An error (percent) of the tests that count."""
+        return Summary(tuple(one.error(column) for one in self.found))
+
+    def notes(self) -> list[str]:
+        """One line for each run without a test that counts, then those of runs that do not count."""
+        return [*(f"{NOT_EVALUATED} ({self.answer.origin}): {run_name(run)}: {reason}" for run, reason in self.lacking),
+                *self.answer.notes()]
+
+
+def tested(pool: Pool, experiment: str, protocol: str) -> Tested:
+    """The paper's runs of an experiment and their tests under a protocol."""
+    answer = paper_runs(pool, experiment)
+    found: list[Evaluation] = []
+    lacking: list[tuple[Run, str]] = []
+    for run in answer.runs:
+        content = read(run, protocol)
+        reason = problem(run, protocol, content)
+        if reason is None:
+            found.append(Evaluation(run, content))
+        else:
+            lacking.append((run, f"{reason}; `{command(run, protocol)}`"))
+    return Tested(answer, protocol, tuple(found), tuple(lacking))
+
+
+def command(run: Run, protocol: str) -> str:
+    """What tests a finished run."""
+    seed = f" seed={run.seed}" if run.seed else ""
+    return f"repro eval experiment={run.experiment}{seed} protocol={protocol}"
+
+
+def path_of(run: Run, protocol: str) -> Path:
+    """Where a run's test under a protocol is recorded."""
+    return run.folder / "evaluations" / f"{protocol}.json"
+
+
+def read(run: Run, protocol: str) -> dict[str, Any]:
+    """The record of a run's test; {} without a readable one."""
+    try:
+        content = json.loads(path_of(run, protocol).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def problem(run: Run, protocol: str, content: dict[str, Any]) -> str | None:
+    """Why a test of a run does not count; None if it does."""
+    if not content:
+        there = path_of(run, protocol).is_file()
+        return f"its record of {LABELS[protocol]} testing can't be read" if there else f"no {LABELS[protocol]} testing"
+    same = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
+            "identity": run.identity}
+    for key, value in same.items():
+        if content.get(key) != value:
+            return f"its {LABELS[protocol]} testing is of {key} {content.get(key)}, not {value}"
+    own = weights_sha256(run)
+    if own is not None and content.get("weights_sha256") != own:
+        return f"its {LABELS[protocol]} testing is of other weights"
+    if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:
+        return f"its {LABELS[protocol]} testing was in {content.get('precision')}"
+    trouble = trouble_with_counts(content)
+    return trouble and f"its {LABELS[protocol]} testing {trouble}"
+
+
+def trouble_with_counts(content: Mapping[str, Any]) -> str | None:
+    """What is wrong with the images and errors of a test, or of an ensemble's, of all of ImageNet's validation set."""
+    if content.get("wiring_test") is not False:
+        return "is a wiring test"
+    if content.get("finished") is not True:
+        return "is not finished"
+    if content.get("split") != "val":
+        return f"was on {content.get('split')}"
+    images = costs().images.validation
+    if content.get("images") != images:
+        return f"was on {content.get('images')} images, not {images}"
+    counts: list[Any] = [content.get(count) for count in ERRORS.values()]
+    if not all(type(count) is int for count in counts) or not 0 <= counts[1] <= counts[0] <= images:
+        return "has no counts of errors that can be"
+    for column, count in zip(ERRORS, counts, strict=True):
+        percent = content.get(f"val_{column}")
+        if not is_number(percent) or abs(percent - 100 * count / images) > 50 / images:  # half an image
+            return f"says {percent} % for {count} errors in {images} images"
+    return None
+
+
+def weights_sha256(run: Run) -> str | None:
+    """The SHA-256 of a run's weights; None where they are not (committed runs have none)."""
+    try:
+        path = run.folder / "weights.pt"
+        facts = path.stat()
+        return digest(path, facts.st_mtime_ns, facts.st_size)
+    except OSError:
+        return None
+
+
+@functools.cache
+def digest(path: Path, time: int, size: int) -> str:
+    """The SHA-256 of a file of this time and size; read once for several tables."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tested_data(entry: Tested) -> dict[str, Any]:
+    """The tests of one origin for JSON: their summary, each seed with its errors (percent) and identity."""
+    data: dict[str, Any] = {"status": entry.status, "protocol": entry.protocol, "seeds": [
+        {"seed": one.run.seed, "run": run_name(one.run), "identity": one.run.identity,
+         **{column: one.error(column) for column in ERRORS},
+         **{key: one.content.get(key) for key in (*ERRORS.values(), "images", "weights_sha256", "precision", "device")},
+         "train_precision": record(one.run)["config"]["machine"]["precision"]} for one in entry.found]}
+    if entry.found:
+        summary = entry.summary("top1_error")
+        data |= {"k": summary.k, "best": summary.best, "mean": round(summary.mean, 6),
+                 "std": None if summary.std is None else round(summary.std, 6)}
+    return data
+
+
+def definition_notes(entries: Sequence[Tested]) -> list[str]:
+    """One line for each way of testing, in the words of the tests that count."""
+    found = {f"{LABELS[entry.protocol]}: {one.content.get('definition')}": None
+             for entry in entries for one in entry.found}
+    return list(found)

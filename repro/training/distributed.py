@@ -1,0 +1,198 @@
+"""The processes that train one network together, a device each: who they are, and what they tell each other.
+
+Every process runs the same code on its share of each mini-batch. What has to be decided once (a folder, a record, when
+to stop) is decided by the leader, process 0, and told to the others. One process alone is a world of size 1, in which
+nothing is sent.
+"""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from repro.errors import ConfigError, LostProcessError, ReproError
+from repro.schema import Device, RunConfig
+
+T = TypeVar("T")
+AGREE_EVERY = 10  # Choice: updates between two agreements on a GPU, where one in each would keep the host waiting
+SLURM_PORTS = 20_000  # from here on: the port follows from the number of the job
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, as one of them sees it."""
+
+    rank: int = 0
+    size: int = 1
+    names: tuple[str, ...] = ()  # of all processes, by rank: host and pid
+
+    @property
+    def leader(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, mini_batch_size: int) -> slice:
+        """This process's part of a mini-batch; ConfigError if it can't be divided equally."""
+        if mini_batch_size % self.size:
+            raise ConfigError(f"train.mini_batch_size={mini_batch_size}: must be a multiple of devices={self.size}")
+        length = mini_batch_size // self.size
+        return slice(self.rank * length, (self.rank + 1) * length)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all processes, and return it."""
+        if self.size > 1:
+            self.speaking(lambda: dist.all_reduce(tensor))
+        return tensor
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Replace running statistics by their mean over all processes, each of which saw a part of every mini-batch."""
+        buffers = running_statistics(model)
+        if self.size > 1 and buffers:
+            flat = self.sum_(torch.cat([buffer.flatten() for buffer in buffers])) / self.size
+            for buffer, part in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.reshape(buffer.shape))
+
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes, by rank; they have the same shape."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        self.speaking(lambda: dist.all_gather(found, tensor))
+        return found
+
+    def collected(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[list[Any]] = [[value] for _ in range(self.size)]
+        for rank, box in enumerate(found):
+            self.speaking(lambda box=box, rank=rank: dist.broadcast_object_list(  # type: ignore[misc]
+                box, src=rank, device=torch.device("cpu")))
+        return [box[0] for box in found]
+
+    def told(self, work: Callable[[], T]) -> T:
+        """What the leader's `work` returns, in every process; an error of ours that it raises is raised in all."""
+        if self.size == 1:
+            return work()
+        answer: list[Any] = [None, None]
+        failure: BaseException | None = None
+        if self.leader:
+            try:
+                answer[0] = work()
+            except ReproError as error:
+                failure, answer[1] = error, (type(error), str(error), error.exit_code)
+        self.speaking(lambda: dist.broadcast_object_list(answer, device=torch.device("cpu")))
+        if failure is not None:
+            raise failure
+        if answer[1] is not None:
+            kind, text, code = answer[1]
+            raised = kind(text)
+            raised.exit_code = code
+            raise raised
+        return cast(T, answer[0])
+
+    def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether any process wants to stop, and whether the leader wants to save: the same answer in all."""
+        if self.size == 1:
+            return stop, save
+        wishes = torch.tensor([int(stop), int(save and self.leader)])
+        self.speaking(lambda: dist.all_reduce(wishes))
+        return bool(wishes[0]), bool(wishes[1])
+
+    def agrees_at(self, done: int, device: torch.device) -> bool:
+        """Whether `agree` is asked after so many updates."""
+        return self.size == 1 or device.type == "cpu" or done % AGREE_EVERY == 0
+
+    def speaking(self, talk: Callable[[], object]) -> None:
+        """Send and receive; LostProcessError (1) if another process does not answer any more."""
+        try:
+            talk()
+        except RuntimeError as error:
+            raise self.lost(error) or error from error
+
+    def lost(self, error: RuntimeError) -> LostProcessError | None:
+        """What to say where an error of torch means that another process is gone or does not answer; None otherwise."""
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            return None
+        others = ", ".join(f"{rank} ({name})" for rank, name in enumerate(self.names) if rank != self.rank)
+        return LostProcessError(
+            f"process {self.rank} of {self.size}: another process is gone or does not answer ({first_line(error)})\n"
+            f"the others are: {others}; the last checkpoint is intact, the same command goes on from it")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """The buffers of a model that hold averages."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def started_by_others() -> tuple[int, int, int] | None:
+    """(rank, size, rank on this machine) that torchrun, our launcher or srun gave; None for a process by itself."""
+    names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+    for rank, size, local in names:
+        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
+            return int(os.environ[rank]), int(os.environ[size]), int(os.environ.get(local, "0"))
+    return None
+
+
+def wanted_devices(config: RunConfig) -> int:
+    """How many processes a resolved configuration's run has.
+
+    ConfigError if fewer devices are here than were asked for, or if who started this process says another number.
+    """
+    given, asked = started_by_others(), config.devices
+    cuda = config.machine.device is Device.cuda
+    if given is not None:
+        if asked not in (None, 1, given[1]):
+            raise ConfigError(f"devices={asked}: this process was started as one of {given[1]}; leave devices out")
+        return given[1]
+    if asked is None:
+        return torch.cuda.device_count() if cuda else 1
+    if cuda and asked > torch.cuda.device_count():
+        raise ConfigError(f"devices={asked}: {asked} asked, {torch.cuda.device_count()} found on this machine")
+    return asked
+
+
+def join(config: RunConfig) -> World:
+    """Meet the other processes of a resolved configuration's run, once; a world of one where there are none."""
+    given = started_by_others()
+    if given is None:
+        return World()
+    rank, size, local = given
+    cuda = config.machine.device is Device.cuda
+    if cuda:
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            os.environ |= slurm_rendezvous(rank, size)
+        timeout = timedelta(seconds=config.machine.timeout_seconds)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+        except (RuntimeError, ValueError) as error:
+            raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
+                                   f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
+    names = World(rank, size).collected(f"{socket.gethostname()} pid {os.getpid()}")
+    return World(rank, size, tuple(names))
+
+
+def slurm_rendezvous(rank: int, size: int) -> dict[str, str]:
+    """What torch.distributed reads, for a process that srun started: the first host of the job is where all meet."""
+    hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", "localhost"))
+    first = hosts
+    if "[" in hosts or "," in hosts:
+        first = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True,
+                               check=True).stdout.split()[0]
+    port = SLURM_PORTS + int(os.environ.get("SLURM_JOB_ID", "0")) % 10_000
+    return {"MASTER_ADDR": os.environ.get("MASTER_ADDR", first),
+            "MASTER_PORT": os.environ.get("MASTER_PORT", str(port)), "RANK": str(rank), "WORLD_SIZE": str(size)}

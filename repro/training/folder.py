@@ -1,0 +1,103 @@
+"""What a run's folder holds before the first update: nothing, a run to go on with, a finished one, or another's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from repro import runs
+from repro.config import identity, numbers, paper_identities, to_dict
+from repro.errors import ConfigError, StorageError
+from repro.places import shown
+from repro.runs import Run, read_history, read_run
+from repro.schema import Family, Precision, Resume, RunConfig
+from repro.training import checkpoint
+from repro.training.distributed import World
+
+Say = Callable[[str], None]
+
+
+def check_trainable(config: RunConfig) -> None:
+    """Raise ConfigError for a network that is here for its imported weights only."""
+    if config.model.family is Family.vgg:
+        raise ConfigError(f"{config.name}: the paper does not train VGG, and no recipe for it is here; `repro eval "
+                          f"experiment={config.name} weights=FILE` tests imported weights")
+
+
+@contextmanager
+def held(folder: Path, world: World, say: Say) -> Iterator[None]:
+    """Hold the run's folder, in the leader; an error of it is raised in every process."""
+    with ExitStack() as stack:
+        note = world.told(lambda: stack.enter_context(runs.locked(folder)))
+        if note:
+            say(f"{shown(folder)}: {note}")
+        yield
+
+
+def found_in(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run:
+    """The earlier run in a folder, if it is this configuration's; put aside first where it is not to go on."""
+    if config.resume is Resume.never:
+        put_aside(folder, say)
+    earlier = read_run(folder)
+    check_same(earlier, config, asked)
+    check_not_lost(earlier)
+    if earlier.finished:
+        checkpoint.remove_all(folder)
+        say(f"{runs.title(config)} is finished: {shown(folder)} (resume=never runs it again)")
+    return earlier
+
+
+def past_tests(folder: Path, evaluated_on: str, done: int) -> list[tuple[int, float]]:
+    """(iteration, error in percent) of the tests up to this iteration, as recorded."""
+    return [(int(row["iteration"]), row[f"{evaluated_on}_top1_error"]) for row in read_history(folder / "history.csv")
+            if row["iteration"] <= done]
+
+
+def check_same(earlier: Run, config: RunConfig, asked: Precision) -> None:
+    """Raise ConfigError if the folder holds another configuration's run.
+
+    Only fp32 and TF32 share a folder: a finished run in either answers a request that left the precision open.
+    """
+    if earlier.record is None:
+        return
+    if earlier.seed != config.seed:
+        raise ConfigError(f"{shown(earlier.folder)} holds the run of seed {earlier.seed}, not {config.seed}; "
+                          "resume=never puts it aside")
+    if earlier.identity == identity(config):
+        return
+    known = paper_identities(config.name)
+    if earlier.finished and asked is Precision.auto and {earlier.identity, identity(config)} <= known:
+        return
+    raise ConfigError(f"{shown(earlier.folder)} holds a run of another configuration: "
+                      + differing(numbers(earlier.record["config"]), numbers(to_dict(config)))
+                      + "; go on with the recorded one, take another seed or results=FOLDER, or resume=never")
+
+
+def check_not_lost(earlier: Run) -> None:
+    """Raise StorageError where a run has come far and nothing is left to go on from: never silently from scratch."""
+    if checkpoint.list_checkpoints(earlier.folder) or earlier.finished or earlier.status == "diverged":
+        return
+    begun = earlier.record["iteration"] > 0 if earlier.record else bool(earlier.history())
+    if begun:
+        raise StorageError(f"{shown(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
+                           "resume=never puts it aside and starts over")
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The keys in which two configurations differ, as 'key: old, now new'."""
+    return "; ".join(f"{key}: {old.get(key)}, now {new.get(key)}" for key in sorted(old.keys() | new.keys())
+                     if old.get(key) != new.get(key)) or "an older form of this one"
+
+
+def put_aside(folder: Path, say: Say) -> None:
+    """Move what an earlier run left in a folder into `<folder>.old-<k>` beside it."""
+    content = [path for path in folder.iterdir() if path.name != runs.LOCK]
+    if not content:
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    aside.mkdir()
+    for path in content:
+        path.rename(aside / path.name)
+    say(f"resume=never: the earlier run is now in {shown(aside)}")

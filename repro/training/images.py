@@ -1,0 +1,65 @@
+"""ImageNet for the processes of a run: one of them lists the files, all of them make the mean image."""
+
+from collections.abc import Callable
+
+import torch
+
+from repro.data import imagenet_files, imagenet_statistics
+from repro.data.imagenet import (
+    MEAN_SHORTER_SIDE,
+    MEAN_SIZE,
+    CentreCrop,
+    ImageNetData,
+    needs_statistics,
+    on_device,
+    statistics_folder,
+    workers_of_each,
+)
+from repro.data.imagenet_files import ImageNetFiles
+from repro.data.imagenet_statistics import ImageStatistics
+from repro.errors import ConfigError, Stopped
+from repro.places import data_dir, results_dir, shown
+from repro.schema import RunConfig
+from repro.stopping import StopRequest
+from repro.training.distributed import World
+
+Say = Callable[[str], None]
+
+
+def load_images(config: RunConfig, device: torch.device, world: World, stop: StopRequest, say: Say) -> ImageNetData:
+    """The images of a resolved configuration's run; makes the mean image first where it is not there yet.
+
+    DataError (3) for a folder that is not the data set or a file that can't be read; Stopped (75, 130) by `stop`.
+    """
+    files = world.told(lambda: imagenet_files.find(data_dir(config.data.root), config.data.wiring_test, say))
+    if len(files.wnids) > config.model.num_classes:
+        raise ConfigError(f"model.num_classes={config.model.num_classes}: {shown(files.train.root)} has "
+                          f"{len(files.wnids)} classes")
+    statistics = statistics_of(config, files, world, stop, say) if needs_statistics(config.data) else None
+    return on_device(config, files, statistics, device)
+
+
+def statistics_of(config: RunConfig, files: ImageNetFiles, world: World, stop: StopRequest,
+                  say: Say) -> ImageStatistics:
+    """The mean image and colour statistics of the training images: from the cache, else by one pass over them."""
+    folder = statistics_folder(results_dir(config.results))
+    key = files.fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE
+    found = world.told(lambda: imagenet_statistics.cached(folder, *key))
+    if found is not None:
+        return found
+    say(f"the mean image of {len(files.train):,} training images is not in {shown(folder)} yet; making it (once)")
+    read = CentreCrop(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE, config.machine.decoder)
+    sums = imagenet_statistics.compute(files.train, range(world.rank, len(files.train), world.size), read,
+                                       MEAN_SIZE, world.leader, lambda: stop.reason is not None,
+                                       config.machine.workers or workers_of_each())
+    stopped, _ = world.agree(stop.reason is not None, False)
+    if stopped:
+        raise Stopped(f"stopped by {stop.reason} while the mean image was made; the same command begins it again",
+                      stop.exit_code)
+    first, *others = world.collected(sums)
+    for other in others:
+        first.merge(other)
+    statistics = first.finish(files.fingerprint)
+    if world.leader:
+        imagenet_statistics.store(folder, statistics, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    return statistics

@@ -1,0 +1,120 @@
+"""Where the mini-batches of a run come from: a data set that lies on the device, or files that are read ahead."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.data.augment import augmented_batch
+from repro.data.cifar10 import DeviceData, TrainingOrder
+from repro.data.imagenet import ImageNetData
+from repro.schema import PaddingValue, RunConfig
+
+Data = DeviceData | ImageNetData
+
+
+class Input(Protocol):
+    """The training images of a run, by their position in it: iteration x mini-batch + place in the mini-batch."""
+
+    images: int  # of one pass
+    covers: int  # updates that `cover` prepares at once
+
+    def cover(self, position: int) -> bool:
+        """Prepare the mini-batch that begins at this position; whether anything had to be changed."""
+
+    def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at these positions (B,) int64, which are covered: float32 (B, 3, H, W) and int64 (B,)."""
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+
+
+def input_of(data: Data, config: RunConfig, share: slice) -> Input:
+    """The input of a resolved configuration's run; `share` is this process's part of every mini-batch."""
+    return DeviceInput(data, config) if isinstance(data, DeviceData) else StreamInput(data, config, share)
+
+
+class DeviceInput:
+    """Images that lie on the device: a mini-batch is one gather there."""
+
+    def __init__(self, data: DeviceData, config: RunConfig):
+        self.data, self.config = data, config
+        self.images = len(data.train_images)
+        self.covers = self.images  # two passes lie ready
+        self.order = TrainingOrder(self.images, config.seed, data.train_images.device)
+
+    def cover(self, position: int) -> bool:
+        """See `Input`."""
+        return self.order.cover(position)
+
+    def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Input`."""
+        config = self.config.data
+        index = self.order.order[(position - self.order.start).clamp(min=0)]
+        images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
+                                 config.padding, config.flip, self.data.std,
+                                 config.padding_value is PaddingValue.black)
+        return images, self.data.train_labels[index]
+
+    def close(self) -> None:
+        """See `Input`; nothing is read ahead."""
+
+
+class StreamInput:
+    """Images that are read from files and cropped ahead of the updates; colour and mean are done on the device.
+
+    The crops of one mini-batch lie in `pixels`, (B, H, W, 3) uint8, and `labels`, (B,) int64, both replaced in place.
+    """
+
+    covers = 1
+
+    def __init__(self, data: ImageNetData, config: RunConfig, share: slice):
+        self.data, self.config, self.share = data, config, share
+        self.images = len(data.files.train)
+        self.order = TrainingOrder(self.images, config.seed, torch.device("cpu"))
+        size, own = data.crop_size, share.stop - share.start
+        self.pixels = torch.zeros((own, size, size, 3), dtype=torch.uint8, device=data.mean.device)
+        self.labels = torch.zeros(own, dtype=torch.int64, device=data.mean.device)
+        self.loader = data.training_loader()
+        self.crops: Iterator[np.ndarray] | None = None
+        self.requested: deque[Tensor] = deque()  # labels of the mini-batches that are being read
+        self.at = -1  # position that `pixels` holds
+        self.next = -1  # position of the mini-batch that comes out of `crops` next
+
+    def cover(self, position: int) -> bool:
+        """See `Input`. Waits for the files where they are not read yet; DataError if one can't be."""
+        if position == self.at:
+            return False
+        if self.crops is None or position != self.next:
+            self.requested = deque()
+            self.crops = self.loader.batches(self.requests(position, self.requested))
+        pixels = torch.from_numpy(next(self.crops))
+        labels = self.requested.popleft()
+        if self.pixels.device.type == "cuda":
+            pixels, labels = pixels.pin_memory(), labels.pin_memory()
+        self.pixels.copy_(pixels, non_blocking=True)
+        self.labels.copy_(labels, non_blocking=True)
+        self.at, self.next = position, position + self.config.train.mini_batch_size
+        return True
+
+    def requests(self, position: int, labels: deque[Tensor]) -> Iterator[list[tuple[int, ...]]]:
+        """What is to be read for each mini-batch from this position on, without end; its labels go to `labels`."""
+        batch = self.config.train.mini_batch_size
+        for begin in count(position, batch):
+            self.order.cover(begin)
+            positions = begin + torch.arange(batch)[self.share]
+            index = self.order.order[positions - self.order.start]
+            labels.append(torch.from_numpy(self.data.files.train.labels)[index])
+            yield self.data.training_requests(index, positions, self.config.seed)
+
+    def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Input`."""
+        return self.data.training_images(self.pixels, position, self.config.seed), self.labels
+
+    def close(self) -> None:
+        """See `Input`."""
+        self.loader.close()

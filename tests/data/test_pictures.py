@@ -1,0 +1,363 @@
+"""Image files of every kind as RGB, and crops of them against the plain way: resize the whole image, then crop."""
+
+import io
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from repro.data import pictures
+from repro.data.pictures import Picture, center_crop, open_rgb, random_crop, random_part, random_resized_crop, resized
+from repro.errors import ConfigError, DataError
+from repro.schema import Decoder
+
+SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet-sample" / "val"
+HALF = 1 << 31
+
+
+def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
+    """Pixels that change everywhere, so that a shift by one pixel is seen."""
+    return np.random.default_rng(width * 7919 + height).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def picture_of(pixels: np.ndarray) -> Picture:
+    return Picture(Path("made.png"), Image.fromarray(pixels))
+
+
+def plain(image: Image.Image, shorter_side: int) -> np.ndarray:
+    return np.asarray(transforms.Resize(shorter_side)(image)).astype(int)
+
+
+def differ_by(first: np.ndarray, second: np.ndarray) -> int:
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+def is_the_same(first: np.ndarray, second: np.ndarray, by_two: float = 0.005) -> bool:
+    """Whether two crops differ by rounding alone: by 1 grey level, and where two roundings meet, by 2.
+
+    `by_two`: the part of all values that may differ by 2. Noise is the worst case; photos have a thousandth of it.
+    """
+    assert first.shape == second.shape
+    difference = np.abs(first.astype(int) - second.astype(int))
+    return bool(difference.max() <= 2 and (difference > 1).mean() <= by_two)
+
+
+def saved(folder: Path, image: Image.Image, name: str, **options) -> Path:
+    image.save(folder / name, **options)
+    return folder / name
+
+
+def sample_files(count: int) -> list[Path]:
+    files = sorted(SAMPLES.glob("*/*"))
+    if not files:
+        pytest.skip("the sample images are not here")
+    return files[:: max(1, len(files) // count)][:count]
+
+
+SIZES = [(500, 375), (375, 500), (224, 224), (225, 301), (97, 64), (1999, 1401), (33, 500), (256, 256), (640, 481)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shorter_side", [224, 256, 333, 480])
+def test_a_crop_is_that_of_the_whole_resized_image(size, shorter_side):
+    picture = picture_of(noise(*size))
+    whole = plain(picture.pixels, shorter_side)
+    height, width = whole.shape[:2]
+    assert differ_by(resized(picture, shorter_side), whole) == 0
+    for top_bits, left_bits in [(0, 0), (HALF, HALF // 3), (2**32 - 1, 2**32 - 1)]:
+        top, left = (top_bits * (height - 223)) >> 32, (left_bits * (width - 223)) >> 32
+        expected = whole[top : top + 224, left : left + 224]
+        assert is_the_same(random_crop(picture, shorter_side, top_bits, left_bits, False, 224), expected)
+        assert is_the_same(random_crop(picture, shorter_side, top_bits, left_bits, True, 224), expected[:, ::-1])
+
+
+def test_the_comparison_sees_a_crop_that_is_half_a_pixel_off():
+    image = Image.fromarray(noise(500, 375))
+    left, top, size = 10 * 375 / 256, 10 * 375 / 256, 224 * 375 / 256
+    shifted = image.resize((224, 224), Image.Resampling.BILINEAR, (left + 0.7, top, left + 0.7 + size, top + size))
+    assert differ_by(np.asarray(shifted), plain(image, 256)[10:234, 10:234]) > 10
+    assert not is_the_same(np.asarray(shifted), plain(image, 256)[10:234, 10:234])
+
+
+def test_the_last_row_and_column_can_be_reached_and_no_more():
+    picture = picture_of(noise(300, 260))
+    whole = plain(picture.pixels, 260)
+    last = random_crop(picture, 260, 2**32 - 1, 2**32 - 1, False, 224)
+    assert is_the_same(last, whole[-224:, -224:])
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 501), (333, 500), (257, 1000), (64, 97)])
+def test_the_centre_is_that_of_torchvision(size):
+    picture = picture_of(noise(*size))
+    expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture.pixels))
+    assert is_the_same(center_crop(picture, 256, 224), np.asarray(expected))
+
+
+@pytest.mark.parametrize("decoded", [False, True], ids=["image", "array"])
+def test_crops_of_photos_are_those_of_the_plain_way(decoded):
+    for number, path in enumerate(sample_files(12)):
+        picture = open_rgb(path)
+        image = Image.open(path).convert("RGB")
+        if decoded:
+            picture = Picture(path, np.asarray(picture.pixels))
+        side, bits = 256 + 20 * number, (number * 357_913_941) % 2**32
+        whole = plain(image, side)
+        top, left = (bits * (whole.shape[0] - 223)) >> 32, (bits * (whole.shape[1] - 223)) >> 32
+        assert is_the_same(random_crop(picture, side, bits, bits, False, 224),
+                           whole[top : top + 224, left : left + 224], 2e-5)
+        expected = functional.center_crop(functional.resize(image, 256), 224)
+        assert is_the_same(center_crop(picture, 256, 224), np.asarray(expected), 2e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_and_pillow_images_give_the_same_crops(size):
+    pixels = noise(*size)
+    image, array = picture_of(pixels), Picture(Path("made.png"), pixels)
+    assert image.size == array.size == size
+    for side in (224, 300, 480):
+        assert is_the_same(random_crop(image, side, HALF, HALF // 5, False, 224),
+                           random_crop(array, side, HALF, HALF // 5, False, 224))
+    drawn = ([HALF // 3] * 22, False)
+    assert np.array_equal(random_resized_crop(image, drawn, 224), random_resized_crop(array, drawn, 224))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (100, 900), (900, 100), (1, 1), (7, 5)])
+def test_a_random_part_lies_in_the_image_and_has_an_allowed_shape(size):
+    width, height = size
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        left, top, across, down = random_part(width, height, generator.integers(0, 2**32, 22).tolist())
+        assert 0 <= left <= left + across <= width
+        assert 0 <= top <= top + down <= height
+        assert across > 0
+        assert down > 0
+        if min(size) > 50:
+            assert 0.7 < across / down < 1.4
+            assert across * down > 0.07 * width * height
+
+
+def test_random_parts_are_distributed_as_those_of_torchvision():
+    """Means and deviations of 4,000 parts each; a uniform choice of the ratio instead of its logarithm would fail."""
+    import torch
+
+    generator, image, ratio = np.random.default_rng(1), torch.zeros(3, 375, 500), [3 / 4, 4 / 3]
+    torch.manual_seed(0)
+    ours = np.array([random_part(500, 375, generator.integers(0, 2**32, 22).tolist()) for _ in range(4000)], float)
+    theirs = np.array([transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], ratio)
+                       for _ in range(4000)], float)[:, [1, 0, 3, 2]]
+    for of in (lambda part: np.log(part[:, 2] / part[:, 3]), lambda part: part[:, 2] * part[:, 3] / 187_500,
+               lambda part: part[:, 0] / 500, lambda part: part[:, 1] / 375):
+        a, b = of(ours), of(theirs)
+        error = math.sqrt((a.var() + b.var()) / 4000)
+        assert abs(a.mean() - b.mean()) < 4 * error
+        assert abs(a.std() / b.std() - 1) < 0.06
+
+
+def test_without_a_try_that_fits_the_centre_is_taken_as_by_torchvision():
+    assert random_part(100, 900, [2**32 - 1] * 22) == (0, 383, 100, 133)
+    assert random_part(900, 100, [2**32 - 1] * 22) == (383, 0, 133, 100)
+
+
+def test_a_random_part_is_resized_as_by_torchvision():
+    picture, bits = picture_of(noise(500, 375)), [HALF // 3] * 22
+    left, top, across, down = random_part(500, 375, bits)
+    expected = functional.resized_crop(picture.pixels, top, left, down, across, [224, 224])
+    assert np.array_equal(random_resized_crop(picture, (bits, False), 224), np.asarray(expected))
+    assert np.array_equal(random_resized_crop(picture, (bits, True), 224), np.asarray(expected)[:, ::-1])
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits each of red, green and blue, which Pillow does not write. pixels: (H, W, 3)."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)),
+              (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + kind + data
+                                           + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+
+
+def pixels_of(path: Path, decoder: Decoder = Decoder.pillow) -> np.ndarray:
+    picture = open_rgb(path, decoder)
+    assert center_crop(picture, 256, 224).shape == (224, 224, 3)
+    pixels = np.asarray(picture.pixels)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (*picture.size[::-1], 3)
+    return pixels
+
+
+def test_grey_levels_become_equal_red_green_and_blue(tmp_path):
+    grey = noise(40, 30, 1)[:, :, 0]
+    found = pixels_of(saved(tmp_path, Image.fromarray(grey), "grey.png"))
+    assert (found == grey[:, :, None]).all()
+    found = pixels_of(saved(tmp_path, Image.fromarray(grey), "grey.jpg"))
+    assert (found == found[:, :, :1]).all()
+    assert set(np.unique(pixels_of(saved(tmp_path, Image.new("1", (9, 9), 1), "bits.png")))) == {255}
+
+
+def test_cmyk_is_converted(tmp_path):
+    path = saved(tmp_path, Image.new("CMYK", (30, 30), (0, 255, 255, 0)), "red.jpg", quality=100)
+    red, green, blue = pixels_of(path)[15, 15].tolist()
+    assert red > 240
+    assert green < 15
+    assert blue < 15
+
+
+def test_of_16_bits_the_upper_8_count_in_grey_and_in_colour(tmp_path):
+    deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    path = saved(tmp_path, Image.fromarray(deep), "deep.png")
+    assert (pixels_of(path) == (deep >> 8)[:, :, None]).all()
+    (tmp_path / "colour.png").write_bytes(png16(np.stack([deep, deep[::-1], deep.T], axis=2)))
+    assert (pixels_of(tmp_path / "colour.png") == np.stack([deep, deep[::-1], deep.T], axis=2) >> 8).all()
+
+
+def test_alpha_is_dropped_and_a_palette_with_transparency_looked_up(tmp_path):
+    colour = noise(20, 20)
+    veiled = np.concatenate([colour, np.zeros((20, 20, 1), np.uint8)], axis=2)
+    assert np.array_equal(pixels_of(saved(tmp_path, Image.fromarray(veiled), "alpha.png")), colour)
+    palette = Image.new("P", (10, 10), 1)
+    palette.putpalette([255, 0, 0, 10, 200, 30])
+    for name, transparency in (("one.png", 1), ("each.png", bytes([255, 0]))):
+        path = saved(tmp_path, palette, name, transparency=transparency)
+        assert (pixels_of(path) == [10, 200, 30]).all()
+
+
+def test_a_rotation_noted_in_exif_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.fromarray(noise(60, 40)), "turned.jpg", exif=exif)
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == 6
+    assert open_rgb(path).size == (60, 40)
+
+
+def jpeg_bytes() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(noise(200, 150)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def png_bytes() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(noise(200, 150)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+DAMAGED = {
+    "half.jpg": lambda: jpeg_bytes()[: len(jpeg_bytes()) // 2], "end.jpg": lambda: jpeg_bytes()[:-50],
+    "header.jpg": lambda: jpeg_bytes()[:100], "half.png": lambda: png_bytes()[: len(png_bytes()) // 2],
+    "flipped.png": lambda: png_bytes()[:3000] + b"\0\1\2\3" + png_bytes()[3004:],
+    "garbage.JPEG": lambda: bytes(range(256)) * 40, "text.JPEG": lambda: b"<html>404</html>", "empty.JPEG": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(DAMAGED[name]())
+    with pytest.raises(DataError, match=name) as caught:
+        open_rgb(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.JPEG: No such file"):
+        open_rgb(tmp_path / "nowhere.JPEG")
+    (tmp_path / "folder.JPEG").mkdir()
+    with pytest.raises(DataError, match=r"folder\.JPEG: Is a directory"):
+        open_rgb(tmp_path / "folder.JPEG")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT")
+    with pytest.raises(DataError, match=r"bomb\.png: more than 178,956,970 pixels"):
+        open_rgb(tmp_path / "bomb.png")
+
+
+def test_samples_of_32_bits_are_refused(tmp_path):
+    path = saved(tmp_path, Image.new("F", (9, 9), 0.5), "float.tiff")
+    with pytest.raises(DataError, match=r"float\.tiff.*mode F"):
+        open_rgb(path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (3, 2), (20_000, 3)])
+def test_tiny_and_thin_images_give_crops(tmp_path, size):
+    path = saved(tmp_path, Image.new("RGB", size, (10, 200, 30)), "thin.png")
+    picture = open_rgb(path)
+    for crop in (center_crop(picture, 256, 224), random_crop(picture, 480, 2**32 - 1, HALF, True, 224),
+                 random_resized_crop(picture, ([HALF] * 22, True), 224)):
+        assert crop.shape == (224, 224, 3)
+        assert (crop == [10, 200, 30]).all()
+
+
+def test_a_thin_image_is_resized_whole_up_to_the_size_that_pillow_opens():
+    assert resized(picture_of(noise(1, 200)), 32).shape == (6400, 32, 3)
+    with pytest.raises(DataError, match=r"made.png: 20000x3 pixels would become 1706666x256, too large"):
+        resized(picture_of(noise(20_000, 3)), 256)
+
+
+def test_crops_can_be_written_to():
+    crop = random_crop(picture_of(noise(300, 300)), 256, 0, 0, True, 224)
+    assert crop.flags.writeable
+    assert crop.flags.c_contiguous
+
+
+@pytest.fixture
+def torchcodec():
+    if pictures.decoder_here(Decoder.auto) is not Decoder.torchcodec:
+        pytest.skip("TorchCodec is not installed")
+
+
+@pytest.mark.usefixtures("torchcodec")
+def test_torchcodec_gives_pillows_pixels(tmp_path):
+    options = [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"restart_marker_rows": 1}]
+    for number, option in enumerate(options):
+        path = saved(tmp_path, Image.fromarray(noise(101, 67)), f"{number}.jpg", **option)
+        assert isinstance(open_rgb(path, Decoder.torchcodec).pixels, np.ndarray)
+        assert np.array_equal(pixels_of(path, Decoder.torchcodec), pixels_of(path))
+    for image, name in [(Image.fromarray(noise(50, 40, 1)[:, :, 0]), "grey.jpg"),
+                        (Image.new("CMYK", (50, 40), (0, 200, 99, 9)), "cmyk.jpg"),
+                        (Image.fromarray(noise(50, 40)), "colour.png")]:
+        path = saved(tmp_path, image, name)
+        assert np.array_equal(pixels_of(path, Decoder.torchcodec), pixels_of(path))
+
+
+@pytest.mark.usefixtures("torchcodec")
+@pytest.mark.parametrize("name", DAMAGED)
+def test_torchcodec_leaves_damaged_files_to_pillow_which_names_them(tmp_path, name):
+    (tmp_path / name).write_bytes(DAMAGED[name]())
+    with pytest.raises(DataError, match=name):
+        open_rgb(tmp_path / name, Decoder.torchcodec)
+
+
+@pytest.mark.usefixtures("torchcodec")
+def test_torchcodec_gives_pillows_pixels_of_photos():
+    for path in sample_files(20):
+        assert np.array_equal(pixels_of(path, Decoder.torchcodec), pixels_of(path))
+
+
+@pytest.fixture
+def no_torchcodec(monkeypatch):
+    def missing(data: bytes) -> None:
+        raise ModuleNotFoundError("No module named 'torchcodec'")
+
+    monkeypatch.setattr(pictures, "decoded_jpeg", missing)
+    pictures.decoder_here.cache_clear()
+    yield
+    pictures.decoder_here.cache_clear()
+
+
+@pytest.mark.usefixtures("no_torchcodec")
+def test_without_torchcodec_pillow_decodes_unless_torchcodec_was_asked_for(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(40, 30)), "any.jpg")
+    assert isinstance(open_rgb(path, Decoder.auto).pixels, Image.Image)
+    with pytest.raises(ConfigError, match=r"machine.decoder=torchcodec: .*No module named.*machine.decoder=pillow"):
+        open_rgb(path, Decoder.torchcodec)

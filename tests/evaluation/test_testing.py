@@ -1,0 +1,265 @@
+"""`repro eval` on ImageNet from image files to a record: stopped, killed and finished tests, and what is not mixed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import transforms
+
+from repro.data.pictures import open_rgb, resized
+from repro.errors import ConfigError, DataError, Stopped, StorageError
+from repro.evaluation import testing
+from repro.evaluation.kept import read_arrays, rows_path
+from repro.evaluation.scores import Scorer
+from repro.models import build_model
+from repro.places import TREE
+from repro.schema import Decoder
+from tests.evaluation.made import CLASSES, TINY, make_images, make_weights, tiny
+
+COMMAND = ["repro", "eval", "experiment=imagenet_resnet18"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """30 images of 5 classes."""
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    """10 images of 5 classes."""
+    return make_images(tmp_path_factory.mktemp("few"), images=10)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Random weights and a mean image beside them."""
+    return make_weights(tmp_path_factory.mktemp("weights") / "mine.pt")
+
+
+def evaluate(root: Path, weights: Path, results: Path, protocol: str = "center", *overrides: str):
+    return testing.evaluate(tiny(root, f"results={results}", *overrides), protocol, weights, COMMAND)
+
+
+def kept_at(results: Path, protocol: str = "center") -> Path:
+    """Where the probabilities lie."""
+    record, = results.glob(f"evaluations/*/{protocol}.json")
+    return record.with_suffix("")
+
+
+def brute_force(root: Path, weights: Path, ten: bool) -> tuple[np.ndarray, int, int]:
+    """Probabilities (N, K) and errors, one view at a time in float64, resized and cropped by torchvision."""
+    model = build_model(tiny(root).model).double().eval()
+    model.load_state_dict(torch.load(weights))
+    mean = torch.from_numpy(np.load(weights.parent / "mean.npz")["mean"])
+    files = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    labels = [sorted({path.parent.name for path in files}).index(path.parent.name) for path in files]
+    scores = []
+    for path in files:
+        picture = torch.from_numpy(resized(open_rgb(root / path, Decoder.pillow), 37)).permute(2, 0, 1)
+        views = transforms.TenCrop(32)(picture) if ten else [transforms.CenterCrop(32)(picture)]
+        with torch.no_grad():
+            scores.append(model(torch.stack([view.double() - mean for view in views])).softmax(1).mean(0))
+    ranks = [int((row > row[label]).sum()) for row, label in zip(scores, labels, strict=True)]
+    return torch.stack(scores).numpy(), sum(r >= 1 for r in ranks), sum(r >= 5 for r in ranks)
+
+
+@pytest.mark.parametrize(("protocol", "images"), [("center", 30), ("ten_crop", 10)])
+def test_counts_and_probabilities_equal_brute_force(root, few, weights, tmp_path, protocol, images):
+    root = root if images == 30 else few
+    text, record = evaluate(root, weights, tmp_path, protocol)
+    wanted, top1, top5 = brute_force(root, weights, protocol == "ten_crop")
+    rows, labels = read_arrays(kept_at(tmp_path, protocol), record)
+    assert (rows.shape, rows.dtype, labels.shape) == ((images, CLASSES), np.float16, (images,))
+    np.testing.assert_allclose(rows, wanted, atol=2e-3 if protocol == "ten_crop" else 0.03)  # 1 grey level
+    assert (record["top1_errors"], record["top5_errors"], record["images"]) == (top1, top5, images)
+    assert 0 < top5 < top1 < images
+    assert f"top-1 {100 * top1 / images:.2f} %, top-5 {100 * top5 / images:.2f} %" in text
+
+
+def test_the_record_says_what_was_done_and_that_it_is_a_wiring_test(few, weights, tmp_path):
+    text, record = evaluate(few, weights, tmp_path, "multi_scale")
+    assert json.loads(kept_at(tmp_path, "multi_scale").with_suffix(".json").read_text()) == record
+    expected = {"schema": 1, "protocol": "multi_scale", "experiment": "imagenet_resnet18", "seed": None, "split": "val",
+                "identity": None, "images": 10, "images_done": 10, "precision": "fp32", "wiring_test": True,
+                "finished": True, "decoder": "pillow"}
+    assert record | expected == record
+    assert record["settings"]["shorter_sides"] == [32, 37, 55, 69, 91]
+    assert "WIRING TEST, says nothing about ImageNet" in text
+    assert record["definition"] in text
+    assert str(kept_at(tmp_path, "multi_scale").with_suffix(".json")) in text
+    assert {"torch", "python"} <= set(record["versions"])
+
+
+def stop_after(monkeypatch, batches: int, stop) -> None:
+    """Call `stop` in the place of the batch that follows so many."""
+    original, count = Scorer.__call__, []
+
+    def scored(self, loaded):
+        count.append(1)
+        if len(count) == batches + 1:
+            stop()
+        return original(self, loaded)
+    monkeypatch.setattr(Scorer, "__call__", scored)
+
+
+def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_path, monkeypatch, capsys):
+    def broken():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, broken)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(root, weights, tmp_path / "broken")
+    assert json.loads(kept_at(tmp_path / "broken").with_suffix(".json").read_text())["images_done"] == 12
+    counted = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "__call__", lambda self, loaded, original=Scorer.__call__: (
+            counted.append(len(loaded)), original(self, loaded))[1])
+        _, record = evaluate(root, weights, tmp_path / "broken")
+    assert counted == [4, 4, 4, 4, 2], "the rest only, and a last batch that is smaller"
+    assert "goes on after 12 of 30 images" in capsys.readouterr().err
+    _, alone = evaluate(root, weights, tmp_path / "alone")
+    assert record | {"utc": None} == alone | {"utc": None}
+    assert rows_path(kept_at(tmp_path / "broken")).read_bytes() == rows_path(
+        kept_at(tmp_path / "alone")).read_bytes()
+
+
+KILLED = """\
+import sys, time
+from repro.cli import main
+from repro.evaluation.scores import Scorer
+original, count = Scorer.__call__, []
+def scored(self, loaded):
+    count.append(1)
+    if len(count) > 4:
+        time.sleep(600)
+    return original(self, loaded)
+Scorer.__call__ = scored
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(root, weights, tmp_path):
+    words = ["eval", *TINY, f"data.root={root}", f"results={tmp_path / 'killed'}", f"weights={weights}"]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *words], cwd=TREE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 60
+        while not any(json.loads(path.read_text())["images_done"] == 16
+                      for path in (tmp_path / "killed").glob("evaluations/*/center.json")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _, record = evaluate(root, weights, tmp_path / "killed")
+    _, alone = evaluate(root, weights, tmp_path / "alone")
+    torch.set_num_threads(threads)
+    assert record | {"utc": None} == alone | {"utc": None}
+    assert rows_path(kept_at(tmp_path / "killed")).read_bytes() == rows_path(kept_at(tmp_path / "alone")).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_saves_and_says_how_to_go_on(root, weights, tmp_path, monkeypatch, number, code):
+    stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match="after 12 of 30 images") as caught:
+        evaluate(root, weights, tmp_path)
+    assert caught.value.exit_code == code
+    assert str(caught.value).endswith("go on with: repro eval experiment=imagenet_resnet18")
+    assert json.loads(kept_at(tmp_path).with_suffix(".json").read_text())["images_done"] == 12
+
+
+def test_a_finished_test_is_read_and_not_done_again(few, weights, tmp_path, monkeypatch):
+    first = evaluate(few, weights, tmp_path)
+    monkeypatch.setattr(testing, "test", None)
+    assert evaluate(few, weights, tmp_path) == first
+    with pytest.raises(TypeError):
+        evaluate(few, weights, tmp_path, "center", "resume=never")
+
+
+@pytest.mark.parametrize("protocol", ["center", "multi_scale"])
+def test_processes_read_the_same_as_threads(few, weights, tmp_path, protocol):
+    kept = [evaluate(few, weights, tmp_path / kind, protocol, f"machine.loader={kind}")[1]
+            for kind in ("threads", "processes")]
+    assert kept[0] | {"utc": None} == kept[1] | {"utc": None}
+
+
+def test_other_weights_have_a_place_of_their_own(few, weights, tmp_path):
+    other = make_weights(tmp_path / "other" / "mine.pt", seed=1)
+    _, one = evaluate(few, weights, tmp_path / "results")
+    _, two = evaluate(few, other, tmp_path / "results")
+    assert one["weights_sha256"] != two["weights_sha256"]
+    assert len(list((tmp_path / "results" / "evaluations").glob("*/center.npy"))) == 2
+    assert one["probabilities_sha256"] != two["probabilities_sha256"]
+
+
+def test_other_images_begin_anew(weights, tmp_path, capsys):
+    root = make_images(tmp_path / "images", images=10)
+    evaluate(root, weights, tmp_path)
+    next((root / "val").rglob("*.png")).unlink()
+    _, record = evaluate(root, weights, tmp_path)
+    assert record["images"] == 9
+    assert "data_fingerprint, images differ" in capsys.readouterr().err
+
+
+def test_a_bad_image_is_named_and_what_was_done_is_kept(weights, tmp_path):
+    root = make_images(tmp_path / "images", images=10)
+    bad = sorted(root.rglob("*.png"))[8]
+    bad.write_bytes(b"no image")
+    with pytest.raises(DataError, match=bad.name):
+        evaluate(root, weights, tmp_path)
+    assert json.loads(kept_at(tmp_path).with_suffix(".json").read_text())["images_done"] == 8
+
+
+def test_weights_without_a_mean_need_one(few, tmp_path):
+    path = make_weights(tmp_path / "imported.pt", mean=False)
+    with pytest.raises(DataError, match=r"mean\.npz.*data\.normalization=per_channel"):
+        evaluate(few, path, tmp_path)
+    given = ["data.normalization=per_channel", "data.channel_mean=[0.485,0.456,0.406]",
+             "data.channel_std=[0.229,0.224,0.225]"]
+    _, record = evaluate(few, path, tmp_path, "center", *given)
+    assert record["finished"]
+    (tmp_path / "mean.npz").write_bytes(b"PK")
+    with pytest.raises(StorageError, match=r"mean\.npz"):
+        evaluate(few, path, tmp_path)
+
+
+def test_weights_of_a_run_are_tested_as_they_were_trained(few, tmp_path):
+    weights = make_weights(tmp_path / "runs" / "x" / "seed3" / "weights.pt")
+    config = tiny(few)
+    from repro.config import to_dict
+    record = {"schema": 1, "experiment": config.name, "seed": 3, "identity": "abc", "status": "interrupted",
+              "config": to_dict(config), "iterations": 0}
+    (weights.parent / "run.json").write_text(json.dumps(record))
+    _, found = evaluate(few, weights, tmp_path / "results")
+    assert (found["seed"], found["identity"]) == (3, "abc")
+    assert (weights.parent / "evaluations" / "center.npy").is_file()
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(ConfigError, match=r"data\.test_shorter_side=40 here, 37 there"):
+        evaluate(few, weights, tmp_path, "center", "data.test_shorter_side=40")
+    with pytest.raises(ConfigError, match=r"model\.shortcut_option=B here, A there"):
+        evaluate(few, weights, tmp_path, "center", "model.shortcut_option=B")
+
+
+def test_more_classes_than_outputs_are_refused(few, weights, tmp_path):
+    with pytest.raises(ConfigError, match="images of 5 classes"):
+        evaluate(few, weights, tmp_path, "center", "model.num_classes=4")
+
+
+def test_vgg_takes_its_own_crop_only(few, weights, tmp_path):
+    from repro.config import compose
+    config = compose(["experiment=imagenet_vgg16", "data.crop_size=192", f"data.root={few}", "machine.device=cpu"])
+    with pytest.raises(ConfigError, match="VGG takes 224"):
+        testing.evaluate(config, "center", weights, COMMAND)

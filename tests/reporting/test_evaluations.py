@@ -1,0 +1,110 @@
+"""Which tests of ImageNet runs count: each way in which a record can be of something else, with its reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from repro.reporting import evaluations
+from repro.reporting.evaluations import command, problem, read, trouble_with_counts
+from repro.reporting.selection import Pool
+from repro.runs import read_run, scan
+from tests.reporting.conftest import write_evaluation
+
+OPT_B = "imagenet_optB"
+
+
+def pool(root: Path) -> Pool:
+    """Your runs below a folder."""
+    return Pool("yours", tuple(scan(root / "runs")))
+
+
+def test_a_test_of_the_run_counts(results: Path, make_run):
+    folder = make_run(results, OPT_B, test=30.0)
+    write_evaluation(folder, "ten_crop", 24.52, 7.46)
+    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    assert (found.status, found.lacking) == ("finished", ())
+    assert (str(found.summary("top1_error")), str(found.summary("top5_error"))) == ("24.52", "7.46")
+    other = evaluations.tested(pool(results), OPT_B, "multi_scale")
+    assert (other.status, other.found) == ("not evaluated", ())
+    assert "no multi-scale testing; `repro eval experiment=imagenet_optB protocol=multi_scale`" in other.notes()[0]
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"identity": "0123456789ab"}, "is of identity 0123456789ab"),
+    ({"experiment": "imagenet_optC"}, "is of experiment imagenet_optC"),
+    ({"seed": 1}, "is of seed 1"),
+    ({"protocol": "center"}, "is of protocol center"),
+    ({"schema": 2}, "is of schema 2"),
+    ({"weights_sha256": "f" * 64}, "is of other weights"),
+    ({"precision": "bf16"}, "was in bf16"),
+    ({"wiring_test": True}, "is a wiring test"),
+    ({"finished": False}, "is not finished"),
+    ({"split": "train"}, "was on train"),
+    ({"images": 200}, "was on 200 images, not 50000"),
+    ({"top1_errors": None}, "has no counts of errors"),
+    ({"top1_errors": 3000}, "has no counts of errors"),  # fewer than top-5 errors
+    ({"top1_errors": 50_001}, "has no counts of errors"),
+    ({"val_top1_error": 24.9}, "says 24.9 % for 12500 errors"),
+    ({"val_top5_error": 8.002}, "says 8.002 % for 4000 errors"),
+    ({"val_top5_error": float("nan")}, "says nan %"),
+])
+def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change: dict, reason: str):
+    folder = make_run(results, OPT_B, test=30.0)
+    (folder / "weights.pt").write_bytes(b"weights")
+    write_evaluation(folder, "ten_crop")
+    assert evaluations.tested(pool(results), OPT_B, "ten_crop").status == "finished", "as it is, it counts"
+    write_evaluation(folder, "ten_crop", **change)
+    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    assert found.status == "not evaluated"
+    assert reason in found.lacking[0][1]
+    assert command(found.lacking[0][0], "ten_crop") in found.lacking[0][1]
+
+
+def test_without_the_weights_their_hash_is_not_compared(reference: Path, make_run):
+    folder = make_run(reference, OPT_B, test=30.0)
+    write_evaluation(folder, "ten_crop", weights_sha256="f" * 64)
+    assert problem(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', ""])
+def test_a_torn_record_is_no_test(results: Path, make_run, text: str):
+    folder = make_run(results, OPT_B, test=30.0)
+    write_evaluation(folder, "ten_crop").write_text(text)
+    assert evaluations.tested(pool(results), OPT_B, "ten_crop").status == "not evaluated"
+
+
+def test_rounding_within_half_an_image_is_no_contradiction():
+    content = {"wiring_test": False, "finished": True, "split": "val", "images": 50_000, "top1_errors": 12_345,
+               "top5_errors": 0, "val_top1_error": 24.69, "val_top5_error": 0.0}
+    assert trouble_with_counts(content) is None
+    assert trouble_with_counts(content | {"val_top1_error": 24.69 + 0.0011}) is not None
+
+
+def test_of_several_seeds_those_that_are_tested_stand(results: Path, make_run):
+    for seed, error in ((0, 24.0), (1, 25.0), (2, 26.0)):
+        folder = make_run(results, OPT_B, seed, test=30.0 + seed)
+        if seed < 2:
+            write_evaluation(folder, "ten_crop", error)
+    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    assert str(found.summary("top1_error")) == "24.00 (24.50 +- 0.71), 2 seeds"
+    assert "imagenet_optB/seed2: no 10-crop testing; `repro eval experiment=imagenet_optB seed=2" in found.notes()[0]
+
+
+def test_a_changed_weights_file_is_read_again(results: Path, make_run):
+    folder = make_run(results, OPT_B, test=30.0)
+    (folder / "weights.pt").write_bytes(b"weights")
+    write_evaluation(folder, "ten_crop")
+    assert evaluations.tested(pool(results), OPT_B, "ten_crop").status == "finished"
+    (folder / "weights.pt").write_bytes(b"other weights")
+    assert "other weights" in evaluations.tested(pool(results), OPT_B, "ten_crop").lacking[0][1]
+
+
+def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):
+    folder = make_run(results, OPT_B, test=30.0, precision="bf16")
+    write_evaluation(folder, "ten_crop")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["identity"] in folder.parent.name
+    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    assert (found.status, found.lacking) == ("not run", ())
+    assert "machine.precision: bf16" in found.notes()[0]

@@ -1,0 +1,241 @@
+"""Two processes that train one network: the same numbers as one, a killed one, signals, other numbers of processes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro import runs
+from repro.config import compose, from_record
+from repro.devices import resolve
+from repro.errors import ConfigError
+from repro.models import build_model
+from repro.training.distributed import World, started_by_others, wanted_devices
+from repro.training.launcher import raise_outcome
+from repro.training.synced import batch_norm_group, synced
+from tests.made import tiny_config
+from tests.made_images import SMOKE, make_folder
+
+SHORT = ("train.iterations=40", "train.lr_drops=[30]", "train.lr=0.003", "evaluation.interval=4",
+         "machine.checkpoint_seconds=0")
+# So few and small steps that rounding does not grow: it does, tenfold in a step, where statistics come from 8 images.
+STEADY = (*SHORT, "train.iterations=4", "train.lr=1e-5", "evaluation.interval=2")
+LONG = (*SHORT, "train.iterations=5000", "devices=2")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images") / "set")
+
+
+def command(images: Path, results: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "repro", "run", "experiment=imagenet_optB", *SMOKE, f"data.root={images}",
+            f"results={results}", *overrides]
+
+
+def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    try:
+        out, error = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    assert process.returncode == code, out + error
+    return out + error
+
+
+def the_run(results: Path) -> runs.Run:
+    return runs.read_run(next((results / "runs").glob("*/seed0")))
+
+
+def wait_for_iteration(results: Path, iteration: int) -> Path:
+    """Wait until a run's history has come so far; its folder."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for path in (results / "runs").glob("*/seed0/history.csv"):
+            if any(row["iteration"] >= iteration for row in runs.read_history(path)):
+                return path.parent
+        time.sleep(0.05)
+    raise AssertionError("the run does not come that far")
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def alone(images, tmp_path_factory) -> runs.Run:
+    """A steady run by one process."""
+    results = tmp_path_factory.mktemp("alone")
+    finish(start(command(images, results, *STEADY)))
+    return the_run(results)
+
+
+@pytest.fixture(scope="module")
+def both(images, tmp_path_factory) -> runs.Run:
+    """The same by two processes."""
+    results = tmp_path_factory.mktemp("both")
+    finish(start(command(images, results, *STEADY, "devices=2")))
+    return the_run(results)
+
+
+@pytest.fixture(scope="module")
+def together(images, tmp_path_factory) -> runs.Run:
+    """The short run by two processes."""
+    results = tmp_path_factory.mktemp("together")
+    finish(start(command(images, results, *SHORT, "devices=2")))
+    return the_run(results)
+
+
+def test_two_processes_have_the_losses_of_one_within_rounding(alone, both):
+    ours, theirs = both.history(), alone.history()
+    assert [row["iteration"] for row in ours] == [2, 4]
+    for own, other in zip(ours, theirs, strict=True):
+        assert own["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert own["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
+        assert own["train_top1_error"] == other["train_top1_error"]
+    assert ours[0]["train_loss"] != pytest.approx(ours[1]["train_loss"], rel=1e-3), "the losses do change"
+
+
+def test_two_processes_change_the_weights_and_statistics_as_one_does(alone, both):
+    own, other = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (both, alone))
+    initial = build_model(from_record(alone.record).model, 0, 8).state_dict()
+    for name, before in initial.items():
+        change, expected = own[name].double() - before, other[name].double() - before
+        assert float((change - expected).norm()) <= 5e-3 * float(expected.norm()), name
+
+
+def test_the_record_names_the_processes_and_is_of_the_same_identity(alone, both):
+    assert both.record["environment"]["devices"] == 2
+    assert both.identity == alone.identity
+    assert both.record["data"] == alone.record["data"]
+
+
+def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
+    """The pid of one of the processes that a launcher has started."""
+    return next(pid for pid in children_of(launcher.pid)
+                if f"answer{rank}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
+    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=30"))
+    wait_for_iteration(tmp_path, 4)
+    leader, victim = (process_of(rank, process) for rank in (0, 1))
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    text = finish(process, 1)
+    assert time.monotonic() - began < 30
+    assert f"process 1 of 2 (pid {victim}) died of SIGKILL; the others were stopped" in text
+    assert "go on with: " in text
+    assert "Traceback" not in text
+    assert not Path(f"/proc/{leader}").exists()
+    assert list(the_run(tmp_path).folder.glob("checkpoint-*.json")), "the last checkpoint is intact"
+
+
+def test_one_that_hangs_is_named_after_the_timeout(images, tmp_path):
+    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=4"))
+    wait_for_iteration(tmp_path, 4)
+    hanging = process_of(1, process)
+    os.kill(hanging, signal.SIGSTOP)
+    text = finish(process, 1)
+    assert f"process 1 (pid {hanging}) of 2 did not answer for 4 s" in text
+    assert not Path(f"/proc/{hanging}").exists()
+
+
+def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(images, tmp_path, together):
+    results = tmp_path / "results"
+    process = start(command(images, results, *SHORT, "devices=2"))
+    folder = wait_for_iteration(results, 4)
+    process.send_signal(signal.SIGTERM)
+    text = finish(process, 75)
+    assert text.count("stopped by SIGTERM at iteration") == 1
+    assert the_run(results).status == "interrupted"
+    shutil.copytree(folder.parents[2], tmp_path / "copy")
+    finish(start(command(images, results, *SHORT, "devices=2")))
+    assert (folder / "history.csv").read_bytes() == (together.folder / "history.csv").read_bytes()
+    own, other = (torch.load(run / "weights.pt", weights_only=True) for run in (folder, together.folder))
+    assert all(torch.equal(own[name], other[name]) for name in other)
+    text = finish(start(command(images, tmp_path / "copy", *SHORT)))
+    assert "trained by 2 processes until now, by 1 from here on" in text
+    for row, whole in zip(the_run(tmp_path / "copy").history(), together.history(), strict=True):
+        assert row["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-3)
+
+
+def test_an_error_of_the_leader_is_one_message_and_its_exit_code(images, tmp_path):
+    text = finish(start(command(tmp_path / "nowhere", tmp_path, *SHORT, "devices=2")), 3)
+    assert text.count("repro: ") == 1
+    assert "nowhere" in text
+
+
+def test_torchrun_starts_the_processes_as_well(images, tmp_path, together):
+    words = command(images, tmp_path, *SHORT)[1:]
+    finish(start([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *words]))
+    assert (the_run(tmp_path).folder / "history.csv").read_bytes() == (together.folder / "history.csv").read_bytes()
+
+
+# ---- without processes
+
+def test_more_devices_than_there_are_is_an_error():
+    with pytest.raises(ConfigError, match="4 asked, 1 found"):
+        resolve(compose(["experiment=imagenet_optB", "devices=4", "machine.device=auto"]))
+    assert wanted_devices(resolve(compose(["experiment=imagenet_optB", "devices=2", "machine.device=cpu"]))) == 2
+
+
+@pytest.mark.parametrize("engine", ["graph", "compile"])
+def test_engines_of_one_device_are_refused_for_several(engine):
+    with pytest.raises(ConfigError, match=f"engine={engine}"):
+        resolve(compose(["experiment=imagenet_optB", "devices=2", "machine.device=cpu", f"engine={engine}"]))
+
+
+def test_srun_and_torchrun_tell_who_a_process_is(monkeypatch):
+    assert started_by_others() is None
+    for name, value in {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert started_by_others() == (3, 8, 1)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert started_by_others() == (1, 2, 1)
+    with pytest.raises(ConfigError, match="devices=4"):
+        wanted_devices(tiny_config("devices=4"))
+
+
+def test_the_shares_of_a_mini_batch_are_disjoint_and_all_of_it():
+    shares = [World(rank, 4).share(32) for rank in range(4)]
+    assert [place for share in shares for place in range(32)[share]] == list(range(32))
+    with pytest.raises(ConfigError, match=r"train\.mini_batch_size=30"):
+        World(0, 4).share(30)
+
+
+def test_statistics_over_more_images_than_a_process_has_need_a_gpu():
+    config = tiny_config("train.batch_norm_group=16")
+    assert batch_norm_group(config, World(0, 2)) == 0
+    assert batch_norm_group(tiny_config("train.batch_norm_group=4"), World(0, 2)) == 4
+    with pytest.raises(ConfigError, match=r"train\.batch_norm_group=16.*train\.batch_norm_group=8 is possible"):
+        synced(torch.nn.BatchNorm2d(3), config, World(0, 2))
+    model = torch.nn.BatchNorm2d(3)
+    assert synced(model, tiny_config("train.batch_norm_group=8"), World(0, 2)) is model
+
+
+def test_the_one_that_ended_badly_is_named_and_not_those_who_waited_for_it():
+    from repro.errors import DivergedError, LostProcessError
+    lost = LostProcessError("gone")
+    config = tiny_config()
+    with pytest.raises(LostProcessError, match=r"process 1 of 3 \(pid 11\) ended with exit code 9"):
+        raise_outcome([1, 9, None], [lost, None, None], [10, 11, 12], config, None)
+    with pytest.raises(LostProcessError, match=r"process 2 \(pid 12\) of 3 did not answer"):
+        raise_outcome([1, 1, None], [lost, lost, None], [10, 11, 12], config, None)
+    with pytest.raises(DivergedError, match="inf"):
+        raise_outcome([6, 1, 6], [DivergedError("inf"), lost, None], [10, 11, 12], config, None)
+    raise_outcome([0, 0, 0], [None, None, None], [10, 11, 12], config, None)
