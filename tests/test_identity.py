@@ -78,8 +78,11 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
 
     from repro.errors import ConfigError
     from repro.training import engine
+    from repro.training.distributed import World
 
     class Step:
+        world = World()
+
         def load_state(self, state):
             assert state == {}
 

@@ -84,7 +84,7 @@ def test_it_is_the_wheel_that_runs_and_from_any_folder(installed, tmp_path):
     assert Path(found["conf"]).is_relative_to(installed.root)
     assert not found["in_tree"]
     assert found["depth"] == 110
-    assert len(found["experiments"]) == 11
+    assert len(found["experiments"]) == 22
     assert (found["results"], found["data"]) == (str(tmp_path / "results"), str(tmp_path / "data"))
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision import models
 
 from repro.schema import ModelConfig
 
@@ -16,6 +15,8 @@ class Vgg(nn.Module):
     """A VGG of `config.depth` layers; its weights have torchvision's names, so that torchvision's files load."""
 
     def __init__(self, config: ModelConfig):
+        from torchvision import models  # here, because it takes a second that no other network needs
+
         super().__init__()
         assert config.depth is not None
         net: Any = getattr(models, NAMES[config.depth])(num_classes=config.num_classes, init_weights=False)

@@ -18,7 +18,7 @@ from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
 from repro.stopping import StopRequest
 
-GRACE = 5.0  # Choice: seconds in which the others may end by themselves when one is gone
+GRACE = 3.0  # Choice: seconds in which the others may end by themselves when one is gone
 LOOK = 0.05  # seconds between two looks at the processes
 
 

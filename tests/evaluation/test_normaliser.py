@@ -22,8 +22,8 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
     config = compose([*TINY, f"data.crop_size={size}", "data.test_shorter_side=256"])
     with pytest.raises(DataError, match=r"no mean image for .*x\.pt"):
         normaliser_of(config, tmp_path / "x.pt", lambda: "f")
-    found = statistics(size)
-    store(results_dir() / "data", found, 256, size)
+    found = statistics(224)
+    store(results_dir() / "data", found, 256, 224)
     mean = normaliser_of(config, tmp_path / "x.pt", lambda: "f").mean.numpy()
     assert np.array_equal(mean, found.mean if per_pixel else found.channel_mean)
     with pytest.raises(DataError):

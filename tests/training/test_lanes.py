@@ -106,8 +106,8 @@ def test_a_run_that_failed_keeps_no_memory_while_the_others_go_on(monkeypatch):
     steps, alive = weakref.WeakValueDictionary(), []
     original, init = lanes.Lane.turn, engine.TrainStep.__init__
 
-    def remembered(self, model, data, config, schedule):
-        init(self, model, data, config, schedule)
+    def remembered(self, model, data, config, schedule, world):
+        init(self, model, data, config, schedule, world)
         steps[config.seed] = self
 
     def turn(self):

@@ -4,7 +4,7 @@ import functools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.config import compose, scaled
@@ -105,6 +105,7 @@ def test_the_rate_drops_where_the_error_no_longer_falls():
     assert found.rate(10**6) == 0.1, "nothing is known of the errors yet"
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=60), st.integers(1, 6), st.floats(0, 3))
 def test_the_plateau_rule_is_that_of_torch(errors, patience, threshold):
     import torch
