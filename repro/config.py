@@ -221,7 +221,10 @@ def with_depth(config: RunConfig) -> RunConfig:
     if model.family is not Family.residual:  # has no shortcuts, so the option can't make two such nets differ
         model = replace(model, shortcut_option=ShortcutOption.A)
     if model.architecture is Architecture.imagenet:
-        return replace(config, model=replace(model, blocks_per_stage=None))
+        if model.blocks_per_stage is not None:
+            raise ConfigError(f"model.blocks_per_stage={model.blocks_per_stage}: must be null for a network of Table 1, "
+                              "whose blocks follow from model.depth")
+        return replace(config, model=model)
     if model.depth is not None:
         if model.depth < 8 or (model.depth - 2) % 6:
             raise ConfigError(f"model.depth={model.depth}: must be 6n+2, e.g. 20, 32, 44, 56, 110, 1202")
@@ -316,8 +319,8 @@ def deviations(config: RunConfig) -> list[str]:
         return [f"{config.name}: an experiment of your own"]
     paper, mine = numbers(to_dict(paper_config(config.name))), numbers(to_dict(config))
     allowed = {p.name for p in PAPER_PRECISIONS}
-    return [f"{key}: {paper[key]} -> {value}" for key, value in mine.items()
-            if value != paper[key] and not (key == "machine.precision" and value in allowed)]
+    return [f"{key}: {paper.get(key)} -> {value}" for key, value in mine.items()
+            if value != paper.get(key) and not (key == "machine.precision" and value in allowed)]
 
 
 def scaled(length: int, scale: float) -> int:

@@ -42,9 +42,11 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(f"devices={config.devices}: {config.devices} asked, 1 found (no CUDA device here); "
                           f"machine.device=cpu starts {config.devices} processes on the CPU")
     engine = config.engine
-    if config.devices != 1 and engine in (Engine.graph, Engine.compile):
-        raise ConfigError(f"engine={engine.name}: with one device only; engine=eager takes several")
-    if config.devices != 1:
+    if (config.devices or 1) > 1:
+        if device is Device.mps:
+            raise ConfigError(f"devices={config.devices}: one only with machine.device=mps")
+        if engine in (Engine.graph, Engine.compile):
+            raise ConfigError(f"engine={engine.name}: with one device only; engine=eager takes several")
         engine = Engine.eager
     if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
         engine = Engine.graph if device is Device.cuda else Engine.eager

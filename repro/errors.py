@@ -55,7 +55,11 @@ class OutOfMemoryError(ReproError):
 
 
 class LostProcessError(ReproError):
-    """One of several processes that train together is gone or does not answer."""
+    """One of several processes that work together is gone."""
+
+
+class PeerError(LostProcessError):
+    """What a process says that waited in vain for another one; the cause is elsewhere."""
 
 
 class Stopped(ReproError):

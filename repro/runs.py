@@ -14,6 +14,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from repro.schema import RunConfig
 
 RECORD_SCHEMA = 1
 LOCK = "run.lock"
+GONE_SECONDS = 0.05  # between two looks at the lock of a process that has ended
 
 
 @dataclass(frozen=True)
@@ -268,12 +270,28 @@ def open_lock(path: Path) -> io.TextIOWrapper:
         except BlockingIOError:
             owner = lock_owner(file)
             file.close()
+            if attempts_left and is_gone(owner):
+                time.sleep(GONE_SECONDS)  # its readers notice within a second and let go
+                continue
             raise InUseError(in_use_message(path, owner)) from None
         with suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
         file.close()  # the holder let go and removed the file between our open and our lock
     raise FileNotFoundError(errno.ENOENT, "the lock file keeps vanishing")
+
+
+def is_gone(owner: dict[str, Any]) -> bool:
+    """Whether the process that a lock names was one of this machine and has ended."""
+    if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def take_lock(file: io.TextIOWrapper, folder: Path) -> str | None:

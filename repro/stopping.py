@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -12,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 class StopRequest:
     """While active, `reason` says why to stop, or None. A second Ctrl-C stops at once, the last checkpoint intact."""
 
-    def __init__(self, max_seconds: float | None = None):
+    def __init__(self, max_seconds: float | None = None, at_once: Callable[[], object] | None = None):
+        self.at_once = at_once  # what else a second Ctrl-C does
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self.received: int | None = None
         self.previous: dict[int, object] = {}
@@ -24,6 +26,7 @@ class StopRequest:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue  # as nohup wants it
             self.previous[number] = signal.signal(number, self.receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher blocks them until there is a handler
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
@@ -34,6 +37,8 @@ class StopRequest:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
         if number == signal.SIGINT and self.received == signal.SIGINT:
+            if self.at_once is not None:
+                self.at_once()
             os.write(2, b"\nstopped at once; the last checkpoint is intact\n")
             os._exit(130)
         self.received = number

@@ -7,7 +7,7 @@ from PIL import Image
 
 SMOKE = ("machine=smoke", "machine.device=cpu", "model.depth=18", "data.crop_size=32", "data.shorter_side=[36,48]",
          "data.test_shorter_side=36", "train.mini_batch_size=16", "train.batch_norm_group=8",
-         "evaluation.batch_norm_images=0", "machine.loader=threads", "machine.workers=1")
+         "evaluation.batch_norm_images=32", "machine.loader=threads", "machine.workers=1")
 
 
 def wnid(number: int) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from repro.config import compose
-from repro.paper import suite
+from repro.paper import costs, ensemble, suite
 from repro.places import TREE
 from repro.reporting import figures, tables
 
@@ -55,7 +55,11 @@ def test_every_repro_command_names_things_that_exist(command):
     elif kind == "figure":
         assert arguments[0] in figures.names()
     elif kind == "eval":
-        compose([a for a in arguments if not a.startswith("weights=")])
+        compose([a for a in arguments if not a.startswith(("weights=", "protocol="))])
+    elif kind == "predict":
+        compose([a for a in arguments if "=" in a])
+    elif kind == "ensemble":
+        assert ensemble(arguments[0]).members
     elif kind in ("show", "diff"):
         compose([a for a in arguments if "=" in a])
     elif kind == "suite":
@@ -64,7 +68,7 @@ def test_every_repro_command_names_things_that_exist(command):
         assert all(suite(name).claims for name in arguments)
     else:
         assert kind in ("list", "complexity", "responses", "report", "status", "compare", "doctor", "completion",
-                        "bench", "pending", "pack", "unpack")
+                        "bench", "pending", "pack", "unpack", "data")
 
 
 def test_every_make_target_exists():
@@ -99,6 +103,16 @@ def test_the_short_table_is_the_committed_one():
     committed = json.loads((REFERENCE / "tables" / "short_cifar_plain_vs_res.json").read_text())["rows"]
     expected = [[row["cells"][key] for key in ("net", "train", "test")] for row in committed]
     assert [row[:3] for row in rows_after("short version")] == expected
+
+
+def test_the_computed_costs_on_imagenet_are_those_of_the_experiments():
+    lines = README.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| experiment | reproduces | GPU-hours"))
+    shown = [cells(line) for line in lines[start + 2 : start + 2 + len(costs().experiments)]]
+    assert {row[0].strip("`") for row in shown} == set(costs().experiments)
+    for name, _, hours in shown:
+        exaflop = costs().experiments[name.strip("`")].exaflop
+        assert float(hours) == float(f"{1e18 * exaflop / costs().flops_per_second / 3600:.2g}")
 
 
 def test_the_costs_are_the_measured_ones():

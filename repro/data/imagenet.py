@@ -14,7 +14,8 @@ from repro.data.augment import normalised
 from repro.data.cifar10 import channel_statistics
 from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
-from repro.data.loader import Loader, workers_here
+from repro.data.loader import Loader
+from repro.data.parts import cores_here
 from repro.schema import Crop, DataConfig, Decoder, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
@@ -118,7 +119,8 @@ class ImageNetData:
         """Crops (B, H, W, 3) uint8 at these positions of a run -> (B, 3, H, W) float32, colour noise included."""
         if self.components is None:
             return normalised(pixels.permute(0, 3, 1, 2), self.mean, self.std)
-        noise = draws.normals(position, seed) @ self.components
+        # No matrix product: autocast and TF32 would round it.
+        noise = (draws.normals(position, seed)[:, :, None] * self.components).sum(1)
         return normalised(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
 
     def validation(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -178,6 +180,6 @@ def statistics_folder(results: Path) -> Path:
 
 
 def workers_of_each() -> int:
-    """Workers of each process of a run; those that torchrun or srun started on this machine share its cores."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
-    return max(1, workers_here() // processes)
+    """Workers of each process of a run: those on one machine share its cores, unless srun has dealt them out."""
+    together = "1" if "SLURM_CPUS_PER_TASK" in os.environ else os.environ.get("SLURM_NTASKS_PER_NODE", "1")
+    return max(1, cores_here() // int(os.environ.get("LOCAL_WORLD_SIZE", together)))

@@ -49,13 +49,18 @@ def statistics_untouched(module: nn.Module) -> Iterator[None]:
     """Batch normalisation over the batch at hand that leaves its running statistics as they are."""
     found = [(layer, layer.momentum, layer.num_batches_tracked) for layer in module.modules()
              if isinstance(layer, nn.BatchNorm2d)]
+    shared = [layer for layer in module.modules() if isinstance(layer, nn.SyncBatchNorm)]
     for layer, _, _ in found:
         layer.momentum, layer.num_batches_tracked = 0.0, None
+    for other in shared:
+        other.track_running_stats = False
     try:
         yield
     finally:
         for layer, momentum, count in found:
             layer.momentum, layer.num_batches_tracked = momentum, count
+        for other in shared:
+            other.track_running_stats = True
 
 
 def recompute(model: nn.Module, on: bool) -> None:

@@ -144,8 +144,9 @@ def read_payload(path: Path, parts: int | None) -> bytes:
     return b"".join(file.read_bytes() for file in takewhile(Path.is_file, files))
 
 
-def write_weights(path: Path, model: torch.nn.Module) -> None:
-    """Write a network's plain state_dict, on the CPU and contiguous."""
+def write_weights(path: Path, model: torch.nn.Module) -> str:
+    """Write a network's plain state_dict, on the CPU and contiguous; the SHA-256 of the file."""
     buffer = io.BytesIO()
     torch.save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
     write_atomic(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()

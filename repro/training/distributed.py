@@ -5,11 +5,12 @@ to stop) is decided by the leader, process 0, and told to the others. One proces
 nothing is sent.
 """
 
+import atexit
 import os
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -17,11 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from repro.errors import ConfigError, LostProcessError, ReproError
+from repro.devices import resolve
+from repro.errors import ConfigError, LostProcessError, PeerError, ReproError
 from repro.schema import Device, RunConfig
 
 T = TypeVar("T")
 AGREE_EVERY = 10  # Choice: updates between two agreements on a GPU, where one in each would keep the host waiting
+LONG = timedelta(days=1)
 SLURM_PORTS = 20_000  # from here on: the port follows from the number of the job
 
 
@@ -32,6 +35,7 @@ class World:
     rank: int = 0
     size: int = 1
     names: tuple[str, ...] = ()  # of all processes, by rank: host and pid
+    setup: Any = None  # the connection for what may take long, such as listing files: its timeout is a day
 
     @property
     def leader(self) -> bool:
@@ -74,7 +78,7 @@ class World:
         found: list[list[Any]] = [[value] for _ in range(self.size)]
         for rank, box in enumerate(found):
             self.speaking(lambda box=box, rank=rank: dist.broadcast_object_list(  # type: ignore[misc]
-                box, src=rank, device=torch.device("cpu")))
+                box, src=rank, group=self.setup, device=torch.device("cpu")))
         return [box[0] for box in found]
 
     def told(self, work: Callable[[], T]) -> T:
@@ -88,7 +92,7 @@ class World:
                 answer[0] = work()
             except ReproError as error:
                 failure, answer[1] = error, (type(error), str(error), error.exit_code)
-        self.speaking(lambda: dist.broadcast_object_list(answer, device=torch.device("cpu")))
+        self.speaking(lambda: dist.broadcast_object_list(answer, group=self.setup, device=torch.device("cpu")))
         if failure is not None:
             raise failure
         if answer[1] is not None:
@@ -111,18 +115,20 @@ class World:
         return self.size == 1 or device.type == "cpu" or done % AGREE_EVERY == 0
 
     def speaking(self, talk: Callable[[], object]) -> None:
-        """Send and receive; LostProcessError (1) if another process does not answer any more."""
+        """Send and receive; PeerError (1) if another process does not answer any more."""
         try:
             talk()
         except RuntimeError as error:
-            raise self.lost(error) or error from error
+            if (gone := self.lost(error)) is None:
+                raise
+            raise gone from error
 
-    def lost(self, error: RuntimeError) -> LostProcessError | None:
+    def lost(self, error: RuntimeError) -> PeerError | None:
         """What to say where an error of torch means that another process is gone or does not answer; None otherwise."""
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             return None
         others = ", ".join(f"{rank} ({name})" for rank, name in enumerate(self.names) if rank != self.rank)
-        return LostProcessError(
+        return PeerError(
             f"process {self.rank} of {self.size}: another process is gone or does not answer ({first_line(error)})\n"
             f"the others are: {others}; the last checkpoint is intact, the same command goes on from it")
 
@@ -146,33 +152,35 @@ def started_by_others() -> tuple[int, int, int] | None:
     return None
 
 
-def wanted_devices(config: RunConfig) -> int:
-    """How many processes a resolved configuration's run has.
+def with_devices(config: RunConfig) -> RunConfig:
+    """The configuration with the number of processes that its run has.
 
     ConfigError if fewer devices are here than were asked for, or if who started this process says another number.
     """
     given, asked = started_by_others(), config.devices
-    cuda = config.machine.device is Device.cuda
     if given is not None:
         if asked not in (None, 1, given[1]):
             raise ConfigError(f"devices={asked}: this process was started as one of {given[1]}; leave devices out")
-        return given[1]
-    if asked is None:
-        return torch.cuda.device_count() if cuda else 1
-    if cuda and asked > torch.cuda.device_count():
-        raise ConfigError(f"devices={asked}: {asked} asked, {torch.cuda.device_count()} found on this machine")
-    return asked
+        return replace(config, devices=given[1])
+    cuda = resolve(config).machine.device is Device.cuda
+    found = torch.cuda.device_count() if cuda else 1
+    if cuda and asked is not None and asked > found:
+        raise ConfigError(f"devices={asked}: {asked} asked, {found} found on this machine")
+    return replace(config, devices=asked or found)
 
 
 def join(config: RunConfig) -> World:
-    """Meet the other processes of a resolved configuration's run, once; a world of one where there are none."""
+    """Meet the other processes of a resolved configuration's run; a world of one where there are none.
+
+    LostProcessError if they don't come within machine.timeout_seconds, ConfigError without a GPU for this process.
+    """
     given = started_by_others()
     if given is None:
         return World()
     rank, size, local = given
     cuda = config.machine.device is Device.cuda
     if cuda:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(own_gpu(local))
     if not dist.is_initialized():
         if "RANK" not in os.environ:
             os.environ |= slurm_rendezvous(rank, size)
@@ -182,17 +190,41 @@ def join(config: RunConfig) -> World:
         except (RuntimeError, ValueError) as error:
             raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
                                    f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
-    names = World(rank, size).collected(f"{socket.gethostname()} pid {os.getpid()}")
-    return World(rank, size, tuple(names))
+        atexit.register(leave)
+    setup = dist.new_group(backend="gloo", timeout=LONG)
+    names = World(rank, size, setup=setup).collected(f"{socket.gethostname()} pid {os.getpid()}")
+    return World(rank, size, tuple(names), setup)
+
+
+def own_gpu(local: int) -> int:
+    """Which of the GPUs that this process sees is its own: srun may show each process its own one only."""
+    found = torch.cuda.device_count()
+    if local >= found and found != 1:
+        raise ConfigError(f"{local + 1} processes on this machine, {found} GPUs found")
+    return 0 if found == 1 and "SLURM_PROCID" in os.environ else local
+
+
+def leave() -> None:
+    """Part from the others at the end of the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def slurm_rendezvous(rank: int, size: int) -> dict[str, str]:
     """What torch.distributed reads, for a process that srun started: the first host of the job is where all meet."""
     hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", "localhost"))
-    first = hosts
-    if "[" in hosts or "," in hosts:
-        first = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True,
-                               check=True).stdout.split()[0]
-    port = SLURM_PORTS + int(os.environ.get("SLURM_JOB_ID", "0")) % 10_000
-    return {"MASTER_ADDR": os.environ.get("MASTER_ADDR", first),
-            "MASTER_PORT": os.environ.get("MASTER_PORT", str(port)), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    number = int(os.environ.get("SLURM_JOB_ID", "0")) + 97 * int(os.environ.get("SLURM_STEP_ID", "0"))
+    return {"MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(hosts),
+            "MASTER_PORT": os.environ.get("MASTER_PORT", str(SLURM_PORTS + number % 10_000)),
+            "RANK": str(rank), "WORLD_SIZE": str(size)}
+
+
+def first_host(hosts: str) -> str:
+    """The first of SLURM's hosts, which it writes as node[01-04,07]; ConfigError where nothing can tell."""
+    if "[" not in hosts:
+        return hosts.partition(",")[0]
+    try:
+        return subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True,
+                              check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise ConfigError(f"SLURM's hosts {hosts}: scontrol can't name the first one; set MASTER_ADDR") from error

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from repro.sizes import parse_size, size_text
 from repro.stopping import StopRequest
 from repro.training import checkpoint, launcher
 from repro.training.background import Snapshot, Writer
-from repro.training.distributed import World, join, started_by_others, wanted_devices
+from repro.training.distributed import World, join, started_by_others, with_devices
 from repro.training.execution import Execution
 from repro.training.folder import check_trainable, differing, found_in, held, past_tests
 from repro.training.images import load_images
@@ -42,7 +41,7 @@ from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
-from repro.training.synced import batch_norm_group, synced
+from repro.training.synced import batch_norm_group, check_shares, synced
 
 Say = Callable[[str], None]
 
@@ -54,9 +53,10 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
     saving, DivergedError (6), InUseError (7), OutOfMemoryError (8), StorageError (5), DataError (3), ConfigError (2).
     With several devices this starts a process for each and waits for them, unless it was started as one of several.
     """
-    devices = wanted_devices(resolve(config))
-    if devices > 1 and started_by_others() is None:
-        return launcher.launch(replace(config, devices=devices), command)
+    config = with_devices(config)
+    check_shares(resolve(config), config.devices or 1)
+    if config.devices != 1 and started_by_others() is None:
+        return launcher.launch(config, command)
     with StopRequest(config.max_seconds) as stop:
         stepwise = run_stepwise(config, stop, command, say)
         while True:
@@ -74,9 +74,11 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
     `jobs` runs share the device; the record says so, since each of them then takes longer. Raises what `run` raises.
     """
     asked_precision = config.machine.precision
-    config = resolve(config)
+    config = resolve(with_devices(config))
     check_trainable(config)
     world = join(config)
+    if not world.leader:
+        say = silent
     folder = run_folder(config)
     with held(folder, world, say):
         earlier = world.told(lambda: found_in(folder, config, asked_precision, say))
@@ -89,7 +91,9 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
                 raise OutOfMemoryError(no_memory_message(error, config)) from error
-            raise world.lost(error) or error from error
+            if (gone := world.lost(error)) is None:
+                raise
+            raise gone from error
         return read_run(folder)
 
 
@@ -103,10 +107,9 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     data = (load_images(config, device, world, stop, say) if config.data.name == IMAGENET
             else load_data(config, device))
     schedule = Schedule.of(config)
-    model = build_model(config.model, config.seed, batch_norm_group(config, world))
-    model = place(synced(model, config, world), config, device)
+    model = place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
     memory = needed(model, data, config, world.size)
-    step = TrainStep(model, data, config, schedule, world)
+    step = TrainStep(synced(model, config, world.size), data, config, schedule, world)
     done, watch, before = restore(step, folder, config, device, say)
     tests = world.told(lambda: past_tests(folder, data.evaluated_on, done))
     schedule = schedule.after(tests)
@@ -121,7 +124,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     recorder.write(iteration=done, **watch.values())
 
     batch = config.train.mini_batch_size
-    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, jobs == 1 and world.leader)
+    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, jobs == 1, world.leader)
     point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
     saved = time.monotonic()
     model.train()
@@ -139,7 +142,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
                 stopping, saves = world.agree(stop.reason is not None, saves)
             elif world.size > 1:
                 saves = False
-            if device.type == "cpu" or evaluates or shows or notes:
+            if device.type == "cpu" or evaluates or notes or (shows and world.size == 1):
                 check_finite(step, recorder, writer)
             if notes:
                 recorder.gradients(done, gradient_norms(model))
@@ -161,9 +164,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
                 step.follow(schedule)
             if saves:
                 watch.lap_train()
-                write = save(execution, recorder, folder, done, watch)
-                if world.leader:
-                    writer.start(write)
+                writer.start(save(execution, recorder, folder, done, watch))
                 saved = time.monotonic()
             yield
         synchronise(device)
@@ -173,13 +174,12 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
         writer.finish()
         advice = f"go on with: {shlex.join(command)}"
         if done < schedule.iterations:
-            write = save(execution, recorder, folder, done, watch)
-            if world.leader:
-                write()
+            save(execution, recorder, folder, done, watch)()
             recorder.write(status="interrupted", ended=utc_now())
             recorder.close()
-            raise Stopped(f"stopped by {stop.reason or 'another process'} at iteration {done} of "
-                          f"{schedule.iterations}; saved in {shown(folder)}\n{advice}", stop.exit_code)
+            reason = stop.reason or ("max_seconds" if config.max_seconds else "another process")
+            raise Stopped(f"stopped by {reason} at iteration {done} of {schedule.iterations}; saved in "
+                          f"{shown(folder)}\n{advice}", stop.exit_code)
         finish(execution, recorder, folder, watch, say)
     if stop.received is not None:
         raise Stopped(f"stopped by {stop.reason}; the run in {shown(folder)} had just finished\n{advice}",
@@ -250,13 +250,16 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
     A state whose update failed is never written: the checkpoint before it stays.
     """
     config, spent, at = execution.config, watch.values(), utc_now()
-    snapshot = Snapshot(execution.step.state(), execution.step.device)
+    state = execution.step.state()  # all processes together
+    if not execution.step.world.leader:
+        return lambda: None
+    snapshot = Snapshot(state, execution.step.device)
 
     def write() -> None:
-        state = snapshot.fetched()
-        if int(state["counters"]["failed_at"]) >= 0:
+        fetched = snapshot.fetched()
+        if int(fetched["counters"]["failed_at"]) >= 0:
             return  # the loop will see it at its next look
-        checkpoint.save(folder, done, state, {
+        checkpoint.save(folder, done, fetched, {
             **spent, "identity": identity(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
             "devices": execution.step.world.size,
             "versions": provenance.package_versions(), "utc": at}, part_bytes(config))
@@ -275,25 +278,25 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
     """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
     step, config, leader = execution.step, execution.config, execution.step.world.leader
     done = int(step.iteration)
+    measured: dict[str, Any] = {}
     extras = config.evaluation.responses or config.evaluation.batch_norm_images >= config.train.mini_batch_size
     if extras:  # may take minutes: the trained state is safe before
-        write = save(execution, recorder, folder, done, watch)
-        if leader:
-            write()
+        save(execution, recorder, folder, done, watch)()
     execution.close()
     if leader:
-        checkpoint.write_weights(folder / "weights.pt", step.model)
+        measured["weights_sha256"] = checkpoint.write_weights(folder / "weights.pt", step.model)
         if isinstance(step.data, ImageNetData) and step.data.statistics is not None:
             imagenet_statistics.write_beside(folder, step.data.statistics, step.data.crop_size)
-    measured = final_measurements(step, config, folder, say) if extras else {}
+    measured |= final_measurements(step, config, folder, say) if extras else {}
+    if not leader:
+        recorder.close()
+        return
     watch.lap_evaluation()
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     ended = int(step.warmup_end)
     recorder.write(iteration=done, **watch.values(), ended=utc_now(), warmup_end=ended if ended >= 0 else None,
                    **measured, **recorder.finish())
     recorder.close()
-    if not leader:
-        return
     checkpoint.remove_all(folder)
     result = recorder.record["result"]
     say(f"{runs.title(config)}: {recorder.evaluated_on} error "
@@ -312,11 +315,20 @@ def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Executio
                **provenance.code_version(), **provenance.package_versions()}
     return {"iterations": schedule.iterations, "memory_bytes": memory.total,
             "parameters": sum(p.numel() for p in execution.step.model.parameters()),
-            "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256},
+            "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256, **one_folder(data)},
             "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(device),
                             "precision": config.machine.precision.name, "threads": torch.get_num_threads(), **how},
             "started": record.get("started", session["started"]), "warmup_end": None,
             "sessions": [*record.get("sessions", []), session]}
+
+
+def one_folder(data: Data) -> dict[str, bool]:
+    """For the record: that a wiring test is tested on its training images; nothing otherwise."""
+    return {"one_folder": True} if isinstance(data, ImageNetData) and data.files.one_folder else {}
+
+
+def silent(text: str) -> None:
+    """What is said by the processes that do not lead."""
 
 
 def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, data: Data, execution: Execution,
@@ -332,7 +344,8 @@ def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, da
     if before not in (None, execution.kind):
         say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
     if config.data.wiring_test:
-        say("  a wiring test: whether the network learns these images by heart; its errors say nothing about ImageNet")
+        say("  a wiring test: whether the network learns these images by heart; its errors say nothing about ImageNet"
+            + ("; tested on the training images" if one_folder(data) else ""))
     if deviations(config):
         say("  not the paper's settings: " + "; ".join(deviations(config)))
 

@@ -51,6 +51,8 @@ class Execution:
         self.stream = own_stream(step.device)
         recompute(step.model, config.machine.activation_checkpointing)
         step.input.cover(self.done * self.batch)
+        if step.world.size > 1:
+            return  # several processes talk in the middle of an update
         if config.engine is Engine.compile:
             self.compiled = self.attempt("compile", self.compile, self.drop_compiled)
         if config.engine is Engine.graph or (config.engine is Engine.compile and step.device.type == "cuda"):

@@ -52,10 +52,9 @@ def statistics_of(config: RunConfig, files: ImageNetFiles, world: World, stop: S
     sums = imagenet_statistics.compute(files.train, range(world.rank, len(files.train), world.size), read,
                                        MEAN_SIZE, world.leader, lambda: stop.reason is not None,
                                        config.machine.workers or workers_of_each())
-    stopped, _ = world.agree(stop.reason is not None, False)
-    if stopped:
-        raise Stopped(f"stopped by {stop.reason} while the mean image was made; the same command begins it again",
-                      stop.exit_code)
+    if any(world.collected(stop.reason is not None)):
+        raise Stopped(f"stopped by {stop.reason or 'another process'} while the mean image was made; the same command "
+                      "begins it again", stop.exit_code)
     first, *others = world.collected(sums)
     for other in others:
         first.merge(other)

@@ -12,6 +12,7 @@ from torch import Tensor
 from repro.data.augment import augmented_batch
 from repro.data.cifar10 import DeviceData, TrainingOrder
 from repro.data.imagenet import ImageNetData
+from repro.errors import ConfigError
 from repro.schema import PaddingValue, RunConfig
 
 Data = DeviceData | ImageNetData
@@ -34,7 +35,13 @@ class Input(Protocol):
 
 
 def input_of(data: Data, config: RunConfig, share: slice) -> Input:
-    """The input of a resolved configuration's run; `share` is this process's part of every mini-batch."""
+    """The input of a resolved configuration's run; `share` is this process's part of every mini-batch.
+
+    ConfigError for a mini-batch of more images than there are.
+    """
+    images = len(data.train_images) if isinstance(data, DeviceData) else len(data.files.train)
+    if config.train.mini_batch_size > images:
+        raise ConfigError(f"train.mini_batch_size={config.train.mini_batch_size}: there are {images} training images")
     return DeviceInput(data, config) if isinstance(data, DeviceData) else StreamInput(data, config, share)
 
 

@@ -12,14 +12,75 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from repro.data.parts import cores_here
 from repro.devices import resolve
-from repro.errors import LostProcessError, ReproError
+from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
-from repro.stopping import StopRequest
+from repro.stopping import SIGNALS, StopRequest
 
-GRACE = 3.0  # Choice: seconds in which the others may end by themselves when one is gone
+GRACE = 3.0  # Choice: seconds in which the others may end by themselves when one has died
+PATIENCE = 120.0  # Choice: the same when one has ended with an error of ours, about which the leader may be writing
 LOOK = 0.05  # seconds between two looks at the processes
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
+
+
+class Children:
+    """The processes of one run and what they answer."""
+
+    def __init__(self, scratch: Path, devices: int):
+        self.scratch, self.devices = scratch, devices
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start all of them, with signals blocked until they can handle them."""
+        port = free_port()
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            for rank in range(self.devices):
+                self.processes.append(started(rank, self.devices, self.scratch, port))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+    def wait(self, stop: StopRequest) -> list[int | None]:
+        """Wait until all have ended, or until some time after one has failed; pass a signal on. Their exit codes."""
+        sent = failed_at = None
+        while any(process.poll() is None for process in self.processes):
+            if stop.received is not None and sent is None:
+                sent = stop.received
+                for process in self.processes:
+                    if process.poll() is None:
+                        process.send_signal(sent)
+            bad = [rank for rank, process in enumerate(self.processes) if process.returncode not in (None, 0, 75, 130)]
+            if bad:
+                failed_at = failed_at or time.monotonic()
+                if time.monotonic() - failed_at > (PATIENCE if all(map(self.told, bad)) else GRACE):
+                    break
+            time.sleep(LOOK)
+        return [process.poll() for process in self.processes]
+
+    def told(self, rank: int) -> bool:
+        """Whether a process ended with an error of its own, and not for want of another one."""
+        error = self.answer(rank)
+        return error is not None and not isinstance(error, PeerError)
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+        for process in self.processes:
+            process.wait()
+
+    def answer(self, rank: int) -> ReproError | None:
+        """The error that a process ended with, None where it left none."""
+        path = self.scratch / f"answer{rank}"
+        if not path.is_file():
+            return None
+        kind, text, code = pickle.loads(path.read_bytes())
+        error: ReproError = kind(text)
+        error.exit_code = code
+        return error
 
 
 def launch(config: RunConfig, command: list[str] | None = None) -> Run:
@@ -29,30 +90,33 @@ def launch(config: RunConfig, command: list[str] | None = None) -> Run:
     names it. Raises what the leader raises otherwise.
     """
     assert config.devices is not None
-    with tempfile.TemporaryDirectory(prefix="repro-") as scratch, StopRequest() as stop:
-        task, answer = Path(scratch) / "task", Path(scratch) / "answer"
-        task.write_bytes(pickle.dumps((config, command)))
-        port = free_port()
-        children = [start(rank, config.devices, task, answer, port) for rank in range(config.devices)]
-        try:
-            wait(children, stop)
-            codes = [child.poll() for child in children]
-        finally:
-            end(children)
-        raise_outcome(codes, [read_answer(Path(f"{answer}{rank}")) for rank in range(config.devices)],
-                      [child.pid for child in children], config, command)
+    with tempfile.TemporaryDirectory(prefix="repro-") as scratch:
+        children = Children(Path(scratch), config.devices)
+        (Path(scratch) / "task").write_bytes(pickle.dumps((config, command)))
+        with StopRequest(at_once=children.end) as stop:
+            try:
+                children.start()
+                codes = children.wait(stop)
+            finally:
+                children.end()
+            raise_outcome(codes, [children.answer(rank) for rank in range(config.devices)],
+                          [process.pid for process in children.processes], config, command)
+            if stop.received is not None:
+                raise Stopped(f"stopped by {stop.reason}; the run had just finished", stop.exit_code)
     return read_run(run_folder(resolve(config)))
 
 
-def start(rank: int, size: int, task: Path, answer: Path, port: int) -> subprocess.Popen[bytes]:
+def started(rank: int, size: int, scratch: Path, port: int) -> subprocess.Popen[bytes]:
     """One process; only the first one's output is shown. Each is in a session of its own: it gets what we send."""
-    cores = os.cpu_count() or 1
     environment = os.environ | {
         "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // size)))
-    return subprocess.Popen([sys.executable, "-m", "repro.training.worker", str(task), f"{answer}{rank}"],
-                            env=environment, stdout=None if rank == 0 else subprocess.DEVNULL, start_new_session=True)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
+    if sys.platform in LOOPBACK:
+        environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    words = [sys.executable, "-m", "repro.training.worker", str(scratch / "task"), str(scratch / f"answer{rank}")]
+    return subprocess.Popen(words, env=environment, stdout=None if rank == 0 else subprocess.DEVNULL,
+                            start_new_session=True)
 
 
 def free_port() -> int:
@@ -63,65 +127,27 @@ def free_port() -> int:
     return port
 
 
-def wait(children: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> None:
-    """Wait until all have ended, or until some seconds after one has failed; pass signals on."""
-    sent, failed_at = None, None
-    while any(child.poll() is None for child in children):
-        if stop.received is not None and sent is None:
-            sent = stop.received
-            for child in children:
-                if child.poll() is None:
-                    child.send_signal(sent)
-        if failed_at is None and any(failed(child) for child in children):
-            failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > GRACE:
-            return
-        time.sleep(LOOK)
-
-
-def failed(child: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has ended otherwise than at its end or with its state saved."""
-    return child.returncode is not None and child.returncode not in (0, 75, 130)
-
-
-def end(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Leave no process behind."""
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-    for child in children:
-        child.wait()
-
-
-def read_answer(path: Path) -> ReproError | None:
-    """The error that a process ended with, None where it left none."""
-    if not path.is_file():
-        return None
-    kind, text, code = pickle.loads(path.read_bytes())
-    error: ReproError = kind(text)
-    error.exit_code = code
-    return error
-
-
 def raise_outcome(codes: Sequence[int | None], answers: Sequence[ReproError | None], pids: Sequence[int],
                   config: RunConfig, command: list[str] | None) -> None:
     """Raise the error that ended the processes; nothing where all of them reached their end.
 
     codes: their exit codes, None for one that still ran when another one had failed.
     """
-    own = [error for error in answers if error is not None and not isinstance(error, LostProcessError)]
+    own = [error for error in answers if error is not None and not isinstance(error, PeerError)]
     if own:
         raise own[0]
     go_on = f"go on with: {shlex.join(command or ['repro', 'run', f'experiment={config.name}'])}"
     ended = {rank: code for rank, code in enumerate(codes) if code and answers[rank] is None}
-    if ended:
+    silent = [rank for rank, code in enumerate(codes) if code is None]
+    waited = silent and all(code == -signal.SIGABRT for code in ended.values())  # NCCL aborts who waits in vain
+    if ended and not waited:
         rank = min(ended, key=lambda one: (ended[one] > 0, one))  # one that was killed before those that it took along
         code = ended[rank]
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise LostProcessError(f"{config.name}: process {rank} of {len(codes)} (pid {pids[rank]}) {how}; the others "
                                f"were stopped, the last checkpoint is intact\n{go_on}")
-    if any(answers):
-        silent = [f"{rank} (pid {pids[rank]})" for rank, code in enumerate(codes) if code is None]
-        which = f"process {', '.join(silent)} of {len(codes)}" if silent else f"one of {len(codes)} processes"
+    if ended or any(answers):
+        who = ", ".join(f"{rank} (pid {pids[rank]})" for rank in silent)
+        which = f"process {who} of {len(codes)}" if silent else f"one of {len(codes)} processes"
         raise LostProcessError(f"{config.name}: {which} did not answer for {config.machine.timeout_seconds:g} s; all "
                                f"were stopped, the last checkpoint is intact\n{go_on}")

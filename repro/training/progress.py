@@ -41,10 +41,10 @@ class Progress:
     """Shows iterations, errors, images/s and the time left."""
 
     def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch,
-                 bar: bool = True):
-        self.total, self.mini_batch_size, self.name = total, mini_batch_size, name
+                 bar: bool = True, speaks: bool = True):
+        self.total, self.mini_batch_size, self.name, self.speaks = total, mini_batch_size, name, speaks
         self.bar = None
-        if bar and sys.stderr.isatty():
+        if bar and speaks and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True)
         self.first, self.began, self.shown = done, time.monotonic(), time.monotonic()
         self.watch, self.trained_before = watch, watch.train  # seconds of earlier sessions
@@ -66,6 +66,7 @@ class Progress:
         test = f"{evaluated_on} error {row[f'{evaluated_on}_top1_error']:.2f} %"
         if self.bar is not None:
             self.show(done, row["train_top1_error"], f", {test}")
+        if self.bar is not None or not self.speaks:
             return
         left = (time.monotonic() - self.began) / max(1, done - self.first) * (self.total - done)
         print(f"{self.name}: iteration {done}/{self.total}, lr {row['learning_rate']:g}, "

@@ -1,0 +1,232 @@
+"""Runs on a small folder of made images through the one engine: everything from the file to the record."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repro.config import compose
+from repro.data import draws, imagenet_files, pictures
+from repro.data.imagenet import colour_components, on_device
+from repro.data.imagenet_statistics import Sums
+from repro.data.random import permutation
+from repro.devices import resolve
+from repro.errors import ConfigError, DataError, Stopped
+from repro.training import engine
+from repro.training.inputs import StreamInput, input_of
+from tests.made_images import SMOKE, make_folder
+
+CPU = torch.device("cpu")
+PER_CHANNEL = ("data.normalization=per_channel", "data.channel_mean=[0.5,0.4,0.3]", "data.channel_std=[0.2,0.2,0.2]",
+               "data.color_noise_std=0")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images") / "set")
+
+
+@pytest.fixture
+def config(images):
+    def make(*overrides: str):
+        return compose(["experiment=imagenet_optB", *SMOKE, f"data.root={images}", "train.batch_norm_group=16",
+                        "evaluation.batch_norm_images=0", *overrides])
+    return make
+
+
+def silent(text: str) -> None:
+    """Swallow what the engine says."""
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    """Make the next run stop after so many steps of its own, as a signal would."""
+    calls = iter(range(10**6))
+    reason = property(lambda self: "SIGTERM" if next(calls) >= steps else None)
+    monkeypatch.setattr(engine.StopRequest, "reason", reason)
+
+
+# ---- whole runs
+
+def test_the_network_learns_the_images_by_heart_and_the_run_is_labelled(config):
+    said: list[str] = []
+    run = engine.run(config("train.iterations=28", "train.lr_drops=[20]", "train.lr=0.02", "evaluation.interval=4",
+                            "evaluation.batch_norm_images=32"), say=said.append)
+    first, last = run.history()[0], run.history()[-1]
+    assert first["train_top1_error"] > 30, "it is not given away at the start"
+    assert last["train_top1_error"] < 10
+    assert last["val_top5_error"] <= last["val_top1_error"]
+    assert "(wiring test)" in said[1]
+    assert any("tested on the training images" in line for line in said)
+    record = run.record
+    assert record["data"]["one_folder"] is True
+    assert record["evaluated_on"] == "val"
+    assert record["recomputed_batch_norm"]["val_top1_error"] < 10
+    assert not run.is_paper_run
+    assert str(Path(config().data.root)) not in (run.folder / "run.json").read_text()
+    assert record["weights_sha256"] == hashlib.sha256((run.folder / "weights.pt").read_bytes()).hexdigest()
+    with np.load(run.folder / "mean.npz") as arrays:
+        assert arrays["mean"].shape == (3, 1, 1), "crops of 32 pixels subtract the mean of each channel"
+
+
+@pytest.mark.parametrize("crop", [(), ("data.crop=random_resized", "data.shorter_side=null")], ids=["sides", "resized"])
+def test_a_run_that_stopped_in_the_middle_of_a_pass_goes_on_bit_for_bit(config, monkeypatch, crop):
+    words = ("train.iterations=9", "train.lr_drops=[7]", "evaluation.interval=3", "train.mini_batch_size=12",
+             "train.batch_norm_group=12", *crop)  # 32 images: a pass ends within a mini-batch
+    whole = engine.run(config(*words, "results=whole"), say=silent)
+    for steps in (5, 2):  # the first looks are those of the mean image
+        stop_after(monkeypatch, steps)
+        with pytest.raises(Stopped):
+            engine.run(config(*words), say=silent)
+    stop_after(monkeypatch, 10**5)
+    resumed = engine.run(config(*words), say=silent)
+    assert (resumed.folder / "history.csv").read_bytes() == (whole.folder / "history.csv").read_bytes()
+    own, other = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (resumed, whole))
+    assert all(torch.equal(own[name], other[name]) for name in other)
+    assert [session["from_iteration"] for session in resumed.record["sessions"]] == [0, 3, 5]
+
+
+def test_the_mean_image_is_made_once(config, monkeypatch):
+    words = ("train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1")
+    said: list[str] = []
+    engine.run(config(*words), say=said.append)
+    engine.run(config(*words, "seed=1"), say=said.append)
+    assert sum("mean image" in line for line in said) == 1
+
+
+def test_what_can_not_be_trained_is_refused(config, images, tmp_path):
+    with pytest.raises(ConfigError, match="there are 32 training images"):
+        engine.run(config("train.mini_batch_size=64", "train.batch_norm_group=64"), say=silent)
+    with pytest.raises(ConfigError, match=r"model\.num_classes=3: .* has 4 classes"):
+        engine.run(config("model.num_classes=3"), say=silent)
+    with pytest.raises(ConfigError, match="imported weights"):
+        engine.run(config("model=imagenet_vgg", "model.depth=16"), say=silent)
+    with pytest.raises(DataError):
+        engine.run(compose(["experiment=imagenet_optB", f"data.root={images}"]), say=silent)  # the protocol wants 1000
+    assert not list((tmp_path / "results" / "runs").glob("*/seed0/run.json"))
+
+
+def test_a_file_that_can_not_be_read_ends_the_run_with_its_name_and_the_state_before_it_stays(config, images, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(images, copy)
+    words = (f"data.root={copy}", "train.iterations=4", "train.lr_drops=[]", "evaluation.interval=1", *PER_CHANNEL)
+    with pytest.raises(Stopped):
+        engine.run(config(*words, "max_seconds=0.001"), say=silent)
+    victim = sorted(copy.glob("*/*"))[5]
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=victim.name):
+        engine.run(config(*words), say=silent)
+    victim.write_bytes(content)
+    assert engine.run(config(*words), say=silent).finished
+
+
+# ---- the input against its definition
+
+def statistics_of(files):
+    sums = Sums(224)
+    for index in range(len(files.train)):
+        sums.add(pictures.center_crop(pictures.open_rgb(files.train.path(index)), 256, 224))
+    return sums.finish(files.fingerprint)
+
+
+@pytest.fixture(scope="module")
+def files(images):
+    return imagenet_files.find(images, wiring_test=True)
+
+
+@pytest.fixture(scope="module")
+def statistics(files):
+    return statistics_of(files)
+
+
+def stream(config, files, statistics, share=slice(0, 12)) -> StreamInput:
+    data = on_device(resolve(config), files, statistics, CPU)
+    found = input_of(data, resolve(config), share)
+    assert isinstance(found, StreamInput)
+    return found
+
+
+def test_a_mini_batch_is_what_the_draws_of_its_positions_say(config, files, statistics):
+    settings = config("train.mini_batch_size=12", "train.batch_norm_group=12", "seed=3")
+    source = stream(settings, files, statistics)
+    order = torch.cat([permutation(32, 3, epoch) for epoch in range(2)])
+    mean = torch.from_numpy(statistics.mean).mean((1, 2), dtype=torch.float64).float()
+    values, vectors = statistics.principal()
+    for begin in (0, 12, 24):  # the third one runs over the end of a pass
+        source.cover(begin)
+        positions = begin + torch.arange(12)
+        batch, labels = source.batch(positions)
+        drawn = draws.training_draws(positions, 3, 36, 48)
+        alphas = draws.normals(positions, 3).double().numpy()
+        for row, index in enumerate(order[positions].tolist()):
+            picture = pictures.open_rgb(files.train.path(index))
+            crop = pictures.random_crop(picture, int(drawn.shorter_side[row]), int(drawn.top_bits[row]),
+                                        int(drawn.left_bits[row]), bool(drawn.flip[row]), 32)
+            noise = 0.1 * vectors @ (alphas[row] * values)
+            expected = crop.transpose(2, 0, 1) - mean.numpy()[:, None, None] + noise[:, None, None]
+            assert np.allclose(batch[row].numpy(), expected, atol=1e-3)
+            assert int(labels[row]) == int(files.train.labels[index])
+    source.close()
+
+
+def test_two_processes_read_together_what_one_reads(config, files, statistics):
+    settings = config("train.mini_batch_size=12", "train.batch_norm_group=12")
+    whole, first, second = (stream(settings, files, statistics, share)
+                            for share in (slice(0, 12), slice(0, 6), slice(6, 12)))
+    for begin in (24, 36, 0):  # from anywhere, and back
+        for source in (whole, first, second):
+            source.cover(begin)
+        positions = begin + torch.arange(12)
+        parts = [source.batch(part) for source, part in ((first, positions[:6]), (second, positions[6:]))]
+        images, labels = whole.batch(positions)
+        assert torch.equal(torch.cat([part[0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+    for source in (whole, first, second):
+        source.close()
+
+
+def test_crops_of_224_subtract_the_mean_image_and_per_channel_what_is_configured(config, files, statistics):
+    size = ("data.crop_size=224", "data.shorter_side=[224,230]", "data.test_shorter_side=224")
+    data = on_device(resolve(config(*size)), files, statistics, CPU)
+    assert torch.equal(data.mean, torch.from_numpy(statistics.mean))
+    plain = on_device(resolve(config(*PER_CHANNEL)), files, None, CPU)
+    assert plain.components is None
+    assert plain.mean.flatten().tolist() == pytest.approx([127.5, 102.0, 76.5])
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / 0.2
+    assert torch.allclose(plain.training_images(pixels, torch.arange(2), 0), expected, atol=1e-5)
+
+
+def test_the_colour_noise_has_the_covariance_that_alexnet_describes(statistics):
+    values, vectors = statistics.principal()
+    noise = draws.normals(torch.arange(200_000), 0) @ torch.from_numpy(colour_components(statistics, 0.1))
+    expected = vectors @ np.diag((0.1 * values) ** 2) @ vectors.T
+    assert np.allclose(np.cov(noise.numpy().T), expected, rtol=0.02, atol=0.01 * expected.max())
+
+
+def test_the_validation_images_are_each_given_once_to_one_of_the_processes(config, files, statistics):
+    data = on_device(resolve(config()), files, statistics, CPU)
+    whole = torch.cat([labels for _, labels in data.validation(5)])
+    assert torch.equal(whole, torch.from_numpy(files.val.labels))
+    parts = [torch.cat([labels for _, labels in data.validation(5, rank, 3)]) for rank in range(3)]
+    assert sum(map(len, parts)) == len(whole)
+    for rank, part in enumerate(parts):
+        assert torch.equal(part, whole[rank::3])
+
+
+def test_a_wiring_test_on_the_command_line_says_so_everywhere(repro, images):
+    words = [f"data.root={images}", *SMOKE, "train.iterations=2", "train.lr_drops=[]", "evaluation.interval=1"]
+    done = repro("run", "experiment=imagenet_resnet18", *words)
+    assert done.returncode == 0, done.stderr
+    assert all("wiring test" in line for line in done.stdout.splitlines() if "seed 0" in line)
+    listed = json.loads(repro("list", "--json").stdout)
+    entry = next(entry for entry in listed["experiments"] if entry["name"] == "imagenet_resnet18")
+    assert "wiring test" in entry["yours"]
+    table = json.loads(repro("table", "table2", "--json").stdout)
+    row = next(row for row in table["rows"] if row["key"] == "resnet-18")
+    assert row["status"] == "not run"
+    assert any("wiring test" in note for note in table["notes"])

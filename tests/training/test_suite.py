@@ -1,0 +1,96 @@
+"""What a suite does after its runs: their tests, which stop in time, and ensembles of what is there."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from repro.config import compose
+from repro.errors import Stopped
+from repro.paper import costs, ensemble
+from repro.paper import suite as read_suite
+from repro.runs import run_folder
+from repro.schema import Precision
+from repro.stopping import StopRequest
+from repro.training import suite as module
+from repro.training.schedule import Schedule
+
+COMMAND = ["repro", "suite", "imagenet_deeper", "resume=never"]
+DEEPER = read_suite("imagenet_deeper")
+MEMBERS = [(one.experiment, one.seed) for one in ensemble("table5").members]
+
+
+@pytest.fixture
+def finished(monkeypatch):
+    """`finished(members, during)` makes these runs finished ones; tests, of which `during` is called, are listed."""
+    def call(members, during=lambda: None) -> tuple[list, list]:
+        configs = [compose([f"experiment={name}", f"seed={seed}", "machine.device=cpu", "machine.precision=fp32"])
+                   for name, seed in MEMBERS]
+        there = [run_folder(config) for config in configs if (config.name, config.seed) in members]
+        done: list[tuple[str, str, int]] = []
+
+        def evaluate(config, protocol, weights, command, stop):
+            done.append((protocol, config.name, config.seed))
+            during()
+            return "tested", {}
+        monkeypatch.setattr(module, "read_run", lambda folder: SimpleNamespace(finished=folder in there))
+        monkeypatch.setattr(module, "evaluate", evaluate)
+        monkeypatch.setattr(module, "combine", lambda name, overrides: (f"combined {name}", {}))
+        return configs, done
+    return call
+
+
+def test_an_ensemble_whose_members_are_all_there_is_made(finished, capsys):
+    configs, done = finished(MEMBERS)
+    with StopRequest() as stop:
+        module.test_finished(DEEPER, configs, [], stop, COMMAND)
+    assert done == [(protocol, *member) for protocol in ("ten_crop", "multi_scale") for member in MEMBERS]
+    assert "combined table5" in capsys.readouterr().out
+
+
+def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, capsys):
+    configs, done = finished(MEMBERS[:-1])
+    with StopRequest() as stop:
+        module.test_finished(DEEPER, configs[:-1], [], stop, COMMAND)  # as with seeds=1
+    assert len(done) == 10
+    out = capsys.readouterr().out
+    assert "ensemble table5 not made: lacks imagenet_resnet152 seed 1\n" in out
+    assert "combined" not in out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_between_two_tests_stops(finished, number, code):
+    configs, done = finished(MEMBERS, lambda: os.kill(os.getpid(), number))
+    with StopRequest() as stop, pytest.raises(Stopped, match="before the ten_crop test of imagenet_optC") as caught:
+        module.test_finished(DEEPER, configs, [], stop, COMMAND)
+    assert (caught.value.exit_code, len(done)) == (code, 1)
+    assert str(caught.value).endswith("go on with: repro suite imagenet_deeper")
+
+
+def test_max_seconds_bounds_the_tests_too(monkeypatch):
+    """They are inside of the suite's own limit."""
+    limits = []
+    monkeypatch.setattr(module, "make_data", lambda config: None)
+    monkeypatch.setattr(module, "run_unfinished", lambda *rest: [])
+    monkeypatch.setattr(module, "test_finished", lambda suite, configs, overrides, stop, command: limits.append(
+        (stop.seconds_left(), bool(stop.previous))))
+    module.run_suite("imagenet_deeper", "paper", 1, ["machine.device=cpu", "max_seconds=1000"], COMMAND)
+    (left, active), = limits
+    assert 900 < left < 1000
+    assert active, "signals are received"
+
+
+def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkeypatch):
+    monkeypatch.setattr(module.cost, "measure", lambda config: module.cost.Cost(
+        config.name, "made-up device", Precision.fp32.name, 0.0, 1.0, 3, "eager"))
+    lines: list[str] = []
+    found = module.say_cost(DEEPER, [], lines.append)
+    schedule = Schedule.of(compose(["experiment=imagenet_optB"]))
+    tests = sum(schedule.evaluates(number) for number in range(1, schedule.iterations + 1))
+    assert found["experiments"][0]["run_seconds"] == tests * costs().images.validation
+    assert "without reading and decoding images (repro bench input)" in lines[-1]
+    cifar: list[str] = []
+    found = module.say_cost(read_suite("cifar_precision"), ["machine.precision=fp32"], cifar.append)
+    assert found["experiments"][0]["run_seconds"] % 10_000 == 0
+    assert "decoding" not in cifar[-1]
