@@ -222,8 +222,8 @@ def with_depth(config: RunConfig) -> RunConfig:
         model = replace(model, shortcut_option=ShortcutOption.A)
     if model.architecture is Architecture.imagenet:
         if model.blocks_per_stage is not None:
-            raise ConfigError(f"model.blocks_per_stage={model.blocks_per_stage}: must be null for a network of Table 1, "
-                              "whose blocks follow from model.depth")
+            raise ConfigError(f"model.blocks_per_stage={model.blocks_per_stage}: must be null for a network of "
+                              "Table 1, whose blocks follow from model.depth")
         return replace(config, model=model)
     if model.depth is not None:
         if model.depth < 8 or (model.depth - 2) % 6:

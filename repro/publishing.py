@@ -7,11 +7,12 @@ from pathlib import Path
 from repro.config import identity_of
 from repro.errors import ConfigError, StorageError
 from repro.places import in_tree, reference_dir, shown
-from repro.runs import Run, find_run, read_run
+from repro.runs import Run, find_run, read_run, write_atomic
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
 TESTS = "evaluations/*.json"  # finished ones are copied too: errors under the ways of testing, not their probabilities
+ENSEMBLES = "ensembles/"  # where ensembles lie below a results folder
 
 
 def publish(name: str, results: Path) -> Path:
@@ -43,8 +44,28 @@ def publish(name: str, results: Path) -> Path:
     return target
 
 
+def publish_ensemble(name: str, results: Path, problem: str | None) -> Path:
+    """Copy the record of an ensemble, called ensembles/NAME, and return the copy's path.
+
+    problem: why it is no evidence, None if it is. ConfigError then, and if there is none.
+    """
+    if not in_tree():
+        raise ConfigError("repro publish writes into a checkout's results/reference; this is an installed package")
+    source, target = results / f"{name}.json", reference_dir() / f"{name}.json"
+    if not source.is_file():
+        raise ConfigError(f"no {shown(source)}: `repro ensemble {name.removeprefix(ENSEMBLES)}` makes it")
+    if problem is not None:
+        raise ConfigError(f"{shown(source)} is no evidence: {problem}")
+    try:
+        write_atomic(target, source.read_bytes())
+    except OSError as error:
+        raise StorageError(f"can't read {shown(source)}: {error.strerror}") from error
+    print(f"published {shown(target)}")
+    return target
+
+
 def copy_record(folder: Path, target: Path) -> None:
-    """Copy all files of a record, or none."""
+    """Copy all files of a record, or none. Published tests that the folder has no longer stay."""
     part = target.with_name(f".{target.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -53,6 +74,10 @@ def copy_record(folder: Path, target: Path) -> None:
                      *finished_tests(folder)):
             (part / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / file, part / file)
+        for file in finished_tests(target):
+            if not (part / file).exists():
+                (part / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(target / file, part / file)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     except OSError as error:

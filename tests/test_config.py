@@ -463,7 +463,7 @@ def test_another_kind_of_crop_changes_the_identity():
 
 
 def test_a_wrong_combination_of_network_and_images_is_named():
-    for words, key in ((["model=imagenet_residual", "model.depth=34"], "model.architecture"),
+    for words, key in ((["model=imagenet_residual", "model.depth=34"], "model.blocks_per_stage"),
                        (["data=imagenet"], "model.architecture"),
                        (["data.crop_size=224"], "data.crop_size"), (["data.wiring_test=true"], "data.wiring_test"),
                        (["train.lr_policy=plateau"], "train.lr_policy"), (["model.family=vgg"], "model.family")):

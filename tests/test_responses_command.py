@@ -2,6 +2,11 @@
 
 import json
 
+import pytest
+
+from repro.config import compose
+from repro.data.sources import load_arrays
+from repro.errors import ConfigError
 from repro.runs import read_run, scan
 from repro.training import engine, measurements
 from tests.made_cli import TINY, made_data
@@ -21,6 +26,24 @@ def test_responses_fills_in_what_is_missing(here, tmp_path):
     named = here("responses", f"{folder.parent.name}/seed0", "machine.device=cpu")
     assert named.code == 0, named.err
     assert len(read_run(folder).responses()) == 7
+
+
+def test_runs_of_imagenet_are_left_alone(here):
+    """Fig. 7 is of CIFAR-10's test images, and nothing else is to be written into their records."""
+    from tests.evaluation.made import make_run
+
+    folder = make_run()
+    before = (folder / "run.json").read_bytes()
+    assert read_run(folder).finished
+    assert here("responses").code == 0
+    says(here("responses", str(folder)), 2, "CIFAR-10's test images only", "run of ImageNet")
+    assert (folder / "run.json").read_bytes() == before
+    assert not (folder / "responses.csv").exists()
+
+
+def test_imagenet_is_not_loaded_as_cifar10():
+    with pytest.raises(ConfigError, match="not loaded into memory"):
+        load_arrays(compose(["experiment=imagenet_resnet18"]).data)
 
 
 def test_responses_of_what_is_not_there(here, tmp_path):

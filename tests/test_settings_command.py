@@ -22,6 +22,14 @@ def test_show_names_settings_schedule_cost_and_folder(direct):
         assert words in out, words
 
 
+def test_show_of_a_network_that_is_not_trained_here_has_no_schedule(direct):
+    out = direct("show", "experiment=imagenet_vgg16").out
+    assert "schedule:\n  not trained here; `repro eval experiment=imagenet_vgg16 weights=FILE` tests imported" in out
+    assert not re.search(r"iterations,|lr 0\.1 for|repro cost", out)
+    assert "of probabilities for each way of testing" in out
+    assert json.loads(direct("show", "experiment=imagenet_vgg16", "--json").out)["schedule"] is None
+
+
 def test_show_of_a_changed_run_says_what_changed(direct):
     facts = json.loads(direct("show", "experiment=cifar_resnet20", "scale=0.5", "train.lr=0.2", "--json").out)
     found = {one["key"]: one for one in facts["settings"]}

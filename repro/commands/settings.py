@@ -47,8 +47,8 @@ def show_run(options: argparse.Namespace) -> int:
                      sources(files_of([f"experiment={config.name}"])) if known else {})
     schedule = Schedule.of(config)
     facts = {"experiment": config.name, "description": config.description, "settings": as_plain(found),
-             "schedule": schedule_facts(config, schedule), "cost": cost_facts(config, schedule),
-             "folders": folders(config), "deviations": deviations(config),
+             "schedule": schedule_facts(config, schedule) if trained(config) else None,
+             "cost": cost_facts(config, schedule), "folders": folders(config), "deviations": deviations(config),
              "reproduces": [] if deviations(config) else config.reproduces}
     if options.json:
         print(json.dumps(facts, indent=2))
@@ -64,6 +64,13 @@ def given_keys(overrides: Sequence[str]) -> dict[str, str]:
     given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
     names = [override.partition("=")[0].lstrip("+~") for override in overrides]
     return given | {name: "override" for name in names if name in set(keys())}
+
+
+def trained(config: "RunConfig") -> bool:
+    """Whether a network is trained here at all: VGG is there for tests of imported weights."""
+    from repro.schema import Family
+
+    return config.model.family is not Family.vgg
 
 
 def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
@@ -136,11 +143,8 @@ def folders(config: "RunConfig") -> list[dict[str, str]]:
             for one in resolved]
 
 
-def facts_lines(facts: dict[str, Any]) -> list[str]:
-    """Schedule, cost, folder, deviations and rows for a person."""
-    from repro.reporting.run_cost import computed_lines, time_lines
-
-    schedule, cost = facts["schedule"], facts["cost"]
+def schedule_lines(schedule: dict[str, Any]) -> list[str]:
+    """The schedule for a person."""
     lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
              f"  {schedule['iterations']} iterations, "
              + (f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else "")
@@ -148,15 +152,26 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
               + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
               for one in schedule["rates"]]
-    lines += [f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
-              if "warmup_lr" in schedule else "  no warm-up"]
+    lines.append(f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
+                 if "warmup_lr" in schedule else "  no warm-up")
+    return lines
+
+
+def facts_lines(facts: dict[str, Any]) -> list[str]:
+    """Schedule, cost, folder, deviations and rows for a person."""
+    from repro.reporting.run_cost import computed_lines, time_lines
+
+    schedule, cost = facts["schedule"], facts["cost"]
+    lines = schedule_lines(schedule) if schedule else [
+        "", "schedule:", f"  not trained here; `repro eval experiment={facts['experiment']} weights=FILE` tests "
+        "imported weights"]
     lines += ["", "cost:", f"  parameters: {cost['parameters']:,}" if "parameters" in cost
               else "  parameters: not in golden_counts.yaml"]
     if "multiply_adds" in cost:
         lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
                   "for the forward passes of all training mini-batches"]
     lines += computed_lines(cost, cost["mini_batch"])
-    if cost["times"] or "gpu_hours" not in cost:
+    if schedule and (cost["times"] or "gpu_hours" not in cost):
         lines += time_lines(cost["times"], cost["suite"])
     lines += ["", "folder and identity:"]
     lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]

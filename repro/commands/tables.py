@@ -24,7 +24,7 @@ def register(add: Add) -> None:
             form.add_argument("--json", action="store_true", help="print JSON")
             form.add_argument("--latex", action="store_true", help="print LaTeX (booktabs)")
     publish = add("publish", "promote a finished local run into results/reference", publish_run)
-    publish.add_argument("run", help="its folder, or EXPERIMENT/seedK")
+    publish.add_argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5")
 
 
 def show_list(options: argparse.Namespace) -> int:
@@ -108,12 +108,29 @@ def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
+def promote_ensemble(name: str) -> None:
+    """`repro publish ensembles/table5`; ConfigError if Table 5 would not count it, here or beside what is published."""
+    from repro.places import reference_dir
+    from repro.published import pick
+    from repro.publishing import ENSEMBLES, publish_ensemble
+    from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
+    from repro.reporting.selection import pools
+
+    pick(name.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
+    found = read_ensemble(results_of())
+    problems = (ensemble_problem(found, pool) for pool in pools(results_of(), reference_dir()))
+    publish_ensemble(name, results_of(), next((problem for problem in problems if problem), None))
+
+
 def publish_run(options: argparse.Namespace) -> int:
     """`repro publish`."""
     from repro.places import reference_dir
-    from repro.publishing import publish
+    from repro.publishing import ENSEMBLES, publish
 
-    publish(options.run, results_of())
+    if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
+        promote_ensemble(options.run)
+    else:
+        publish(options.run, results_of())
     from repro.reporting import figures, tables
 
     for name in tables.committed():

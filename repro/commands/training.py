@@ -25,8 +25,8 @@ def register(add: Add) -> None:
     responses = add("responses", "measure the layer responses of finished runs that lack them, and draw Figure 7",
                     show_responses)
     responses.add_argument("runs", nargs="*", metavar="RUN | key=value",
-                           help="EXPERIMENT/seedK or a run's folder (none: all that lack them); data.root=, "
-                                "machine.device=")
+                           help="EXPERIMENT/seedK or a run's folder (none: all of CIFAR-10 that lack them); "
+                                "data.root=, machine.device=")
 
 
 def run_suite(options: argparse.Namespace) -> int:
@@ -96,6 +96,7 @@ def show_cost(options: argparse.Namespace) -> int:
 
 def show_responses(options: argparse.Namespace) -> int:
     """`repro responses`."""
+    from repro.ranges import IMAGENET
     from repro.reporting import figures
     from repro.runs import find_run, scan
 
@@ -103,6 +104,7 @@ def show_responses(options: argparse.Namespace) -> int:
     overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]
     named = [find_run(word, results) for word in options.runs if word not in overrides]
     wanted = named or [run for run in scan(results / "runs") if run.finished and not run.responses()
+                       and run.record is not None and run.record["config"].get("data", {}).get("name") != IMAGENET
                        and (run.folder / "weights.pt").is_file()]
     if wanted:
         check_versions()

@@ -2,13 +2,19 @@
 
 from repro.data import cifar10_files
 from repro.data.cifar10_files import Cifar10Arrays
+from repro.errors import ConfigError
 from repro.places import data_dir
-from repro.ranges import SYNTHETIC
+from repro.ranges import IMAGENET, SYNTHETIC
 from repro.schema import DataConfig
 
 
 def load_arrays(config: DataConfig) -> Cifar10Arrays:
-    """CIFAR-10 from the user's folder, or the synthetic images; DataError (3) if CIFAR-10 is missing or damaged."""
+    """CIFAR-10 from the user's folder, or the synthetic images; DataError (3) if CIFAR-10 is missing or damaged.
+
+    ConfigError for ImageNet, whose images are read from their files one by one.
+    """
+    if config.name == IMAGENET:
+        raise ConfigError(f"data.name={IMAGENET}: its images are not loaded into memory, as CIFAR-10's are")
     if config.name == SYNTHETIC:
         from repro.data import synthetic
 

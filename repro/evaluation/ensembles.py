@@ -11,8 +11,8 @@ import numpy as np
 
 from repro.config import compose
 from repro.devices import resolve
-from repro.errors import DataError
-from repro.evaluation.kept import SCHEMA, json_path, read_arrays, read_record
+from repro.errors import ConfigError, DataError, StorageError
+from repro.evaluation.kept import EXACT, SCHEMA, json_path, read_arrays, read_record, sha256_of
 from repro.evaluation.scores import count_errors
 from repro.evaluation.testing import WIRING_TEST
 from repro.evaluation.views import LABELS
@@ -28,20 +28,25 @@ ROWS = 1000  # images averaged at a time, so that the probabilities of all membe
 
 @dataclass(frozen=True)
 class Tested:
-    """A member: its run, its finished test, and where that lies."""
+    """A member: its run, its finished test, where that lies, and the command that makes it."""
 
     run: Run
     record: dict[str, Any]
     path: Path
+    command: str
 
 
 def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Average an ensemble's members and count the errors: the result in words and as it is recorded.
 
     `overrides` are those of the members' runs. DataError naming the commands that make what is missing, or members that
-    were not tested on the same images; StorageError if kept probabilities were changed.
+    were not tested on the same images; StorageError if kept probabilities were changed; ConfigError for overrides of
+    what the ensemble itself names.
     """
     ensemble = read_ensemble(name)
+    named = [word for word in overrides if word.partition("=")[0].lstrip("+~") in ("experiment", "seed")]
+    if named:
+        raise ConfigError(f"{' '.join(named)}: ensemble {name} names the experiments and seeds of its members")
     members = find_members(ensemble, overrides)
     check_same_images(members)
     top1, top5, images = count(members)
@@ -62,24 +67,32 @@ def find_members(ensemble: Ensemble, overrides: Sequence[str]) -> list[Tested]:
         words = [f"experiment={member.experiment}", f"seed={member.seed}", *overrides]
         run = read_run(run_folder(resolve(compose(words))))
         path = run.folder / "evaluations" / ensemble.protocol
-        command = shlex.join(words)
+        lacks = f"{member.experiment} seed {member.seed}: "
+        command = f"repro eval {shlex.join(words)} protocol={ensemble.protocol}"
         if not run.finished or not (run.folder / "weights.pt").is_file():
-            missing.append(f"{member.experiment} seed {member.seed}: no finished run with weights; "
-                           f"repro run {command}")
+            missing.append(f"{lacks}no finished run with weights; repro run {shlex.join(words)}")
             continue
         try:
             record = read_record(path)
         except FileNotFoundError:
             record = {}
         if not record.get("finished"):
-            missing.append(f"{member.experiment} seed {member.seed}: no finished {ensemble.protocol} test; "
-                           f"repro eval {command} protocol={ensemble.protocol}")
-            continue
-        found.append(Tested(run, record, path))
+            missing.append(f"{lacks}no finished {ensemble.protocol} test; {command}")
+        elif other := of_another_run(record, run):
+            missing.append(f"{lacks}its {ensemble.protocol} test is of another {other}; {command} resume=never")
+        else:
+            found.append(Tested(run, record, path, command))
     if missing:
         raise DataError(f"ensemble {ensemble.name} lacks {len(missing)} of {len(ensemble.members)} members:\n  "
                         + "\n  ".join(missing))
     return found
+
+
+def of_another_run(record: dict[str, Any], run: Run) -> str:
+    """In what a test does not belong to a run: 'seed', 'identity' or 'weights_sha256'; '' if it does."""
+    weights = (run.record or {}).get("weights_sha256") or sha256_of(run.folder / "weights.pt")
+    own = {"seed": run.seed, "identity": run.identity, "weights_sha256": weights}
+    return next((key for key, value in own.items() if record.get(key) != value), "")
 
 
 def check_same_images(members: Sequence[Tested]) -> None:
@@ -94,7 +107,7 @@ def check_same_images(members: Sequence[Tested]) -> None:
 
 def count(members: Sequence[Tested]) -> tuple[int, int, int]:
     """Top-1 and top-5 errors of the mean probabilities, and the number of images."""
-    arrays = [read_arrays(member.path, member.record) for member in members]
+    arrays = [arrays_of(member) for member in members]
     labels = arrays[0][1]
     top1 = top5 = 0
     for begin in range(0, len(labels), ROWS):
@@ -105,6 +118,14 @@ def count(members: Sequence[Tested]) -> tuple[int, int, int]:
     return top1, top5, len(labels)
 
 
+def arrays_of(member: Tested) -> tuple[np.ndarray, np.ndarray]:
+    """A member's probabilities (N, K), mapped, and classes (N,); StorageError, with what makes them anew."""
+    try:
+        return read_arrays(member.path, member.record)
+    except StorageError as error:
+        raise StorageError(f"{error}; test again with: {member.command} resume=never") from error
+
+
 def describe(ensemble: Ensemble, members: Sequence[Tested]) -> dict[str, Any]:
     """What the record of an ensemble says beside its result."""
     first = members[0].record
@@ -113,7 +134,7 @@ def describe(ensemble: Ensemble, members: Sequence[Tested]) -> dict[str, Any]:
         "schema": SCHEMA, "name": ensemble.name, "description": ensemble.description,
         "reproduces": ensemble.reproduces, "protocol": ensemble.protocol, "definition": first["definition"],
         "split": "val", "data_fingerprint": first["data_fingerprint"], "wiring_test": first["wiring_test"],
-        "paper_runs": all(member.run.is_paper_run for member in members),
+        "paper_runs": all(member.run.is_paper_run and member.record["precision"] in EXACT for member in members),
         "members": [{key: member.record[key] for key in kept} for member in members]}
 
 

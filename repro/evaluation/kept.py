@@ -7,6 +7,7 @@ two files are never committed. Rows are appended, and count once the record says
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -14,34 +15,40 @@ from typing import Any
 
 import numpy as np
 
-from repro.errors import StorageError
+from repro.config import PAPER_PRECISIONS, flat
+from repro.errors import ConfigError, StorageError
 from repro.evaluation.scores import count_errors
 from repro.places import shown
 from repro.runs import file_sha256, utc_now, write_atomic, write_json
 
 SCHEMA = 1
 # Two tests that agree in these are the same test.
-SAME = ("schema", "protocol", "experiment", "weights_sha256", "data_fingerprint", "split", "settings", "precision",
-        "images", "classes", "wiring_test")
+SAME = ("schema", "protocol", "experiment", "weights_sha256", "data_fingerprint", "split", "settings", "model",
+        "precision", "images", "classes", "wiring_test")
+EXACT = {precision.name for precision in PAPER_PRECISIONS}
 
 
 class Kept:
     """The record of a test and its probabilities, while they come in. A context that saves at its end."""
 
-    def __init__(self, path: Path, about: dict[str, Any], labels: np.ndarray, classes: int, fresh: bool = False):
+    def __init__(self, path: Path, about: dict[str, Any], labels: np.ndarray, classes: int, fresh: bool = False,
+                 any_exact: bool = False):
         """Take up what lies at `path` (without suffix) if it is of the same test, and unless `fresh`; else begin.
 
-        `about` becomes part of the record; `note` then says in a line what was found.
+        `about` becomes part of the record; `note` then says in a line what was found. A finished test in fp32 or TF32
+        answers a request for the other of them with `any_exact`. ConfigError if a finished test of anything else is
+        there: it is replaced by `fresh` only.
         """
         self.path, self.labels, self.classes = path, labels, classes
         self.record: dict[str, Any] = {"schema": SCHEMA, **about, "images": len(labels), "classes": classes,
                                        "images_done": 0, "top1_errors": 0, "top5_errors": 0, "finished": False}
         self.note = ""
-        found = None if fresh else self.found()
-        if found is not None:
+        found = None if fresh else self.found(any_exact)
+        if found is not None and found["finished"]:
+            self.record = found
+        elif found is not None:
             self.record = found | {"device": with_other(found["device"], about["device"])}
-            if not found["finished"]:
-                self.note = f"goes on after {found['images_done']} of {len(labels)} images"
+            self.note = f"goes on after {found['images_done']} of {len(labels)} images"
 
     @property
     def done(self) -> int:
@@ -53,11 +60,15 @@ class Kept:
         """Whether every image is tested."""
         return bool(self.record["finished"])
 
-    def found(self) -> dict[str, Any] | None:
-        """The record on disk if it is of the same test and its probabilities are there; None, with a note, if not."""
+    def found(self, any_exact: bool) -> dict[str, Any] | None:
+        """The record on disk if it is of the same test and its probabilities are there; None, with a note, if not.
+
+        Of a finished test the record is enough, with a note if its probabilities are not as they were. ConfigError for
+        a finished test of something else.
+        """
         try:
             record = read_record(self.path)
-            other = [key for key in SAME if record[key] != self.record[key]]
+            other = [key for key in SAME if record.get(key) != self.record[key]]
             length = self.length(record["images_done"])
             record["top1_errors"], record["top5_errors"], record["finished"], record["device"]
         except FileNotFoundError:
@@ -65,6 +76,15 @@ class Kept:
         except (StorageError, KeyError, TypeError):
             self.note = f"{shown(json_path(self.path))} is unreadable; the test begins anew"
             return None
+        if record["finished"]:
+            if other and not (any_exact and other == ["precision"] and record.get("precision") in EXACT):
+                raise ConfigError(f"{shown(json_path(self.path))} holds a finished test: "
+                                  f"{differing(record, self.record, other)}; resume=never replaces it")
+            try:
+                read_arrays(self.path, record)
+            except StorageError as error:
+                self.note = f"{error}; the errors of the finished test stand; resume=never tests again"
+            return record
         if other:
             self.note = f"{shown(json_path(self.path))} is of another test ({', '.join(other)} differ) and is replaced"
             return None
@@ -137,6 +157,13 @@ class Kept:
         write_json(json_path(self.path), self.record)
 
 
+def differing(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> str:
+    """What differs in these keys of two records, as 'key: old, now new'."""
+    before, now = (flat({key: record.get(key) for key in keys}) for record in (old, new))
+    return "; ".join(f"{key}: {before.get(key)}, now {value}" for key, value in now.items()
+                     if before.get(key) != value)
+
+
 def json_path(path: Path) -> Path:
     """The record of a test."""
     return path.with_name(f"{path.name}.json")
@@ -172,6 +199,8 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
             changed = sha256_of(file) != record[key]
         except OSError as error:
             raise StorageError(f"{shown(file)}: {error.strerror}") from error
+        except KeyError as error:
+            raise StorageError(f"{shown(json_path(path))} has no {key}") from error
         if changed:
             raise StorageError(f"{shown(file)} was changed after the test")
     return np.load(rows_path(path), mmap_mode="r"), np.load(labels_path(path))

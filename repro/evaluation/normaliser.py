@@ -60,7 +60,11 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
     if beside.is_file():
         return Normaliser(read_mean(beside, data.crop_size))
     folder = statistics_folder(results_dir(config.results))
-    found = imagenet_statistics.cached(folder, fingerprint(), MEAN_SHORTER_SIDE, MEAN_SIZE)
+    try:
+        own = fingerprint()
+    except DataError:  # nor is the data set here, which is no reason to ask for it
+        own = None
+    found = None if own is None else imagenet_statistics.cached(folder, own, MEAN_SHORTER_SIDE, MEAN_SIZE)
     if found is None:
         raise DataError(f"no mean image for {shown(weights)}: neither {BESIDE} beside it (array 'mean': (3, H, W), "
                         f"pixels 0..255) nor one of this data set in {shown(folder)}, which the first training run "

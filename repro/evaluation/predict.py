@@ -15,9 +15,9 @@ from repro.devices import place, resolve, set_up
 from repro.errors import DataError
 from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.scores import TOP, Scorer
-from repro.evaluation.testing import WIRING_TEST, check_agrees, run_beside
+from repro.evaluation.testing import WIRING_TEST, check_agrees
 from repro.evaluation.views import CENTER, Views, views_of
-from repro.evaluation.weights import load_weights
+from repro.evaluation.weights import load_weights, run_beside
 from repro.models import build_model
 from repro.places import data_dir
 from repro.ranges import CIFAR10, CLASSES, IMAGENET

@@ -1,7 +1,10 @@
 """`repro eval` on ImageNet: the error of a network by one of the paper's three protocols, kept and resumable."""
 
+import hashlib
+import json
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +19,32 @@ from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.progress import Progress
 from repro.evaluation.scores import Scorer
 from repro.evaluation.views import LABELS, ViewReader, Views, views_of
-from repro.evaluation.weights import load_weights, training_note
+from repro.evaluation.weights import load_weights, run_beside, training_note
 from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.places import data_dir, results_dir, shown
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, locked, read_run
-from repro.schema import Family, RunConfig
+from repro.runs import Run, locked
+from repro.schema import Family, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
 
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
+# Settings of a network that change only its training.
+TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
 # What must be the same in the record beside the weights and in the command: what the network is and is shown.
 OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test")
 
 
-def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]) -> tuple[str, dict[str, Any]]:
+def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str],
+             stop: StopRequest | None = None) -> tuple[str, dict[str, Any]]:
     """Test the weights in a file on the validation images; the result in words and its record.
 
     The record and all probabilities stay on disk: a test that was stopped goes on, a finished one is read.
+    `stop`: of what the test is a part of, and in the place of the test's own.
     Raises Stopped (75, 130) with the command that goes on, ConfigError if the weights are those of another run,
     StorageError if they can't be read, DataError if the data or the mean image can't.
     """
-    config = resolve(config)
+    asked, config = config.machine.precision, resolve(config)
     device = set_up(config)
     if config.model.family is Family.vgg and config.data.crop_size != CROP:
         raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
@@ -56,24 +63,27 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     with locked(path.with_name(f"{path.name}.lock")) as note:
         if note:
             print_now(note)
-        kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume.name == "never")
+        kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume is Resume.never,
+                    asked is Precision.auto)
         if kept.note:
             print_now(kept.note)
         if not kept.finished:
             model = place(load_weights(build_model(config.model), weights), config, device)
             reader = ViewReader(files.val, views, config.machine.decoder)
-            test(kept, Scorer(model, views, normaliser, config.machine), reader, config, command)
+            test(kept, Scorer(model, views, normaliser, config.machine), reader, config, command, stop)
     return in_words(kept.record, path, weights), kept.record
 
 
-def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, command: list[str]) -> None:
+def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, command: list[str],
+         outer: StopRequest | None) -> None:
     """Test all images that are left; Stopped, with everything saved, if a signal or max_seconds asks for it."""
     images, machine = len(kept.labels), config.machine
     starts = range(kept.done, images, scorer.images_at_once)
     requests = [range(start, min(start + scorer.images_at_once, images)) for start in starts]
     loader = Loader(reader, machine.loader, machine.workers)
     name = f"{config.name} {LABELS[scorer.views.protocol]}"
-    with kept, StopRequest(config.max_seconds) as stop, Progress(name, kept.done, images) as progress:
+    asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
+    with kept, asked as stop, Progress(name, kept.done, images) as progress:
         saved = time.monotonic()
         try:
             for loaded in loader.batches(requests):
@@ -81,7 +91,7 @@ def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, comm
                 progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
                 if stop.reason is not None and kept.done < images:
                     raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
-                                  f"kept\ngo on with: {shlex.join(command)}", stop.exit_code)
+                                  f"kept\ngo on with: {shlex.join(going_on(command))}", stop.exit_code)
                 if time.monotonic() - saved >= machine.checkpoint_seconds:
                     kept.save()
                     saved = time.monotonic()
@@ -90,10 +100,9 @@ def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, comm
         kept.finish()
 
 
-def run_beside(weights: Path) -> Run | None:
-    """The run whose weights.pt this is; None for any other file."""
-    run = read_run(weights.absolute().parent)
-    return run if weights.name == "weights.pt" and run.record is not None else None
+def going_on(command: list[str]) -> list[str]:
+    """The command that goes on with a test: without resume=never, which would begin it anew."""
+    return [word for word in command if not word.lstrip("+").startswith("resume=")]
 
 
 def check_agrees(config: RunConfig, run: Run | None) -> None:
@@ -116,10 +125,16 @@ def check_classes(config: RunConfig, found: int) -> None:
 
 
 def place_of(config: RunConfig, run: Run | None, weights: Path, digest: str) -> Path:
-    """The folder of all tests of these weights: in their run's, else in the user's results."""
+    """The folder of all tests of these weights in this network: in their run's, else in the user's results."""
     if run is not None:
         return weights.absolute().parent / "evaluations"
-    return results_dir(config.results) / "evaluations" / f"{config.name}-{digest[:12]}"
+    of_both = hashlib.sha256(json.dumps([digest, network(config)], sort_keys=True).encode()).hexdigest()
+    return results_dir(config.results) / "evaluations" / f"{config.name}-{of_both[:12]}"
+
+
+def network(config: RunConfig) -> dict[str, Any]:
+    """What beside its weights decides what a network computes, as plain values."""
+    return {key: value for key, value in to_dict(config.model).items() if key not in TRAINING_ONLY}
 
 
 def about_test(config: RunConfig, views: Views, normaliser: Normaliser, files: ImageNetFiles, run: Run | None,
@@ -131,7 +146,7 @@ def about_test(config: RunConfig, views: Views, normaliser: Normaliser, files: I
         "seed": run.seed if run else None, "identity": run.identity if run else None,
         "deviations": record.get("deviations") if record else None,  # None: nobody knows
         "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
-        "wiring_test": config.data.wiring_test,
+        "wiring_test": config.data.wiring_test, "one_folder": files.one_folder, "model": network(config),
         "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                      "normalisation_sha256": normaliser.sha256},
         "precision": config.machine.precision.name, "decoder": decoder_here(config.machine.decoder).name,
@@ -142,6 +157,7 @@ def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
     """The result of a finished test for a person."""
     images, seed = record["images"], "" if record["seed"] is None else f" seed {record['seed']}"
     label = f" ({WIRING_TEST})" if record["wiring_test"] else ""
+    label += " tested on the training images" if record.get("one_folder") else ""
     return (f"{record['experiment']}{seed}{label}: val error top-1 {record['val_top1_error']:.2f} %, top-5 "
             f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "
             f"{LABELS[record['protocol']]}, {record['precision']})\n"

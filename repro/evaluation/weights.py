@@ -14,7 +14,7 @@ from repro.evaluation.protocols import evaluate_on
 from repro.models import build_model
 from repro.places import shown
 from repro.ranges import SYNTHETIC
-from repro.runs import read_run, run_folder
+from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
 
 
@@ -60,13 +60,19 @@ def mismatch(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> str:
     return ", ".join(f"{len(names)} tensors {kind} (e.g. {names[0]})" for kind, names in kinds.items() if names)
 
 
+def run_beside(weights: Path) -> Run | None:
+    """The run whose weights.pt this is; None for any other file."""
+    run = read_run(weights.absolute().parent)
+    return run if weights.name == "weights.pt" and run.record is not None else None
+
+
 def training_note(path: Path) -> str:
-    """How the weights were trained where a run's record lies beside them: its deviations; '' without a record."""
-    record = read_run(path.parent).record
-    if record is None:
+    """How the weights of a run were trained: its deviations; '' for any other file."""
+    run = run_beside(path)
+    if run is None or run.record is None:
         return ""
-    changes = "; ".join(record.get("deviations", [])) or "none"
-    return f"\n  weights of {record['experiment']} seed {record['seed']}; deviations from the paper: {changes}"
+    changes = "; ".join(run.record.get("deviations", [])) or "none"
+    return f"\n  weights of {run.experiment} seed {run.seed}; deviations from the paper: {changes}"
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:

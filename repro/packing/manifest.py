@@ -23,7 +23,8 @@ CHUNK = 2**20  # bytes read at once
 
 # All that is packed and all that is admitted: <experiment>[@<identity>]/seed<k>/ and these files below it.
 RUN_NAME = re.compile(r"(?P<experiment>\w[\w.+ -]*)(@(?P<identity>[0-9a-z]+))?/seed(?P<seed>0|[1-9][0-9]*)")
-FILE_NAME = re.compile(r"config\.yaml|run\.json|weights\.pt|[A-Za-z0-9_]+\.csv"
+FILE_NAME = re.compile(r"config\.yaml|run\.json|weights\.pt|mean\.npz|[A-Za-z0-9_]+\.csv"
+                       r"|evaluations/(center|ten_crop|multi_scale)\.(json|npy|labels\.npy)"
                        r"|checkpoint-[0-9]{8,}\.(json|pt(\.[0-9]{3,})?)")
 
 Say = Callable[[str], None]

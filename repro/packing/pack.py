@@ -167,26 +167,32 @@ def pack_run(name: str, folder: Path, parts: Parts, say: Say) -> PackedRun:
         entry = PackedRun(name, run.experiment, run.identity, run.seed, run.status, iteration_of(run), ())
         if problem := name_problem(entry):
             raise UnfitError(f"{name}: {problem}")
-        entry = replace(entry, files=tuple(add_file(parts, name, path) for path in files_of(folder)))
+        entry = replace(entry, files=tuple(add_file(parts, name, folder, file) for file in files_of(folder)))
     say(f"{name}: {entry.status} at iteration {entry.iteration}, "
         f"{size_text(sum(file.bytes for file in entry.files))}")
     return entry
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files of a run that a pack holds, by name; checkpoints only with their JSON."""
-    admitted = [path for path in sorted(folder.iterdir()) if FILE_NAME.fullmatch(path.name) and path.is_file()]
-    return [path for path in admitted if not path.name.startswith("checkpoint-")
-            or (folder / f"{path.name.split('.')[0]}.json").is_file()]
+def files_of(folder: Path) -> list[str]:
+    """The files of a run that a pack holds, by their paths in its folder; checkpoints only with their JSON.
+
+    A test (evaluations/) that is in progress is left out.
+    """
+    paths = (*sorted(folder.iterdir()), *sorted(folder.glob("evaluations/*")))
+    names = [str(path.relative_to(folder)) for path in paths if path.is_file()]
+    return [name for name in names if FILE_NAME.fullmatch(name)
+            and (not name.startswith("checkpoint-") or (folder / f"{name.split('.')[0]}.json").is_file())
+            and not (name.startswith("evaluations/") and (folder / f"{name.split('.')[0]}.lock").exists())]
 
 
-def add_file(parts: Parts, run_name: str, path: Path) -> PackedFile:
+def add_file(parts: Parts, run_name: str, folder: Path, name: str) -> PackedFile:
     """Append one file, header and padding included; StorageError if it can't be read or changes meanwhile."""
+    path = folder / name
     digest, left = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
             size = left = os.fstat(file.fileno()).st_size
-            parts.write(header(f"{run_name}/{path.name}", size))
+            parts.write(header(f"{run_name}/{name}", size))
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
                 parts.write(chunk)
@@ -196,4 +202,4 @@ def add_file(parts: Parts, run_name: str, path: Path) -> PackedFile:
     if left:
         raise StorageError(f"{shown(path)} changed while it was read")
     parts.write(bytes(-size % BLOCK))
-    return PackedFile(path.name, size, digest.hexdigest())
+    return PackedFile(name, size, digest.hexdigest())

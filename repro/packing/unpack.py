@@ -98,12 +98,14 @@ def extract(pack: Pack, new: dict[str, Path]) -> None:
             continue
         path = new[run.name] / file.name
         try:
+            path.parent.mkdir(exist_ok=True)
             with path.open("xb") as out:
                 for chunk in content:
                     out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())
             sync_folder(path.parent)
+            sync_folder(new[run.name])
         except OSError as error:
             raise StorageError(f"can't write {shown(path)}: {error.strerror} ({file.bytes} bytes needed)") from error
 

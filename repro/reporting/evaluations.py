@@ -6,6 +6,7 @@ Written by `repro eval protocol=...`, read here and by nothing else in the repor
 import functools
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from repro.config import PAPER_PRECISIONS
 from repro.paper import costs
+from repro.ranges import IMAGENET
 from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run
@@ -57,8 +59,10 @@ class Tested:
         return Summary(tuple(one.error(column) for one in self.found))
 
     def notes(self) -> list[str]:
-        """One line for each run without a test that counts, then those of runs that do not count."""
-        return [*(f"{NOT_EVALUATED} ({self.answer.origin}): {run_name(run)}: {reason}" for run, reason in self.lacking),
+        """One line for each run without a test that counts, or tested on other images; then runs that do not count."""
+        return [*(f"tested on another data set than trained on ({self.answer.origin}): {run_name(one.run)}: {other}"
+                  for one in self.found if (other := other_data(one)) is not None),
+                *(f"{NOT_EVALUATED} ({self.answer.origin}): {run_name(run)}: {reason}" for run, reason in self.lacking),
                 *self.answer.notes()]
 
 
@@ -77,10 +81,30 @@ def tested(pool: Pool, experiment: str, protocol: str) -> Tested:
     return Tested(answer, protocol, tuple(found), tuple(lacking))
 
 
+def other_data(one: Evaluation) -> str | None:
+    """How the data set of a test differs from that of its run's training; None if it does not, or is not recorded."""
+    tested_on, trained_on = one.content.get("data_fingerprint"), record(one.run).get("data", {}).get("sha256")
+    if tested_on is None or trained_on is None or tested_on == trained_on:
+        return None
+    return f"fingerprint of its files {str(tested_on)[:12]}, in training {str(trained_on)[:12]}"
+
+
 def command(run: Run, protocol: str) -> str:
     """What tests a finished run."""
     seed = f" seed={run.seed}" if run.seed else ""
-    return f"repro eval experiment={run.experiment}{seed} protocol={protocol}"
+    return f"repro eval experiment={run.experiment}{seed} protocol={protocol}{data_root(run)}"
+
+
+def data_root(run: Run) -> str:
+    """' data.root=...' of an ImageNet run, to be appended to a command that needs its images; '' where none was given.
+
+    The folder that its record names if that is here, else the word FOLDER.
+    """
+    data = record(run)["config"].get("data", {})
+    root = data.get("root") if data.get("name") == IMAGENET else None
+    if root is None:
+        return ""
+    return f" {shlex.quote(f'data.root={root}')}" if Path(root).is_dir() else " data.root=FOLDER"
 
 
 def path_of(run: Run, protocol: str) -> Path:
@@ -107,7 +131,7 @@ def problem(run: Run, protocol: str, content: dict[str, Any]) -> str | None:
     for key, value in same.items():
         if content.get(key) != value:
             return f"its {LABELS[protocol]} testing is of {key} {content.get(key)}, not {value}"
-    own = weights_sha256(run)
+    own = record(run).get("weights_sha256") or weights_sha256(run)  # older records do not have it
     if own is not None and content.get("weights_sha256") != own:
         return f"its {LABELS[protocol]} testing is of other weights"
     if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:

@@ -15,11 +15,12 @@ from repro.reporting.evaluations import (
     TABLES,
     Tested,
     definition_notes,
+    read,
     tested,
     tested_data,
     trouble_with_counts,
 )
-from repro.reporting.selection import REFERENCE, YOURS, pools
+from repro.reporting.selection import REFERENCE, YOURS, Pool, pools, run_name
 from repro.reporting.statistics import FEW_RUNS, IMAGENET_STD, WIDTH, verdict
 from repro.reporting.table import Table, TableRow
 
@@ -139,7 +140,7 @@ def table5(results: Path | None, reference: Path) -> Table:
     published = published_table(ENSEMBLE)
     roots = {REFERENCE: reference} | ({} if results is None else {YOURS: results})
     content = {origin: read_ensemble(root) for origin, root in roots.items()}
-    reasons = {origin: ensemble_problem(found) for origin, found in content.items()}
+    reasons = {pool.origin: ensemble_problem(content[pool.origin], pool) for pool in pools(results, reference)}
     answered = str(ensemble(ENSEMBLE).reproduces).partition("/")[2]
     rows = [ensemble_row(row, published.columns, content, reasons) if row.key == answered else
             TableRow(row.key, published_cells(row, published.columns) | {"status": "published only"}, "published only",
@@ -161,8 +162,8 @@ def read_ensemble(root: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def ensemble_problem(found: Mapping[str, Any]) -> str | None:
-    """Why an ensemble's record does not count; None if it does, or if there is none."""
+def ensemble_problem(found: Mapping[str, Any], pool: Pool) -> str | None:
+    """Why an ensemble's record does not count beside these runs; None if it does, or if there is none."""
     if not found:
         return None
     wanted = ensemble(ENSEMBLE)
@@ -173,8 +174,19 @@ def ensemble_problem(found: Mapping[str, Any]) -> str | None:
     for one in found["members"]:
         if one.get("identity") not in paper_identities(one["experiment"]) or one.get("precision") not in exact:
             return f"its {one['experiment']} seed {one['seed']} is no run, or no test, of the paper's settings"
+        if stale := other_test(one, wanted.protocol, pool):
+            return stale
     trouble = trouble_with_counts(found)
     return trouble and f"it {trouble}"
+
+
+def other_test(member: Mapping[str, Any], protocol: str, pool: Pool) -> str | None:
+    """Why a member of an ensemble is not the test of its run here; None if it is, or if the run is not here."""
+    name = f"{member['experiment']}/seed{member['seed']}"
+    run = next((run for run in pool.runs if run_name(run) == name), None)
+    if run is None or read(run, protocol).get("weights_sha256") == member.get("weights_sha256"):
+        return None
+    return f"it is older than {LABELS[protocol]} testing of {name} ({pool.origin}), or that is missing"
 
 
 def ensemble_row(row: PublishedRow, columns: Sequence[Column], content: Mapping[str, Mapping[str, Any]],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import paper_config
-from repro.paper import costs
+from repro.paper import costs, golden_count
 from repro.ranges import CLASSES, IMAGENET
 from repro.runs import Run, scan
 from repro.schema import RunConfig
@@ -24,15 +24,35 @@ def measured_times(experiment: str, identities: frozenset[str], iterations: int,
     found = []
     for root in roots:
         for run in scan(root / "runs"):
-            if run.experiment == experiment and run.finished and run.record and run.identity in identities:
-                seconds = run.record["train_seconds"] + run.record["evaluation_seconds"]
-                environment = run.record["environment"]
-                together = environment.get("jobs_per_device", 1)
-                found.append({"seconds": seconds, "kind": "run", "iterations": iterations,
-                              "device": environment["device"] + (f", {together} runs at once" * (together > 1)),
-                              "precision": run.record["config"]["machine"]["precision"],
-                              "from": f"{run.folder.parent.name}/{run.folder.name}"})
+            if run.experiment != experiment or not run.finished or run.identity not in identities:
+                continue
+            seconds, environment, content = seconds_of(run), environment_of(run), run.record or {}
+            if seconds is None or "device" not in environment:
+                continue
+            together, devices = environment.get("jobs_per_device", 1), environment.get("devices", 1)
+            found.append({"seconds": seconds, "kind": "run", "iterations": iterations, "devices": devices,
+                          "device": device_text(environment) + (f", {together} runs at once" * (together > 1)),
+                          "precision": content["config"]["machine"]["precision"],
+                          "from": f"{run.folder.parent.name}/{run.folder.name}"})
     return found
+
+
+def seconds_of(run: Run) -> float | None:
+    """Seconds that a run trained and tested; None where its record does not say so."""
+    content = run.record or {}
+    train, tests = content.get("train_seconds"), content.get("evaluation_seconds")
+    return None if train is None or tests is None else float(train) + float(tests)
+
+
+def environment_of(run: Run) -> dict[str, Any]:
+    """Where a run was executed, {} where its record does not say so."""
+    return (run.record or {}).get("environment") or {}
+
+
+def device_text(environment: Mapping[str, Any]) -> str:
+    """'8 x NVIDIA H100', or the name of the only device."""
+    devices = environment.get("devices", 1)
+    return f"{devices} x {environment['device']}" if devices > 1 else str(environment["device"])
 
 
 def benchmarks(experiment: str, reference: Path) -> list[dict[str, Any]]:
@@ -79,7 +99,8 @@ def computed_lines(cost: Mapping[str, Any], mini_batch: int) -> list[str]:
         lines.append(f"  training: {cost['training_operations'] / 1e18:.3g} exaFLOP (computed: 3 x 2 x multiply-adds x "
                      "mini-batch x iterations)")
         if not cost.get("times"):
-            lines.append(f"  time: {cost['gpu_hours']:.2g} GPU-hours, {assumption()}; not measured")
+            lines.append(f"  time: {cost['gpu_hours']:.2g} GPU-hours, {assumption()} (repro bench input); not "
+                         "measured")
     if "activation_bytes" in cost and "training_bytes" in cost:
         both = cost["training_bytes"] + cost["activation_bytes"]
         lines.append(f"  memory in fp32 at mini-batch {mini_batch}, all devices together: {gigabytes(both)} (computed: "
@@ -100,22 +121,54 @@ def gigabytes(count: float) -> str:
 
 def assumption() -> str:
     """How GPU-hours are computed where nothing is measured."""
-    return f"computed at {costs().flops_per_second / 1e12:g} TFLOP/s sustained (assumed)"
+    return (f"computed at {costs().flops_per_second / 1e12:g} TFLOP/s sustained (assumed), without reading and "
+            "decoding images")
 
 
 def listed_cost(experiment: str, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """What `repro list` says an ImageNet experiment costs: a finished run's time, else what is computed; else None."""
+    """What `repro list` says an ImageNet experiment costs: a finished run's time, else what is computed; else None.
+
+    hours: of one GPU, so those of a run on several count for each of them.
+    """
     known = costs().experiments.get(experiment)
     if known is None:
         return None
-    run = next((run for run in runs if run.folder.parent.name == experiment and run.finished), None)
-    if run is not None and run.record is not None:
-        hours = (run.record["train_seconds"] + run.record["evaluation_seconds"]) / 3600
+    run = next((run for run in runs if run.folder.parent.name == experiment and run.finished
+                and seconds_of(run) is not None and "device" in environment_of(run)), None)
+    if run is not None:
+        environment, wall = environment_of(run), (seconds_of(run) or 0.0) / 3600
+        hours = wall * environment.get("devices", 1)
+        several = f"{hours:.2g} GPU-hours measured ({device_text(environment)}, {wall:.2g} h; {run.folder.name})"
+        one = f"{wall:.2g} h measured on {environment['device']} ({run.folder.name})"
         return {"exaflop": known.exaflop, "hours": hours, "measured": True,
-                "text": f"{hours:.2g} h measured on {run.record['environment']['device']} ({run.folder.name})"}
+                "text": several if environment.get("devices", 1) > 1 else one}
     hours = 1e18 * known.exaflop / costs().flops_per_second / 3600
     return {"exaflop": known.exaflop, "hours": hours, "measured": False,
-            "text": f"{known.exaflop:g} exaFLOP (computed), {hours:.2g} GPU-hours {assumption()}"}
+            "text": f"{hours:.2g} GPU-hours{resources(experiment)}"}
+
+
+def resources(experiment: str) -> str:
+    """', 8.5 GB memory, 0.5 GB disk' of an ImageNet experiment as it stands, computed; see `listed_note`."""
+    config = paper_config(experiment)
+    assert config.model.depth is not None
+    parameters = golden_count(IMAGENET, config.model.depth).parameters[config.model.shortcut_option.name]
+    cost = computed(config, {"parameters": parameters})
+    memory = cost["training_bytes"] + cost["activation_bytes"]
+    disk = cost["checkpoint_bytes"] + cost["weights_bytes"] + cost["probabilities_bytes"]
+    return f", {gigabytes(memory)} memory, {gigabytes(disk)} disk"
+
+
+def listed_note() -> str:
+    """What `repro list` says once of the costs that it lists."""
+    found = costs()
+    return (f"GPU-hours, memory and disk of ImageNet are {assumption()}, where a time is not said to be measured; "
+            "memory: in fp32 at mini-batch 256, all devices together; disk: beside the data set's "
+            f"{found.data_set_bytes / 1e9:.0f} GB")
+
+
+def gpu_hours(time: Mapping[str, Any]) -> str:
+    """', 40 GPU-hours' of a run on several devices, else ''."""
+    return f", {time['seconds'] * time['devices'] / 3600:.2g} GPU-hours" if time["devices"] > 1 else ""
 
 
 def time_lines(times: list[dict[str, Any]], suite: str | None) -> list[str]:
@@ -123,5 +176,5 @@ def time_lines(times: list[dict[str, Any]], suite: str | None) -> list[str]:
     if not times:
         return [f"  time: not measured: repro cost {suite or 'SUITE'}"]
     return [f"  time: {one['text']} on {one['device']}, {one['precision']} "
-            + (f"(finished run {one['from']})" if one["kind"] == "run"
+            + (f"(finished run {one['from']}{gpu_hours(one)})" if one["kind"] == "run"
                else f"(computed from measured updates, {one['from']})") for one in times]

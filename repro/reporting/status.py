@@ -1,14 +1,17 @@
 """`repro status`: what tables lack, what runs now, what is interrupted, and the time left. Never imports torch."""
 
 import fcntl
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.config import paper_identities
-from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, tested
+from repro.config import flat, paper_identities
+from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_root, tested
+from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
 from repro.reporting.run_cost import benchmarks, measured_times
-from repro.reporting.selection import Answer, Pool, paper_runs, pools
+from repro.reporting.selection import Answer, Pool, paper_runs, pools, record
 from repro.runs import LOCK, Run, lock_owner, read_rows, scan
 
 COMMAND = "repro run experiment={} seed={}"
@@ -47,10 +50,17 @@ def is_open(run: Run) -> bool:
 def stopped(run: Run) -> dict[str, Any]:
     """An interrupted run and how to go on; one that still says 'running' was killed."""
     note = "stopped" if run.status == "interrupted" else "ended without saving a word (killed?)"
-    content = run.record or {}
-    changes = [f"{key}={value}" for key, _, value in (text.partition(": ") for text in content.get("deviations", []))
-               for value in [value.rpartition(" -> ")[2]]]
-    return progress(run) | {"note": note, "go_on": " ".join([COMMAND.format(run.experiment, run.seed), *changes])}
+    content = record(run)
+    values = flat(content["config"])
+    keys = [text.partition(": ")[0] for text in content.get("deviations", [])]
+    changes = [shlex.quote(f"{key}={override(values[key])}") for key in keys if key in values]
+    go_on = " ".join([COMMAND.format(run.experiment, run.seed), *changes])
+    return progress(run) | {"note": note, "go_on": go_on + data_root(run)}
+
+
+def override(value: Any) -> str:
+    """A value as an override gives it: null, true, [1,2]."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -101,7 +111,7 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
                         "seconds": time and time["seconds"] * missing, "source": time and (
                             f"{time['device']}, {time['precision']}; "
                             + ("a finished run" if time["kind"] == "run" else "computed from a few measured steps"))})
-    return entries
+    return entries + lacking_ensemble(found, (results, reference))
 
 
 def untested(row: str, experiment: str, found: list[Pool], needed: int) -> list[dict[str, Any]]:
@@ -109,16 +119,36 @@ def untested(row: str, experiment: str, found: list[Pool], needed: int) -> list[
     protocol = TABLES.get(row.partition("/")[0])
     if protocol is None:
         return []
-    best = max((tested(pool, experiment, protocol) for pool in found), key=lambda entry: len(entry.found))
+    best = max((tested(pool, experiment, protocol) for pool in found),
+               key=lambda entry: (len(entry.found), len(entry.lacking)))
     if len(best.found) >= needed:
         return []
     return [{"row": row, "experiment": experiment, "seeds": len(best.found), "needed": needed, "status": NOT_EVALUATED,
              "seconds": None, "source": None, "go_on": command(run, protocol)} for run, _ in best.lacking[:1]]
 
 
+def lacking_ensemble(found: list[Pool], roots: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """What Table 5 lacks: how many members of its ensemble are tested, and its command; [] if one counts."""
+    records = [read_ensemble(root) for root in roots]
+    problems = [ensemble_problem(content, pool) for content, pool in zip(records, found, strict=True)]
+    if any(content and problem is None for content, problem in zip(records, problems, strict=True)):
+        return []
+    wanted = paper.ensemble(ENSEMBLE)
+    there = [sum(any(one.run.seed == member.seed for one in tested(pool, member.experiment, wanted.protocol).found)
+                 for member in wanted.members) for pool in found]
+    return [{"row": str(wanted.reproduces), "experiment": f"ensemble {ENSEMBLE}", "seeds": max(there),
+             "needed": len(wanted.members), "of": "members", "status": "not counted" if any(records) else "not run",
+             "seconds": None, "source": None, "go_on": f"repro ensemble {ENSEMBLE}"}]
+
+
 def needed_seeds(row: str, experiment: str) -> int:
-    """How many seeds a row of a table needs: as many as the suites run that feed this table."""
+    """How many seeds a row of a table needs: as many as the suites run that feed this table; on ImageNet one.
+
+    The second network of 152 layers that a suite trains is a member of Table 5's ensemble only.
+    """
     table = row.partition("/")[0]
+    if table in TABLES:
+        return 1
     suites = [paper.suite(name) for name in paper.suites()]
     return max((suite.seeds_of(experiment) for suite in suites if table in suite.tables), default=1)
 
@@ -147,7 +177,7 @@ def text(found: dict[str, Any]) -> str:
     lines.append("what the tables lack:")
     for entry in found["lacking"]:
         lines.append(f"  {entry['row']:22} {entry['experiment']:18} {entry['status']:13} "
-                     f"{entry['seeds']}/{entry['needed']} seeds, "
+                     f"{entry['seeds']}/{entry['needed']} {entry.get('of', 'seeds')}, "
                      + entry.get("go_on", f"{duration(entry['seconds'])} to go"))
     lines += [] if found["lacking"] else ["  nothing"]
     seconds = {entry["experiment"]: entry["seconds"] for entry in found["lacking"]}  # one run may answer two rows

@@ -32,8 +32,11 @@ class Cost:
     measured_steps: int
     engine: str
 
-    def run_seconds(self, schedule: Schedule, test_images: int = 10_000) -> float:
-        """Training and evaluations of a whole run, computed from the measured step."""
+    def run_seconds(self, schedule: Schedule, test_images: int) -> float:
+        """Training and evaluations of a whole run on so many images, computed from the measured step.
+
+        Reading and decoding images, which ImageNet needs, is no part of it.
+        """
         evaluations = sum(schedule.evaluates(i) for i in range(1, schedule.iterations + 1))
         return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
 

@@ -32,7 +32,7 @@ from repro.training import checkpoint, launcher
 from repro.training.background import Snapshot, Writer
 from repro.training.distributed import World, join, started_by_others, with_devices
 from repro.training.execution import Execution
-from repro.training.folder import check_trainable, differing, found_in, held, past_tests
+from repro.training.folder import check_same_data, check_trainable, differing, found_in, held, past_tests
 from repro.training.images import load_images
 from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
@@ -111,6 +111,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     memory = needed(model, data, config, world.size)
     step = TrainStep(synced(model, config, world.size), data, config, schedule, world)
     done, watch, before = restore(step, folder, config, device, say)
+    check_same_data(earlier, data.sha256, done)
     tests = world.told(lambda: past_tests(folder, data.evaluated_on, done))
     schedule = schedule.after(tests)
     step.follow(schedule)

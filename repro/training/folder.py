@@ -7,7 +7,7 @@ from typing import Any
 
 from repro import runs
 from repro.config import identity, numbers, paper_identities, to_dict
-from repro.errors import ConfigError, StorageError
+from repro.errors import ConfigError, DataError, StorageError
 from repro.places import shown
 from repro.runs import Run, read_history, read_run
 from repro.schema import Family, Precision, Resume, RunConfig
@@ -45,6 +45,15 @@ def found_in(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run
         checkpoint.remove_all(folder)
         say(f"{runs.title(config)} is finished: {shown(folder)} (resume=never runs it again)")
     return earlier
+
+
+def check_same_data(earlier: Run, sha256: str, done: int) -> None:
+    """Raise DataError where a run that has come some way would go on with other images than it began with."""
+    before = (earlier.record or {}).get("data", {}).get("sha256", sha256)
+    if done and before != sha256:
+        raise DataError(f"{shown(earlier.folder)}: trained on another set of images until iteration {done} "
+                        f"(fingerprint {before[:12]}, now {sha256[:12]}); put the images back, or resume=never starts "
+                        "over")
 
 
 def past_tests(folder: Path, evaluated_on: str, done: int) -> list[tuple[int, float]]:

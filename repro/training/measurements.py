@@ -21,6 +21,7 @@ from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.places import shown
 from repro.provenance import code_version, package_versions
+from repro.ranges import IMAGENET
 from repro.runs import Run
 from repro.schema import Precision, RunConfig
 from repro.training.execution import tested
@@ -73,10 +74,14 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
 def add_responses(run: Run, overrides: list[str], say: Say) -> None:
     """Measure the responses of a finished run from its weights.pt and put them beside its record.
 
-    ConfigError for a run that is not finished; StorageError (5) where weights.pt is missing or can't be read.
+    ConfigError for a run that is not finished or is of ImageNet (Fig. 7 is of CIFAR-10); StorageError (5) where
+    weights.pt is missing or can't be read.
     """
     if not run.finished or run.record is None:
         raise ConfigError(f"{shown(run.folder)} is not finished: {run.problem or run.status}")
+    if run.record["config"].get("data", {}).get("name") == IMAGENET:
+        raise ConfigError(f"{shown(run.folder)}: layer responses are measured on CIFAR-10's test images only (Fig. 7), "
+                          "this is a run of ImageNet")
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
     with runs.locked(run.folder):

@@ -1,5 +1,6 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
 
+import shlex
 from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
@@ -9,7 +10,9 @@ from repro.data import cifar10_files, fetch, imagenet_files
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
-from repro.evaluation.testing import evaluate
+from repro.evaluation.testing import evaluate, going_on
+from repro.paper import costs
+from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
@@ -19,9 +22,11 @@ from repro.runs import read_run, run_folder, title, utc_now
 from repro.schema import Device, Precision, RunConfig
 from repro.stopping import StopRequest
 from repro.training import cost, engine, lanes
-from repro.training.distributed import started_by_others, wanted_devices
+from repro.training.distributed import started_by_others, with_devices
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
+
+CIFAR10_TEST = 10_000  # images (Sec. 4.2)
 
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str],
@@ -31,7 +36,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     preset `auto` is `paper` on CUDA, else `short` where the suite has it. `jobs` runs go on at once; None: as many as
     a measurement says. Returns the preset, which names the tables and figures that it feeds, and the errors of runs
     that diverged or found no memory; these don't stop the others. `max_seconds` in the overrides bounds the whole
-    suite. Raises what else `engine.run` does.
+    suite, its tests included. Raises what else `engine.run` does.
     """
     suite = read_suite(name)
     chosen = choose_preset(suite, preset_name, overrides)
@@ -45,27 +50,35 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     make_data(configs[0])
     with StopRequest(configs[0].max_seconds) as stop:
         failures = run_unfinished(configs, stop, command, jobs)
-    test_finished(suite, configs, overrides, command)
+        test_finished(suite, configs, overrides, stop, command)
     return preset, failures
 
 
-def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], command: list[str]) -> None:
+def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], stop: StopRequest,
+                  command: list[str]) -> None:
     """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
 
     What is tested already is read, an interrupted test goes on. Raises what `evaluation.testing.evaluate` does.
     """
     finished = [(config, run_folder(config)) for config in configs if read_run(run_folder(config)).finished]
     for protocol, (config, folder) in product(suite.protocols, finished):
-        print(evaluate(config, protocol, folder / "weights.pt", command)[0], flush=True)
-    for name in suite.ensembles if len(finished) == len(configs) else ():
-        print(combine(name, overrides)[0], flush=True)
+        if stop.reason is not None:
+            raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
+                          f"go on with: {shlex.join(going_on(command))}", stop.exit_code)
+        print(evaluate(config, protocol, folder / "weights.pt", command, stop)[0], flush=True)
+    there = {(config.name, config.seed) for config, _ in finished}
+    for name in suite.ensembles:
+        lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members
+                 if (one.experiment, one.seed) not in there]
+        print(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0],
+              flush=True)
 
 
 def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[str],
                    jobs: int | None) -> list[ReproError]:
     """`lanes.run_all` with the number of jobs that suits what is left to do, the first of it being typical."""
     left = [config for config in configs if not read_run(run_folder(resolve(config))).finished]
-    if left and wanted_devices(resolve(left[0])) > 1:
+    if left and (with_devices(left[0]).devices or 1) > 1:
         return one_after_the_other(left, stop, command)
     if jobs is None and left and left[0].data.name == IMAGENET:
         jobs = 1  # one run fills a GPU, and two would share the cores that decode
@@ -117,18 +130,20 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
 
 def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
-    total, entries, device = 0.0, [], ""
+    total, entries, device, caveat = 0.0, [], "", ""
     for experiment, words in product(suite.experiments, in_each_precision(suite, overrides)):
         config = compose([f"experiment={experiment}", *words])
         measured, iterations = cost.measure(config), Schedule.of(config).iterations
-        seconds = measured.run_seconds(Schedule.of(config))
+        imagenet = config.data.name == IMAGENET
+        seconds = measured.run_seconds(Schedule.of(config), costs().images.validation if imagenet else CIFAR10_TEST)
+        caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
         seeds, device = suite.seeds_of(experiment), measured.device
         total += seconds * seeds
         text = f"{1000 * measured.step_seconds:.0f} ms/step, {duration(seconds)}" + (f" x {seeds}" if seeds > 1 else "")
         entries.append({**asdict(measured), "iterations": iterations, "run_seconds": seconds, "seeds": seeds,
                         "text": text})
         say(f"  {experiment:18} {text} for {iterations} iterations in {measured.precision}")
-    say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each)")
+    say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
     return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
 

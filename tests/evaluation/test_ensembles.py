@@ -14,7 +14,7 @@ from repro.paper import ensemble
 from repro.paper import ensembles as names
 from repro.places import results_dir
 from repro.published import Ensemble, Member
-from repro.runs import run_folder
+from repro.runs import Run, file_sha256, run_folder
 from tests.evaluation.made import TINY, make_run
 
 OVERRIDES = [*TINY[1:], "train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1"]
@@ -38,12 +38,13 @@ def scores_of(seed: int) -> np.ndarray:
     return (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
 
 
-def make_member(seed: int, labels: np.ndarray = LABELS, **about) -> np.ndarray:
+def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarray:
     """A finished run and its finished test; the probabilities."""
     folder = make_run(f"seed={seed}")
     scores = scores_of(seed)
     facts = {"protocol": "ten_crop", "definition": "ten crops", "experiment": "imagenet_resnet18", "seed": seed,
-             "identity": folder.parent.name.partition("@")[2], "weights_sha256": f"w{seed}", "data_fingerprint": "d",
+             "identity": folder.parent.name.partition("@")[2],
+             "weights_sha256": file_sha256(folder / "weights.pt"), "data_fingerprint": "d",
              "split": "val", "settings": {}, "precision": "fp32", "wiring_test": True, "device": "one"}
     with Kept(folder / "evaluations" / "ten_crop", facts | about, labels, CLASSES) as kept:
         kept.add(scores)
@@ -102,8 +103,35 @@ def test_changed_probabilities_are_not_averaged(pair):
     folder = run_folder(resolve(compose([*TINY, *OVERRIDES, "seed=1"])))
     rows = folder / "evaluations" / "ten_crop.npy"
     rows.write_bytes(rows.read_bytes()[:-1] + b"\x11")
-    with pytest.raises(StorageError, match="changed"):
+    with pytest.raises(StorageError, match=r"changed after the test; test again with: repro eval .*"
+                       r"experiment=imagenet_resnet18 seed=1 .*protocol=ten_crop resume=never"):
         ensembles.combine("pair", OVERRIDES)
+
+
+@pytest.mark.parametrize(("about", "key"), [
+    ({"seed": 0}, "seed"), ({"identity": "0" * 12}, "identity"), ({"weights_sha256": "w"}, "weights_sha256")], ids=str)
+def test_tests_of_another_run_are_not_averaged(pair, about, key):
+    make_member(0)
+    make_member(1, **about)
+    with pytest.raises(DataError, match=f"seed 1: its ten_crop test is of another {key}; .*resume=never"):
+        ensembles.combine("pair", OVERRIDES)
+
+
+@pytest.mark.parametrize(("precision", "papers"), [("fp32", True), ("tf32", True), ("bf16", False)])
+def test_only_tests_in_the_papers_precision_make_the_papers_ensemble(pair, precision, papers, monkeypatch):
+    monkeypatch.setattr(Run, "is_paper_run", True)
+    for seed in (0, 1):
+        make_member(seed, precision=precision)
+    _, values = ensembles.combine("pair", OVERRIDES)
+    assert values["paper_runs"] is papers
+    path, = (results_dir() / "ensembles").iterdir()
+    assert (path.name == "pair.json") is papers
+
+
+@pytest.mark.parametrize("word", ["seed=1", "++seed=1", "experiment=imagenet_optB"])
+def test_the_seeds_and_experiments_of_members_can_not_be_given(pair, word):
+    with pytest.raises(ConfigError, match="names the experiments and seeds of its members"):
+        ensembles.combine("pair", [*OVERRIDES, word])
 
 
 def test_table_5_has_six_members_of_which_two_have_152_layers():

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from repro.errors import StorageError
+from repro.errors import ConfigError, StorageError
 from repro.evaluation.kept import Kept, json_path, labels_path, read_arrays, read_record, rows_path
 from repro.evaluation.scores import count_errors
 
 ABOUT = {"protocol": "center", "experiment": "x", "weights_sha256": "w", "data_fingerprint": "d", "split": "val",
-         "settings": {"crop_size": 32}, "precision": "fp32", "wiring_test": True, "device": "one"}
+         "settings": {"crop_size": 32}, "model": {"depth": 18, "stride_in": "first_1x1"}, "precision": "fp32",
+         "wiring_test": True, "device": "one"}
 LABELS = np.random.default_rng(0).integers(0, 9, 23)
 SCORES = np.random.default_rng(1).dirichlet(np.ones(9), 23).astype(np.float32)
 
@@ -56,7 +57,8 @@ def test_rows_that_the_record_does_not_count_are_written_again(tmp_path):
 
 
 @pytest.mark.parametrize("about", [{"weights_sha256": "v"}, {"data_fingerprint": "e"}, {"precision": "bf16"},
-                                   {"settings": {"crop_size": 64}}], ids=str)
+                                   {"settings": {"crop_size": 64}}, {"model": {"depth": 18, "stride_in": "conv3x3"}}],
+                         ids=str)
 def test_rows_of_another_test_are_not_mixed_in(tmp_path, about):
     keep(tmp_path, 10)
     other = Kept(tmp_path / "center", ABOUT | about, LABELS, 9)
@@ -86,6 +88,44 @@ def test_a_damaged_test_begins_anew_and_says_so(tmp_path, damage):
     assert again.done == 0
     assert "anew" in again.note
     assert np.array_equal(read_arrays(path, keep(tmp_path).record)[0], SCORES.astype(np.float16))
+
+
+@pytest.mark.parametrize(("about", "words"), [
+    ({"precision": "tf32"}, "precision: fp32, now tf32; resume=never replaces it"),
+    ({"model": {"depth": 18, "stride_in": "conv3x3"}}, "model.stride_in: first_1x1, now conv3x3;"),
+    ({"data_fingerprint": "e"}, "data_fingerprint: d, now e;")], ids=str)
+def test_a_finished_test_of_something_else_is_not_lost(tmp_path, about, words):
+    record = keep(tmp_path).record
+    with pytest.raises(ConfigError, match=f"holds a finished test: {words}"):
+        Kept(tmp_path / "center", ABOUT | about, LABELS, 9)
+    assert read_record(tmp_path / "center") == record
+    assert Kept(tmp_path / "center", ABOUT | about, LABELS, 9, fresh=True).done == 0
+
+
+def test_a_finished_test_in_the_papers_other_precision_answers_an_open_request(tmp_path):
+    record = keep(tmp_path, precision="tf32").record
+    assert Kept(tmp_path / "center", ABOUT | {"device": "two"}, LABELS, 9, any_exact=True).record == record
+    for about in ({"precision": "bf16"}, {"weights_sha256": "v"}):
+        with pytest.raises(ConfigError, match="finished test"):
+            Kept(tmp_path / "center", ABOUT | about, LABELS, 9, any_exact=about != {"precision": "bf16"})
+
+
+def test_an_unfinished_test_in_another_precision_answers_nothing(tmp_path):
+    keep(tmp_path, 10, precision="tf32")
+    assert Kept(tmp_path / "center", ABOUT, LABELS, 9, any_exact=True).done == 0
+
+
+@pytest.mark.parametrize("damage", ["no labels", "no rows", "altered rows"])
+def test_a_finished_test_stands_without_its_probabilities_and_says_so(tmp_path, damage):
+    record, path = keep(tmp_path).record, tmp_path / "center"
+    if damage == "altered rows":
+        rows_path(path).write_bytes(rows_path(path).read_bytes()[:-1] + b"\x7f")
+    else:
+        (labels_path if damage == "no labels" else rows_path)(path).unlink()
+    again = Kept(path, ABOUT, LABELS, 9)
+    assert again.record == record
+    assert (labels_path if damage == "no labels" else rows_path)(path).name in again.note
+    assert "resume=never tests again" in again.note
 
 
 def test_fresh_begins_anew(tmp_path):

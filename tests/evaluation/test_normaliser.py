@@ -30,6 +30,13 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
         normaliser_of(config, tmp_path / "x.pt", lambda: "another set")
 
 
+def test_weights_alone_need_a_mean_and_not_the_data_set(tmp_path):
+    def nowhere() -> str:
+        raise DataError("ImageNet is not in data")
+    with pytest.raises(DataError, match=r"no mean image for .*x\.pt.*data\.normalization=per_channel"):
+        normaliser_of(compose(TINY), tmp_path / "x.pt", nowhere)
+
+
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
     store(results_dir() / "data", statistics(32), 37, 32)
     for mean in (np.ones((3, 32, 32), np.float32), np.ones((3, 1, 1), np.float32)):

@@ -18,10 +18,12 @@ from repro.errors import ConfigError, DataError, Stopped, StorageError
 from repro.evaluation import testing
 from repro.evaluation.kept import read_arrays, rows_path
 from repro.evaluation.scores import Scorer
+from repro.evaluation.weights import training_note
 from repro.models import build_model
 from repro.places import TREE
 from repro.schema import Decoder
-from tests.evaluation.made import CLASSES, TINY, make_images, make_weights, tiny
+from repro.stopping import StopRequest
+from tests.evaluation.made import CLASSES, TINY, make_images, make_run, make_weights, tiny
 
 COMMAND = ["repro", "eval", "experiment=imagenet_resnet18"]
 
@@ -181,6 +183,17 @@ def test_a_signal_saves_and_says_how_to_go_on(root, weights, tmp_path, monkeypat
     assert json.loads(kept_at(tmp_path).with_suffix(".json").read_text())["images_done"] == 12
 
 
+def test_a_test_that_is_part_of_a_whole_obeys_its_request_alone(few, weights, tmp_path, monkeypatch):
+    """A signal during the last batch finishes the test, and the whole knows of it."""
+    stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with StopRequest() as stop:
+        _, record = testing.evaluate(tiny(few, f"results={tmp_path}"), "center", weights, COMMAND, stop)
+        assert record["finished"]
+        assert stop.reason == "SIGTERM"
+        with pytest.raises(Stopped, match="after 1 of 10 images"):
+            testing.evaluate(tiny(few, f"results={tmp_path}"), "ten_crop", weights, COMMAND, stop)
+
+
 def test_a_finished_test_is_read_and_not_done_again(few, weights, tmp_path, monkeypatch):
     first = evaluate(few, weights, tmp_path)
     monkeypatch.setattr(testing, "test", None)
@@ -205,13 +218,54 @@ def test_other_weights_have_a_place_of_their_own(few, weights, tmp_path):
     assert one["probabilities_sha256"] != two["probabilities_sha256"]
 
 
-def test_other_images_begin_anew(weights, tmp_path, capsys):
+def test_other_images_are_another_test(weights, tmp_path):
     root = make_images(tmp_path / "images", images=10)
     evaluate(root, weights, tmp_path)
     next((root / "val").rglob("*.png")).unlink()
-    _, record = evaluate(root, weights, tmp_path)
+    with pytest.raises(ConfigError, match=r"finished test: data_fingerprint: .*; images: 10, now 9; resume=never"):
+        evaluate(root, weights, tmp_path)
+    _, record = evaluate(root, weights, tmp_path, "center", "resume=never")
     assert record["images"] == 9
-    assert "data_fingerprint, images differ" in capsys.readouterr().err
+
+
+def test_one_file_of_weights_in_two_networks_is_two_tests(few, weights, tmp_path):
+    _, one = evaluate(few, weights, tmp_path)
+    _, two = evaluate(few, weights, tmp_path, "center", "model.zero_padding=both_sides")
+    assert one["model"] | {"zero_padding": "both_sides"} == two["model"] != one["model"]
+    assert len(list(tmp_path.glob("evaluations/*/center.npy"))) == 2
+    assert evaluate(few, weights, tmp_path, "center", "model.fc_init=msra")[1] == one, "of training only"
+
+
+def test_a_finished_test_in_tf32_is_read_where_the_precision_is_left_open(few, weights, tmp_path):
+    _, record = evaluate(few, weights, tmp_path)
+    path = kept_at(tmp_path).with_suffix(".json")
+    path.write_text(json.dumps(record | {"precision": "tf32"}))
+    text, found = evaluate(few, weights, tmp_path)
+    assert found["precision"] == "tf32"
+    assert "centre crop, tf32)" in text
+    with pytest.raises(ConfigError, match="precision: tf32, now fp32; resume=never"):
+        evaluate(few, weights, tmp_path, "center", "machine.precision=fp32")
+
+
+def test_one_folder_for_both_sets_is_said(few, weights, tmp_path):
+    text, record = evaluate(few, weights, tmp_path)
+    assert record["one_folder"] is True
+    assert "WIRING TEST, says nothing about ImageNet) tested on the training images" in text
+    both = make_images(tmp_path / "both", images=5)
+    (both / "train").symlink_to(both / "val")
+    text, record = evaluate(both, weights, tmp_path / "results")
+    assert record["one_folder"] is False
+    assert "training images" not in text
+
+
+def test_only_weights_pt_is_said_to_be_of_the_run_beside_it(tmp_path):
+    folder = make_run()
+    assert "weights of imagenet_resnet18 seed 0" in training_note(folder / "weights.pt")
+    assert training_note(folder / "imported.pt") == ""
+
+
+def test_the_command_that_goes_on_does_not_begin_anew():
+    assert testing.going_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
 
 
 def test_a_bad_image_is_named_and_what_was_done_is_kept(weights, tmp_path):

@@ -61,6 +61,22 @@ def test_a_run_that_is_not_here_is_put_here_and_twice_is_harmless(direct, result
     assert tree(results) == run_tree(files(10))
 
 
+def test_the_mean_image_and_the_tests_of_a_run_go_with_it(direct, tmp_path, monkeypatch):
+    """What it takes to test the weights elsewhere, and to make an ensemble of what is tested."""
+    carried = {"mean.npz": b"mean", "evaluations/ten_crop.json": b"{}", "evaluations/ten_crop.npy": b"rows" * 200,
+               "evaluations/ten_crop.labels.npy": b"labels"}
+    folder = write_run(tmp_path / "there", files(20, "finished"))
+    (folder / "evaluations" / "center.lock").mkdir(parents=True)
+    for name, data in {**carried, "evaluations/center.json": b"{}", "evaluations/center.npy": b"of one in progress",
+                       "evaluations/notes.txt": b"mine"}.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "there"))
+    assert direct("pack", "pack", "part_size=1K").code == 0
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "here"))
+    assert direct("unpack", "pack").code == 0
+    assert tree(tmp_path / "here") == run_tree(files(20, "finished") | carried)
+
+
 FURTHER = [(10, "interrupted"), (15, "running"), (20, "interrupted"), (20, "finished")]
 
 

@@ -119,7 +119,8 @@ def test_a_run_that_is_not_named_like_one_is_refused(refused, tmp_path, name):
 
 FILE_NAMES = ["../x.csv", "/tmp/x.csv", "sub/x.csv", "..", ".", "", "run.lock", ".run.json.part", "x.csv\n", "x.py",
               "tensorboard", "checkpoint-1.pt", "checkpoint-00000001.pt.1", "checkpoint-00000001.pt.000.part",
-              "weights.pt/x", "a b.csv", "x.csv\0", "x\\y.csv"]
+              "weights.pt/x", "a b.csv", "x.csv\0", "x\\y.csv", "evaluations/other.json",
+              "evaluations/center.lock/run.lock", "evaluations/../center.json", "evaluations/x/center.json"]
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from repro.config import compose, deviations, identity, paper_identities, scaled, to_dict, with_precision
+from repro.config import (
+    PAPER_PRECISIONS,
+    compose,
+    deviations,
+    identity,
+    paper_config,
+    paper_identities,
+    scaled,
+    to_dict,
+    with_precision,
+)
+from repro.paper import ensemble
 from repro.runs import file_sha256
 from repro.schema import Precision, RunConfig
 
@@ -84,13 +95,27 @@ def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float =
     content = {
         "schema": 1, "protocol": protocol, "definition": f"made-up definition of {protocol}",
         "experiment": record["experiment"], "seed": record["seed"], "identity": record["identity"],
-        "weights_sha256": file_sha256(weights) if weights.is_file() else "0" * 64, "data_fingerprint": "1",
+        "weights_sha256": file_sha256(weights) if weights.is_file() else "0" * 64, "data_fingerprint": "0",
         "split": "val", "images": IMAGES, **counts,
         "val_top1_error": 100 * counts["top1_errors"] / IMAGES, "val_top5_error": 100 * counts["top5_errors"] / IMAGES,
         "settings": {}, "precision": "fp32", "device": "made-up device", "wiring_test": False,
         "finished": True} | change
     path = run / "evaluations" / f"{protocol}.json"
     path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_ensemble(root: Path, **change: Any) -> Path:
+    """ensembles/table5.json as `repro ensemble table5` writes it."""
+    members = [{"experiment": one.experiment, "seed": one.seed, "precision": "fp32",
+                "identity": identity(with_precision(paper_config(one.experiment), PAPER_PRECISIONS[0]))}
+               for one in ensemble("table5").members]
+    content = {"schema": 1, "name": "table5", "protocol": "multi_scale", "split": "val", "members": members,
+               "images": IMAGES, "top1_errors": 9_000, "top5_errors": 2_000, "val_top1_error": 18.0,
+               "val_top5_error": 4.0, "wiring_test": False, "paper_runs": True, "finished": True} | change
+    path = root / "ensembles" / "table5.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
 

@@ -103,7 +103,8 @@ def test_the_images_of_a_pass(overrides: list[str], images: int | None):
 def test_show_states_the_cost_and_that_it_is_computed(direct):
     out = direct("show", "experiment=imagenet_optB").out
     for words in ("600000 iterations, 119.89 passes", "training: 3.38 exaFLOP (computed",
-                  "time: 9.4 GPU-hours, computed at 100 TFLOP/s sustained (assumed); not measured",
+                  "time: 9.4 GPU-hours, computed at 100 TFLOP/s sustained (assumed), without reading and decoding "
+                  "images (repro bench input); not measured",
                   "memory in fp32 at mini-batch 256, all devices together: 8.5 GB (computed: 0.26 GB of weights",
                   "disk: about 144 GB of data set (published), 0.35 GB of checkpoints",
                   "reproduces: table3/resnet-34-b, table4/resnet-34-b"):
@@ -121,7 +122,26 @@ def test_show_prefers_what_a_run_measured(direct, tmp_path):
     assert "GPU-hours" not in out
 
 
+def test_show_counts_the_hours_of_every_device(direct, tmp_path):
+    from tests.reporting.conftest import write_run
+
+    write_run(tmp_path / "results", "imagenet_optB", test=27.0, change={
+        "train_seconds": 17_000.0, "evaluation_seconds": 1000.0, "environment": {"device": "made-up", "devices": 8}})
+    out = direct("show", "experiment=imagenet_optB", "machine.device=cpu").out
+    assert "on 8 x made-up, fp32 (finished run imagenet_optB/seed0, 40 GPU-hours)" in out
+
+
+@pytest.mark.parametrize("change", [{"train_seconds": None}, {"environment": None}], ids=str)
+def test_a_run_whose_time_is_not_recorded_measures_nothing(direct, tmp_path, change):
+    from tests.reporting.conftest import write_run
+
+    write_run(tmp_path / "results", "imagenet_optB", test=27.0, change=change)
+    assert "9.4 GPU-hours, computed" in direct("show", "experiment=imagenet_optB", "machine.device=cpu").out
+    assert "imagenet_optB" in direct("list").out
+
+
 def test_show_of_a_wiring_test_counts_no_passes(direct):
     out = direct("show", "experiment=imagenet_optB", "machine=smoke").out
-    assert "600 iterations, tested every 50 iterations" in out
+    smoke = compose(["experiment=imagenet_optB", "machine=smoke"])
+    assert f"{smoke.train.iterations} iterations, tested every {smoke.evaluation.interval} iterations" in out
     assert not re.search(r"passes \d|exaFLOP", out)

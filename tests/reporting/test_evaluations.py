@@ -67,6 +67,24 @@ def test_without_the_weights_their_hash_is_not_compared(reference: Path, make_ru
     assert problem(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) is None
 
 
+def test_the_recorded_hash_of_the_weights_counts_also_without_the_file(reference: Path, make_run):
+    folder = make_run(reference, OPT_B, test=30.0, change={"weights_sha256": "a" * 64})
+    for digest, reason in (("a" * 64, None), ("f" * 64, "its 10-crop testing is of other weights")):
+        write_evaluation(folder, "ten_crop", weights_sha256=digest)
+        assert problem(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) == reason
+
+
+def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_run):
+    folder = make_run(results, OPT_B, test=30.0)
+    write_evaluation(folder, "ten_crop")
+    assert evaluations.tested(pool(results), OPT_B, "ten_crop").notes() == []
+    write_evaluation(folder, "ten_crop", data_fingerprint="e" * 64)
+    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    assert found.notes() == ["tested on another data set than trained on (yours): imagenet_optB/seed0: fingerprint of "
+                             "its files eeeeeeeeeeee, in training 0"]
+    assert found.status == "finished", "a note, no objection"
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', ""])
 def test_a_torn_record_is_no_test(results: Path, make_run, text: str):
     folder = make_run(results, OPT_B, test=30.0)

@@ -1,12 +1,13 @@
 """ImageNet runs, tested on val, in all that reads runs: selection, figure, claims, comparison, report, status."""
 
 import json
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from repro.config import scaled
+from repro.config import compose, scaled
 from repro.errors import ConfigError
 from repro.places import reference_dir
 from repro.published import ClaimTest
@@ -23,7 +24,7 @@ from repro.reporting.status import status
 from repro.reporting.status import text as status_text
 from repro.reporting.variants import net_name
 from repro.runs import read_run, scan, title
-from tests.reporting.conftest import composed, write_evaluation
+from tests.reporting.conftest import composed, write_ensemble, write_evaluation
 
 PLAIN18, PLAIN34, RES18, OPT_A = "imagenet_plain18", "imagenet_plain34", "imagenet_resnet18", "imagenet_optA"
 SMOKE = ("machine=smoke",)
@@ -200,11 +201,47 @@ def test_status_names_the_test_that_a_finished_run_lacks(results: Path, referenc
     assert "table3/resnet-34-b" in rows
 
 
+def test_status_names_the_test_that_a_committed_run_lacks(results: Path, reference: Path, make_run):
+    make_run(reference, OPT_A, test=27.0)
+    found = {entry["row"]: entry for entry in status(results, reference)["lacking"]}
+    assert found["table2/resnet-34"]["go_on"] == "repro eval experiment=imagenet_optA protocol=ten_crop"
+
+
+def test_status_names_the_ensemble_until_it_counts(results: Path, reference: Path, make_run):
+    write_evaluation(make_run(results, "imagenet_resnet152", test=23.0), "multi_scale")
+    content = json.loads(write_ensemble(results, wiring_test=True).read_text())
+    entry = {entry["row"]: entry for entry in status(results, reference)["lacking"]}["table5/resnet-ilsvrc15"]
+    assert (entry["seeds"], entry["needed"], entry["status"]) == (1, 6, "not counted")
+    assert "1/6 members, repro ensemble table5" in status_text(status(results, reference))
+    assert "table4/resnet-152" not in {entry["row"] for entry in status(results, reference)["lacking"]}, "one is enough"
+    for member in content["members"]:
+        member["weights_sha256"] = "0" * 64  # as write_evaluation has it
+    write_ensemble(results, members=content["members"])
+    assert "table5/resnet-ilsvrc15" not in {entry["row"] for entry in status(results, reference)["lacking"]}
+
+
+def test_commands_of_imagenet_runs_name_their_folder_and_quote_their_values(results: Path, reference: Path, make_run,
+                                                                            tmp_path: Path):
+    given = (f"data.root={tmp_path}", "train.lr_drops=[1,2]", "data.wiring_test=true")
+    make_run(results, OPT_A, status="interrupted", overrides=given)
+    make_run(results, OPT_A, 1, test=27.0, overrides=("data.root=/no/such/folder",))
+    found = status(results, reference)
+    assert found["interrupted"][0]["go_on"] == (
+        f"repro run experiment=imagenet_optA seed=0 data.wiring_test=true 'train.lr_drops=[1,2]' data.root={tmp_path}")
+    lacking = {entry["row"]: entry for entry in found["lacking"]}["table2/resnet-34"]
+    assert lacking["go_on"].endswith("seed=1 protocol=ten_crop data.root=FOLDER")
+    words = shlex.split(found["interrupted"][0]["go_on"])[2:]
+    assert compose(words).train.lr_drops == [1, 2]
+
+
 def test_status_counts_the_time_of_a_run_that_answers_two_rows_once(results: Path, reference: Path, make_run):
-    make_run(results, "imagenet_resnet152", test=23.0, change={"train_seconds": 36_000.0, "evaluation_seconds": 0.0})
+    (reference / "bench").mkdir(parents=True)
+    (reference / "bench" / "cost_x.json").write_text(json.dumps({"experiments": [{
+        "experiment": "imagenet_resnet152", "run_seconds": 36_000.0, "iterations": 600_000, "device": "made-up device",
+        "precision": "fp32"}]}))
     found = status(results, reference)
     found["lacking"] = [entry for entry in found["lacking"] if entry["experiment"] == "imagenet_resnet152"]
-    assert [entry["seconds"] for entry in found["lacking"]] == [36_000.0, 36_000.0], "the second of two seeds"
+    assert [entry["seconds"] for entry in found["lacking"]] == [36_000.0, 36_000.0]
     assert "together 10.0 h" in status_text(found)
 
 
@@ -231,6 +268,10 @@ def test_publish_takes_the_records_of_finished_tests_and_nothing_heavy(results: 
         "config.yaml", "evaluations/ten_crop.json", "history.csv", "run.json", "timing.csv"]
     table = tables.build("table2", None, tmp_path / "reference")
     assert table.statuses["resnet-34"] == "reproduced"
+    (folder / "evaluations" / "ten_crop.json").unlink()
+    write_evaluation(folder, "center", 27.0)
+    publish(f"{OPT_A}/seed0", results)
+    assert sorted(path.name for path in (target / "evaluations").iterdir()) == ["center.json", "ten_crop.json"]
     assert tmp_path / "reference" != reference_dir()
 
 
@@ -240,6 +281,12 @@ def test_a_listed_cost_is_measured_where_a_run_is(results: Path, reference: Path
     found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
     assert found[OPT_A]["text"] == "2 h measured on made-up device (seed0)"
     assert found[RES18]["measured"] is False
-    assert found[RES18]["text"] == "1.65 exaFLOP (computed), 4.6 GPU-hours computed at 100 TFLOP/s sustained (assumed)"
+    assert found[RES18]["text"] == ("1.65 exaFLOP (computed), 4.6 GPU-hours computed at 100 TFLOP/s sustained "
+                                    "(assumed), without reading and decoding images")
     assert found["cifar_resnet20"] is None
     assert found["imagenet_vgg16"] is None, "is not trained"
+    make_run(results, OPT_A, test=27.0, change={"train_seconds": 17_000.0, "evaluation_seconds": 1000.0,
+                                                "environment": {"device": "NVIDIA H100", "devices": 8}})
+    found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
+    assert found[OPT_A]["text"] == "40 GPU-hours measured (8 x NVIDIA H100, 5 h; seed0)"
+    assert found[OPT_A]["hours"] == 40

@@ -1,14 +1,16 @@
 """Tables 1 to 5 from made-up records: what stands beside the published numbers, and why a cell has none."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from repro.config import PAPER_PRECISIONS, identity, paper_config, paper_identities, with_precision
-from repro.paper import ensemble, published_table
+from repro.config import paper_identities
+from repro.paper import published_table
 from repro.reporting import tables
-from tests.reporting.conftest import IMAGES, write_evaluation
+from tests.outcome import says
+from tests.reporting.conftest import write_ensemble, write_evaluation
 
 OPT_A, OPT_B = "imagenet_optA", "imagenet_optB"
 TRAINED = {"table2": 4, "table3": 7, "table4": 5}
@@ -111,20 +113,6 @@ def test_table1_holds_counted_beside_published(reference: Path):
     assert table.statuses["vgg-19"] == "published only"
 
 
-def write_ensemble(root: Path, **change) -> Path:
-    """ensembles/table5.json as `repro ensemble table5` writes it."""
-    members = [{"experiment": one.experiment, "seed": one.seed, "precision": "fp32",
-                "identity": identity(with_precision(paper_config(one.experiment), PAPER_PRECISIONS[0]))}
-               for one in ensemble("table5").members]
-    content = {"schema": 1, "name": "table5", "protocol": "multi_scale", "split": "val", "members": members,
-               "images": IMAGES, "top1_errors": 9_000, "top5_errors": 2_000, "val_top1_error": 18.0,
-               "val_top5_error": 4.0, "wiring_test": False, "paper_runs": True, "finished": True} | change
-    path = root / "ensembles" / "table5.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
-
-
 def test_table5_is_validation_beside_the_test_server_and_has_no_verdict(results: Path, reference: Path):
     write_ensemble(results)
     table = tables.build("table5", results, reference)
@@ -149,6 +137,41 @@ def test_another_ensemble_does_not_count(results: Path, reference: Path, change:
     assert table.statuses["resnet-ilsvrc15"] == "not counted"
     assert row(table, "resnet-ilsvrc15").cells["yours_top5_error"] == "not counted"
     assert reason in notes(table)
+
+
+def test_an_ensemble_of_older_weights_does_not_count(results: Path, reference: Path, make_run):
+    content = json.loads(write_ensemble(results).read_text())
+    content["members"][3]["weights_sha256"] = "a" * 64
+    write_ensemble(results, members=content["members"])
+    folder = make_run(results, "imagenet_resnet101", test=23.0)
+    for change, status in (({"weights_sha256": "a" * 64}, "no verdict: validation, not the test server"),
+                           ({"weights_sha256": "b" * 64}, "not counted")):
+        write_evaluation(folder, "multi_scale", **change)
+        table = tables.build("table5", results, reference)
+        assert table.statuses["resnet-ilsvrc15"] == status
+    assert "older than multi-scale testing of imagenet_resnet101/seed0 (yours)" in notes(table)
+    (folder / "evaluations" / "multi_scale.json").unlink()
+    assert tables.build("table5", results, reference).statuses["resnet-ilsvrc15"] == "not counted", "trained anew"
+
+
+def test_publish_fills_the_reference_column_of_table5(direct, monkeypatch, tmp_path, make_run):
+    results, reference = tmp_path / "results", tmp_path / "reference"
+    for module in ("repro.publishing", "repro.places"):
+        monkeypatch.setattr(f"{module}.reference_dir", lambda: reference)
+        monkeypatch.setattr(f"{module}.in_tree", lambda: True)
+    says(direct("publish", "ensembles/table5"), 2, "repro ensemble table5")
+    says(direct("publish", "ensembles/table6"), 2, "did you mean table5")
+    write_ensemble(results, wiring_test=True)
+    says(direct("publish", "ensembles/table5"), 2, "no evidence: it is a wiring test")
+    write_ensemble(results)
+    folder = make_run(reference, "imagenet_resnet50", test=24.0)
+    write_evaluation(folder, "multi_scale", weights_sha256="b" * 64)
+    says(direct("publish", "ensembles/table5"), 2, "imagenet_resnet50/seed0 (reference)")
+    assert not (reference / "ensembles").exists()
+    shutil.rmtree(folder)
+    assert direct("publish", "ensembles/table5").code == 0
+    found = row(tables.build("table5", None, reference), "resnet-ilsvrc15")
+    assert found.cells["reference_top5_error"] == "4.00"
 
 
 @pytest.mark.parametrize("key", ["identity", "precision"])

@@ -292,10 +292,10 @@ def test_tensorboard_has_every_scalar_once_after_a_resume(stop_at):
     assert [point.value for point in points] == pytest.approx([row["test_top1_error"] for row in run.history()])
 
 
-def test_the_plateau_rule_drops_the_rate_and_a_resume_knows_of_it(monkeypatch, stop_at):
+def test_the_plateau_rule_drops_the_rate_and_a_resume_knows_of_it(monkeypatch, stop_at, tmp_path):
     from dataclasses import replace
     words = ("data.split=45k", "train.lr_policy=plateau", "train.plateau_patience=1", "train.plateau_threshold=100",
-             "results=whole")
+             f"results={tmp_path / 'whole'}")
     monkeypatch.setattr(engine, "load_data",
                         lambda config, device: replace(tiny_data(), split="45k", evaluated_on="val"))
     whole = engine.run(tiny_config(*words), say=silent)

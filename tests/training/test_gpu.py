@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from repro.config import compose
 from repro.data.random import permutation
 from repro.devices import place, set_up, synchronise
 from repro.errors import Stopped
@@ -19,6 +20,7 @@ from repro.training.memory import needed
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from tests.made import tiny_config, tiny_data, with_machine
+from tests.made_images import SMOKE, make_folder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 PRECISIONS = [Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16]
@@ -226,3 +228,38 @@ def test_the_stated_memory_is_near_what_training_takes(checkpointing):
 
 def test_the_number_of_runs_at_once_is_measured():
     assert lanes.best_jobs(on_gpu(deterministic=False), 4, silent) in (1, 2, 4)
+
+
+# ---- images that are read from files
+
+def smoke(images, results, *overrides):
+    return compose(["experiment=imagenet_optB", *(word for word in SMOKE if word != "machine.device=cpu"),
+                    "machine.device=cuda", "machine.precision=fp32", "machine.deterministic=true",
+                    f"data.root={images}", f"results={results}", "train.iterations=6", "train.lr_drops=[4]",
+                    "evaluation.interval=2", *overrides])
+
+
+def test_images_from_files_train_the_same_captured_and_operation_by_operation(tmp_path):
+    images = make_folder(tmp_path / "set")
+    runs = [engine.run(smoke(images, tmp_path / way, f"engine={way}"), say=silent) for way in ("graph", "eager")]
+    assert [run.record["environment"]["engine"] for run in runs] == ["graph", "eager"]
+    assert (runs[0].folder / "history.csv").read_bytes() == (runs[1].folder / "history.csv").read_bytes()
+
+
+def test_the_first_losses_on_images_from_files_are_those_of_the_cpu(tmp_path):
+    images = make_folder(tmp_path / "set")
+    length = ("train.iterations=2", "train.lr_drops=[]", "evaluation.interval=1", "train.lr=1e-5")
+    gpu, cpu = (engine.run(smoke(images, tmp_path / device, *length, f"machine.device={device}"), say=silent).history()
+                for device in ("cuda", "cpu"))
+    assert [row["train_loss"] for row in gpu] == pytest.approx([row["train_loss"] for row in cpu], rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
+def test_two_gpus_share_the_statistics_of_a_whole_mini_batch(tmp_path):
+    images = make_folder(tmp_path / "set")
+    words = ("train.batch_norm_group=16", "train.lr=1e-5", "engine=eager")
+    one = engine.run(smoke(images, tmp_path / "one", *words), say=silent).history()
+    two = engine.run(smoke(images, tmp_path / "two", *words, "devices=2"), say=silent).history()
+    for left, right in zip(two, one, strict=True):
+        assert left["train_loss"] == pytest.approx(right["train_loss"], rel=1e-4)
+        assert left["val_loss"] == pytest.approx(right["val_loss"], rel=1e-3)

@@ -73,10 +73,10 @@ def test_the_network_learns_the_images_by_heart_and_the_run_is_labelled(config):
 
 
 @pytest.mark.parametrize("crop", [(), ("data.crop=random_resized", "data.shorter_side=null")], ids=["sides", "resized"])
-def test_a_run_that_stopped_in_the_middle_of_a_pass_goes_on_bit_for_bit(config, monkeypatch, crop):
+def test_a_run_that_stopped_in_the_middle_of_a_pass_goes_on_bit_for_bit(config, monkeypatch, tmp_path, crop):
     words = ("train.iterations=9", "train.lr_drops=[7]", "evaluation.interval=3", "train.mini_batch_size=12",
              "train.batch_norm_group=12", *crop)  # 32 images: a pass ends within a mini-batch
-    whole = engine.run(config(*words, "results=whole"), say=silent)
+    whole = engine.run(config(*words, f"results={tmp_path / 'whole'}"), say=silent)
     for steps in (5, 2):  # the first looks are those of the mean image
         stop_after(monkeypatch, steps)
         with pytest.raises(Stopped):
@@ -87,6 +87,22 @@ def test_a_run_that_stopped_in_the_middle_of_a_pass_goes_on_bit_for_bit(config, 
     own, other = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (resumed, whole))
     assert all(torch.equal(own[name], other[name]) for name in other)
     assert [session["from_iteration"] for session in resumed.record["sessions"]] == [0, 3, 5]
+
+
+def test_a_run_does_not_go_on_with_other_images(config, images, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(images, copy)
+    words = (f"data.root={copy}", "train.iterations=4", "train.lr_drops=[]", "evaluation.interval=1", *PER_CHANNEL)
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Stopped):
+        engine.run(config(*words), say=silent)
+    stop_after(monkeypatch, 10**5)
+    last = max(copy.glob("*/*"))
+    last.write_bytes(min(copy.glob("*/*")).read_bytes())
+    with pytest.raises(DataError, match="another set of images until iteration 3"):
+        engine.run(config(*words), say=silent)
+    shutil.copy(max(images.glob("*/*")), last)
+    assert engine.run(config(*words), say=silent).finished
 
 
 def test_the_mean_image_is_made_once(config, monkeypatch):
