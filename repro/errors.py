@@ -24,6 +24,10 @@ class DataError(ReproError):
     exit_code = 3
 
 
+class ImageError(DataError):
+    """An image file that can't be read."""
+
+
 class ComparisonError(ReproError):
     """A result or a committed file that does not agree with what it is compared to."""
 

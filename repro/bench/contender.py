@@ -1,6 +1,5 @@
 """`python -m repro.bench.contender JOB`: one fresh process that measures one contender and prints one line of JSON."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from repro.bench.floors import device_rates
 from repro.bench.made import made_data
-from repro.bench.plan import COMPILED, EAGER, LOADER, OURS, RATES, Job, config_of
+from repro.bench.plan import COMPILED, EAGER, LOADER, OURS, RATES, Job, config_of, print_result
 from repro.bench.rivals import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop, usable_cores
 from repro.data.augment import normalised
 from repro.data.cifar10 import DeviceData
@@ -134,12 +133,7 @@ def shared_loss(contender: Contender, config: RunConfig, device: torch.device) -
 
 def main(text: str) -> None:
     """Print what was measured, or why nothing was."""
-    try:
-        result = measure(Job.of(text))
-    except Exception as error:  # reported by the parent beside what the others measured
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        result = {"failed": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"}
-    print("\n" + json.dumps(result), flush=True)
+    print_result(lambda: measure(Job.of(text)))
 
 
 if __name__ == "__main__":

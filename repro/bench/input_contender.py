@@ -1,6 +1,5 @@
 """`python -m repro.bench.input_contender JOB`: a fresh process that reads images one way and prints a line of JSON."""
 
-import json
 import random
 import resource
 import sys
@@ -15,6 +14,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from repro.bench.input_plan import COLOUR, PLAIN, SHORTER_SIDE, SIZE, InputJob
+from repro.bench.plan import print_result
 from repro.data.augment import normalised
 from repro.data.draws import normals, training_draws
 from repro.data.loader import Loader
@@ -124,12 +124,7 @@ def processor_seconds() -> float:
 
 def main(text: str) -> None:
     """Print what was measured, or why nothing was."""
-    try:
-        result = measure(InputJob.of(text))
-    except Exception as error:  # reported by the parent beside what the others measured
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        result = {"failed": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"}
-    print("\n" + json.dumps(result), flush=True)
+    print_result(lambda: measure(InputJob.of(text)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from repro.config import check_override_keys, compose, experiments, suggest
 from repro.errors import ConfigError
@@ -119,3 +120,13 @@ def lengths(settings: Settings, depth: int, device: Device) -> tuple[int, int]:
     if depth > VERY_DEEP:
         return 10, 20
     return (50, 100) if settings.quick else (100, 300)
+
+
+def print_result(measure: Callable[[], Any]) -> None:
+    """Print what a contender's process measured as its last line, of JSON, or why nothing was."""
+    try:
+        result = measure()
+    except Exception as error:  # reported by the parent beside what the others measured
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        result = {"failed": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"}
+    print("\n" + json.dumps(result), flush=True)

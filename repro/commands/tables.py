@@ -103,7 +103,7 @@ def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None
     from repro.reporting import figures
 
     written = figures.draw(name, None if reference else results, reference_dir(), folder)
-    others = "" if name.startswith("short") else f"; for short runs: repro figure short_{name}"
+    others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in figures.names() else ""
     print(f"{name}: {', '.join(shown(path) for path in written)}" if written
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 

@@ -112,7 +112,7 @@ def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
         only = root / found[0] if found else root
         return only, only
     missing = " and ".join(f"{name}/" for name in (TRAIN, VAL) if name not in found)
-    raise DataError(f"ImageNet is not in {root}: {missing} missing{hint(root, inside)}; {BY_HAND}")
+    raise DataError(f"ImageNet is not in {root}: {missing} missing{hint(root, inside)}; {BY_HAND}; {OTHERS}")
 
 
 def hint(root: Path, inside: Contents) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from repro.errors import ConfigError, DataError
+from repro.errors import ConfigError, DataError, ImageError
 from repro.places import shown
 from repro.schema import Decoder
 
@@ -71,13 +71,13 @@ def open_rgb(path: Path, decoder: Decoder = Decoder.pillow) -> Picture:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{shown(path)}: {'the file is empty' if not data else 'this is no image'}") from error
+        raise ImageError(f"{shown(path)}: {'the file is empty' if not data else 'this is no image'}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{shown(path)}: more than {MOST_PIXELS:,} pixels, which Pillow refuses") from error
+        raise ImageError(f"{shown(path)}: more than {MOST_PIXELS:,} pixels, which Pillow refuses") from error
     except OSError as error:
-        raise DataError(f"{shown(path)}: {error.strerror or f'the image is damaged: {error}'}") from error
+        raise ImageError(f"{shown(path)}: {error.strerror or f'the image is damaged: {error}'}") from error
     except Exception as error:  # what Pillow raises for damaged files depends on their kind: SyntaxError, ValueError...
-        raise DataError(f"{shown(path)}: the image is damaged: {error}") from error
+        raise ImageError(f"{shown(path)}: the image is damaged: {error}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

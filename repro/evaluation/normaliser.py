@@ -80,7 +80,8 @@ def read_mean(path: Path, crop_size: int | None) -> Tensor:
         with np.load(path, allow_pickle=False) as arrays:
             mean = np.asarray(arrays["mean"], dtype=np.float32)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{shown(path)}: no mean image of a run ({type(error).__name__}: {error})") from error
+        raise StorageError(f"{shown(path)}: no mean image of a run ({type(error).__name__}: {error}); without this "
+                           "file the data set's own is used") from error
     if mean.shape not in ((3, 1, 1), (3, crop_size, crop_size)) or not np.isfinite(mean).all():
         raise StorageError(f"{shown(path)}: a mean of shape {mean.shape}, not (3, 1, 1) or "
                            f"(3, {crop_size}, {crop_size})")

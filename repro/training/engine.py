@@ -19,7 +19,7 @@ from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up, synchronise
-from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped
+from repro.errors import ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
 from repro.places import shown
@@ -88,6 +88,9 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
                  if not word.startswith("resume=")]
         try:
             yield from train(config, folder, earlier, stop, go_on, say, jobs, world)
+        except ImageError as error:
+            raise ImageError(f"{error}\nwhat was saved stays; `repro data verify imagenet` with the same "
+                                       "data.root names every bad image") from error
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
                 raise OutOfMemoryError(no_memory_message(error, config)) from error

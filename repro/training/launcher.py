@@ -18,6 +18,7 @@ from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
 from repro.stopping import SIGNALS, StopRequest
+from repro.training.checkpoint import list_checkpoints
 
 GRACE = 3.0  # Choice: seconds in which the others may end by themselves when one has died
 PATIENCE = 120.0  # Choice: the same when one has ended with an error of ours, about which the leader may be writing
@@ -136,6 +137,8 @@ def raise_outcome(codes: Sequence[int | None], answers: Sequence[ReproError | No
     own = [error for error in answers if error is not None and not isinstance(error, PeerError)]
     if own:
         raise own[0]
+    kept = ("the last checkpoint is intact" if list_checkpoints(run_folder(resolve(config)))
+            else "nothing was saved yet")
     go_on = f"go on with: {shlex.join(command or ['repro', 'run', f'experiment={config.name}'])}"
     ended = {rank: code for rank, code in enumerate(codes) if code and answers[rank] is None}
     silent = [rank for rank, code in enumerate(codes) if code is None]
@@ -145,9 +148,9 @@ def raise_outcome(codes: Sequence[int | None], answers: Sequence[ReproError | No
         code = ended[rank]
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise LostProcessError(f"{config.name}: process {rank} of {len(codes)} (pid {pids[rank]}) {how}; the others "
-                               f"were stopped, the last checkpoint is intact\n{go_on}")
+                               f"were stopped, {kept}\n{go_on}")
     if ended or any(answers):
         who = ", ".join(f"{rank} (pid {pids[rank]})" for rank in silent)
         which = f"process {who} of {len(codes)}" if silent else f"one of {len(codes)} processes"
         raise LostProcessError(f"{config.name}: {which} did not answer for {config.machine.timeout_seconds:g} s; all "
-                               f"were stopped, the last checkpoint is intact\n{go_on}")
+                               f"were stopped, {kept}\n{go_on}")

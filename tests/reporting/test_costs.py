@@ -12,7 +12,7 @@ from repro.commands.settings import training_images
 from repro.config import compose, experiments, paper_config
 from repro.models import build_model
 from repro.paper import costs, golden_count
-from repro.reporting.run_cost import computed
+from repro.reporting.run_cost import computed, gigabytes, resources
 from repro.reporting.settings import counts
 
 TRAINED = [name for name in experiments() if name.startswith("imagenet_") and "vgg" not in name]
@@ -145,3 +145,12 @@ def test_show_of_a_wiring_test_counts_no_passes(direct):
     smoke = compose(["experiment=imagenet_optB", "machine=smoke"])
     assert f"{smoke.train.iterations} iterations, tested every {smoke.evaluation.interval} iterations" in out
     assert not re.search(r"passes \d|exaFLOP", out)
+
+
+@pytest.mark.parametrize("experiment", TRAINED)
+def test_what_the_list_says_is_what_the_composed_configuration_costs(experiment):
+    config = compose([f"experiment={experiment}"])
+    cost = computed(config, counts(config, config.train.iterations))
+    memory = cost["training_bytes"] + cost["activation_bytes"]
+    disk = cost["checkpoint_bytes"] + cost["weights_bytes"] + cost["probabilities_bytes"]
+    assert resources(experiment) == f", {gigabytes(memory)} memory, {gigabytes(disk)} disk"

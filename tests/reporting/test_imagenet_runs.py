@@ -281,8 +281,7 @@ def test_a_listed_cost_is_measured_where_a_run_is(results: Path, reference: Path
     found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
     assert found[OPT_A]["text"] == "2 h measured on made-up device (seed0)"
     assert found[RES18]["measured"] is False
-    assert found[RES18]["text"] == ("1.65 exaFLOP (computed), 4.6 GPU-hours computed at 100 TFLOP/s sustained "
-                                    "(assumed), without reading and decoding images")
+    assert found[RES18]["text"] == "4.6 GPU-hours, 5.6 GB memory, 0.33 GB disk"
     assert found["cifar_resnet20"] is None
     assert found["imagenet_vgg16"] is None, "is not trained"
     make_run(results, OPT_A, test=27.0, change={"train_seconds": 17_000.0, "evaluation_seconds": 1000.0,
