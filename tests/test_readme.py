@@ -115,6 +115,16 @@ def test_the_computed_costs_on_imagenet_are_those_of_the_experiments():
         assert float(hours) == float(f"{1e18 * exaflop / costs().flops_per_second / 3600:.2g}")
 
 
+def test_the_speed_of_the_input_is_the_measured_one():
+    record = json.loads((REFERENCE / "bench" / "bench_input_amd-epyc.json").read_text())
+    found = {one["contender"]: one for one in record["contenders"]}
+    plain, ours, colour = (found[name]["images_per_core_second"]["median"]
+                           for name in ("plain", "pillow", "pillow_colour"))
+    text = " ".join(README.split())
+    assert (f"{ours:.0f} crops/s, against {plain:.0f} of ImageFolder and torchvision's transforms, "
+            f"{ours / plain:.2f} times ({colour:.0f} with colour and mean") in text
+
+
 def test_the_costs_are_the_measured_ones():
     measured = {}
     for name in ("cifar_plain_vs_res", "cifar_very_deep"):
