@@ -47,7 +47,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     try:
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -62,7 +62,7 @@ def the_run(results: Path) -> runs.Run:
 
 def wait_for_iteration(results: Path, iteration: int) -> Path:
     """Wait until a run's history has come so far; its folder."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while time.monotonic() < until:
         for path in (results / "runs").glob("*/seed0/history.csv"):
             if any(row["iteration"] >= iteration for row in runs.read_history(path)):
@@ -132,13 +132,13 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
 
 
 def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
-    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=30"))
+    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=110"))
     wait_for_iteration(tmp_path, 24)
     leader, victim = (process_of(rank, process) for rank in (0, 1))
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     text = finish(process, 1)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90
     assert f"process 1 of 2 (pid {victim}) died of SIGKILL; the others were stopped" in text
     assert "go on with: " in text
     assert "Traceback" not in text
@@ -147,12 +147,12 @@ def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
 
 
 def test_one_that_hangs_is_named_after_the_timeout(images, tmp_path):
-    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=4"))
+    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=15"))
     wait_for_iteration(tmp_path, 4)
     hanging = process_of(1, process)
     os.kill(hanging, signal.SIGSTOP)
     text = finish(process, 1)
-    assert f"process 1 (pid {hanging}) of 2 did not answer for 4 s" in text
+    assert f"process 1 (pid {hanging}) of 2 did not answer for 15 s" in text
     assert not Path(f"/proc/{hanging}").exists()
 
 
