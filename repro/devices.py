@@ -110,6 +110,11 @@ def forced_eager(compiled: bool) -> Iterator[None]:
         yield
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that a device, or the CPU, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def synchronise(device: torch.device, all_streams: bool = False) -> None:
     """Wait until the device has done all that the current stream, or any stream, was given."""
     if device.type == "cuda":

@@ -10,7 +10,9 @@ from repro.config import suggest
 from repro.errors import ConfigError
 
 T = TypeVar("T")
-PROTOCOLS = ("center", "ten_crop", "multi_scale")  # the ways of testing on ImageNet: Fig. 4, Tables 2 and 3, Table 4
+# The ways of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4), and what they are called.
+PROTOCOL_LABELS = {"center": "centre crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
+PROTOCOLS = tuple(PROTOCOL_LABELS)
 
 
 @dataclass(frozen=True)

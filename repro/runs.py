@@ -170,8 +170,9 @@ def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a small file, as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a file of any size, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

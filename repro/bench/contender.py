@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from repro.bench.floors import device_rates
 from repro.bench.made import made_data
 from repro.bench.plan import COMPILED, EAGER, LOADER, OURS, RATES, Job, config_of, print_result
-from repro.bench.rivals import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop, usable_cores
+from repro.bench.rivals import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop
 from repro.data.augment import normalised
 from repro.data.cifar10 import DeviceData
+from repro.data.parts import cores_here
 from repro.devices import autocast, describe, place, resolve, set_up, synchronise
 from repro.models import build_model
 from repro.schema import Engine, RunConfig
@@ -91,7 +92,7 @@ def measure(job: Job) -> dict[str, Any]:
     first_loss = shared_loss(contender, config, device)
     warmup = job.warmup
     if kind == LOADER:  # what the workers have made ahead meanwhile must not be timed
-        warmup = max(warmup, PREFETCH * usable_cores())
+        warmup = max(warmup, PREFETCH * cores_here())
     timed_updates(contender, warmup, device)
     setup = time.perf_counter() - started
     seconds = timed_updates(contender, job.steps, device)

@@ -17,7 +17,7 @@ from torchvision.transforms import functional
 from repro.bench.bench import ran, spread
 from repro.bench.input_contender import Request, requests
 from repro.bench.input_plan import CONTENDERS, DECODERS, PLAIN, SIZE, InputJob, InputSettings
-from repro.data.loader import workers_here
+from repro.data.parts import cores_here
 from repro.data.pictures import decoder_here, open_rgb, random_crop
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
@@ -49,7 +49,7 @@ def bench_input(settings: InputSettings, say: Callable[[str], None] = print, run
         compared = compare(files[:COMPARED])
         say(f"{compared['crops']} crops differ from the plain way by {compared['largest_difference']} grey levels at "
             f"most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1")
-        workers = settings.workers or workers_here()
+        workers = settings.workers or cores_here()
         series = rounds(settings, InputJob("", str(root), settings.images, workers), run, say)
     plain = series[PLAIN][0]
     return {"bench": "input", "quick": settings.quick, "rounds": settings.rounds, "images": settings.images,

@@ -5,7 +5,6 @@ between updates, and no loss is read there. Choice: in fp16 all take the static 
 no wait either, in the place of a GradScaler, which does.
 """
 
-import os
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from repro.bench.made import made_data, made_images, mean_image
 from repro.data.augment import crop_and_flip, normalised
+from repro.data.parts import cores_here
 from repro.devices import autocast
 from repro.models import build_model
 from repro.schema import Precision, RunConfig, WarmUp
@@ -107,7 +107,7 @@ class LoaderLoop(Loop):
         self.dataset = PilImages(images, config.data.padding, config.data.flip)
         cuda = device.type == "cuda"
         self.loader = DataLoader(self.dataset, config.train.mini_batch_size, shuffle=True, drop_last=True,
-                                 num_workers=usable_cores(), pin_memory=cuda, persistent_workers=True,
+                                 num_workers=cores_here(), pin_memory=cuda, persistent_workers=True,
                                  prefetch_factor=PREFETCH)
         super().__init__(config, device)
 
@@ -148,8 +148,3 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.augmented(self.image(index)), int(self.labels[index])
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

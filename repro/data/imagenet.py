@@ -146,9 +146,7 @@ def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatisti
     data = config.data
     if data.normalization is Normalization.per_pixel_mean:
         assert statistics is not None
-        # Choice: crops of another size subtract the mean of each channel; no paper says how to resize a mean image.
-        mean = torch.from_numpy(statistics.mean if data.crop_size == MEAN_SIZE else statistics.channel_mean)
-        std = None
+        mean, std = torch.from_numpy(statistics.mean_of_crops(data.crop_size)), None
     else:
         mean, std = channel_statistics(data)
     components = None

@@ -44,6 +44,13 @@ class ImageStatistics:
         """(3, 1, 1) float32: the mean image's mean of each channel."""
         return np.asarray(self.mean.mean((1, 2), dtype=np.float64, keepdims=True), np.float32)
 
+    def mean_of_crops(self, size: int | None) -> Image:
+        """What crops of this size subtract: the mean image if it is of their size, else the mean of each channel.
+
+        Choice: no paper says how a mean image is to be resized.
+        """
+        return self.mean if size == self.mean.shape[-1] else self.channel_mean
+
     def principal(self) -> tuple[Floats, Floats]:
         """l (3,), falling, and p (3, 3), columns: AlexNet adds p @ (a l), a normal with std 0.1, to pixels of 0..255.
 
@@ -141,9 +148,8 @@ def write_beside(folder: Path, statistics: ImageStatistics, crop_size: int | Non
 
     The mean image of crops of its own size; of another `crop_size` the mean of each channel, (3, 1, 1).
     """
-    whole = crop_size in (None, statistics.mean.shape[-1])
-    write_arrays(folder / BESIDE, {"mean": statistics.mean if whole else statistics.channel_mean,
-                                   "covariance": statistics.covariance})
+    mean = statistics.mean if crop_size is None else statistics.mean_of_crops(crop_size)
+    write_arrays(folder / BESIDE, {"mean": mean, "covariance": statistics.covariance})
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:

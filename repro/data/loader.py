@@ -3,7 +3,6 @@
 Each mini-batch is dealt out to the workers when it is asked for, so what it holds never depends on who was faster.
 """
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,16 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from repro.data.parts import cores_here
 from repro.data.reader_processes import Processes
 from repro.schema import Loader as Kind
 
 Read = Callable[[Any], np.ndarray]
 FEW = 4
-
-
-def workers_here() -> int:
-    """One for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def kind_here(kind: Kind, workers: int) -> Kind:
@@ -60,7 +55,7 @@ class Loader:
     """
 
     def __init__(self, read: Read, kind: Kind = Kind.auto, workers: int | None = None, ahead: int = 4):
-        self.read, self.workers, self.ahead = read, workers or workers_here(), ahead
+        self.read, self.workers, self.ahead = read, workers or cores_here(), ahead
         self.kind = kind_here(kind, self.workers)
         self.crews: list[Crew] = []
 

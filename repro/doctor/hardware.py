@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from repro.data.parts import cores_here
 from repro.doctor.check import NOTE, OK, PROBLEM, Check
 
 GIB = 2**30
@@ -83,7 +84,7 @@ def processor(found: dict[str, Any]) -> Check:
 
 def usable_cores() -> float:
     """Cores that this process may use: those it is bound to, or a container's share of them."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = cores_here()
     with suppress(OSError, ValueError):
         quota, period = (CGROUP / "cpu.max").read_text(encoding="utf-8").split()
         return min(bound, int(quota) / int(period))

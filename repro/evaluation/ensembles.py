@@ -12,7 +12,7 @@ import numpy as np
 from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, StorageError
-from repro.evaluation.kept import EXACT, SCHEMA, json_path, read_arrays, read_record, sha256_of
+from repro.evaluation.kept import EXACT, SCHEMA, json_path, read_arrays, read_record
 from repro.evaluation.scores import count_errors
 from repro.evaluation.testing import WIRING_TEST
 from repro.evaluation.views import LABELS
@@ -21,7 +21,7 @@ from repro.paper import published_table
 from repro.places import results_dir, shown
 from repro.provenance import code_version, package_versions
 from repro.published import Ensemble
-from repro.runs import Run, read_run, run_folder, utc_now, write_json
+from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_json
 
 ROWS = 1000  # images averaged at a time, so that the probabilities of all members need not fit in memory
 
@@ -90,7 +90,7 @@ def find_members(ensemble: Ensemble, overrides: Sequence[str]) -> list[Tested]:
 
 def of_another_run(record: dict[str, Any], run: Run) -> str:
     """In what a test does not belong to a run: 'seed', 'identity' or 'weights_sha256'; '' if it does."""
-    weights = (run.record or {}).get("weights_sha256") or sha256_of(run.folder / "weights.pt")
+    weights = (run.record or {}).get("weights_sha256") or file_sha256(run.folder / "weights.pt")
     own = {"seed": run.seed, "identity": run.identity, "weights_sha256": weights}
     return next((key for key, value in own.items() if record.get(key) != value), "")
 

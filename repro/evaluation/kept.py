@@ -4,7 +4,6 @@ NAME.json is the record; NAME.npy holds the probabilities (N, K) float16, NAME.l
 two files are never committed. Rows are appended, and count once the record says so.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -152,7 +151,7 @@ class Kept:
         self.save()
         self.record |= {"val_top1_error": 100 * self.record["top1_errors"] / images,
                         "val_top5_error": 100 * self.record["top5_errors"] / images,
-                        "probabilities_sha256": sha256_of(rows_path(self.path)),
+                        "probabilities_sha256": file_sha256(rows_path(self.path)),
                         "labels_sha256": file_sha256(labels_path(self.path)), "utc": utc_now(), "finished": True}
         write_json(json_path(self.path), self.record)
 
@@ -196,7 +195,7 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     """Probabilities (N, K), mapped, and classes (N,) of a finished test; StorageError if they were changed or lost."""
     for file, key in ((rows_path(path), "probabilities_sha256"), (labels_path(path), "labels_sha256")):
         try:
-            changed = sha256_of(file) != record[key]
+            changed = file_sha256(file) != record[key]
         except OSError as error:
             raise StorageError(f"{shown(file)}: {error.strerror}") from error
         except KeyError as error:
@@ -204,12 +203,6 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
         if changed:
             raise StorageError(f"{shown(file)} was changed after the test")
     return np.load(rows_path(path), mmap_mode="r"), np.load(labels_path(path))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def with_other(devices: str, device: str) -> str:

@@ -70,8 +70,7 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
                         f"pixels 0..255) nor one of this data set in {shown(folder)}, which the first training run "
                         "computes; weights trained otherwise: data.normalization=per_channel "
                         "data.channel_mean=[...] data.channel_std=[...]")
-    mean = found.mean if data.crop_size == MEAN_SIZE else found.channel_mean
-    return Normaliser(torch.from_numpy(mean))
+    return Normaliser(torch.from_numpy(found.mean_of_crops(data.crop_size)))
 
 
 def read_mean(path: Path, crop_size: int | None) -> Tensor:

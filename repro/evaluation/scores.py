@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.devices import autocast
+from repro.devices import autocast, is_out_of_memory
 from repro.errors import DivergedError, OutOfMemoryError
 from repro.evaluation.dense import dense_probabilities, probabilities
 from repro.evaluation.normaliser import Normaliser
@@ -50,7 +50,7 @@ class Scorer:
             scores = (self.of_whole_images(loaded) if self.views.protocol == MULTI_SCALE
                       else self.of_crops(np.asarray(loaded)))
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            if is_out_of_memory(error):
                 raise OutOfMemoryError(f"no memory left on {self.device.type} for {self.pictures} crops at once: "
                                        f"{str(error).splitlines()[0]}; have fewer with "
                                        f"machine.evaluation_batch_size={max(1, self.pictures // 2)}") from error

@@ -14,7 +14,7 @@ from repro.data.loader import Loader
 from repro.data.pictures import decoder_here
 from repro.devices import describe, place, resolve, set_up
 from repro.errors import ConfigError, Stopped, StorageError
-from repro.evaluation.kept import Kept, json_path, sha256_of
+from repro.evaluation.kept import Kept, json_path
 from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.progress import Progress
 from repro.evaluation.scores import Scorer
@@ -24,7 +24,7 @@ from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.places import data_dir, results_dir, shown
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, locked
+from repro.runs import Run, file_sha256, locked
 from repro.schema import Family, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
 
@@ -51,7 +51,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     run = run_beside(weights)
     check_agrees(config, run)
     try:
-        digest = sha256_of(weights)
+        digest = file_sha256(weights)
     except OSError as error:
         raise StorageError(f"{shown(weights)}: {error.strerror}") from error
     views = views_of(protocol, config.data)

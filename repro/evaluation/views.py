@@ -8,7 +8,7 @@ import numpy as np
 from repro.data.imagenet_files import ImageSet
 from repro.data.pictures import center_crop, open_rgb, resized
 from repro.errors import ConfigError
-from repro.published import PROTOCOLS, pick
+from repro.published import PROTOCOL_LABELS, PROTOCOLS, pick
 from repro.ranges import IMAGENET
 from repro.schema import DataConfig, Decoder
 
@@ -18,7 +18,7 @@ SCALES = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides of the multi-scale
 TRAINED = 224  # Sec. 3.4: pixels of one side of a training crop, which these scales belong to
 # Ten crops in torchvision's order, by number in `six_crops`: those of the image, and (unmirrored) of its mirror image.
 TEN_CROPS = ((0, 1, 2, 3, 4), (1, 0, 3, 2, 5))
-LABELS = {SINGLE_VIEW: "single view", CENTER: "centre crop", TEN_CROP: "10-crop", MULTI_SCALE: "multi-scale"}
+LABELS = {SINGLE_VIEW: "single view", **PROTOCOL_LABELS}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Written by `repro eval protocol=...`, read here and by nothing else in the repor
 """
 
 import functools
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,12 @@ from typing import Any
 
 from repro.config import PAPER_PRECISIONS
 from repro.paper import costs
+from repro.published import PROTOCOL_LABELS
 from repro.ranges import IMAGENET
 from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary
-from repro.runs import Run
+from repro.runs import Run, file_sha256
 
-LABELS = {"center": "centre crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
 NOT_EVALUATED = "not evaluated"
@@ -123,21 +122,22 @@ def read(run: Run, protocol: str) -> dict[str, Any]:
 
 def problem(run: Run, protocol: str, content: dict[str, Any]) -> str | None:
     """Why a test of a run does not count; None if it does."""
+    way = PROTOCOL_LABELS[protocol]
     if not content:
         there = path_of(run, protocol).is_file()
-        return f"its record of {LABELS[protocol]} testing can't be read" if there else f"no {LABELS[protocol]} testing"
+        return f"its record of {way} testing can't be read" if there else f"no {way} testing"
     same = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
             "identity": run.identity}
     for key, value in same.items():
         if content.get(key) != value:
-            return f"its {LABELS[protocol]} testing is of {key} {content.get(key)}, not {value}"
+            return f"its {way} testing is of {key} {content.get(key)}, not {value}"
     own = record(run).get("weights_sha256") or weights_sha256(run)  # older records do not have it
     if own is not None and content.get("weights_sha256") != own:
-        return f"its {LABELS[protocol]} testing is of other weights"
+        return f"its {way} testing is of other weights"
     if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:
-        return f"its {LABELS[protocol]} testing was in {content.get('precision')}"
+        return f"its {way} testing was in {content.get('precision')}"
     trouble = trouble_with_counts(content)
-    return trouble and f"its {LABELS[protocol]} testing {trouble}"
+    return trouble and f"its {way} testing {trouble}"
 
 
 def trouble_with_counts(content: Mapping[str, Any]) -> str | None:
@@ -174,8 +174,7 @@ def weights_sha256(run: Run) -> str | None:
 @functools.cache
 def digest(path: Path, time: int, size: int) -> str:
     """The SHA-256 of a file of this time and size; read once for several tables."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def tested_data(entry: Tested) -> dict[str, Any]:
@@ -194,6 +193,6 @@ def tested_data(entry: Tested) -> dict[str, Any]:
 
 def definition_notes(entries: Sequence[Tested]) -> list[str]:
     """One line for each way of testing, in the words of the tests that count."""
-    found = {f"{LABELS[entry.protocol]}: {one.content.get('definition')}": None
+    found = {f"{PROTOCOL_LABELS[entry.protocol]}: {one.content.get('definition')}": None
              for entry in entries for one in entry.found}
     return list(found)

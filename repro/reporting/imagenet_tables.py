@@ -7,11 +7,10 @@ from typing import Any
 
 from repro.config import PAPER_PRECISIONS, paper_identities
 from repro.paper import ensemble, golden_count, published_table, reproduced_rows, second_references
-from repro.published import Column, PublishedRow, PublishedTable
+from repro.published import PROTOCOL_LABELS, Column, PublishedRow, PublishedTable
 from repro.reporting import evidence
 from repro.reporting.cifar_tables import TITLES, column_titles, open_status, verdict_text
 from repro.reporting.evaluations import (
-    LABELS,
     TABLES,
     Tested,
     definition_notes,
@@ -121,9 +120,9 @@ def imagenet_notes(published: PublishedTable, protocol: str, entries: Sequence[T
                "(their repository's README)"] if "second_reference" in columns else []
     return [
         f"published: {published.dataset}, split: {published.split}, protocol: {published.protocol}", *published.notes,
-        f"reference and yours: ImageNet validation error, {LABELS[protocol]}, of the weights after the last iteration "
-        f"(`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one value for one "
-        f"seed; {CENTER_NOTE}",
+        f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
+        f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one value "
+        f"for one seed; {CENTER_NOTE}",
         *definition_notes(entries),
         "verdict: of the top-1 error; yours where you have a test that counts, else the reference; mean of k seeds "
         f"minus the published number; reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
@@ -186,7 +185,7 @@ def other_test(member: Mapping[str, Any], protocol: str, pool: Pool) -> str | No
     run = next((run for run in pool.runs if run_name(run) == name), None)
     if run is None or read(run, protocol).get("weights_sha256") == member.get("weights_sha256"):
         return None
-    return f"it is older than {LABELS[protocol]} testing of {name} ({pool.origin}), or that is missing"
+    return f"it is older than {PROTOCOL_LABELS[protocol]} testing of {name} ({pool.origin}), or that is missing"
 
 
 def ensemble_row(row: PublishedRow, columns: Sequence[Column], content: Mapping[str, Mapping[str, Any]],
@@ -212,6 +211,6 @@ def ensemble_notes(published: PublishedTable, content: Mapping[str, Mapping[str,
     return [
         f"published: {published.dataset}, split: {published.split}, protocol: {published.protocol}", *published.notes,
         "reference and yours: ImageNet validation (its labels are public, those of the test server are not), mean of "
-        f"the class probabilities of {members} under {LABELS[wanted.protocol]} testing (`repro ensemble {ENSEMBLE}`); "
-        "another set of images than the published number's, so no verdict",
+        f"the class probabilities of {members} under {PROTOCOL_LABELS[wanted.protocol]} testing (`repro ensemble "
+        f"{ENSEMBLE}`); another set of images than the published number's, so no verdict",
         *(f"not counted ({origin}): {reason}" for origin, reason in reasons.items() if reason)]

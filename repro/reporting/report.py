@@ -10,8 +10,9 @@ import jinja2
 from markupsafe import Markup
 
 from repro import __version__
+from repro.published import PROTOCOL_LABELS
 from repro.reporting.claims import UNDECIDED, evaluate, short_label
-from repro.reporting.evaluations import LABELS, problem, read
+from repro.reporting.evaluations import problem, read
 from repro.reporting.selection import REFERENCE, YOURS
 from repro.reporting.table import Table
 from repro.reporting.tables import build, names
@@ -123,7 +124,7 @@ def card(run: Run, origin: str) -> Card:
 
 def tests(run: Run) -> dict[str, str]:
     """What the paper's ways of testing gave of an ImageNet run, by their names, where they count."""
-    found = {LABELS[protocol]: read(run, protocol) for protocol in LABELS
+    found = {PROTOCOL_LABELS[protocol]: read(run, protocol) for protocol in PROTOCOL_LABELS
              if problem(run, protocol, read(run, protocol)) is None}
     return {name: f"val error {content['val_top1_error']:.2f} %, top-5 {content['val_top5_error']:.2f} %"
             for name, content in found.items()}

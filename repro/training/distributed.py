@@ -57,11 +57,8 @@ class World:
 
     def average_buffers(self, model: nn.Module) -> None:
         """Replace running statistics by their mean over all processes, each of which saw a part of every mini-batch."""
-        buffers = running_statistics(model)
-        if self.size > 1 and buffers:
-            flat = self.sum_(torch.cat([buffer.flatten() for buffer in buffers])) / self.size
-            for buffer, part in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
-                buffer.copy_(part.reshape(buffer.shape))
+        if self.size > 1 and running_statistics(model):
+            put_statistics(model, self.sum_(flat_statistics(model)) / self.size)
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, by rank; they have the same shape."""
@@ -86,20 +83,14 @@ class World:
         if self.size == 1:
             return work()
         answer: list[Any] = [None, None]
-        failure: BaseException | None = None
         if self.leader:
             try:
                 answer[0] = work()
             except ReproError as error:
-                failure, answer[1] = error, (type(error), str(error), error.exit_code)
+                answer[1] = error
         self.speaking(lambda: dist.broadcast_object_list(answer, group=self.setup, device=torch.device("cpu")))
-        if failure is not None:
-            raise failure
         if answer[1] is not None:
-            kind, text, code = answer[1]
-            raised = kind(text)
-            raised.exit_code = code
-            raise raised
+            raise answer[1]
         return cast(T, answer[0])
 
     def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
@@ -141,6 +132,18 @@ def first_line(error: BaseException) -> str:
 def running_statistics(model: nn.Module) -> list[Tensor]:
     """The buffers of a model that hold averages."""
     return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def flat_statistics(model: nn.Module) -> Tensor:
+    """A copy of the running statistics of a model, which has some, as one tensor (N,)."""
+    return torch.cat([buffer.flatten() for buffer in running_statistics(model)])
+
+
+def put_statistics(model: nn.Module, flat: Tensor) -> None:
+    """Replace the running statistics of a model by those that `flat_statistics` gave."""
+    found = running_statistics(model)
+    for buffer, part in zip(found, torch.split(flat, [b.numel() for b in found]), strict=True):
+        buffer.copy_(part.reshape(buffer.shape))
 
 
 def started_by_others() -> tuple[int, int, int] | None:

@@ -18,7 +18,7 @@ from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
-from repro.devices import describe, place, resolve, set_up, synchronise
+from repro.devices import describe, is_out_of_memory, place, resolve, set_up, synchronise
 from repro.errors import ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
@@ -89,10 +89,10 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
         try:
             yield from train(config, folder, earlier, stop, go_on, say, jobs, world)
         except ImageError as error:
-            raise ImageError(f"{error}\nwhat was saved stays; `repro data verify imagenet` with the same "
-                                       "data.root names every bad image") from error
+            raise ImageError(f"{error}\nwhat was saved stays; `repro data verify imagenet` with the same data.root "
+                             "names every bad image") from error
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            if is_out_of_memory(error):
                 raise OutOfMemoryError(no_memory_message(error, config)) from error
             if (gone := world.lost(error)) is None:
                 raise

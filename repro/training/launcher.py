@@ -78,9 +78,7 @@ class Children:
         path = self.scratch / f"answer{rank}"
         if not path.is_file():
             return None
-        kind, text, code = pickle.loads(path.read_bytes())
-        error: ReproError = kind(text)
-        error.exit_code = code
+        error: ReproError = pickle.loads(path.read_bytes())
         return error
 
 

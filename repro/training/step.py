@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repro.devices import autocast
 from repro.schema import Precision, RunConfig, WarmUp
-from repro.training.distributed import World, running_statistics
+from repro.training.distributed import World, flat_statistics, put_statistics, running_statistics
 from repro.training.inputs import Data, input_of
 from repro.training.optimizer import MomentumSGD
 from repro.training.schedule import NEVER, Schedule
@@ -151,9 +151,8 @@ class TrainStep:
         own: dict[str, object] = {
             "model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
             "counters": {name: getattr(self, name) for name in self.counters}}
-        found = running_statistics(self.model)
-        if self.world.size > 1 and found:
-            own["statistics"] = self.world.gathered(torch.cat([buffer.flatten() for buffer in found]))
+        if self.world.size > 1 and running_statistics(self.model):
+            own["statistics"] = self.world.gathered(flat_statistics(self.model))
         return own
 
     @torch.no_grad()
@@ -178,10 +177,7 @@ class TrainStep:
     def load_statistics(self, parts: list[Tensor]) -> None:
         """Each process takes its own running statistics; the mean of all where there are more or fewer now."""
         rank = self.world.rank
-        flat = parts[rank] if len(parts) == self.world.size else torch.stack(list(parts)).mean(0)
-        found = running_statistics(self.model)
-        for buffer, part in zip(found, torch.split(flat, [b.numel() for b in found]), strict=True):
-            buffer.copy_(part.reshape(buffer.shape))
+        put_statistics(self.model, parts[rank] if len(parts) == self.world.size else torch.stack(parts).mean(0))
 
 
 def averaging_gradients(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from repro.config import compose, with_precision
-from repro.data import cifar10_files, fetch, imagenet_files
+from repro.data import cifar10_files, fetch
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
@@ -17,7 +17,7 @@ from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
-from repro.ranges import IMAGENET, SYNTHETIC
+from repro.ranges import CIFAR10, IMAGENET
 from repro.runs import read_run, run_folder, title, utc_now
 from repro.schema import Device, Precision, RunConfig
 from repro.stopping import StopRequest
@@ -189,11 +189,8 @@ def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],
 
 
 def make_data(config: RunConfig) -> None:
-    """Fetch CIFAR-10 if it is not there yet. DataError (3) for ImageNet, which nobody may pass on, if it isn't."""
+    """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
     root = data_dir(config.data.root)
-    if config.data.name == IMAGENET:
-        imagenet_files.find(root, config.data.wiring_test, print)
-        return
-    if config.data.name != SYNTHETIC and cifar10_files.find(root) is None:
+    if config.data.name == CIFAR10 and cifar10_files.find(root) is None:
         print(f"CIFAR-10 is not in {root} yet; fetching it (once)")
         fetch.fetch(root)

@@ -4,6 +4,7 @@ from torch import nn
 
 from repro.errors import ConfigError
 from repro.schema import Device, RunConfig
+from repro.training.distributed import World
 
 
 def batch_norm_group(config: RunConfig, devices: int = 1) -> int:
@@ -16,9 +17,7 @@ def batch_norm_group(config: RunConfig, devices: int = 1) -> int:
 def check_shares(config: RunConfig, devices: int) -> None:
     """Raise ConfigError unless so many processes can share a resolved configuration's mini-batches and statistics."""
     batch, group = config.train.mini_batch_size, config.train.batch_norm_group
-    if batch % devices:
-        raise ConfigError(f"train.mini_batch_size={batch}: must be a multiple of devices={devices}")
-    own = batch // devices
+    own = World(size=devices).share(batch).stop
     if group <= own and own % group == 0:
         return
     have = f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a mini-batch; "

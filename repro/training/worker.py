@@ -21,7 +21,7 @@ def main() -> int:
     try:
         engine.run(config, command)
     except ReproError as error:
-        answer.write_bytes(pickle.dumps((type(error), str(error), error.exit_code)))
+        answer.write_bytes(pickle.dumps(error))
         return error.exit_code
     return 0
 

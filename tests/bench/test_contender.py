@@ -31,7 +31,7 @@ def job(name, *overrides, steps=6):
 @forks
 @pytest.mark.parametrize("name", EAGER)
 def test_it_is_the_same_network_and_it_trains(name, monkeypatch):
-    monkeypatch.setattr("repro.bench.rivals.usable_cores", lambda: 1)
+    monkeypatch.setattr("repro.bench.rivals.cores_here", lambda: 1)
     result = measure(job(name))
     assert result["parameters"] == PARAMETERS[8]
     assert result["shared_loss"] == pytest.approx(expected_loss(), rel=1e-5)

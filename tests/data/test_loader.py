@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from repro.data import loader as loader_module
-from repro.data.loader import Loader, kind_here, workers_here
+from repro.data.loader import Loader, kind_here
+from repro.data.parts import cores_here
 from repro.errors import DataError, LostProcessError
 from repro.schema import Loader as Kind
 
@@ -252,4 +253,4 @@ def test_many_workers_are_processes_where_they_can_be_forked(monkeypatch):
     assert kind_here(Kind.auto, 2) is Kind.threads
     assert kind_here(Kind.threads, 16) is Kind.threads
     assert kind_here(Kind.processes, 1) is Kind.processes
-    assert workers_here() >= 1
+    assert cores_here() >= 1
