@@ -121,8 +121,8 @@ def imagenet_notes(published: PublishedTable, protocol: str, entries: Sequence[T
     return [
         f"published: {published.dataset}, split: {published.split}, protocol: {published.protocol}", *published.notes,
         f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
-        f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one value "
-        f"for one seed; {CENTER_NOTE}",
+        f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one "
+        f"value for one seed; {CENTER_NOTE}",
         *definition_notes(entries),
         "verdict: of the top-1 error; yours where you have a test that counts, else the reference; mean of k seeds "
         f"minus the published number; reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
