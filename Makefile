@@ -100,7 +100,7 @@ test-oldest: ## run the test suite with the oldest supported torch (2.11) and to
 	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"
 
 lint: $(VENV)/.ready-dev ## ruff and mypy
-	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff check --no-cache .
 	$(VENV)/bin/mypy
 
 clean: ## remove caches and builds; never data, results or the environment

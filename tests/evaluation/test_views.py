@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from repro.data.imagenet_files import find
 from torchvision import transforms
 
 from repro.config import compose
+from repro.data.imagenet_files import find
 from repro.errors import ConfigError
 from repro.evaluation.scores import ten_crops
 from repro.evaluation.views import ViewReader, Views, packed, protocol_of, six_crops, unpacked, views_of
