@@ -18,7 +18,7 @@ SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),s
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses imagenet-plain-vs-res imagenet-options
 .PHONY: imagenet-deeper imagenet-wiring precision pending data tables figures claims report status bench gpu-check
-.PHONY: doctor check test test-oldest lint clean
+.PHONY: doctor check verify test test-oldest torture lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -93,11 +93,17 @@ doctor: $(VENV)/.ready ## check versions, devices, disk and data
 check: $(VENV)/.ready ## check the committed tables against their records
 	$(REPRO) table all --check
 
+verify: $(VENV)/.ready ## does this installation compute what it claims? under two minutes on a CPU
+	$(REPRO) verify $(DATA_OVERRIDE) $(ARGS)
+
 test: $(VENV)/.ready-dev ## run the test suite
 	$(VENV)/bin/python -m pytest -n auto
 
 test-oldest: ## run the test suite with the oldest supported torch (2.11) and torchvision (0.26)
 	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"
+
+torture: $(VENV)/.ready-dev ## kill runs 100 times and compare their ends with those of runs left alone; some minutes
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff and mypy
 	$(VENV)/bin/ruff check --no-cache .

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from repro import __version__
+from repro import OLDEST_PYTHON, __version__
 from repro.commands import (
     bench,
     claims,
@@ -16,18 +17,22 @@ from repro.commands import (
     machine,
     packing,
     pending,
+    records,
     report,
     settings,
     status,
     tables,
     testing,
     training,
+    verify,
+    weights,
 )
 from repro.commands.common import Handler, check_versions, keep_on_without_reader, program
 from repro.errors import ConfigError, ReproError
+from repro.stopping import Signalled, raise_signals
 
 MODULES = (training, tables, claims, testing, files, complexity, machine, settings, compare, status, report, pending,
-           bench, packing)
+           bench, packing, weights, records, verify)
 
 DESCRIPTION = """\
 Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
@@ -47,8 +52,7 @@ max_seconds=600, resume=never, data.root=FOLDER, data.split=45k, model.shortcut_
 machine.device=cpu, machine.precision=fp32, --config-dir DIR for configuration files of your own.
 REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and machine.device.
 """
-HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "--info", "-i", "-p", "--package", "--resolve", "--hydra-help",
-               "--experimental-rerun")
+HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "--info", "-i", "-p", "--package", "--resolve", "--hydra-help")
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,9 +64,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; errors are one message unless REPRO_DEBUG=1."""
+    """Run one command and return its exit code; errors are one message unless REPRO_DEBUG=1.
+
+    Without arguments those of this process are taken, and its signals too.
+    """
+    if arguments is None:
+        raise_signals()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        code = dispatch(words)
         sys.stdout.flush()
         return code
     except ReproError as error:
@@ -71,10 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except KeyboardInterrupt:
-        return fail("repro: stopped", 130)
+        return fail(f"repro: stopped by Ctrl-C; nothing that was saved is lost\n{same_again(words)}", 130)
+    except Signalled as error:
+        return fail(f"repro: stopped by {error}; nothing that was saved is lost\n{same_again(words)}", error.exit_code)
     except Exception as error:
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
                     "REPRO_DEBUG=1 shows where it happened", 1)
+
+
+def same_again(words: list[str]) -> str:
+    """The line that names the command to go on with."""
+    return f"go on with: {shlex.join([program(), *words])}"
 
 
 def fail(message: str, code: int) -> int:
@@ -91,15 +108,17 @@ def dispatch(arguments: list[str]) -> int:
         return run(arguments[1:])
     parser, commands = build_parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-        import difflib
+        from repro.wording import nearest
 
-        close = difflib.get_close_matches(arguments[0], commands, 1)
-        raise ConfigError(f"no command {arguments[0]!r}" + (f"; did you mean {close[0]}?" if close else "")
+        close = nearest(arguments[0], commands)
+        raise ConfigError(f"no command {arguments[0]!r}" + (f"; did you mean {close}?" if close else "")
                           + f"\nthere are: {', '.join(commands)}")
     if not arguments:
         parser.print_help()
         return 2
     options = parser.parse_args(arguments)
+    if sys.version_info[:2] < OLDEST_PYTHON and arguments[0] != "doctor":
+        check_versions()
     handler: Handler = options.handler
     return handler(options)
 

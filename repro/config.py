@@ -3,13 +3,13 @@
 `compose(["experiment=cifar_resnet20", "seed=1"])` is the public entry.
 """
 
-import difflib
 import functools
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from fractions import Fraction
@@ -23,13 +23,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
+from repro.hydra_guard import check_key, guarded, not_utf8, own_folders
 from repro.places import conf_dir
 from repro.ranges import check_ranges
 from repro.schema import Architecture, Family, Precision, RunConfig, ShortcutOption
+from repro.wording import allowed, nearest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -48,6 +50,7 @@ ADDED_LATER: dict[str, Any] = {
     "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean",
     "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
     "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
+    "data.on_bad": "fail",
     "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1, "train.plateau_drops": 2}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
@@ -62,11 +65,8 @@ def experiments() -> list[str]:
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """'; did you mean ...?' for a misspelt word, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not close:
-        leaf = difflib.get_close_matches(word.split(".")[-1], [k.split(".")[-1] for k in known], n=1, cutoff=0.8)
-        close = [k for k in known if leaf and k.split(".")[-1] == leaf[0]][:1]
-    return f"; did you mean {close[0]}?" if close else ""
+    meant = nearest(word, known)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def check_experiment(name: str) -> None:
@@ -102,10 +102,13 @@ def composed_node(overrides: Sequence[str], with_hydra: bool = False) -> DictCon
     """What Hydra composes, not checked yet; `with_hydra` keeps Hydra's own section. Raises ConfigError."""
     check_override_keys(overrides)
     GlobalHydra.instance().clear()
+    guard = guarded if own_folders(overrides) else nullcontext
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with guard(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose("config", [*environment_overrides(), *with_quoted_paths(overrides)],
                                  return_hydra_config=with_hydra)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(one_message(error)) from error
 
@@ -197,7 +200,9 @@ def check_override_keys(overrides: Sequence[str]) -> None:
         if "=" not in override and not override.startswith("~"):
             guess = [f"experiment={name}" for name in experiments() if name == override]
             raise ConfigError(f"{override!r} is not key=value{suggest(f'experiment={override}', guess)}")
-        if bare not in known and not bare.startswith("hydra"):
+        if re.match(r"hydra\b", bare):
+            check_key(override)
+        elif bare not in known:
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
         if bare == "experiment" and not own_files and not re.search(r"[,?(]", value):
             check_experiment(value)
@@ -208,11 +213,32 @@ def check_override_keys(overrides: Sequence[str]) -> None:
 
 def one_message(error: BaseException) -> str:
     """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
+    wrong = wrong_value(error)
+    if wrong is not None:
+        return wrong
     texts = [str(error).strip()]
     if error.__cause__ is not None and str(error.__cause__).strip() not in texts[0]:
         texts.append(str(error.__cause__).strip())
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
     return "\n  ".join(line.strip() for line in lines if not line.strip().startswith(("object_type", "reference_type")))
+
+
+def wrong_value(error: BaseException) -> str | None:
+    """What is allowed, if the error is about the type of a value; None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or not cause.full_key:
+        return None
+    key = cause.full_key.split("[")[0]
+    may_be = allowed(RunConfig, key)
+    value = re.search(r"'([^']*)'|value: (.*)", str(cause))
+    if may_be is None or value is None:
+        return None
+    where = re.match(r"In '([^']*)'", str(error))
+    override = re.match(r"Error merging override (.*)", str(error))
+    given = override[1] if override else f"{key}={value[1] or value[2]}"
+    return f"{where[1] + ': ' if where else ''}{given}: allowed is {may_be}"
 
 
 def with_depth(config: RunConfig) -> RunConfig:

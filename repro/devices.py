@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,13 @@ def resolve(config: RunConfig) -> RunConfig:
     device = machine.device
     if device is Device.auto:
         device = next(d for d in (Device.cuda, Device.mps, Device.cpu) if available(d))
-    if not available(device):
-        raise ConfigError(f"machine.device={device.name}: torch {torch.__version__} finds none here "
-                          "(driver missing or too old?); machine.device=cpu runs anywhere")
+    with warnings.catch_warnings(record=True) as told:  # torch says of a driver that is too old which one it found
+        warnings.simplefilter("always")
+        there = available(device)
+    if not there:
+        reason = str(told[0].message).split("(Triggered")[0].strip() if told else "driver missing or too old?"
+        raise ConfigError(f"machine.device={device.name}: torch {torch.__version__} finds none here ({reason}); "
+                          "machine.device=cpu runs anywhere")
     precision = machine.precision
     if precision is Precision.auto:
         precision = Precision.tf32 if device is Device.cuda else Precision.fp32

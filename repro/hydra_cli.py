@@ -23,6 +23,7 @@ from repro.config import (
     with_quoted_paths,
 )
 from repro.errors import ConfigError, Stopped
+from repro.hydra_guard import FLAGS, guarded, not_utf8
 from repro.places import conf_dir, results_dir
 
 
@@ -54,10 +55,16 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     check_override_keys(overrides)
     flags = [a for a in arguments if a not in overrides]
+    refused = [flag for flag in flags if flag.startswith("-") and flag.split("=")[0] not in FLAGS]
+    if refused:
+        raise ConfigError(f"no flag {refused[0]!r}\nof Hydra's there are: {', '.join(FLAGS)}, --config-dir")
     sys.argv = ["repro run", *environment_overrides(), f"hydra.sweep.dir={quoted(str(sweep_folder(overrides)))}",
                 *with_quoted_paths(overrides), *flags]  # argparse wants all overrides in one row
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        with guarded():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(one_message(error)) from error
     except SweepStopped as carrier:

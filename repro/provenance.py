@@ -43,6 +43,14 @@ def package_versions() -> dict[str, str | None]:
     return found
 
 
+def slurm_job() -> dict[str, Any]:
+    """For the record of a session: SLURM's job and how often it was put back into its queue; nothing outside SLURM."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return {}
+    return {"slurm": {"job_id": job, "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}}
+
+
 def machine() -> dict[str, Any]:
     """Operating system, architecture and cores; never a host name."""
     return {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count(),

@@ -190,6 +190,12 @@ class GoldenCounts:
 
     cifar10: tuple[GoldenCount, ...]
     imagenet: tuple[GoldenCount, ...]
+    vgg: tuple[GoldenCount, ...]
+
+    def by_depth(self) -> dict[str, dict[int, GoldenCount]]:
+        """The counts by data set and depth; VGG is among the networks of ImageNet."""
+        return {"cifar10": {count.layers: count for count in self.cifar10},
+                "imagenet": {count.layers: count for count in (*self.imagenet, *self.vgg)}}
 
 
 @dataclass(frozen=True)

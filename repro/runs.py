@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from repro.schema import RunConfig
 
 RECORD_SCHEMA = 1
 LOCK = "run.lock"
+OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
 GONE_SECONDS = 0.05  # between two looks at the lock of a process that has ended
 
 
@@ -58,7 +60,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """running, interrupted, finished or diverged as recorded; 'unreadable' without a record."""
+        """running, interrupted, out of memory, finished or diverged as recorded; 'unreadable' without a record."""
         return str(self.record["status"]) if self.record else "unreadable"
 
     @property
@@ -209,7 +211,16 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise StorageError(f"can't write {shown(path)}: {error.strerror} ({len(payload)} bytes needed)") from error
+        raise not_written(path, len(payload), error) from error
+
+
+def not_written(path: Path, size: int, error: OSError) -> StorageError:
+    """What to say where so many bytes could not be written; a disk or quota that is full with what is free."""
+    free = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            free = f", {shutil.disk_usage(path.parent).free} free"
+    return StorageError(f"can't write {shown(path)}: {error.strerror} ({size} bytes needed{free})")
 
 
 def sync_folder(folder: Path) -> None:

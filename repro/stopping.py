@@ -1,4 +1,7 @@
-"""Stopping in time: signals and a time limit set a reason that the loop reads after each step."""
+"""Stopping in time: signals and a time limit set a reason that the loop reads after each step.
+
+Where nothing is being trained, in the first seconds of imports for one, a signal ends the command at once.
+"""
 
 import os
 import signal
@@ -8,6 +11,27 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Signalled(BaseException):
+    """A signal ends a command that has nothing to save; like KeyboardInterrupt no `except Exception` stops it."""
+
+    exit_code = 75
+
+
+def raise_signals() -> None:
+    """From here on SIGNALS raise Signalled, Ctrl-C KeyboardInterrupt as ever; where a StopRequest is active, it acts.
+
+    For a process of our own: it has no way back. A signal that is ignored (nohup) stays so.
+    """
+    for number in SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, raise_signal)
+
+
+def raise_signal(number: int, frame: FrameType | None) -> None:
+    """Signal handler."""
+    raise Signalled(signal.Signals(number).name)
 
 
 class StopRequest:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slo
 
 # ---- usage
 
+@pytest.mark.fault(6)
 def test_no_command_prints_help_and_exits_2(repro):
     done = repro()
     assert (done.returncode, done.stderr) == (2, "")
@@ -40,6 +42,16 @@ def test_help_and_version(repro):
 WRONG = [
     (["rnu"], ["no command 'rnu'", "did you mean run?", "publish"]),
     (["tabel", "table6"], ["did you mean table?"]),
+    (["Table", "table6"], ["no command 'Table'; did you mean table?"]),
+    (["table", "Table6"], ["no table named 'Table6'; did you mean table6?"]),
+    (["figure", "fig7"], ["no figure named 'fig7'; did you mean figure7?"]),
+    (["suite", "plain_vs_res"], ["no suite named 'plain_vs_res'; did you mean cifar_plain_vs_res?"]),
+    (["run", "experiment=optb"], ["no experiment 'optb'; did you mean imagenet_optB?"]),
+    (["run", "experiment=cifar_resnet20", "devices=abc"], ["devices=abc: allowed is a whole number or null"]),
+    (["run", "experiment=cifar_resnet20", "train.lr=???"], ["no value for train.lr"]),
+    (["run", "experiment=cifar_resnet20", "train.mini_batch_size=0"], ["train.mini_batch_size=0: allowed is 1 to"]),
+    (["run", "experiment=cifar_resnet20", "model.depth=21"], ["model.depth=21: must be 6n+2"]),
+    (["run", "experiment=cifar_resnet20", "seed=-1"], ["seed=-1", "0 to 4294967295"]),
     (["xyzzy"], ["no command 'xyzzy'\n", "there are: run, suite"]),
     (["--no-such-flag"], ["usage: repro"]),
     (["table"], ["name", "usage: repro table"]),
@@ -62,7 +74,7 @@ WRONG = [
     (["eval", "experiment=cifar_resnet2", "weights=x"], ["no experiment 'cifar_resnet2'"]),
     (["run", "experiment=zzz"], ["no experiment 'zzz'", "cifar_plain20", "cifar_resnet1202"]),
     (["run", "experiment=cifar_resnet20", "train.lrr=1"], ["unknown key 'train.lrr'; did you mean train.lr?"]),
-    (["run", "experiment=cifar_resnet20", "train.lr=abc"], ["train.lr", "abc", "Float"]),
+    (["run", "experiment=cifar_resnet20", "train.lr=abc"], ["train.lr=abc: allowed is a number"]),
     (["run", "experiment=cifar_resnet20", "seed=4294967296"], ["seed=4294967296", "0 to 4294967295"]),
     (["run", "cifar_resnet20"], ["did you mean experiment=cifar_resnet20?"]),
     (["run", "seed=1"], ["experiment", "cifar_resnet20"]),
@@ -74,12 +86,14 @@ WRONG = [
 ]
 
 
+@pytest.mark.fault(1, 2, 3, 6, 46)
 @pytest.mark.parametrize(("arguments", "words"), WRONG, ids=" ".join)
 def test_a_wrong_command_is_one_message_and_2_and_makes_no_run_folder(direct, tmp_path, arguments, words):
     says(direct(*arguments), 2, *words)
     assert not (tmp_path / "results" / "runs").exists()
 
 
+@pytest.mark.fault(1, 2, 3, 6)
 @pytest.mark.parametrize("begin", ["rnu", "run experiment=zzz", "run experiment=cifar_resnet20 train.lrr",
                                    "run -m experiment=cifar_resnet20 train.lr=0.1", "table table66"])
 def test_a_wrong_command_of_each_kind_as_a_process(repro, begin):
@@ -141,6 +155,7 @@ def test_list_json_and_text_name_the_same(repro):
     assert all(entry["yours"] == "-" for entry in listed["experiments"])
 
 
+@pytest.mark.fault(41)
 def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     monkeypatch.setattr(places, "reference_dir", lambda: tmp_path / "reference")
     assert here("table", "table6", "--reference").code == 0
@@ -148,11 +163,13 @@ def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     path = tmp_path / "reference" / "tables" / "table6.csv"
     path.write_text(path.read_text().replace("8.75", "8.57"))
     says(here("table", "table6", "--check"), 4, "table6.csv", "repro table all --reference")
-    assert here("table", "table6", "--strict").code == 0
-    monkeypatch.setattr("repro.commands.tables.make_table", lambda *arguments: ["resnet-20"])
+    says(here("table", "table6", "--strict"), 4, "table6: rows that lack runs: resnet-20: not run, resnet-32: not run")
+    worse = ["table6: worse than published: resnet-20"]
+    monkeypatch.setattr("repro.commands.tables.make_table", lambda *arguments: worse)
     says(here("table", "table6", "--strict"), 4, "worse than published: resnet-20")
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("arguments", [["table", "table6"], ["list"], ["--help"]])
 def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
     """`repro table table6 | head -1`."""
@@ -196,7 +213,17 @@ WITHOUT_TORCH = """\
 0 run experiment=cifar_resnet20 --cfg job
 2 run experiment=cifar_resnet20 train.lr=abc
 2 run experiment=cifar_resnet20 model.depth=21
+2 run experiment=cifar_resnet20 train.lr=-1
+2 run experiment=cifar_resnet20 train.mini_batch_size=0
+2 run experiment=cifar_resnet20 train.lrr=1
+2 run experiment=cifar_resnet20 train.lr=???
+2 run experiment=cifar_resnet20 seed=-1
+2 run experiment=cifar_resnet20 devices=abc
+2 run experiment=cifar_resnet20 data.name=mnist
+2 run -m experiment=cifar_resnet20 train.lr=0.1,abc
 2 run experiment=zzz
+2 run
+2 rnu
 2 suite zzz
 2 suite cifar_plain_vs_res train.lr=-1
 2 publish nothing
@@ -204,6 +231,7 @@ WITHOUT_TORCH = """\
 """
 
 
+@pytest.mark.fault(3)
 def test_torch_is_not_imported(tmp_path):
     done = subprocess.run([sys.executable, "-c", NO_TORCH], input=WITHOUT_TORCH, capture_output=True, text=True,
                           cwd=tmp_path, check=False)
@@ -225,12 +253,43 @@ def test_answers_in_time(repro, arguments, limit):
 
 # ---- devices and data
 
+@pytest.mark.fault(8)
 def test_cuda_where_there_is_none(here, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     says(here("run", *TINY, "machine.device=cuda"), 2, "machine.device=cuda", "machine.device=cpu runs anywhere")
     assert not (tmp_path / "results").exists()
 
 
+OLD_DRIVER = ("CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update "
+              "your GPU driver (Triggered internally at CUDAFunctions.cpp:109.)")
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("asked", ["machine.device=cuda", "machine=gpu"])
+def test_a_driver_that_is_too_old_is_one_message_with_torchs_reason(here, tmp_path, monkeypatch, asked):
+    def too_old() -> bool:
+        warnings.warn(OLD_DRIVER, stacklevel=1)
+        return False
+    monkeypatch.delenv("REPRO_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", too_old)
+    words = [word for word in TINY if word != "machine.device=cpu"]
+    says(here("run", *words, asked), 2, "machine.device=cuda", "found version 11040",
+         "machine.device=cpu runs anywhere")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(("cards", "then"), [(0, "machine.device=cpu"), (1, "on this machine")])
+def test_more_devices_than_there_are_is_2_and_never_silently_fewer(here, tmp_path, monkeypatch, cards, then):
+    monkeypatch.delenv("REPRO_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    tiny = [word for word in TINY if word != "machine.device=cpu"]
+    says(here("run", *tiny, "devices=4"), 2, "devices=4", "4 asked, 1 found", then)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.fault(9)
 def test_missing_data(direct, repro, tmp_path):
     outcome = direct("run", "experiment=cifar_resnet20", "data.root=no data")
     says(outcome, 3, "CIFAR-10 is not in", "no data", "repro data fetch cifar10", "170 MB", "REPRO_DATA")
@@ -257,6 +316,7 @@ def finished(here, tmp_path) -> Finished:
     return Finished(folders[0], outcome)
 
 
+@pytest.mark.fault(44)
 def test_a_run_finishes_and_the_same_command_again_says_so(finished, here):
     assert finished.folder.parent.name.startswith("cifar_resnet20@")
     assert read_run(finished.folder).finished
@@ -303,6 +363,7 @@ def test_max_seconds_stops_with_75_and_the_command_that_goes_on(here):
     assert f"20 iterations from {f'iteration {done}' if done else 'the start'}," in again.out
 
 
+@pytest.mark.fault(30)
 def test_a_run_that_diverges_is_exit_6(here):
     says(here("run", *TINY, "train.lr=1e30"), 6, "not finite", "lr 1e+30")
 
@@ -335,9 +396,11 @@ def wait_for_evaluation(process: subprocess.Popen, results: Path, seed: int) -> 
     raise AssertionError("the run did not come to its first evaluation")
 
 
+@pytest.mark.fault(22, 23, 24, 36)
 def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(start, here, tmp_path):
     long = [*TINY, "train.iterations=1000000", "train.lr_drops=[]", "evaluation.interval=5"]
-    expected = {signal.SIGTERM: ("SIGTERM", 75), signal.SIGHUP: ("SIGHUP", 75), signal.SIGINT: ("Ctrl-C", 130)}
+    expected = {signal.SIGTERM: ("SIGTERM", 75), signal.SIGHUP: ("SIGHUP", 75), signal.SIGINT: ("Ctrl-C", 130),
+                signal.SIGUSR1: ("SIGUSR1", 75), signal.SIGUSR2: ("SIGUSR2", 75)}
     running = [(start("run", *long, f"seed={seed}"), seed, *item) for seed, item in enumerate(expected.items())]
     folders = [wait_for_evaluation(process, tmp_path / "results", seed) for process, seed, *_ in running]
     second = here("run", *long, "seed=0")
@@ -427,6 +490,7 @@ class Evil:
         return os.system, (self.command,)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("content", ["missing", "empty", "text", "pickle", "torch", "list", "numbers", "folder", "cut"])
 def test_eval_of_what_is_no_state_dict(here, tmp_path, content):
     path = tmp_path / "my weights.pt"

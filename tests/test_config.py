@@ -66,7 +66,7 @@ IMAGENET_RECIPE = {
     "model.architecture": "imagenet", "model.stride_in": "first_1x1", "model.num_classes": 1000,
     "data.name": "imagenet", "data.normalization": "per_pixel_mean", "data.crop": "shorter_side",
     "data.shorter_side": [256, 480], "data.crop_size": 224, "data.test_shorter_side": 256, "data.flip": True,
-    "data.color_noise_std": 0.1, "data.padding": 0, "data.wiring_test": False,
+    "data.color_noise_std": 0.1, "data.padding": 0, "data.wiring_test": False, "data.on_bad": "fail",
     "train.mini_batch_size": 256, "train.iterations": 600_000, "train.lr": 0.1, "train.lr_factor": 0.1,
     "train.lr_policy": "drops", "train.lr_drops": [150_000, 300_000], "train.warmup": "none", "train.momentum": 0.9,
     "train.momentum_form": "caffe", "train.weight_decay": 1e-4, "train.weight_decay_on": "all",
@@ -86,6 +86,7 @@ RECIPE = {
     "evaluation.interval": 390, "scale": 1.0,
     "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
     "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
+    "data.on_bad": "fail",
     "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1, "train.plateau_drops": 2,
 }
 # Every key that changes a run's numbers, with another value for it. A new key must be put here or into NOT_IDENTITY.
@@ -106,7 +107,7 @@ CHANGES_NUMBERS = {
 # The same for keys that only ImageNet's networks and images have.
 IMAGENET_CHANGES_NUMBERS = {
     "model.depth": "18", "data.crop_size": "192", "data.shorter_side": "[256,320]", "data.test_shorter_side": "288",
-    "data.color_noise_std": "0", "data.wiring_test": "true", "train.lr_policy": "plateau",
+    "data.color_noise_std": "0", "data.wiring_test": "true", "data.on_bad": "skip", "train.lr_policy": "plateau",
     "model.stride_in": "conv3x3", "train.batch_norm_group": "32", "model.shortcut_option": "A",
 }
 # Given with others: crop with shorter_side, architecture with everything else.
@@ -204,6 +205,7 @@ def test_machine_gpu_asks_for_cuda(monkeypatch):
 
 # ---- what is wrong is named
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize(("override", "key", "meant"), [
     ("train.lrr=1", "train.lrr", "train.lr"), ("trian.lr=1", "trian.lr", "train.lr"), ("sede=1", "sede", "seed"),
     ("model.shortcutt_option=B", "model.shortcutt_option", "model.shortcut_option"),
@@ -219,6 +221,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(override, key, meant):
         assert f"did you mean {meant}?" in str(caught.value)
 
 
+@pytest.mark.fault(2, 5)
 @pytest.mark.parametrize(("overrides", "words"), [
     (["experiment=cifar_resnet21"], ["no experiment 'cifar_resnet21'", "did you mean cifar_resnet", "cifar_plain110"]),
     ([], ["experiment", "cifar_resnet20"]),
@@ -240,6 +243,7 @@ def test_a_wrong_command_line_is_named(overrides, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("override", [
     "train.lr=abc", "train.lr=[1]", "seed=1.5", "train.lr_drops=3", "train.lr_drops=[a]", "data.flip=perhaps",
     "model.shortcut_option=D", "machine.device=gpu", "data.split=50k", "train=5",
@@ -252,6 +256,7 @@ def test_a_wrong_type_is_named(override):
     assert value.strip("[]") in str(caught.value)
 
 
+@pytest.mark.fault(3, 46)
 @pytest.mark.parametrize("override", [
     "seed=-1", f"seed={2**32}", "scale=0", "scale=-0.1", "scale=1.01", "scale=nan", "max_seconds=0", "max_seconds=nan",
     "model.depth=21", "model.depth=2", "model.depth=-4", "model.depth=0", "model.blocks_per_stage=0",
@@ -277,6 +282,7 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(override, changed):
     assert any(word in text for word in ("allowed is", "must be", "needs"))
 
 
+@pytest.mark.fault(3, 46)
 @pytest.mark.parametrize("override", ["seed=-1", "train.lr=nan", "train.mini_batch_size=0", "model.depth=21"])
 def test_compose_checks_the_ranges(override):
     with pytest.raises(ConfigError, match=override):
@@ -325,6 +331,7 @@ def test_an_experiment_in_a_users_folder_composes_and_is_no_paper_run(own):
     assert deviations(config)
 
 
+@pytest.mark.fault(4, 5)
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("lr: 0.05", "lrr: 0.05", ["experiment/mine", "train.lrr"]),
     ("name: mine", "nam: mine", ["experiment/mine", "nam"]),
@@ -466,6 +473,7 @@ def test_a_wrong_combination_of_network_and_images_is_named():
     for words, key in ((["model=imagenet_residual", "model.depth=34"], "model.blocks_per_stage"),
                        (["data=imagenet"], "model.architecture"),
                        (["data.crop_size=224"], "data.crop_size"), (["data.wiring_test=true"], "data.wiring_test"),
+                       (["data.on_bad=skip"], "data.on_bad"),
                        (["train.lr_policy=plateau"], "train.lr_policy"), (["model.family=vgg"], "model.family")):
         with pytest.raises(ConfigError, match=key):
             compose([RESNET20, *words])
@@ -550,6 +558,7 @@ def test_no_two_experiments_share_an_identity():
     assert len(frozenset.union(*(paper_identities(name) for name in experiments()))) == 2 * len(experiments())
 
 
+@pytest.mark.fault(43)
 def test_an_identity_is_twelve_digits_and_the_same_in_every_process(resnet20):
     """Hash randomisation, locale and time zone have no part in it."""
     code = ("from repro.config import *\nfrom repro.schema import Precision\n"

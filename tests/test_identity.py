@@ -21,14 +21,9 @@ from repro.config import (
 )
 from repro.places import reference_dir
 from repro.schema import Precision
+from repro.verification.identities import pinned
 
-# fp32, computed before any key of ADDED_LATER existed.
-EXPERIMENTS = {
-    "cifar_plain20": "c04cba0e5ff5", "cifar_plain32": "19dc14853655", "cifar_plain44": "4902c9c4ef37",
-    "cifar_plain56": "ada5bdadc6f1", "cifar_plain110": "650a8d03f28e", "cifar_resnet20": "ea1f1ecb1ebb",
-    "cifar_resnet32": "cf4af6fbe456", "cifar_resnet44": "42d3b4cd26f3", "cifar_resnet56": "76b2a092c5a4",
-    "cifar_resnet110": "d2457a24f3e2", "cifar_resnet1202": "66f597fb4f5f",
-}
+EXPERIMENTS = pinned()  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
 RECORDS = {"cifar_plain20": "355b87e44356", "cifar_plain56": "ceadae2e5f3a", "cifar_resnet20": "917312f2e0b9",
            "cifar_resnet56": "b2d74ca43376"}
 
@@ -44,7 +39,7 @@ def test_an_experiment_keeps_its_identity(name):
 
 
 def test_no_identity_is_shared_and_every_pinned_experiment_exists():
-    assert set(EXPERIMENTS) <= set(experiments())
+    assert set(EXPERIMENTS) == set(experiments()), "pin what `repro show` prints (fp32) in experiments/identities.yaml"
     assert len({*EXPERIMENTS.values(), *RECORDS.values()}) == len(EXPERIMENTS) + len(RECORDS)
 
 

@@ -78,6 +78,8 @@ COMMANDS = [
     (["status"], ["status"]),
     (["doctor"], ["doctor"]),
     (["check"], ["table", "all", "--check"]),
+    (["verify"], ["verify"]),
+    (["verify", "DATA=/my data", "ARGS=--json"], ["verify", "data.root=/my data", "--json"]),
 ]
 
 
@@ -99,7 +101,8 @@ def test_settings_come_from_the_environment_too(venv):
 
 
 @pytest.mark.parametrize(("target", "commands"), [
-    ("test", [["python", "-m", "pytest", "-n", "auto"]]), ("lint", [["ruff", "check", "."], ["mypy"]]), ("setup", []),
+    ("test", [["python", "-m", "pytest", "-n", "auto"]]), ("lint", [["ruff", "check", "--no-cache", "."], ["mypy"]]),
+    ("setup", []),
 ])
 def test_the_developers_targets(venv, target, commands):
     done = make("-n", venv, target)

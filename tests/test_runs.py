@@ -66,7 +66,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, f
         write_atomic(path, "newer")
     monkeypatch.undo()
     assert caught.value.exit_code == 5
-    assert "file: No space left on device (5 bytes needed)" in str(caught.value)
+    assert "file: No space left on device (5 bytes needed, " in str(caught.value)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
@@ -105,6 +105,7 @@ def holder(tmp_path):
     process.communicate()
 
 
+@pytest.mark.fault(36)
 def test_a_folder_in_use_by_another_process(holder):
     process, folder = holder
     with pytest.raises(InUseError) as caught, locked(folder):
@@ -121,6 +122,7 @@ def test_a_folder_in_use_by_another_process(holder):
         assert note is None
 
 
+@pytest.mark.fault(37)
 def test_a_killed_holders_lock_is_taken_over_with_a_note(holder):
     process, folder = holder
     process.kill()
@@ -141,6 +143,7 @@ def test_a_lock_is_exclusive_within_one_process_too(tmp_path):
         assert (tmp_path / "a" / "seed0" / "run.lock").is_file()
 
 
+@pytest.mark.fault(36)
 def test_a_lock_from_another_host_is_respected_and_the_message_says_what_to_do(tmp_path):
     folder = tmp_path / "a" / "seed0"
     write_json(folder / "run.lock", {"pid": 1, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"})
@@ -153,6 +156,7 @@ def test_a_lock_from_another_host_is_respected_and_the_message_says_what_to_do(t
     assert (folder / "run.lock").read_bytes() == before
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\x00\x00"])
 def test_a_torn_lock_of_a_dead_process_does_not_stop_anybody(tmp_path, content):
     folder = tmp_path / "a" / "seed0"
@@ -215,6 +219,7 @@ def test_a_finished_run(finished):
     assert run.history()[-1] == run.record["result"]
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(("content", "word"), [
     ("", "JSONDecodeError"), ("{", "JSONDecodeError"), ("[]", "TypeError"), ("null", "TypeError"), ("3", "TypeError"),
     ('{"experiment": "x"}', "seed"), ("\x00\x00", "JSONDecodeError"), ('"text"', "TypeError"),
@@ -229,6 +234,7 @@ def test_a_torn_or_foreign_record_is_a_problem_and_no_exception(finished, conten
     assert (run.experiment, run.seed, run.status) == ("cifar_resnet20", 0, "unreadable")
 
 
+@pytest.mark.fault(40)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(cut=st.integers(0, 10**6), data=st.binary(max_size=8))
 def test_no_damage_to_a_record_raises_or_passes_for_another_result(finished, cut, data):
@@ -285,6 +291,7 @@ def test_history_that_is_no_text_is_a_problem(finished):
     assert read_run(finished).problem
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("tail", ["3", "30", "30,", "30,0.1", "30,0.1,60.5,61.2", "30,0.1,abc,1\n", "30,0.1\n", "\x00",
                                   "30,0.1,1,2,3\n"])
 def test_a_torn_last_line_of_a_history_is_dropped(finished, tail):
@@ -342,6 +349,7 @@ def test_results_setting_beats_the_environment_which_beats_the_default(tmp_path,
 
 # ---- locale and time zone
 
+@pytest.mark.fault(43)
 def test_times_are_utc_to_the_second_in_any_time_zone(tmp_path):
     code = "from repro.runs import utc_now; import time; print(utc_now(), time.strftime('%Y-%m-%dT%H', time.gmtime()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -351,6 +359,7 @@ def test_times_are_utc_to_the_second_in_any_time_zone(tmp_path):
     assert len(utc_now()) == len("2026-01-01T00:00:00+00:00")
 
 
+@pytest.mark.fault(43)
 def test_records_are_utf8_with_decimal_points_in_any_locale(tmp_path):
     code = ("import locale, sys; from pathlib import Path; from repro.runs import write_json, read_history\n"
             "locale.setlocale(locale.LC_ALL, '')\n"

@@ -15,6 +15,7 @@ import pytest
 
 import repro
 from repro.places import TREE
+from repro.runs import scan
 
 
 class Installed(NamedTuple):
@@ -88,6 +89,7 @@ def test_it_is_the_wheel_that_runs_and_from_any_folder(installed, tmp_path):
     assert (found["results"], found["data"]) == (str(tmp_path / "results"), str(tmp_path / "data"))
 
 
+@pytest.mark.fault(45)
 def test_its_console_script_lists_and_writes_tables_into_the_current_folder(installed, tmp_path):
     listed = installed.run("repro", "list", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
@@ -108,6 +110,20 @@ def test_its_tables_are_those_of_the_tree(installed, tmp_path):
                           env=os.environ | {"REPRO_RESULTS": str(tmp_path / "none")}, capture_output=True, text=True,
                           check=True)
     assert json.loads(own.stdout) == json.loads(ours.stdout)
+
+
+@pytest.mark.fault(45)
+def test_a_run_from_the_wheel_has_a_record_that_names_no_commit(installed, tmp_path):
+    done = installed.run("repro", "run", "experiment=cifar_resnet20", "data.name=synthetic", "model.blocks_per_stage=1",
+                         "train.mini_batch_size=16", "train.batch_norm_group=16", "train.iterations=2",
+                         "train.lr_drops=[]", "evaluation.batch_norm_images=0", "evaluation.responses=false",
+                         "evaluation.gradient_iterations=[]", "machine.tensorboard=false", "machine.device=cpu",
+                         "machine.threads=1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run, = scan(tmp_path / "results" / "runs")
+    assert run.finished
+    session = run.record["sessions"][0]
+    assert (session["repro"], session["commit"], session["dirty"]) == (repro.__version__, None, None)
 
 
 def test_composing_misspelt_and_missing_data_answer_as_in_the_tree(installed, tmp_path):

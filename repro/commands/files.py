@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+from collections.abc import Sequence
 
 from repro.commands.common import Add
 from repro.errors import ConfigError
@@ -49,16 +50,16 @@ def manage_data(options: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(arguments: list[str]) -> dict[str, str]:
+def settings_of(arguments: list[str], known: Sequence[str] = (ROOT, WIRING_TEST)) -> dict[str, str]:
     """Values by key; what has no = is the folder. ConfigError for an unknown key."""
     found = {}
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if not separator:
             key, value = ROOT, key
-        if key not in (ROOT, WIRING_TEST):
+        if key not in known:
             from repro.config import suggest
 
-            raise ConfigError(f"unknown key {key!r}{suggest(key, [ROOT, WIRING_TEST])}")
+            raise ConfigError(f"unknown key {key!r}{suggest(key, known)}")
         found[key] = value.strip("'\"")
     return found

@@ -19,7 +19,8 @@ def register(add: Add) -> None:
         command.add_argument("--reference", action="store_true", help="from the committed runs only, beside them")
         if name == "table":
             command.add_argument("--check", action="store_true", help="compare the committed tables with their runs")
-            command.add_argument("--strict", action="store_true", help="exit 4 if a result is worse than published")
+            command.add_argument("--strict", action="store_true",
+                                 help="exit 4 if a result is worse than published or a row lacks runs")
             form = command.add_mutually_exclusive_group()
             form.add_argument("--json", action="store_true", help="print JSON")
             form.add_argument("--latex", action="store_true", help="print LaTeX (booktabs)")
@@ -46,17 +47,17 @@ def make_tables(options: argparse.Namespace) -> int:
     if options.check:
         return check_tables(names)
     folder = output_folder("tables", options.reference)
-    worse = []
+    problems = []
     for name in names:
         form = "json" if options.json else "tex" if options.latex else "md"
-        worse += make_table(name, results_of(), folder, options.reference, form)
-    if worse and options.strict:
-        raise ComparisonError(f"worse than published: {', '.join(worse)}")
+        problems += make_table(name, results_of(), folder, options.reference, form)
+    if problems and options.strict:
+        raise ComparisonError("\n".join(problems))
     return 0
 
 
 def make_table(name: str, results: Path, folder: Path, reference: bool, form: str = "md") -> list[str]:
-    """Print one table, write its files, and return the rows that are worse than published."""
+    """Print one table, write its files, and return what --strict objects to, a line each."""
     from repro.places import reference_dir, shown
     from repro.reporting import tables
 
@@ -65,7 +66,8 @@ def make_table(name: str, results: Path, folder: Path, reference: bool, form: st
     written = tables.write(table, folder)
     if form == "md":
         print(f"written: {', '.join(shown(path) for path in written)}\n")
-    return list(table.worse)
+    return [f"{name}: {text}: {', '.join(rows)}" for text, rows in
+            (("worse than published", table.worse), ("rows that lack runs", table.lacking)) if rows]
 
 
 def check_tables(names: Sequence[str]) -> int:
@@ -73,13 +75,7 @@ def check_tables(names: Sequence[str]) -> int:
     from repro.places import reference_dir
     from repro.reporting import tables
 
-    differing = []
-    for name in names:
-        table = tables.build(name, None, reference_dir())
-        for suffix, text in table.forms().items():
-            path = reference_dir() / "tables" / f"{name}.{suffix}"
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                differing.append(path.name)
+    differing = tables.differing(names, reference_dir())
     if differing:
         raise ComparisonError(f"committed tables do not agree with the committed runs: {', '.join(differing)}\n"
                               "`repro table all --reference` writes them anew")

@@ -2,10 +2,16 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, program
 from repro.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from repro.schema import RunConfig
 
 OWN_KEYS = ("weights", "protocol")  # beside those of a run's configuration
 
@@ -14,8 +20,9 @@ def register(add: Add) -> None:
     """Add these commands."""
     evaluate = add("eval", "test a network: its finished run's weights, or those in a file", evaluate_weights)
     evaluate.add_argument("overrides", nargs="+", metavar="key=value",
-                          help="experiment=NAME; weights=FILE (a plain state_dict; without it, those of the finished "
-                               "run); protocol=center|ten_crop|multi_scale (ImageNet); any override of `repro run`")
+                          help="experiment=NAME; weights=FILE (a plain state_dict, or what `repro weights` wrote; "
+                               "without it, those of the finished run); protocol=center|ten_crop|multi_scale "
+                               "(ImageNet); any override of `repro run`")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     ensemble = add("ensemble", "average the kept class probabilities of several networks", combine_networks)
     ensemble.add_argument("name", help="e.g. table5")
@@ -30,12 +37,11 @@ def register(add: Add) -> None:
 
 def evaluate_weights(options: argparse.Namespace) -> int:
     """`repro eval`."""
-    from repro.config import compose
     from repro.evaluation.views import protocol_of
     from repro.ranges import IMAGENET
 
     overrides, own = split_keys(options.overrides)
-    config = compose(overrides)
+    config = configuration(overrides, own.get("weights"))
     protocol = protocol_of(own.get("protocol"), config.data)
     check_versions()
     from repro.evaluation.weights import evaluate_file, weights_of
@@ -68,7 +74,7 @@ def combine_networks(options: argparse.Namespace) -> int:
 
 def predict_images(options: argparse.Namespace) -> int:
     """`repro predict`: DataError (3) after all images that can be read, naming those that can't."""
-    from repro.config import GROUPS, compose, keys
+    from repro.config import GROUPS, keys
 
     known = {*GROUPS, *keys(), *OWN_KEYS}
     words = [word for word in options.images if "=" in word and word.partition("=")[0].lstrip("+~") in known]
@@ -76,7 +82,7 @@ def predict_images(options: argparse.Namespace) -> int:
     if not images:
         raise ConfigError("repro predict needs the name of an image file")
     overrides, own = split_keys(words)
-    config = compose(overrides)
+    config = configuration(overrides, own.get("weights"))
     check_versions()
     from repro.evaluation.predict import predict
     from repro.evaluation.weights import weights_of
@@ -87,6 +93,22 @@ def predict_images(options: argparse.Namespace) -> int:
     if bad:
         raise DataError(f"{len(bad)} of {len(images)} images could not be read:\n  " + "\n  ".join(bad))
     return 0
+
+
+def configuration(overrides: Sequence[str], weights: str | None) -> "RunConfig":
+    """What the overrides say, with the settings that a weights file carries, which are then named in a line."""
+    from repro.config import check_override_keys, compose
+
+    if weights is None:
+        return compose(overrides)
+    check_override_keys(overrides)
+    check_versions()
+    from repro.evaluation.weight_files import configured
+
+    config, note = configured(overrides, Path(weights).expanduser())
+    if note:
+        print(note, file=sys.stderr)
+    return config
 
 
 def split_keys(words: list[str]) -> tuple[list[str], dict[str, str]]:

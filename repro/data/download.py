@@ -24,6 +24,8 @@ from repro.runs import write_atomic
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_LIMIT = 200_000_000  # bytes; the published archive has 170,498,071
 TIMEOUT = 20.0  # seconds without an answer from the official site
+# Choice: what comes slower than 10 kB/s for a minute, which would take 5 hours, is given up for the next source.
+SLOW_SECONDS, SLOW_BYTES = 60.0, 600_000
 LINE_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
 Say = Callable[[str], None]
 
@@ -101,12 +103,18 @@ def request(url: str, start: int) -> http.client.HTTPResponse | None:
 
 def blocks(response: http.client.HTTPResponse, limit: int) -> Iterator[bytes]:
     """What the server sends, in blocks; UnavailableError if the connection breaks or `limit` bytes are exceeded."""
+    began, received = time.monotonic(), 0
     try:
         while block := response.read1(1 << 18):
             limit -= len(block)
+            received += len(block)
             if limit < 0:
                 raise UnavailableError(f"sent more than {ARCHIVE_LIMIT} bytes; the archive has less")
             yield block
+            if time.monotonic() - began >= SLOW_SECONDS:
+                if received < SLOW_BYTES:
+                    raise UnavailableError(f"too slow: {received} bytes in {SLOW_SECONDS:g} s; the next call resumes")
+                began, received = time.monotonic(), 0
     except (OSError, http.client.HTTPException) as error:
         raise UnavailableError(f"connection lost: {error or type(error).__name__}; the next call resumes") from error
 
@@ -116,23 +124,23 @@ class CheckedRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
                          headers: http.client.HTTPMessage, newurl: str) -> urllib.request.Request | None:
-        """Refuse what check_url refuses."""
+        """Refuse what check_url refuses, and any way from https to http."""
         try:
-            check_url(newurl)
+            check_url(newurl, https=req.full_url.startswith("https:"))
         except UnavailableError:
             fp.close()
             raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def check_url(url: str) -> None:
-    """UnavailableError unless it is https, or http to this machine itself."""
+def check_url(url: str, https: bool = False) -> None:
+    """UnavailableError unless it is https, or http to this machine itself where `https` is not asked for."""
     parts = urllib.parse.urlsplit(url)
     try:
         loopback = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
         loopback = False
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback and not https):
         raise UnavailableError(f"{url}: only https is admitted")
 
 

@@ -56,7 +56,8 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
     data = config.data
     if data.normalization is Normalization.per_channel:
         return Normaliser(*channel_statistics(data))
-    beside = weights.parent / BESIDE
+    beside = own_mean(weights)
+    beside = beside if beside.is_file() else weights.parent / BESIDE
     if beside.is_file():
         return Normaliser(read_mean(beside, data.crop_size))
     folder = statistics_folder(results_dir(config.results))
@@ -71,6 +72,11 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
                         "computes; weights trained otherwise: data.normalization=per_channel "
                         "data.channel_mean=[...] data.channel_std=[...]")
     return Normaliser(torch.from_numpy(found.mean_of_crops(data.crop_size)))
+
+
+def own_mean(weights: Path) -> Path:
+    """Where the mean of exported weights lies: beside the file, under its name."""
+    return weights.with_name(f"{weights.name}.{BESIDE}")
 
 
 def read_mean(path: Path, crop_size: int | None) -> Tensor:

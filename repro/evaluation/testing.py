@@ -19,7 +19,8 @@ from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.progress import Progress
 from repro.evaluation.scores import Scorer
 from repro.evaluation.views import LABELS, ViewReader, Views, views_of
-from repro.evaluation.weights import load_weights, run_beside, training_note
+from repro.evaluation.weight_files import Carried, read_weights
+from repro.evaluation.weights import about_carried, imported_folder, load_weights, run_beside, training_note
 from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.places import data_dir, results_dir, shown
@@ -48,7 +49,8 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     device = set_up(config)
     if config.model.family is Family.vgg and config.data.crop_size != CROP:
         raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
-    run = run_beside(weights)
+    carried = read_weights(weights)[1]
+    run = run_beside(weights) if carried is None else None
     check_agrees(config, run)
     try:
         digest = file_sha256(weights)
@@ -59,7 +61,9 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     check_classes(config, len(files.wnids))
     normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
-    path = place_of(config, run, weights, digest) / protocol
+    if carried is not None:
+        about |= about_carried(carried)
+    path = place_of(config, run, weights, digest, carried) / protocol
     with locked(path.with_name(f"{path.name}.lock")) as note:
         if note:
             print_now(note)
@@ -124,8 +128,13 @@ def check_classes(config: RunConfig, found: int) -> None:
         raise ConfigError(f"model.num_classes={config.model.num_classes}: there are images of {found} classes")
 
 
-def place_of(config: RunConfig, run: Run | None, weights: Path, digest: str) -> Path:
-    """The folder of all tests of these weights in this network: in their run's, else in the user's results."""
+def place_of(config: RunConfig, run: Run | None, weights: Path, digest: str, carried: Carried | None = None) -> Path:
+    """The folder of all tests of these weights in this network: in their run's, else in the user's results.
+
+    Weights of others have a place of their own.
+    """
+    if carried is not None and carried.of_others:
+        return imported_folder(config, weights, digest)
     if run is not None:
         return weights.absolute().parent / "evaluations"
     of_both = hashlib.sha256(json.dumps([digest, network(config)], sort_keys=True).encode()).hexdigest()
@@ -157,6 +166,7 @@ def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
     """The result of a finished test for a person."""
     images, seed = record["images"], "" if record["seed"] is None else f" seed {record['seed']}"
     label = f" ({WIRING_TEST})" if record["wiring_test"] else ""
+    label += f" ({record['weights_of']})" if record.get("weights_of") else ""
     label += " tested on the training images" if record.get("one_folder") else ""
     return (f"{record['experiment']}{seed}{label}: val error top-1 {record['val_top1_error']:.2f} %, top-5 "
             f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "

@@ -1,31 +1,34 @@
 """`repro eval`: the error of a network with weights from a file."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from repro.config import flat, to_dict
 from repro.data.cifar10 import on_device
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.protocols import evaluate_on
+from repro.evaluation.protocols import Outcome, evaluate_on
+from repro.evaluation.weight_files import SETTINGS, Carried, read_weights
 from repro.models import build_model
-from repro.places import shown
+from repro.places import results_dir, shown
+from repro.provenance import code_version, package_versions
 from repro.ranges import SYNTHETIC
-from repro.runs import Run, read_run, run_folder
+from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_json
 from repro.schema import RunConfig
 
 
 def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
-    """Test the configuration's network with the plain state_dict in a file; one line and the same as values.
+    """Test the configuration's network with the weights in a file; one line and the same as values.
 
-    Only tensors are read from the file (weights_only). StorageError (5) if it can't be read, is no state_dict, or is
-    one of another network.
+    Only tensors are read from the file (weights_only). The result of weights of others is recorded too, apart from all
+    runs. StorageError (5) if the file can't be read, is no state_dict, or is one of another network.
     """
     config = resolve(config)
     device = set_up(config)
+    carried = read_weights(path)[1]
     model = place(load_weights(build_model(config.model), path), config, device)
     data = on_device(load_arrays(config.data), config.data, device)
     outcome = evaluate_on(model, data, config)
@@ -34,9 +37,36 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
               f"{data.evaluated_on}_top1_error": outcome.top1_error, f"{data.evaluated_on}_loss": outcome.loss,
               "precision": config.machine.precision.name, "device": describe(device)}
     made = " on synthetic images" if config.data.name == SYNTHETIC else ""
+    made += f" ({carried.label})" if carried else ""
     text = (f"{config.name}{made}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of "
             f"{outcome.images}, single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
+    if carried is not None:
+        values |= about_carried(carried)
+    if carried is not None and carried.of_others:
+        digest = file_sha256(path)
+        kept = imported_folder(config, path, digest) / name_of_test(config, outcome)
+        settings = {key: value for key, value in flat(to_dict(config)).items() if key in SETTINGS}
+        write_json(kept, {"schema": 1, **values, "weights": path.name, "weights_sha256": digest, "settings": settings,
+                          "data": {"name": config.data.name, "sha256": data.sha256},
+                          "versions": package_versions(), **code_version(), "utc": utc_now(), "finished": True})
+        text += f"\n  kept in {shown(kept)}"
     return text, values
+
+
+def about_carried(carried: Carried) -> dict[str, Any]:
+    """What a record says of weights that are not a run's own: whose they are, and which file they come from."""
+    return {"weights_of": carried.label, "source": carried.source}
+
+
+def imported_folder(config: RunConfig, path: Path, digest: str) -> Path:
+    """Where tests of weights of others are kept: apart from all runs, by the file's name and SHA-256."""
+    return results_dir(config.results) / "imported" / f"{path.stem}-{digest[:12]}"
+
+
+def name_of_test(config: RunConfig, outcome: Outcome) -> str:
+    """A file for each data set, split and precision that weights of others are tested on."""
+    data = config.data
+    return f"single_view_{data.name}_{data.split.name}_{outcome.images}_{config.machine.precision.name}.json"
 
 
 def weights_of(config: RunConfig, given: str | None) -> Path:
@@ -67,7 +97,10 @@ def run_beside(weights: Path) -> Run | None:
 
 
 def training_note(path: Path) -> str:
-    """How the weights of a run were trained: its deviations; '' for any other file."""
+    """How weights were trained: a run's deviations, or what the file carries; '' for any other file."""
+    carried = read_weights(path)[1] if path.is_file() else None
+    if carried is not None:
+        return f"\n  {carried.note}"
     run = run_beside(path)
     if run is None or run.record is None:
         return ""
@@ -76,17 +109,8 @@ def training_note(path: Path) -> str:
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
-    """Put a file's state_dict into a model."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise StorageError(f"no file {shown(path)}; a run of yours has weights.pt when it is finished") from error
-    except pickle.UnpicklingError as error:
-        raise StorageError(f"{shown(path)}: not a plain state_dict of tensors; nothing in it was executed") from error
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError) as error:
-        raise StorageError(f"{shown(path)}: unreadable ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors)")
+    """Put a file's state_dict into a model; StorageError as `read_weights`, and for weights of another network."""
+    state = read_weights(path)[0]
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -102,9 +102,7 @@ def verdict(count: int, printed: float, column: Column) -> str:
 
 def differences(networks: Iterable[CountedNetwork]) -> list[str]:
     """What differs from golden_counts.yaml, one text for each count; parameters exactly, the rest as printed there."""
-    counts = golden_counts()
-    golden = {"cifar10": {count.layers: count for count in counts.cifar10},
-              "imagenet": {count.layers: count for count in counts.imagenet}}
+    golden = golden_counts().by_depth()
     return [f"{net.row_key}: {text}" for net in networks if net.depth in golden[net.dataset]
             for text in differences_of(net, golden[net.dataset][net.depth])]
 

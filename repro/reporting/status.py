@@ -12,7 +12,7 @@ from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_roo
 from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
 from repro.reporting.run_cost import benchmarks, measured_times
 from repro.reporting.selection import Answer, Pool, paper_runs, pools, record
-from repro.runs import LOCK, Run, lock_owner, read_rows, scan
+from repro.runs import LOCK, OUT_OF_MEMORY, Run, lock_owner, read_rows, scan
 
 COMMAND = "repro run experiment={} seed={}"
 UNITS = ((86400 * 2, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))  # from, seconds in it, name
@@ -44,12 +44,13 @@ def held(run: Run) -> dict[str, Any] | None:
 
 def is_open(run: Run) -> bool:
     """Whether a run was begun, is not finished and did not diverge."""
-    return run.record is not None and run.status in ("running", "interrupted")
+    return run.record is not None and run.status in ("running", "interrupted", OUT_OF_MEMORY)
 
 
 def stopped(run: Run) -> dict[str, Any]:
     """An interrupted run and how to go on; one that still says 'running' was killed."""
-    note = "stopped" if run.status == "interrupted" else "ended without saving a word (killed?)"
+    note = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY}.get(run.status,
+                                                                        "ended without saving a word (killed?)")
     content = record(run)
     values = flat(content["config"])
     keys = [text.partition(": ")[0] for text in content.get("deviations", [])]

@@ -12,6 +12,9 @@ from repro.reporting.latex import latex
 from repro.reporting.statistics import WORSE
 from repro.runs import write_atomic
 
+# How the status of a row begins that lacks runs, tests of them, or some of its seeds.
+LACKING = ("not run", "incomplete", "stale", "partial", "not counted", "not evaluated")
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -38,6 +41,11 @@ class Table:
     def worse(self) -> list[str]:
         """Keys of the rows whose verdict is 'worse than published'."""
         return [row.key for row in self.rows if row.verdict == WORSE]
+
+    @property
+    def lacking(self) -> list[str]:
+        """'key: status' of the rows without all the runs that they need."""
+        return [f"{row.key}: {row.status}" for row in self.rows if row.status.startswith(LACKING)]
 
     @property
     def statuses(self) -> dict[str, str]:

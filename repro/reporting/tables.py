@@ -1,6 +1,6 @@
 """All tables by name. Imports neither torch nor matplotlib."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
 from repro.reporting.table import Table, TableRow, write
 from repro.reporting.variants import SYNTHETIC, split_name
 
-__all__ = ["Table", "TableRow", "build", "committed", "names", "write"]
+__all__ = ["Table", "TableRow", "build", "committed", "differing", "names", "write"]
 
 BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
     "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, "table5": table5,
@@ -43,6 +43,17 @@ def build(name: str, results: Path | None, reference: Path) -> Table:
     """
     pick(name, {known: known for known in names()}, "table")
     return BUILDERS[name](results, reference) if name in BUILDERS else published_only(name)
+
+
+def differing(names: Iterable[str], reference: Path) -> list[str]:
+    """Names of the files of committed tables that are not there or not what the committed runs give."""
+    found = []
+    for name in names:
+        for suffix, text in build(name, None, reference).forms().items():
+            path = reference / "tables" / f"{name}.{suffix}"
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                found.append(path.name)
+    return found
 
 
 def published_only(name: str) -> Table:

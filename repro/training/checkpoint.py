@@ -8,19 +8,20 @@ JSON was cut off while it was written and does not count. Whichever form it has,
 import hashlib
 import io
 import json
-import pickle
 import re
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.torch_version import TorchVersion
 
 from repro.errors import StorageError
 from repro.places import shown
 from repro.runs import write_atomic, write_json
 
 KEPT = 2
+SCHEMA = 1  # of the form described above; a checkpoint that needs a newer reader says so
 
 
 def save(folder: Path, iteration: int, state: dict[str, Any], meta: dict[str, Any],
@@ -47,12 +48,18 @@ def write(folder: Path, iteration: int, payload: bytes, meta: dict[str, Any], pa
     if part_size is not None and part_size < 1:
         raise ValueError(f"part_size={part_size}: allowed is 1 or more")
     path = folder / f"checkpoint-{iteration:08d}.pt"
-    facts = {"iteration": iteration, "bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+    facts = {"schema": SCHEMA, "iteration": iteration, "bytes": len(payload),
+             "sha256": hashlib.sha256(payload).hexdigest()}
     if part_size is not None and path.with_suffix(".json").is_file() and part_files(path):
         # The same iteration once more: parts of another size would not fit the JSON while they are exchanged. By way
         # of the whole file one of the two forms is complete at any moment.
         write_form(path, payload, facts | meta, None)
-    write_form(path, payload, facts | meta, part_size)
+    try:
+        write_form(path, payload, facts | meta, part_size)
+    except StorageError:
+        if not path.with_suffix(".json").is_file():
+            remove(path)  # it would only take room that is needed
+        raise
     for old in list_checkpoints(folder)[KEPT:]:
         remove(old)
 
@@ -126,14 +133,31 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, An
     """One checkpoint: its hash is checked before it is read, only plain data is admitted; StorageError otherwise."""
     try:
         meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if meta.get("schema", SCHEMA) > SCHEMA:
+            raise StorageError(f"{shown(path)}: written by a newer version of repro (checkpoints of schema "
+                               f"{meta['schema']}; this version reads up to {SCHEMA}); not used")
         payload = read_payload(path, meta.get("parts"))
         found = hashlib.sha256(payload).hexdigest()
         if found != meta["sha256"]:
             raise StorageError(f"{shown(path)}: damaged ({len(payload)} of {meta['bytes']} bytes, "
                                f"sha256 {found[:12]} instead of {meta['sha256'][:12]}); not used")
-        return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{shown(path)}: unreadable checkpoint ({type(error).__name__}); not used") from error
+    try:
+        return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
+    except Exception as error:  # torch's unpickler raises IndexError, AttributeError and others on what it can't read
+        raise StorageError(f"{shown(path)}: unreadable checkpoint ({type(error).__name__}{newer_torch(meta)}); "
+                           "not used") from error
+
+
+def newer_torch(meta: dict[str, Any]) -> str:
+    """What to add where a checkpoint was written with a newer torch than this one; '' otherwise."""
+    written = str((meta.get("versions") or {}).get("torch", ""))
+    try:
+        newer = TorchVersion(written) > TorchVersion(torch.__version__)
+    except ValueError:
+        return ""
+    return f"; it was written with torch {written}, this is {torch.__version__}" if newer else ""
 
 
 def read_payload(path: Path, parts: int | None) -> bytes:

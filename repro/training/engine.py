@@ -31,6 +31,7 @@ from repro.stopping import StopRequest
 from repro.training import checkpoint, launcher
 from repro.training.background import Snapshot, Writer
 from repro.training.distributed import World, join, started_by_others, with_devices
+from repro.training.endings import ending_well, no_memory
 from repro.training.execution import Execution
 from repro.training.folder import check_same_data, check_trainable, differing, found_in, held, past_tests
 from repro.training.images import load_images
@@ -38,7 +39,7 @@ from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
 from repro.training.memory import Memory, needed, shortage
 from repro.training.progress import Progress, Stopwatch, duration
-from repro.training.recorder import Recorder
+from repro.training.recorder import Recorder, put_back
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from repro.training.synced import batch_norm_group, check_shares, synced
@@ -89,11 +90,11 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
         try:
             yield from train(config, folder, earlier, stop, go_on, say, jobs, world)
         except ImageError as error:
-            raise ImageError(f"{error}\nwhat was saved stays; `repro data verify imagenet` with the same data.root "
-                             "names every bad image") from error
+            raise ImageError(f"{error}\n`repro data verify imagenet` with the same data.root names every bad "
+                             "image") from error
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise OutOfMemoryError(no_memory_message(error, config)) from error
+                raise OutOfMemoryError(no_memory(error, config)) from error
             if (gone := world.lost(error)) is None:
                 raise
             raise gone from error
@@ -134,7 +135,15 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     model.train()
     watch.lap()
     stopping, _ = world.agree(stop.reason is not None, False)
-    with Writer() as writer, closing(step.input):
+    advice = f"go on with: {shlex.join(command)}"
+
+    def save_now() -> int:
+        at = int(step.iteration)
+        save(execution, recorder, folder, at, watch)()
+        return at
+
+    with (Writer() as writer, closing(step.input),
+          ending_well(recorder, writer, save_now if world.size == 1 else None, advice)):
         while done < schedule.iterations and not stopping:
             updates = min(execution.block, schedule.next_event(done) - done)
             execution.advance(updates)
@@ -158,10 +167,10 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
                 row = evaluate(execution, schedule, done, (done - point) * batch)
                 spent = watch.lap_evaluation()
                 progress.evaluated(done, row, data.evaluated_on)
+                step.clear()
                 recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
                                    "evaluation_seconds": round(spent, 3),
                                    "images_per_second": round(progress.rate(done), 1)})
-                step.clear()
                 point = done
                 tests.append((done, row[f"{data.evaluated_on}_top1_error"]))
                 schedule = schedule.after(tests)
@@ -176,7 +185,6 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
         progress.close()
         check_finite(step, recorder, writer)
         writer.finish()
-        advice = f"go on with: {shlex.join(command)}"
         if done < schedule.iterations:
             save(execution, recorder, folder, done, watch)()
             recorder.write(status="interrupted", ended=utc_now())
@@ -210,6 +218,8 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
                           + differing(recorded, own) + "; resume=never starts over")
     step.load_state(state)
+    if world.leader:
+        put_back(folder, state.get("rows", {}), say)
     if meta.get("devices", 1) != world.size:
         say(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: the numbers go "
             "on equal within rounding, not bit for bit")
@@ -257,13 +267,13 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
     state = execution.step.state()  # all processes together
     if not execution.step.world.leader:
         return lambda: None
-    snapshot = Snapshot(state, execution.step.device)
+    snapshot, rows = Snapshot(state, execution.step.device), dict(recorder.rows)
 
     def write() -> None:
         fetched = snapshot.fetched()
         if int(fetched["counters"]["failed_at"]) >= 0:
             return  # the loop will see it at its next look
-        checkpoint.save(folder, done, fetched, {
+        checkpoint.save(folder, done, fetched | {"rows": rows}, {
             **spent, "identity": identity(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
             "devices": execution.step.world.size,
             "versions": provenance.package_versions(), "utc": at}, part_bytes(config))
@@ -316,7 +326,7 @@ def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Executio
     how = {"engine": execution.kind, "updates_per_graph": execution.block, "jobs_per_device": jobs,
            "devices": execution.step.world.size}
     session = {"started": utc_now(), "from_iteration": done, "device": describe(device), **how,
-               **provenance.code_version(), **provenance.package_versions()}
+               **provenance.code_version(), **provenance.package_versions(), **provenance.slurm_job()}
     return {"iterations": schedule.iterations, "memory_bytes": memory.total,
             "parameters": sum(p.numel() for p in execution.step.model.parameters()),
             "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256, **one_folder(data)},
@@ -358,8 +368,3 @@ def load_data(config: RunConfig, device: torch.device) -> DeviceData:
     """The configured data set on the device; DataError if it is not there or not the published one."""
     return on_device(load_arrays(config.data), config.data, device)
 
-
-def no_memory_message(error: Exception, config: RunConfig) -> str:
-    """One line that says what did not fit where."""
-    return (f"{config.name}: no memory left on {config.machine.device.name} for mini-batches of "
-            f"{config.train.mini_batch_size}: {str(error).splitlines()[0]}")

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,7 +93,11 @@ def launch(config: RunConfig, command: list[str] | None = None) -> Run:
     with tempfile.TemporaryDirectory(prefix="repro-") as scratch:
         children = Children(Path(scratch), config.devices)
         (Path(scratch) / "task").write_bytes(pickle.dumps((config, command)))
-        with StopRequest(at_once=children.end) as stop:
+        def at_once() -> None:
+            children.end()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+        with StopRequest(at_once=at_once) as stop:
             try:
                 children.start()
                 codes = children.wait(stop)

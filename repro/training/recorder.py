@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,13 @@ import yaml
 
 from repro import runs
 from repro.config import deviations, identity, to_dict
-from repro.errors import StorageError
 from repro.places import shown
 from repro.ranges import IMAGENET
 from repro.schema import RunConfig
 
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
+CSV_FILES = {"history.csv", "timing.csv", "gradients.csv"}
 TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
 
 
@@ -43,6 +45,8 @@ class Recorder:
             "status": "running", "config": recorded_config(config), "deviations": deviations(config),
             "evaluated_on": evaluated_on, **facts}
         self.board: Any = None
+        self.board_failed = False
+        self.rows: dict[str, str] = {}  # the CSV files as they are on disk, or would be if it were not full
 
     def begin(self, iteration: int) -> None:
         """Keep the rows up to this iteration (the checkpoint's) and write the configuration."""
@@ -53,7 +57,7 @@ class Recorder:
         if self.config.evaluation.gradient_iterations:
             kept["gradients.csv"] = GRADIENT_COLUMNS
         for name, columns in kept.items():
-            keep_rows(self.folder / name, columns, iteration)
+            self.rows[name] = keep_rows(self.folder / name, columns, iteration)
         if self.config.machine.tensorboard:
             self.open_board(iteration)
 
@@ -62,31 +66,57 @@ class Recorder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensorboard's own dependencies
             from torch.utils.tensorboard import SummaryWriter
+        self.go_on_without_board()
         try:
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
         except OSError as error:
-            print(f"no TensorBoard scalars: {error}")
+            self.no_board(error)
+
+    def go_on_without_board(self) -> None:
+        """Training goes on where a thread that writes TensorBoard's file fails; said once, without its trace."""
+        others, before = threading.enumerate(), threading.excepthook
+
+        def hook(failed: threading.ExceptHookArgs) -> None:
+            if failed.thread in others or not isinstance(failed.exc_value, OSError):
+                before(failed)
+            else:
+                self.no_board(failed.exc_value)
+        threading.excepthook = hook
+
+    def no_board(self, error: OSError) -> None:
+        """Do without TensorBoard from here on."""
+        if not self.board_failed:
+            print(f"no TensorBoard scalars from here on: {error}")
+        self.board, self.board_failed = None, True
 
     def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
         """Append one evaluation to history.csv, timing.csv and TensorBoard."""
         if not self.writes:
             return
-        append_rows(self.folder / "history.csv", [[values[name] for name in self.columns]])
-        append_rows(self.folder / "timing.csv", [[timing[name] for name in TIMING_COLUMNS]])
-        if self.board is None:
+        self.append({"history.csv": [[values[name] for name in self.columns]],
+                     "timing.csv": [[timing[name] for name in TIMING_COLUMNS]]})
+        board = self.board  # its thread may fail meanwhile
+        if board is None:
             return
         try:
             for name in self.columns[1:]:
-                self.board.add_scalar(name, values[name], int(values["iteration"]))
-            self.board.add_scalar("images_per_second", timing["images_per_second"], int(values["iteration"]))
+                board.add_scalar(name, values[name], int(values["iteration"]))
+            board.add_scalar("images_per_second", timing["images_per_second"], int(values["iteration"]))
         except OSError as error:
-            self.board = None
-            print(f"TensorBoard scalars are no longer written: {error}")
+            self.no_board(error)
 
     def gradients(self, iteration: int, norms: list[tuple[int, str, float]]) -> None:
         """Append the gradient norms (layer, name, norm) that led to this update to gradients.csv."""
         if self.writes:
-            append_rows(self.folder / "gradients.csv", [[iteration, *entry] for entry in norms])
+            self.append({"gradients.csv": [[iteration, *entry] for entry in norms]})
+
+    def append(self, rows: dict[str, list[list[Any]]]) -> None:
+        """Add rows to CSV files by their name. If that fails (StorageError), `self.rows` has all of them."""
+        lines = {name: csv_lines(added) for name, added in rows.items()}
+        for name, text in lines.items():
+            self.rows[name] += text
+        for name, text in lines.items():
+            append_text(self.folder / name, text)
 
     def write(self, **changes: Any) -> None:
         """Replace run.json with the record and these changes."""
@@ -123,13 +153,15 @@ def whole_iteration(row: dict[str, float]) -> dict[str, float]:
     return row | {"iteration": int(row["iteration"])}
 
 
-def append_rows(path: Path, rows: list[list[Any]]) -> None:
-    """Append lines to a CSV and flush them; StorageError if that fails."""
+def append_text(path: Path, text: str) -> None:
+    """Append to a file so that it survives a power cut; StorageError if that fails."""
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(csv_lines(rows))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
-        raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
+        raise runs.not_written(path, len(text.encode()), error) from error
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
@@ -146,9 +178,23 @@ def write_responses(folder: Path, responses: Iterable[Any]) -> str:
     return runs.file_sha256(folder / "responses.csv")
 
 
-def keep_rows(path: Path, columns: tuple[str, ...], iteration: int) -> None:
-    """Rewrite a CSV with its header and the lines up to this iteration, as they stand; a torn last line goes."""
+def put_back(folder: Path, rows: dict[str, str], say: Callable[[str], None]) -> None:
+    """Make the CSV files what the checkpoint knows of them, where a crash or a hand has changed that."""
+    for name in CSV_FILES & rows.keys():
+        path = folder / name
+        if not path.is_file() or not path.read_bytes().startswith(rows[name].encode()):
+            runs.write_atomic(path, rows[name])
+            say(f"{shown(path)} was not as this run had written it; restored from the checkpoint")
+
+
+def keep_rows(path: Path, columns: tuple[str, ...], iteration: int) -> str:
+    """Rewrite a CSV with its header and the lines up to this iteration, as they stand; a torn last line goes.
+
+    Returns what it holds now.
+    """
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     lines = text[: text.rfind("\n") + 1].splitlines()[1:]
     kept = [line for line in lines if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= iteration]
-    runs.write_atomic(path, "\n".join([",".join(columns), *kept]) + "\n")
+    text = "\n".join([",".join(columns), *kept]) + "\n"
+    runs.write_atomic(path, text)
+    return text

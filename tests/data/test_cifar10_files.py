@@ -56,6 +56,7 @@ def test_root_may_be_the_official_folder_itself(made, tmp_path):
     assert files.load(renamed, made.expected).source == renamed
 
 
+@pytest.mark.fault(9)
 def test_absent_says_where_what_and_how(tmp_path):
     with pytest.raises(DataError) as caught:
         files.load(tmp_path)
@@ -72,6 +73,7 @@ def test_incomplete_folder_names_what_is_missing(made, tmp_path):
         files.load(tmp_path, made.expected)
 
 
+@pytest.mark.fault(10, 11)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_damaged_file_is_named_with_sizes_and_hashes(made, tmp_path, damage):
     path = made.write(tmp_path) / "data_batch_2"
@@ -86,6 +88,7 @@ def test_damaged_file_is_named_with_sizes_and_hashes(made, tmp_path, damage):
     assert (caught.value.exit_code, caught.value.path) == (3, path)
 
 
+@pytest.mark.fault(10, 11)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), container=st.sampled_from([FOLDER, NPZ]))
 def test_any_flip_or_cut_is_found_or_harmless(made, data, container):
@@ -195,6 +198,7 @@ def test_verify_reports_each_container(made, whole):
     assert "batches.meta is missing" in files.verify(whole, made.expected)[1]
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("locked", [f"{FOLDER}/data_batch_1", FOLDER, NPZ, "."])
 def test_unreadable_is_a_storage_error(made, open_folder, as_user, locked):
     if locked == NPZ:

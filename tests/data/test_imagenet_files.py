@@ -213,6 +213,7 @@ def test_a_set_without_folders_is_named(root, tmp_path):
         find(root, expected=SMALL)
 
 
+@pytest.mark.fault(16)
 def test_999_classes_are_not_1000(tmp_path):
     for number in range(999):
         for part in ("train", "val"):
@@ -256,6 +257,7 @@ BAD = {
 }
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_file_is_named_with_its_reason(root, kind):
     words, spoil = BAD[kind]
@@ -264,6 +266,7 @@ def test_a_bad_file_is_named_with_its_reason(root, kind):
     fault(root, "1 bad: ", words, wiring_test=True)
 
 
+@pytest.mark.fault(16)
 def test_the_first_bad_files_are_named_and_all_are_counted(root):
     folder = root / "train" / WNIDS[1]
     for number in reversed(range(25)):
@@ -275,6 +278,7 @@ def test_the_first_bad_files_are_named_and_all_are_counted(root):
     assert "empty09" not in message
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("closed", ["", "train", f"train/{WNIDS[0]}"])
 def test_a_folder_that_cant_be_read_is_a_storage_error(open_folder, as_user, closed):
     for part in ("train", "val"):

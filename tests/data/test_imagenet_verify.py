@@ -44,6 +44,7 @@ def test_a_whole_set_is_counted_by_kind(direct, root):
     assert outcome.err == ""
 
 
+@pytest.mark.fault(16)
 def test_damaged_images_are_named_and_counted(direct, root):
     cut = root / "train" / "b" / "1.JPEG"
     cut.write_bytes(cut.read_bytes()[:-2000])
@@ -54,6 +55,7 @@ def test_damaged_images_are_named_and_counted(direct, root):
     assert "2 greyscale, 0 CMYK" in outcome.out
 
 
+@pytest.mark.fault(16)
 def test_the_first_of_many_damaged_images_are_named(root):
     for number in range(200):
         (root / "train" / "a" / f"x{number:03d}.JPEG").write_bytes(b"no image")

@@ -189,6 +189,7 @@ def test_a_loader_can_be_used_again_and_twice_at_once(kind):
     second.close()
 
 
+@pytest.mark.fault(33)
 def test_a_worker_that_is_killed_is_told():
     before = set(children())
     batches = Loader(read, Kind.processes, 2).batches([number % 200] * 4 for number in count())

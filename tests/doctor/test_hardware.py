@@ -14,6 +14,7 @@ def device(**changes) -> Check:
     return hardware.devices(SAID | {"devices": DEVICES | changes}, "")[0]
 
 
+@pytest.mark.fault(8)
 def test_gpus(monkeypatch):
     monkeypatch.delenv("REPRO_DEVICE")
     monkeypatch.setattr(hardware, "nvidia_smi", lambda: [("NVIDIA H200", "580.1")])
@@ -32,6 +33,7 @@ def test_gpus(monkeypatch):
     assert (device().status, "runs use the CPU" in device().text) == (NOTE, True)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_a_device_that_is_asked_for_and_not_there(monkeypatch, kind):
     monkeypatch.setenv("REPRO_DEVICE", kind)

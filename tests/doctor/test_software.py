@@ -56,6 +56,7 @@ def test_devices_that_can_not_be_told_are_a_problem():
 
 # ---- versions
 
+@pytest.mark.fault(48)
 def test_versions_that_do_not_work_are_problems(monkeypatch):
     problem = versions.VersionProblem("torchvision", "torchvision 0.26.0 needs torch ==2.11.0", "install a pair")
     monkeypatch.setattr(software, "version_problems", lambda: [problem])

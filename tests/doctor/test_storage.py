@@ -47,6 +47,7 @@ def test_a_results_folder_that_can_not_be_written(monkeypatch, tmp_path):
     assert "REPRO_RESULTS" in one.next_step
 
 
+@pytest.mark.fault(39)
 def test_permissions_as_another_user():
     """Without a stand-in: a folder of mode 555, looked at by a process that is not root."""
     code = ("import os\nfrom repro.doctor import storage\n"

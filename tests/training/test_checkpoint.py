@@ -53,7 +53,8 @@ def test_without_a_part_size_it_is_one_file_and_its_json(tmp_path, payload):
     assert names(tmp_path) == ["checkpoint-00000001.json", "checkpoint-00000001.pt"]
     assert (tmp_path / "checkpoint-00000001.pt").read_bytes() == payload
     assert list(json.loads((tmp_path / "checkpoint-00000001.json").read_text()).items()) == [
-        ("iteration", 1), ("bytes", len(payload)), ("sha256", hashlib.sha256(payload).hexdigest()), ("utc", "now")]
+        ("schema", 1), ("iteration", 1), ("bytes", len(payload)),
+        ("sha256", hashlib.sha256(payload).hexdigest()), ("utc", "now")]
 
 
 @pytest.mark.parametrize("part_size", [700, 1000, 10**6])
@@ -159,6 +160,7 @@ def damaged(path, damage):
                       + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[damage])
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "longer", "flipped"])
 @pytest.mark.parametrize("which", [0, 1, -1])
 def test_a_damaged_part_gives_one_message_and_the_one_before(tmp_path, damage, which):
@@ -216,7 +218,7 @@ def test_a_full_disk_leaves_the_one_before_and_remove_all_leaves_nothing(tmp_pat
         patch.setattr(checkpoint, "write_atomic", full)
         with pytest.raises(StorageError):
             saved(tmp_path, 2, part_size=700)
-    assert len(list(tmp_path.glob("checkpoint-00000002.pt.*"))) == 2
+    assert not list(tmp_path.glob("*00000002*")), "what was written of it would only take room"
     assert loaded(tmp_path) == (1, [])
     (tmp_path / ".checkpoint-00000002.pt.002.part").write_bytes(b"what a killed process was writing")
     (tmp_path / "checkpoint-00000003.pt").write_bytes(b"a whole one that was cut off")

@@ -131,6 +131,7 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
                 if f"answer{rank}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
+@pytest.mark.fault(34)
 def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
     process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=110"))
     wait_for_iteration(tmp_path, 24)
@@ -146,6 +147,7 @@ def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
     assert len(checkpoint.list_checkpoints(the_run(tmp_path).folder)) >= 1, "the last checkpoint is intact"
 
 
+@pytest.mark.fault(34)
 def test_one_that_hangs_is_named_after_the_timeout(images, tmp_path):
     process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=15"))
     wait_for_iteration(tmp_path, 4)
@@ -156,6 +158,7 @@ def test_one_that_hangs_is_named_after_the_timeout(images, tmp_path):
     assert not Path(f"/proc/{hanging}").exists()
 
 
+@pytest.mark.fault(22, 47)
 def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(images, tmp_path, together):
     results = tmp_path / "results"
     process = start(command(images, results, *SHORT, "devices=2"))
@@ -176,6 +179,7 @@ def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(images, tmp
     assert other_number.history()[0] == together.history()[0], "what was done by two stays"
 
 
+@pytest.mark.fault(34)
 def test_an_error_of_the_leader_is_one_message_and_its_exit_code(images, tmp_path):
     text = finish(start(command(tmp_path / "nowhere", tmp_path, *SHORT, "devices=2")), 3)
     assert text.count("repro: ") == 1
@@ -184,6 +188,7 @@ def test_an_error_of_the_leader_is_one_message_and_its_exit_code(images, tmp_pat
 
 # ---- without processes
 
+@pytest.mark.fault(7)
 def test_more_devices_than_there_are_is_an_error():
     with pytest.raises(ConfigError, match="4 asked, 1 found"):
         resolve(compose(["experiment=imagenet_optB", "devices=4", "machine.device=auto"]))

@@ -133,8 +133,8 @@ def test_a_file_that_can_not_be_read_ends_the_run_with_its_name_and_the_state_be
         engine.run(config(*words, "max_seconds=0.001"), say=silent)
     victim = sorted(copy.glob("*/*"))[5]
     content = victim.read_bytes()
-    victim.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=victim.name):
+    victim.write_bytes(bytes(len(content)))
+    with pytest.raises(DataError, match=rf"{victim.name}[^$]*saved at iteration \d; go on with: "):
         engine.run(config(*words), say=silent)
     victim.write_bytes(content)
     assert engine.run(config(*words), say=silent).finished

@@ -85,6 +85,7 @@ def test_a_run_that_diverges_leaves_the_others_alone():
     assert any("going on with the rest" in line for line in said)
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
                                    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
 def test_a_run_without_memory_leaves_the_others_alone(error, monkeypatch):

@@ -73,6 +73,7 @@ def test_one_convolution_keeps_its_input():
     assert kept_bytes(layer, torch.randn(2, 3, 16, 16)) == 2 * 3 * 16 * 16 * 4
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(("free", "words", "expected"), [
     (10**9, [], None), (10**6, [], "the 1.0 MB that are free on this GPU; machine.activation_checkpointing=true"),
     (10**6, ["machine.activation_checkpointing=true"], "free on this GPU")])

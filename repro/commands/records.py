@@ -1,0 +1,61 @@
+"""The command that checks records which somebody else sends: verify-record."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.commands.common import Add
+from repro.errors import ComparisonError
+
+if TYPE_CHECKING:
+    from repro.records.finding import Finding
+
+
+def register(add: Add) -> None:
+    """Add this command."""
+    command = add("verify-record", "check a run's record that somebody else sends, before it is committed",
+                  verify_records)
+    command.add_argument("folders", nargs="+", metavar="FOLDER",
+                         help="a record: config.yaml, run.json, history.csv, timing.csv, and what belongs to them")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def verify_records(options: argparse.Namespace) -> int:
+    """`repro verify-record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
+    import json
+    from dataclasses import asdict
+
+    from repro.places import reference_dir
+    from repro.records.check import check_record
+    from repro.records.finding import ERROR
+    from repro.runs import scan
+
+    folders = [Path(name).expanduser() for name in options.folders]
+    committed = [run.folder for run in scan(reference_dir() / "runs")]
+    found, failed = [], []
+    for folder in folders:
+        findings = check_record(folder, [*committed, *(other for other in folders if other != folder)])
+        name = printed(folder)
+        found.append({"folder": name, "findings": [asdict(one) for one in findings]})
+        if not options.json:
+            print("\n".join([name, *map(line_of, findings)]))
+        checks = list(dict.fromkeys(one.check for one in findings[:-1] if one.verdict == ERROR))
+        failed += [f"{name}: checks that fail: {', '.join(checks)}"] if checks else []
+    if options.json:
+        print(json.dumps(found, indent=2))
+    if failed:
+        raise ComparisonError("\n".join(failed))
+    return 0
+
+
+def line_of(one: "Finding") -> str:
+    """A finding for a person."""
+    return f"  {one.verdict:7}  {one.check}: {one.text}"
+
+
+def printed(folder: Path) -> str:
+    """A folder's name in characters that can be printed."""
+    from repro.places import shown
+    from repro.records.finding import visible
+
+    return "".join(map(visible, shown(folder)))

@@ -1,0 +1,218 @@
+"""Files of weights: a plain state_dict, an imported file, which carries its settings, an exported one with its JSON.
+
+Only tensors and plain values are ever read from a file (weights_only); whatever else is in it is not executed.
+"""
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.config import compose, experiments, flat, paper_config, to_dict
+from repro.errors import ConfigError, StorageError
+from repro.places import shown
+from repro.runs import file_sha256
+from repro.schema import RunConfig
+
+SCHEMA = 1
+SAFETENSORS = ".safetensors"
+# What beside its weights decides what a network answers, and so goes along with them.
+SETTINGS = ("model.shortcut_option", "model.zero_padding", "model.stride_in", "model.batch_norm_eps", "data.split",
+            "data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size", "data.test_shorter_side")
+NETWORK = ("model.depth", "model.architecture", "model.family", "model.num_classes")  # which network it is
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a file says of its weights beside the weights.
+
+    experiment: whose network it is, None if that has no experiment; network, settings: dotted keys (NETWORK, SETTINGS)
+    and plain values; of_others: whether the weights are not those of a run of ours; note: where they come from, in a
+    line; source: the same as values.
+    """
+
+    experiment: str | None
+    network: dict[str, Any]
+    settings: dict[str, Any]
+    of_others: bool
+    note: str
+    source: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What stands beside every number: whose weights these are."""
+        return f"weights of others ({self.source.get('form')})" if self.of_others else "exported weights"
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Carried | None]:
+    """The state_dict in a file of any of the three kinds, and what the file carries.
+
+    StorageError if it can't be read or holds anything else, ConfigError if safetensors is not installed.
+    """
+    if path.suffix == SAFETENSORS:
+        return read_safetensors(path), exported(path)
+    content = read_plain(path)
+    if isinstance(content, dict) and is_state_dict(content.get("weights")):
+        return content["weights"], imported(path, content)
+    if not is_state_dict(content):
+        raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors)")
+    return content, exported(path)
+
+
+def is_state_dict(value: Any) -> bool:
+    """Whether this is a dict of names and tensors."""
+    return isinstance(value, dict) and all(isinstance(key, str) and isinstance(tensor, Tensor)
+                                           for key, tensor in value.items())
+
+
+def read_plain(path: Path) -> Any:
+    """What a file of torch.save holds: tensors and plain values. StorageError in a line if it is anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64).lstrip()
+    except FileNotFoundError as error:
+        raise StorageError(f"no file {shown(path)}; a run of yours has weights.pt when it is finished") from error
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: unreadable ({error.strerror})") from error
+    if not head:
+        raise StorageError(f"{shown(path)}: the file is empty")
+    if head.startswith(b"<"):
+        raise StorageError(f"{shown(path)}: a web page, not weights: its download failed")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files of old forms; either they can be read or they can't
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise StorageError(f"{shown(path)}: not a plain state_dict of tensors; nothing in it was executed (a whole "
+                           "pickled model? where its code is, save its state_dict())") from error
+    except Exception as error:  # what torch raises for damaged bytes depends on them: RuntimeError, IndexError, ...
+        raise StorageError(f"{shown(path)}: unreadable, truncated or damaged ({type(error).__name__})") from error
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ConfigError(f"{shown(path)}: the package safetensors is needed (extra `weights`)") from error
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError as error:
+        raise StorageError(f"no file {shown(path)}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StorageError(f"{shown(path)}: unreadable, truncated or damaged ({type(error).__name__})") from error
+    return state
+
+
+def facts_path(path: Path) -> Path:
+    """The JSON beside an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def imported(path: Path, content: dict[str, Any]) -> Carried:
+    """What a file of `repro weights import` carries; StorageError if it is not of a form that this version knows."""
+    if content.get("schema") != SCHEMA or not isinstance(content.get("source"), dict):
+        raise StorageError(f"{shown(path)}: an imported file of schema {content.get('schema')}; this version reads "
+                           f"{SCHEMA}: import it again")
+    source = content["source"]
+    stated = f"; stated by its authors: {source['stated']}" if source.get("stated") else ""
+    note = (f"weights of others ({source.get('form')}): {source.get('file')}, SHA-256 "
+            f"{str(source.get('sha256'))[:12]}{stated}")
+    return checked(path, content, True, note, source)
+
+
+def exported(path: Path) -> Carried | None:
+    """What the JSON beside a file of `repro weights export` says; None without one.
+
+    StorageError if it can't be read or is of other weights.
+    """
+    try:
+        content = json.loads(facts_path(path).read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise StorageError(f"{shown(facts_path(path))}: schema {content['schema']}; this version reads {SCHEMA}")
+        if content["sha256"] != file_sha256(path):
+            raise StorageError(f"{shown(path)}: not the weights of {shown(facts_path(path))}: another SHA-256")
+        changes = "; ".join(content["deviations"]) or "none"
+        note = f"weights of {content['run']}; deviations from the paper: {changes}"
+        source = {key: content[key] for key in ("experiment", "seed", "identity", "sha256")}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{shown(facts_path(path))}: unreadable ({type(error).__name__})") from error
+    return checked(path, content, False, note, source)
+
+
+def checked(path: Path, content: dict[str, Any], of_others: bool, note: str, source: dict[str, Any]) -> Carried:
+    """The parts of a file's content as Carried; StorageError for a key or value that no file of ours has."""
+    experiment, network, settings = (content.get(key) for key in ("experiment", "network", "settings"))
+    good = isinstance(network, dict) and set(network) == set(NETWORK) and isinstance(settings, dict) \
+        and set(settings) <= set(SETTINGS) and all(is_plain(value) for value in (*settings.values(), experiment))
+    if not good or not isinstance(network, dict) or not isinstance(settings, dict):
+        raise StorageError(f"{shown(path)}: its settings are not those of weights")
+    return Carried(experiment, network, settings, of_others, note, source)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this may stand in an override: a number, a word, null, or a list of numbers."""
+    if isinstance(value, list):
+        return all(isinstance(entry, (int, float)) for entry in value)
+    return value is None or isinstance(value, (int, float)) or bool(isinstance(value, str) and re.fullmatch(
+        r"\w[\w.-]*", value))
+
+
+def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
+    """The configuration with the settings that a weights file carries, and a line that says which; '' for none.
+
+    Without experiment=... it is the file's own. ConfigError if the file is of another network than the experiment, or
+    an override contradicts it; StorageError as `read_weights`.
+    """
+    carried = read_weights(path)[1]
+    if carried is None:
+        return compose(overrides), ""
+    words = list(overrides)
+    if carried.experiment and not any(word.lstrip("+").startswith("experiment=") for word in words):
+        words.insert(0, f"experiment={carried.experiment}")
+    own = [f"{key}={written(value)}" for key, value in carried.settings.items()]
+    try:
+        config = compose([*own, *words])
+    except ConfigError:  # perhaps because the settings are those of another data set; then that is said
+        check_network(path, carried, compose([word for word in words if key_of(word) not in carried.settings]))
+        raise
+    check_network(path, carried, config)
+    values = flat(to_dict(config))
+    wrong = [f"{key}={written(values[key])}" for key in carried.settings
+             if values[key] != carried.settings[key]]
+    if wrong:
+        theirs = " ".join(f"{key}={written(carried.settings[key])}" for key in map(key_of, wrong))
+        raise ConfigError(f"{' '.join(wrong)} contradicts {shown(path)}, whose weights need {theirs}")
+    before = flat(to_dict(paper_config(config.name))) if config.name in experiments() else {}
+    changed = [word for word in own if before.get(key_of(word)) != carried.settings[key_of(word)]]
+    return config, f"settings of {shown(path)}: {' '.join(changed)}" if changed else ""
+
+
+def check_network(path: Path, carried: Carried, config: RunConfig) -> None:
+    """ConfigError naming what differs between the network of a file and that of a configuration, depths first."""
+    values = flat(to_dict(config))
+    differing = [f"{key}={carried.network[key]} there, {values[key]} here" for key in NETWORK
+                 if carried.network[key] != values[key]]
+    if differing:
+        raise ConfigError(f"{shown(path)} is of another network than experiment={config.name}: {'; '.join(differing)}")
+
+
+def key_of(word: str) -> str:
+    """The key of an override."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def written(value: Any) -> str:
+    """A plain value in Hydra's override grammar."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

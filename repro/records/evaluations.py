@@ -1,0 +1,91 @@
+"""evaluations/PROTOCOL.json: tests of the trained ImageNet network, against the run and against themselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from repro.config import flat, to_dict
+from repro.evaluation.views import views_of
+from repro.ranges import CLASSES, IMAGENET
+from repro.records.finding import ERROR, WARNING, Problems, Refused, told
+from repro.records.known import Record
+from repro.records.reading import TESTS, json_of
+from repro.records.shape import EVALUATION, wrong_shape
+from repro.reporting.evaluations import trouble_with_counts
+
+FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop
+
+
+def read_evaluations(files: Mapping[str, bytes]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The tests whose files have the right shape, by protocol, and what is wrong with the others."""
+    found: dict[str, dict[str, Any]] = {}
+    wrong: list[str] = []
+    for name in files:
+        if not name.startswith(f"{TESTS}/"):
+            continue
+        try:
+            content = json_of(files[name])
+        except Refused as refused:
+            wrong.append(f"{name}: {refused}")
+            continue
+        problems = list(wrong_shape(content, EVALUATION))
+        wrong += [f"{name}: {problem}" for problem in problems]
+        if not problems:
+            found[name.removeprefix(f"{TESTS}/").removesuffix(".json")] = content
+    return found, wrong
+
+
+def check_evaluations(record: Record) -> Problems:
+    """Every test: of this run and its weights, of all images, with errors that are those of its counts."""
+    found, wrong = read_evaluations(record.files)
+    yield from ((ERROR, text) for text in wrong)
+    if found and record.config.data.name != IMAGENET:
+        yield ERROR, f"{TESTS}/ belongs to runs of ImageNet; this one is of {record.config.data.name}"
+        return
+    for protocol, content in found.items():
+        for verdict, text in wrong_test(protocol, content, record):
+            yield verdict, f"{protocol}: {text}"
+    if len({content["data_fingerprint"] for content in found.values()}) > 1:
+        yield ERROR, "the tests are of different images"
+
+
+def wrong_test(protocol: str, content: dict[str, Any], record: Record) -> Problems:
+    """What is wrong with one test."""
+    run, config = record.content, record.config
+    views = views_of(protocol, config.data)
+    due = {"protocol": protocol, "definition": views.definition, "experiment": run["experiment"], "seed": run["seed"],
+           "identity": run["identity"], "deviations": run["deviations"], "split": "val", "classes": CLASSES,
+           "images_done": content["images"], "one_folder": False}
+    for key, value in due.items():
+        if content[key] != value:
+            yield ERROR, f"{key} is {told(content[key])}, not {told(value)}"
+    for key, value in (("shorter_sides", list(views.shorter_sides)), ("crop_size", views.crop_size)):
+        if content["settings"][key] != value:
+            yield ERROR, f"settings.{key} is {told(content['settings'][key])}, not {told(value)}"
+    model = to_dict(config.model)
+    for key, value in flat(content["model"]).items():
+        if key not in model or model[key] != value:
+            yield ERROR, f"its network has {key[:60]} {told(value)}, that of the run {told(model.get(key))}"
+    if (text := trouble_with_counts(content)) is not None:
+        yield ERROR, f"it {text}"
+    if "weights_sha256" not in run:
+        yield WARNING, "run.json has no hash of the weights, so nothing says that these are the run's"
+    elif content["weights_sha256"] != run["weights_sha256"]:
+        yield ERROR, (f"of other weights: SHA-256 {content['weights_sha256'][:12]}, those of the run "
+                      f"{run['weights_sha256'][:12]}")
+    if content["data_fingerprint"] != run["data"]["sha256"]:
+        yield WARNING, "tested on files of another fingerprint than those that it was trained on"
+    yield from odd_test(protocol, content, record)
+
+
+def odd_test(protocol: str, content: dict[str, Any], record: Record) -> Problems:
+    """The test against the run's own one, of one crop from the centre."""
+    own = record.content["result"].get("val_top1_error")
+    if type(own) not in (int, float):
+        return
+    difference = content["val_top1_error"] - own
+    if protocol == "center" and abs(difference) > FAR:
+        yield WARNING, (f"{content['val_top1_error']:.2f} % where the run's own test of the same crop gave {own:.2f}: "
+                        f"more than {FAR} points apart")
+    elif protocol != "center" and difference > FAR:
+        yield WARNING, (f"{content['val_top1_error']:.2f} %, which is worse than the run's own test of one crop "
+                        f"({own:.2f}); many views usually help")

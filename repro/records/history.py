@@ -1,0 +1,181 @@
+"""history.csv against the schedule, against itself and against the recorded result. Errors are in percent."""
+
+import hashlib
+import math
+from typing import Any
+
+from repro.ranges import CLASSES, IMAGENET
+from repro.records.finding import ERROR, Problems, told
+from repro.records.known import Record
+from repro.schema import WarmUp
+
+NAME = "history.csv"
+CLOSE = 1e-9  # of a recorded number to the one that it is computed to be: both are double precision
+LOSS_SLACK = 0.01  # Choice: share of the smallest possible loss that rounding may take away; 16-bit sums are coarse
+# A wrong answer leaves the true class at most 1/2, one that is not among the first five at most 1/6.
+LEAST_LOSS = {"top1_error": math.log(2), "top5_error": math.log(6)}
+
+
+def check_history(record: Record) -> Problems:
+    """Every evaluation once, in order, and finite errors that can be of so many images."""
+    rows, last = record.history, record.schedule.iterations
+    for key in ("iterations", "iteration"):
+        if record.content[key] != last:
+            yield ERROR, f"run.json says {key} {record.content[key]}; the configuration trains {last}"
+    if record.content["status"] != "finished":
+        yield ERROR, f"the run is not finished: its status is {told(record.content['status'])}"
+    if record.content["evaluated_on"] != record.tested_on:
+        yield ERROR, (f"evaluated on {record.content['evaluated_on']}; this configuration is tested on "
+                      f"{record.tested_on}")
+    if not rows:
+        yield ERROR, f"{NAME}: {record.unread[NAME]}"
+        return
+    problem = misplaced(record)
+    if problem is not None:
+        yield ERROR, problem
+        return
+    done = 0
+    for row in rows:
+        yield from wrong_numbers(row, (row["iteration"] - done) * record.config.train.mini_batch_size, record)
+        done = row["iteration"]
+
+
+def misplaced(record: Record) -> str | None:
+    """The first row that is not the evaluation that the schedule asks for; None if all are."""
+    interval, last = record.schedule.interval, record.schedule.iterations
+    before = 0
+    for row in record.history:
+        here, due = row["iteration"], min(before + interval, last)
+        if here == before:
+            return f"{NAME} has iteration {here} twice"
+        if before == last or here < due:
+            return f"{NAME} has iteration {here}, where the schedule has no test (every {interval}, and at {last})"
+        if here > due:
+            return f"{NAME} lacks iteration {due}: every {interval} iterations and at {last} there is a test"
+        before = here
+    return None if before == last else f"{NAME} ends at iteration {before} of {last}"
+
+
+def wrong_numbers(row: dict[str, Any], trained: int, record: Record) -> Problems:
+    """What is wrong with the losses and errors of a row; trained: images since the row before."""
+    split, where = record.tested_on, f"{NAME}, iteration {row['iteration']}:"
+    for part, images in (("train", trained), (split, record.tested_images)):
+        loss = row[f"{part}_loss"]
+        if loss < 0:
+            yield ERROR, f"{where} {part}_loss {loss} is below 0"
+        for name, least in LEAST_LOSS.items():
+            error = row.get(f"{part}_{name}")
+            if error is None:
+                continue
+            if (text := wrong_error(f"{part}_{name}", error, images)) is not None:
+                yield ERROR, f"{where} {text}"
+            if loss >= 0 and loss < error / 100 * least * (1 - LOSS_SLACK):
+                yield ERROR, (f"{where} {part}_loss {loss:.6g} is less than {error:.6g} % of errors can have "
+                              f"({error / 100 * least:.6g})")
+    if row.get(f"{split}_top5_error", 0) > row[f"{split}_top1_error"]:
+        yield ERROR, f"{where} {split}_top5_error is above {split}_top1_error"
+
+
+def wrong_error(name: str, error: float, images: int | None) -> str | None:
+    """Why an error (percent) can't be of so many images; None if it can, or if nobody knows how many they were."""
+    if not 0 <= error <= 100:
+        return f"{name} {error} is no percentage"
+    if images is None:
+        return None
+    count = round(error * images / 100)
+    if math.isclose(error, 100 * count / images, rel_tol=CLOSE, abs_tol=CLOSE):
+        return None
+    return f"{name} {error} is no whole number of errors among {images} images (next: {100 * count / images})"
+
+
+def check_schedule(record: Record) -> Problems:
+    """The rate of every row against the schedule, and the end of the warm-up."""
+    schedule, ended = record.schedule, record.content["warmup_end"]
+    warms_up = schedule.warmup is not WarmUp.none
+    if not warms_up and ended is not None:
+        yield ERROR, f"warmup_end is {ended}, but the configuration has no warm-up"
+    elif warms_up and (text := wrong_warmup(record)) is not None:
+        yield ERROR, text
+    if not record.history:
+        yield ERROR, f"there is no readable {NAME} to compare it with"
+    for row in record.history:
+        before = row["iteration"] - 1
+        warming = warms_up and (ended is None or before < ended)
+        due = schedule.rate(before, warming)
+        if not math.isclose(row["learning_rate"], due, rel_tol=CLOSE):
+            yield ERROR, (f"{NAME}, iteration {row['iteration']}: learning rate {row['learning_rate']:g}; the schedule "
+                          f"gives {due:g}")
+
+
+def wrong_warmup(record: Record) -> str | None:
+    """Why the warm-up can't have ended where the record says so; None if it can."""
+    schedule, ended = record.schedule, record.content["warmup_end"]
+    longest = schedule.warmup_max
+    if ended is None:
+        return f"no warmup_end: the warm-up ends after {longest} iterations" if longest <= schedule.iterations else None
+    first = min(schedule.warmup_window, longest) if schedule.warmup is WarmUp.error80 else longest
+    if first <= ended <= min(longest, schedule.iterations):
+        return None
+    return f"warmup_end is {ended}; this warm-up can end from iteration {first} to {longest}"
+
+
+def check_result(record: Record) -> Problems:
+    """The result, the hash and the extras of run.json against history.csv: the result is the last row."""
+    content, rows = record.content, record.history
+    found = hashlib.sha256(record.files[NAME]).hexdigest() if NAME in record.files else None
+    if found is not None and found != content["history_sha256"]:
+        yield ERROR, (f"{NAME} was changed after the run: SHA-256 {found[:12]}, recorded "
+                      f"{content['history_sha256'][:12]}")
+    if not rows:
+        yield ERROR, f"there is no readable {NAME} to compare it with"
+    else:
+        last = {name: rows[-1][name] for name in record.columns}
+        result = content["result"]
+        for key in sorted({*last, *result}):
+            if key not in result or key not in last or not equal(result[key], last[key]):
+                yield ERROR, (f"the recorded result has {key[:60]} {told(result.get(key))}, the last row "
+                              f"{told(last.get(key))}; the last iteration is the result, never the best one")
+        yield from wrong_best(record)
+    averaged = content.get("recomputed_batch_norm")
+    if averaged is not None:
+        yield from wrong_averaged(averaged, record)
+
+
+def equal(recorded: Any, value: float | int) -> bool:
+    """Whether a recorded value is this number."""
+    return type(recorded) in (int, float) and recorded == value
+
+
+def wrong_best(record: Record) -> Problems:
+    """What is wrong with best_on_test, which a run on the test set has as a labelled extra."""
+    best = record.content.get("best_on_test")
+    if record.tested_on != "test":
+        if best is not None:
+            yield ERROR, "best_on_test is recorded, but the run was not tested on a test set"
+        return
+    lowest = min(record.history, key=lambda row: row["test_top1_error"])
+    due = {key: lowest[key] for key in ("iteration", "test_top1_error")}
+    if best is None or not all(equal(best[key], value) for key, value in due.items()):
+        yield ERROR, f"best_on_test is {told(best)}; the lowest test error of {NAME} is {told(due)}"
+
+
+def wrong_averaged(averaged: dict[str, Any], record: Record) -> Problems:
+    """What is wrong with the error that was measured with plainly averaged BN statistics."""
+    size, split = record.config.train.mini_batch_size, record.tested_on
+    images = record.config.evaluation.batch_norm_images // size * size
+    if averaged["images"] != images:
+        yield ERROR, f"recomputed_batch_norm is of {averaged['images']} images; the configuration takes {images}"
+    names = [f"{split}_top1_error", *([f"{split}_top5_error"] if record.config.data.name == IMAGENET else [])]
+    if set(averaged) != {"images", f"{split}_loss", *names}:
+        yield ERROR, (f"recomputed_batch_norm has {', '.join(sorted(averaged))}; due are {split}_loss, "
+                      f"{', '.join(names)}")
+        return
+    for name in names:
+        if (text := wrong_error(name, averaged[name], record.tested_images)) is not None:
+            yield ERROR, f"recomputed_batch_norm: {text}"
+
+
+def chance_error(record: Record) -> float:
+    """The error (percent) of a network that knows nothing."""
+    classes = CLASSES if record.config.data.name == IMAGENET else 10
+    return 100 * (1 - 1 / classes)

@@ -1,0 +1,63 @@
+"""What becomes of a run that can't go on: its state is saved where it is whole, and its record says how it ended."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+
+from repro.devices import is_out_of_memory
+from repro.errors import ImageError, LostProcessError, OutOfMemoryError, PeerError, StorageError
+from repro.runs import OUT_OF_MEMORY, utc_now
+from repro.schema import Device, RunConfig
+from repro.sizes import size_text
+from repro.training.background import Writer
+from repro.training.recorder import Recorder
+
+
+@contextmanager
+def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int] | None, advice: str) -> Iterator[None]:
+    """Around the updates of a run: what stops them leaves as much behind as can be saved.
+
+    `save` writes a checkpoint of the updates that are done and returns their number; None where one process can't do
+    that alone. It is called where an input or output failed, which is never within an update. Memory may run out
+    within one, so that the state is not whole: then the last checkpoint stays. Raises what was raised, as an error of
+    ours where it is known.
+    """
+    try:
+        yield
+    except (StorageError, ImageError, LostProcessError) as error:
+        saved = "the last checkpoint stays"
+        with suppress(StorageError):
+            writer.finish()
+        if save is not None and not isinstance(error, PeerError):
+            with suppress(StorageError):
+                saved = f"saved at iteration {save()}"
+        note(recorder, "interrupted")
+        raise type(error)(f"{error}\n{saved}; {advice}") from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        note(recorder, OUT_OF_MEMORY)
+        raise OutOfMemoryError(f"{no_memory(error, recorder.config)}\nthe last checkpoint stays; {advice}") from error
+
+
+def note(recorder: Recorder, status: str) -> None:
+    """Write how a run ended into its record, if that can be written."""
+    with suppress(StorageError):
+        recorder.write(status=status, ended=utc_now())
+    recorder.close()
+
+
+def no_memory(error: Exception, config: RunConfig) -> str:
+    """What did not fit where, and what needs less memory without another number."""
+    machine = config.machine
+    where, less = machine.device.name, ["machine.evaluation_batch_size of less than "
+                                        f"{machine.evaluation_batch_size}, if it was in a test"]
+    if machine.device is Device.cuda:
+        free, total = torch.cuda.mem_get_info()
+        where += f" ({size_text(total - free)} used, {size_text(free)} free)"
+        less.insert(0, "devices=N, which share each mini-batch")
+    if not machine.activation_checkpointing:
+        less.insert(0, "machine.activation_checkpointing=true")
+    return (f"{config.name}: no memory left on {where} for mini-batches of {config.train.mini_batch_size}: "
+            f"{str(error).splitlines()[0]}\nthese need less and give the same numbers: {'; '.join(less)}")

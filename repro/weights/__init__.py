@@ -1,0 +1,1 @@
+"""Weights that others trained, mapped onto our networks; and ours, to give away."""

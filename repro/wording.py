@@ -1,0 +1,59 @@
+"""Words for a person: the nearest known name, and what a key of the schema may hold. Never imports torch."""
+
+import difflib
+import types
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, get_args, get_origin
+
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known name that was most likely meant, capitals aside: itself, its last part, a part of it, or alike."""
+    folded = {name.casefold(): name for name in reversed(known)}
+    typed = word.casefold()
+    leaves = [name for name in folded if typed.split(".")[-1] == name.split(".")[-1]]
+    inside = sorted((name for name in folded if len(typed) > 2 and typed in name), key=len)
+    close = alike(typed, list(folded), 0.5)
+    if not close:
+        ends = alike(typed.split(".")[-1], [name.split(".")[-1] for name in folded], 0.8)
+        close = [name for name in folded if ends and name.split(".")[-1] == ends[0]]
+    found = [name for name in (typed,) if name in folded] + leaves + inside + close
+    return folded[found[0]] if found else None
+
+
+def alike(word: str, names: Sequence[str], cutoff: float) -> list[str]:
+    """The name with the largest share of equal letters, at least `cutoff`; of several the one that begins alike."""
+    scores = {name: (difflib.SequenceMatcher(None, word, name).ratio(), same_beginning(word, name)) for name in names}
+    best = max(scores, key=lambda name: scores[name], default=None)
+    return [] if best is None or scores[best][0] < cutoff else [best]
+
+
+def same_beginning(word: str, name: str) -> int:
+    """How many letters at the beginning are equal."""
+    return next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), min(len(word), len(name)))
+
+
+def allowed(schema: Any, key: str) -> str | None:
+    """What the schema admits under a dotted key, in words; None if it has no such key."""
+    head, _, rest = key.partition(".")
+    hint = next((entry.type for entry in fields(schema) if entry.name == head), None)
+    if hint is None:
+        return None
+    if is_dataclass(hint):
+        return allowed(hint, rest) if rest else f"a section: set its keys, as {head}.{fields(hint)[0].name}"
+    return words_of(hint)
+
+
+def words_of(hint: Any) -> str:
+    """A type of the schema in words."""
+    if isinstance(hint, types.UnionType):
+        return " or ".join("null" if kind is types.NoneType else words_of(kind) for kind in get_args(hint))
+    if get_origin(hint) is list:
+        return f"a list of {SEVERAL[get_args(hint)[0]]}, as [1,2]"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " or ".join(hint.__members__)
+    return PLAIN[hint]

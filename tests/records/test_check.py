@@ -1,0 +1,223 @@
+"""`check_record` on whole records and on forged ones: every forgery is found, in the check that it belongs to."""
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from repro.config import deviations
+from repro.places import reference_dir
+from repro.records import configuration
+from repro.records.check import check_record
+from repro.records.finding import ERROR, WARNING
+from tests.records.forgeries import FORGERIES, IMAGENET, MADE, RESNET, SHORTENED, TESTS, WARNINGS, renamed
+from tests.records.made import composed, edit, lines, objections, put, remove, write_record
+
+READ = {}
+COMMITTED = sorted((reference_dir() / "runs").glob("*/seed*"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """`whole(name)`: a record in which everything agrees, made once."""
+    root = tmp_path_factory.mktemp("whole")
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = write_record(root / name, *MADE[name])
+        return made[name]
+    return get
+
+
+@pytest.fixture(autouse=True)
+def remembered(monkeypatch):
+    """A configuration that was read once need not be read again: it is a function of these three alone."""
+    original = configuration.configured
+
+    def configured(content):
+        key = json.dumps([content["experiment"], content["seed"], content["config"]])
+        if key not in READ:
+            READ[key] = original(content)
+        return READ[key]
+    monkeypatch.setattr(configuration, "configured", configured)
+
+
+@pytest.fixture
+def record(whole, tmp_path):
+    """`record(name)`: a copy of such a record, to be spoilt."""
+    def get(name: str = RESNET) -> Path:
+        source = whole(name)
+        target = tmp_path / "sent" / source.parent.name / source.name
+        shutil.copytree(source, target)
+        return target
+    return get
+
+
+# ---- records that are as they should be
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_committed_record_passes(folder):
+    """The committed evidence checks itself, warnings included."""
+    others = [other for other in COMMITTED if other != folder]
+    assert objections(folder, *others) == []
+
+
+def test_there_are_committed_records():
+    assert len(COMMITTED) >= 5
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_made_record_of_every_kind_passes(whole, name):
+    """Negative control for every forgery below."""
+    assert objections(whole(name)) == []
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    (RESNET, "a run of the paper: row ResNet-20 in Table 6: would be shown beside 8.75 %"),
+    ("plain", "a run of the paper: plain-56 in the table of plain networks: published as curves only"),
+    (IMAGENET, "row ResNet-34 B in Table 3: would be shown beside 24.52 / 7.46 %; row ResNet-34 B in Table 4: would be "
+               "shown beside 21.84 / 5.71 %"),
+    (SHORTENED, "not a paper run: scale: 1.0 -> 0.01")])
+def test_the_last_finding_says_what_it_would_count_as(whole, name, words):
+    last = check_record(whole(name))[-1]
+    assert (last.check, last.verdict) == ("counts as", "ok")
+    assert words in last.text
+
+
+def test_a_row_of_imagenet_names_the_test_that_was_not_sent(record):
+    folder = record(IMAGENET)
+    (folder / "evaluations" / "multi_scale.json").unlink()
+    last = check_record(folder)[-1]
+    assert last.verdict == "ok"
+    assert "5.71 %, once evaluations/multi_scale.json is sent too" in last.text
+    assert "7.46 %, once" not in last.text
+
+
+def test_it_counts_as_nothing_while_a_check_fails(record):
+    folder = record()
+    put(folder, 1, "parameters")
+    last = check_record(folder)[-1]
+    assert last.verdict == ERROR
+    assert last.text.startswith("nothing while these checks fail: parameters; without them: a run of the paper")
+
+
+def test_extra_files_may_be_absent_where_the_record_does_not_name_them(record):
+    folder = record()
+    for name, key in (("responses.csv", "responses"), ("gradients.csv", "gradients_sha256")):
+        (folder / name).unlink()
+        remove(folder, key)
+    assert objections(folder) == []
+
+
+def test_every_check_is_reported_once_where_nothing_is_wrong(whole):
+    names = [one.check for one in check_record(whole(RESNET))]
+    assert len(set(names)) == len(names) == 19
+
+
+# ---- forgeries
+
+def found_in(folder: Path, check: str, words: str, verdict: str, *references: Path) -> None:
+    """Assert that a check says these words, and that the record is refused if they are an error."""
+    findings = check_record(folder, references)
+    texts = [one.text for one in findings if (one.check, one.verdict) == (check, verdict)]
+    assert any(words in text for text in texts), [one for one in findings if one.verdict != "ok"]
+    assert check not in [one.check for one in findings if one.verdict == "ok"]
+    assert (findings[-1].verdict == ERROR) or verdict == WARNING
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_is_found(record, name):
+    kind, spoil, check, words = FORGERIES[name]
+    folder = record(kind)
+    spoil(folder)
+    found_in(folder, check, words, ERROR)
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_forged_test_is_found(record, name):
+    spoil, words = TESTS[name]
+    folder = record(IMAGENET)
+    spoil(folder)
+    found_in(folder, "evaluations", words, ERROR)
+
+
+def test_a_test_of_a_cifar_run_is_refused(record, whole):
+    folder = record()
+    shutil.copytree(whole(IMAGENET) / "evaluations", folder / "evaluations")
+    found_in(folder, "evaluations", "belongs to runs of ImageNet", ERROR)
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (("cifar_resnet20", "data=synthetic"), "synthetic images are no evidence about CIFAR-10"),
+    (("imagenet_optB", "data.wiring_test=true"), "a wiring test is no evidence about ImageNet")])
+def test_what_says_nothing_about_its_data_set_is_refused(tmp_path, words, told):
+    folder = write_record(tmp_path, *words)
+    found_in(folder, "data", told, ERROR)
+
+
+# ---- warnings
+
+def copy_of(folder: Path, seed: int) -> Path:
+    """A record under another seed, consistent in itself."""
+    target = folder.with_name(f"seed{seed}")
+    shutil.copytree(folder, target)
+    renamed(target, seed)
+    return target
+
+
+def test_a_copy_under_another_seed_is_recognised_by_its_history(record):
+    first = record()
+    second = copy_of(first, 1)
+    assert objections(second) == []
+    found_in(second, "plausibility", "history.csv is byte for byte that of cifar_resnet20/seed0", WARNING, first)
+    assert objections(first, first) == [], "not of itself"
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_what_is_unusual_is_a_warning_that_says_what_it_compares(record, name):
+    kind, spoil, check, words = WARNINGS[name]
+    folder = record(kind)
+    spoil(folder)
+    found_in(folder, check, words, WARNING)
+
+
+@pytest.mark.parametrize("name", ["uncommitted changes", "two commits", "weights without a hash", "a worse 10-crop",
+                                  "a published error that is far off"])
+def test_a_warning_alone_refuses_nothing(record, name):
+    kind, spoil, _, _ = WARNINGS[name]
+    folder = record(kind)
+    spoil(folder)
+    assert check_record(folder)[-1].verdict == "ok"
+
+
+def test_an_old_record_without_newer_keys_keeps_the_values_that_its_run_had(record):
+    """As the committed ones of 110 layers, which know nothing of paddings or of other recipes."""
+    folder = record()
+
+    def older(content):
+        del content["config"]["model"]["zero_padding"], content["config"]["train"]["plateau_drops"]
+        del content["config"]["engine"], content["memory_bytes"]
+        (folder / "config.yaml").write_text(yaml.safe_dump(content["config"]))
+    edit(folder, older)
+    assert objections(folder) == []
+
+
+def test_all_rows_of_a_forged_history_do_not_fill_the_screen(record):
+    folder = record()
+    lines(folder, lambda found: found.__setitem__(slice(1, None), [
+        ",".join([a, "5.0", *rest]) for a, _, *rest in (line.split(",") for line in found[1:])]))
+    schedule = [one for one in check_record(folder) if one.check == "schedule"]
+    assert len(schedule) == 21
+    assert schedule[-1].text == "and 145 more of this check"
+    assert schedule[-1].verdict == ERROR
+
+
+def test_the_made_records_do_not_agree_by_chance(whole):
+    """The maker's own facts: a paper run has no deviations, and the times are not in the future."""
+    content = json.loads((whole(RESNET) / "run.json").read_text())
+    assert content["deviations"] == deviations(composed("cifar_resnet20", ())) == []
+    assert datetime.fromisoformat(content["ended"]) < datetime.now(UTC)

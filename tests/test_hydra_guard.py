@@ -1,0 +1,146 @@
+"""A configuration from elsewhere runs no code: neither a user's file nor an override makes Hydra call or import."""
+
+from pathlib import Path
+
+import pytest
+
+from repro.config import compose, to_dict, with_config_dir
+from repro.errors import ConfigError
+from repro.hydra_guard import keys_of, own_folders
+from tests.outcome import says
+
+OWN = """\
+# @package _global_
+defaults:
+  - override /model: residual
+name: mine
+model: {blocks_per_stage: 4}
+train:
+  lr: 0.05
+"""
+# What Hydra would call, each in its own way, if it were let: creates the file MARK.
+CALLS = {
+    "callback": "hydra: {callbacks: {x: {_target_: pathlib.Path.touch, self: MARK}}}",
+    "logging": "hydra: {job_logging: {version: 1, handlers: {x: {(): pathlib.Path.touch, self: MARK}}}}",
+    "hydra's logging": "hydra: {hydra_logging: {version: 1, handlers: {x: {(): pathlib.Path.touch, self: MARK}}}}",
+    "launcher": "hydra: {launcher: {x: {_target_: pathlib.Path.touch, self: MARK}}}",
+    "sweeper": "hydra: {sweeper: {params: {x: {_target_: pathlib.Path.touch, self: MARK}}}}",
+    "environment": "hydra: {job: {env_set: {LD_PRELOAD: MARK}}}",
+    "target": "_target_: pathlib.Path.touch",
+    "inner target": "data: {_target_: pathlib.Path.touch}",
+    "yaml": "description: !!python/object/apply:pathlib.Path.touch [MARK]",
+}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """`own(text)` writes a user's experiment file; its folder's arguments come back."""
+    def write(text: str | bytes, name: str = "experiment/mine.yaml") -> list[str]:
+        path = tmp_path / "own files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return ["--config-dir", str(tmp_path / "own files"), "experiment=mine"]
+    return write
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_users_file_that_would_call_something_is_refused_and_nothing_is_called(direct, own, tmp_path, call, flags):
+    mark = tmp_path / "executed"
+    outcome = direct("run", *own(OWN + CALLS[call].replace("MARK", str(mark)) + "\n"), *flags)
+    says(outcome, 2)
+    assert any(word in outcome.err for word in ("could run code", "_target_", "python/object", "not in 'BasicLauncher"))
+    assert not mark.exists()
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.fault(4)
+def test_another_file_that_the_users_file_names_is_checked_too(direct, own, tmp_path):
+    own(f"x: {{_target_: pathlib.Path.touch, self: {tmp_path / 'executed'}}}\n", "extra/bad.yaml")
+    says(direct("run", *own(OWN.replace("defaults:\n", "defaults:\n  - /extra@hydra.callbacks: bad\n")), "-m"), 2,
+         "hydra.callbacks", "could run code")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.fault(4)
+def test_without_the_guard_hydra_would_have_called_it(direct, own, tmp_path, monkeypatch):
+    """The control: the same file, with the check left out."""
+    monkeypatch.setattr("repro.hydra_guard.refuse_code", lambda node, plain: None)
+    monkeypatch.setattr("repro.training.engine.run", lambda config, command: None)
+    mark = tmp_path / "executed"
+    with pytest.warns(UserWarning, match="Callback NoneType"):
+        direct("run", *own(OWN + CALLS["callback"].replace("MARK", str(mark)) + "\n"), "-m")
+    assert mark.exists()
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("override", [
+    "+hydra.callbacks.x._target_=os.getcwd", "hydra.callbacks={}", "hydra/callbacks=x", "hydra/job_logging=default",
+    "++hydra.job_logging.handlers.x={}", "hydra.job.env_set.LD_PRELOAD=x", "hydra.run.dir=x", "hydra.output_subdir=x",
+    "hydra.searchpath=[pkg://os]", "++hydra.searchpath=['file:///tmp',pkg://os]", "hydra.searchpath=pkg://os",
+    "+hydra.launcher.x._target_=os.getcwd", "hydra.launcher._target_=os.getcwd",
+    "+hydra.sweeper.x={_target_:os.getcwd}",
+    "+_target_=os.getcwd", "+train._target_=os.getcwd", "train._target_=os.getcwd", "+x._target_=os.getcwd",
+    "hydrax=1"])
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_an_override_that_could_run_code_is_refused(direct, tmp_path, override, flags):
+    says(direct("run", "experiment=cifar_resnet20", override, *flags), 2, override.lstrip("+").partition("=")[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("flag", ["--experimental-rerun=x.pickle", "--config-path=/tmp", "-cp=/tmp", "--config-name=x",
+                                  "--experimental-re=x"])
+@pytest.mark.parametrize("others", [[], ["-m"]], ids=["run", "sweep"])
+def test_flags_of_hydra_that_unpickle_or_change_the_main_file_are_refused(direct, flag, others):
+    says(direct("run", "experiment=cifar_resnet20", flag, *others), 2, flag.partition("=")[0])
+
+
+def test_a_sweep_may_still_name_its_folder_sweeper_and_launcher():
+    settings = ["hydra.sweep.dir=x", "hydra/launcher=basic", "hydra/sweeper=basic", "hydra.verbose=false"]
+    assert to_dict(compose(["experiment=cifar_resnet20", *settings])) == to_dict(compose(["experiment=cifar_resnet20"]))
+
+
+def test_a_users_file_that_calls_nothing_composes(own):
+    assert compose(with_config_dir(own(OWN))).train.lr == 0.05
+
+
+@pytest.mark.fault(4)
+def test_interpolations_read_values_and_the_environment_and_nothing_else(own, monkeypatch):
+    """The value is composed in, and stands in the record; an unknown resolver is an error."""
+    monkeypatch.setenv("MINE", "a text")
+    text = OWN + "description: ${oc.env:MINE} ${train.lr}\n"
+    assert compose(with_config_dir(own(text))).description == "a text 0.05"
+    for wrong in ("${eval:1}", "${oc.env:NOT_SET_ANYWHERE}", "${oc.decode:'${oc.env:MINE}(1)'}"):
+        with pytest.raises(ConfigError):
+            compose(with_config_dir(own(OWN + f"description: {wrong}\n")))
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize(("content", "words"), [
+    (OWN.replace("  lr:", "\tlr:"), ["found character '\\t'", "line 7"]),
+    (OWN.encode() + b'description: "\xe4"\n', ["no UTF-8"]),
+    ("\ufeff".encode("utf-16") + OWN.encode("utf-16"), ["no UTF-8"]),
+    (b"\x00\x01", ["unacceptable character"]),
+    (OWN.replace("lr: 0.05", "lr: ["), ["line 8"]),
+    (OWN.replace("lr: 0.05", "lr: 0.05\n  lr: 0.06"), ["duplicate key lr", "line 8"]),
+    (OWN + "name: other\n", ["duplicate key name", "line 8"])])
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_a_file_that_is_no_yaml_is_named(direct, own, tmp_path, content, words, flags):
+    says(direct("run", *own(content), *flags), 2, "mine.yaml", *words)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.fault(3, 4)
+def test_a_wrong_type_in_a_file_is_named_with_file_key_and_what_is_allowed(direct, own):
+    says(direct("run", *own(OWN.replace("0.05", "abc"))), 2, "experiment/mine: train.lr=abc: allowed is a number")
+
+
+def test_folders_are_read_from_the_search_path(tmp_path):
+    assert own_folders(["seed=1", "hydra.searchpath=['file:///a, b/ü']"]) == [Path("/a, b/ü")]
+    assert own_folders(["seed=1"]) == []
+
+
+def test_keys_are_found_at_any_depth():
+    assert list(keys_of({"a": {"b": [{"_target_": 1}]}, 3: None})) == ["a", "a.b", "a.b.0._target_", "3"]

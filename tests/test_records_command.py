@@ -1,0 +1,99 @@
+"""`repro verify-record`: what it prints, its exit codes, and that it needs no torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.places import reference_dir
+from tests.outcome import says
+from tests.records.made import put, write_record
+
+COMMITTED = sorted((reference_dir() / "runs").glob("*/seed*"))
+
+
+@pytest.fixture
+def record(tmp_path) -> Path:
+    """A record of a run of the paper, in which everything agrees."""
+    return write_record(tmp_path / "sent")
+
+
+def test_a_good_record_is_shown_check_by_check_with_what_it_would_be(direct, record):
+    outcome = direct("verify-record", str(record))
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert lines[0] == "sent/cifar_resnet20/seed0"
+    assert lines[1] == "  ok       files: known plain files only, of a record's size"
+    assert lines[-1] == ("  ok       counts as: a run of the paper: row ResNet-20 in Table 6: would be shown beside "
+                         "8.75 %")
+
+
+def test_all_committed_records_at_once(direct):
+    outcome = direct("verify-record", *map(str, COMMITTED))
+    assert outcome.code == 0
+    assert outcome.out.count("counts as: ") == len(COMMITTED) >= 5
+    assert "warning" not in outcome.out
+
+
+def test_a_failed_check_is_exit_4_and_named(direct, record):
+    put(record, "0" * 64, "data", "sha256")
+    outcome = direct("verify-record", str(record), str(COMMITTED[0]))
+    says(outcome, 4, "sent/cifar_resnet20/seed0: checks that fail: data")
+    assert "  error    data: the images have SHA-256 000000000000" in outcome.out
+    assert outcome.out.splitlines()[-1].startswith("  ok       counts as: not a paper run"), "the others are shown too"
+
+
+def test_a_warning_is_shown_and_exit_0(direct, record):
+    put(record, True, "sessions", 0, "dirty")
+    outcome = direct("verify-record", str(record))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "  warning  code: session 1: the tree had uncommitted changes" in outcome.out
+
+
+def test_the_same_findings_as_json(direct, record):
+    put(record, 1, "parameters")
+    outcome = direct("verify-record", "--json", str(record))
+    says(outcome, 4, "checks that fail: parameters")
+    one, = json.loads(outcome.out)
+    assert one["folder"] == "sent/cifar_resnet20/seed0"
+    assert {"check": "deviations", "verdict": "ok", "text": "those of the configuration: none"} in one["findings"]
+    assert one["findings"][-1]["check"] == "counts as"
+
+
+def test_records_that_are_sent_together_and_committed_ones_are_compared(direct, record, tmp_path):
+    twin = tmp_path / "twin" / "seed0"
+    shutil.copytree(record, twin)
+    outcome = direct("verify-record", str(record), str(twin))
+    assert outcome.code == 0
+    assert "history.csv is byte for byte that of twin/seed0" in outcome.out
+    assert "history.csv is byte for byte that of cifar_resnet20/seed0" in outcome.out
+    copied = tmp_path / "copied" / "seed0"
+    shutil.copytree(COMMITTED[0], copied)
+    assert f"byte for byte that of {COMMITTED[0].parent.name}/seed0" in direct("verify-record", str(copied)).out
+
+
+@pytest.mark.parametrize("name", ["nowhere", "run.json"])
+def test_what_is_no_folder_is_exit_2(direct, record, name):
+    says(direct("verify-record", str(record / name)), 2, f"seed0/{name}")
+
+
+def test_what_is_unreadable_is_exit_5(direct, record):
+    for number in range(200):
+        (record / f"x{number}").touch()
+    says(direct("verify-record", str(record)), 5, "more than 100 entries")
+
+
+def test_no_argument_is_exit_2(direct):
+    says(direct("verify-record"), 2, "FOLDER")
+
+
+def test_it_never_loads_torch(record):
+    code = ("import sys; from repro.cli import main; code = main(['verify-record', sys.argv[1]]); "
+            "assert 'torch' not in sys.modules; assert 'matplotlib' not in sys.modules; sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", code, str(record)], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert "counts as" in done.stdout

@@ -1,0 +1,300 @@
+"""A run meets a full disk, too little memory, a killed reader, a damaged history, a checkpoint from elsewhere."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro.data.reader_processes import Processes
+from repro.errors import LostProcessError, Stopped, StorageError
+from repro.runs import read_run, scan
+from repro.training import checkpoint, engine
+from tests.made import tiny_config, tiny_data
+from tests.made_cli import TINY
+from tests.made_images import SMOKE, make_folder
+
+CPU = torch.device("cpu")
+
+
+def silent(text):
+    """Swallow what the engine says."""
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+
+
+def mounted(folder: Path, size: str) -> None:
+    """A small disk of its own at this folder; a skip where the test may not mount one."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True,
+                          text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small disk can't be mounted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """`small_disk("2m")` is a folder on a disk of that size."""
+    folder = tmp_path / "disk"
+
+    def mount(size):
+        mounted(folder, size)
+        return folder
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def stopped_after(steps, config, monkeypatch):
+    """Run a configuration until so many steps are done."""
+    calls = iter(range(10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.StopRequest, "reason", property(lambda self: "SIGTERM" if next(calls) >= steps else None))
+        with suppress(Stopped):
+            engine.run(config, say=silent)
+
+
+def same_end(run, other):
+    """Whether two runs ended with the same weights and history, bit for bit."""
+    ours, theirs = (torch.load(one.folder / "weights.pt", weights_only=True) for one in (run, other))
+    return ((run.folder / "history.csv").read_bytes() == (other.folder / "history.csv").read_bytes()
+            and all(torch.equal(ours[name], theirs[name]) for name in ours))
+
+
+# ---- the disk
+
+@pytest.mark.fault(18)
+def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_up, small_disk, monkeypatch, tmp_path):
+    disk = small_disk("4m")
+    config = tiny_config(f"results={disk}", "evaluation.gradient_iterations=[]", "evaluation.responses=false",
+                         "evaluation.batch_norm_images=0")
+    stopped_after(3, config, monkeypatch)
+    folder = engine.run_folder(config)
+    size = sum(path.stat().st_size for path in folder.glob("checkpoint-*"))
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - size // 4))
+    before = {path.name for path in checkpoint.list_checkpoints(folder)}
+    with pytest.raises(StorageError, match=r"No space left on device \(\d+ bytes needed, \d+ free\)") as caught:
+        engine.run(config, say=silent)
+    assert caught.value.exit_code == 5
+    assert "the last checkpoint stays; go on with: repro run" in str(caught.value)
+    assert {path.name for path in checkpoint.list_checkpoints(folder)} <= before
+    assert not list(folder.glob(".*.part")), "nothing half-written takes room"
+    assert len(list(folder.glob("checkpoint-*.pt"))) == len(list(folder.glob("checkpoint-*.json")))
+    assert checkpoint.load_newest(folder, CPU)[2] == []
+    ballast.unlink()
+    run = engine.run(config, say=silent)
+    alone = engine.run(tiny_config(*(f"evaluation.{word}" for word in ("gradient_iterations=[]", "responses=false",
+                                   "batch_norm_images=0")), f"results={tmp_path / 'alone'}"), say=silent)
+    assert same_end(run, alone)
+
+
+@pytest.mark.fault(19)
+def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, tmp_path, monkeypatch):
+    """The row that did not reach the disk is in the checkpoint, and the history goes on without a hole."""
+    config = tiny_config("machine.checkpoint_seconds=1000", f"results={tmp_path}")
+    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"), say=silent)
+    from repro.training import recorder
+    original = recorder.append_text
+
+    def full(path, text):
+        if text.startswith("20,"):
+            with path.open("a") as file:
+                file.write(text[: len(text) // 2])
+            raise StorageError(f"can't write {path}: No space left on device")
+        original(path, text)
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "append_text", full)
+        with pytest.raises(StorageError, match="saved at iteration 20; go on with"):
+            engine.run(config, say=silent)
+    assert read_run(engine.run_folder(config)).status == "interrupted"
+    said = []
+    run = engine.run(config, say=said.append)
+    assert any("restored from the checkpoint" in line for line in said)
+    assert [row["iteration"] for row in run.history()] == [10, 20, 30, 40]
+    assert same_end(run, alone)
+
+
+@pytest.mark.fault(19)
+def test_a_disk_that_is_full_for_tensorboard_alone_does_not_stop_training(made_up, small_disk, tmp_path, capsys):
+    disk = small_disk("64k")
+    config = tiny_config("machine.tensorboard=true", f"results={tmp_path / 'results'}", "evaluation.interval=1")
+    folder = engine.run_folder(config)
+    folder.mkdir(parents=True)
+    (folder / "tensorboard").symlink_to(disk)
+    (disk / "ballast").write_bytes(bytes(64 * 1024))
+    run = engine.run(config, say=silent)
+    assert run.finished
+    assert capsys.readouterr().out.count("TensorBoard") == 1
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("damage", ["torn", "gone", "edited"])
+def test_a_history_that_was_damaged_between_two_sessions_is_restored_from_the_checkpoint(made_up, damage, monkeypatch,
+                                                                                        tmp_path):
+    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"), say=silent)
+    config = tiny_config(f"results={tmp_path}")
+    stopped_after(25, config, monkeypatch)
+    history = engine.run_folder(config) / "history.csv"
+    content = history.read_text()
+    {"torn": lambda: history.write_text(content[:-9]), "gone": history.unlink,
+     "edited": lambda: history.write_text(content.replace("\n20,0.05,", "\n20,0.04,"))}[damage]()
+    said = []
+    run = engine.run(config, say=said.append)
+    assert sum("history.csv was not as this run had written it" in line for line in said) == 1
+    assert same_end(run, alone)
+
+
+# ---- memory
+
+@pytest.mark.fault(32)
+def test_too_little_memory_is_8_and_the_record_says_so(tmp_path):
+    def little():
+        resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))
+    words = [*TINY, "train.mini_batch_size=10000", "train.batch_norm_group=10000", "model.blocks_per_stage=9",
+             "train.iterations=2", "train.lr_drops=[]", "data=synthetic"]
+    done = subprocess.run([sys.executable, "-m", "repro", "run", *words], preexec_fn=little, capture_output=True,
+                          text=True, timeout=200, check=False,
+                          env=os.environ | {"REPRO_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"})
+    assert (done.returncode, "Traceback" in done.stderr) == (8, False), done.stderr
+    assert "no memory left on cpu for mini-batches of 10000" in done.stderr
+    assert "machine.activation_checkpointing=true" in done.stderr
+    run, = scan(tmp_path / "runs") or [None]
+    assert run is None or not run.finished
+
+
+@pytest.mark.fault(31)
+def test_memory_that_runs_out_in_a_step_is_named_and_recorded(made_up, monkeypatch, tmp_path):
+    config = tiny_config(f"results={tmp_path}")
+    stopped_after(5, config, monkeypatch)
+
+    def no_memory(execution, updates):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Execution, "advance", no_memory)
+        with pytest.raises(engine.OutOfMemoryError, match=r"Tried to allocate(.|\n)*same numbers: machine.activation"):
+            engine.run(config, say=silent)
+    run = read_run(engine.run_folder(config))
+    assert (run.status, run.finished) == ("out of memory", False)
+    assert engine.run(config, say=silent).finished, "with more memory it goes on"
+
+
+# ---- readers
+
+@pytest.mark.fault(33)
+def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_path, monkeypatch):
+    images = make_folder(tmp_path / "images")
+    words = ["experiment=imagenet_optB", *SMOKE, f"data.root={images}", "machine.loader=processes",
+             "machine.workers=2", "train.iterations=6", "train.lr_drops=[]", "evaluation.interval=3",
+             "machine.checkpoint_seconds=1000", f"results={tmp_path / 'results'}"]
+    from repro.config import compose
+    original, calls = Processes.finish, iter(range(100))
+
+    def finish(crew):
+        if next(calls) == 2:
+            os.kill(crew.processes[0].pid, signal.SIGKILL)
+            crew.processes[0].join()
+        return original(crew)
+    with monkeypatch.context() as patch:
+        patch.setattr(Processes, "finish", finish)
+        with pytest.raises(LostProcessError, match=r"killed by signal 9(.|\n)*machine.workers=N(.|\n)*saved at iter"):
+            engine.run(compose(words), say=silent)
+    run, = scan(tmp_path / "results" / "runs")
+    assert run.status == "interrupted"
+    done = engine.run(compose(words), say=silent)
+    assert done.finished
+    assert len(done.record["sessions"]) == 2
+    assert done.record["sessions"][1]["from_iteration"] >= 2
+
+
+# ---- checkpoints from elsewhere
+
+@pytest.mark.fault(29)
+def test_a_checkpoint_of_a_newer_version_says_which(tmp_path):
+    checkpoint.save(tmp_path, 1, {"a": torch.ones(2)}, {"versions": {"torch": "99.0"}})
+    path = tmp_path / "checkpoint-00000001.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | {"schema": 2}))
+    with pytest.raises(StorageError, match=r"newer version of repro \(checkpoints of schema 2; this version reads up"):
+        checkpoint.load_newest(tmp_path, CPU)
+    content = b"a form that this torch does not know"
+    (tmp_path / "checkpoint-00000001.pt").write_bytes(content)
+    import hashlib
+    path.write_text(json.dumps(meta | {"sha256": hashlib.sha256(content).hexdigest()}))
+    with pytest.raises(StorageError, match=r"it was written with torch 99\.0, this is "):
+        checkpoint.load_newest(tmp_path, CPU)
+
+
+@pytest.mark.fault(29)
+def test_a_checkpoint_written_on_a_gpu_is_read_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    checkpoint.save(tmp_path, 1, {"a": torch.arange(3.0)}, {})
+    assert b"cuda:0" in (tmp_path / "checkpoint-00000001.pt").read_bytes()
+    state, _, notes = checkpoint.load_newest(tmp_path, CPU)
+    assert (state["a"].tolist(), state["a"].device.type, notes) == ([0.0, 1.0, 2.0], "cpu", [])
+
+
+# ---- signals
+
+@pytest.mark.fault(22, 23, 24)
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR2, 75, "SIGUSR2"),
+                                                      (signal.SIGHUP, 75, "SIGHUP"), (signal.SIGINT, 130, "Ctrl-C")])
+def test_a_signal_while_torch_is_imported_is_one_message_and_the_code_that_goes_on(number, code, name, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "repro", "run", *TINY], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env=os.environ | {"REPRO_RESULTS": str(tmp_path)})
+    for _ in range(2000):  # until torch's libraries begin to be there
+        if "libtorch" in Path(f"/proc/{process.pid}/maps").read_text():
+            break
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == code, text
+    assert text.startswith(f"repro: stopped by {name}")
+    assert "go on with: repro run experiment=cifar_resnet20" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.fault(23)
+def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(tmp_path):
+    words = [*TINY, "train.iterations=1000000", "train.lr_drops=[]", "evaluation.interval=1000000", "data=synthetic",
+             "machine.checkpoint_seconds=0"]
+    process = subprocess.Popen([sys.executable, "-m", "tests.made_cli", "run", *words], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env=os.environ | {"REPRO_RESULTS": str(tmp_path)})
+    for _ in range(1200):
+        if len(list(tmp_path.glob("runs/*/seed0/checkpoint-*.json"))) == 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # so that both are there before the loop sees the first
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in text
+    run, = scan(tmp_path / "runs")
+    assert checkpoint.load_newest(run.folder, CPU) is not None
+
+
+# ---- kills
+
+@pytest.mark.fault(20, 21)
+@pytest.mark.parametrize(("extra", "code", "words"), [
+    ((), 0, ("weights and history as of the run left alone", "4 kills; lost: nothing")),
+    (("--forget",), 1, ("DIFFER", "lost: 1"))], ids=["exact", "negative control"])
+def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone(extra, code, words):
+    done = subprocess.run([sys.executable, "-m", "tests.torture", "--short", "--kills", "4", "--seed", "1", *extra],
+                          capture_output=True, text=True, timeout=300, check=False,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == code, done.stdout + done.stderr
+    assert all(word in done.stdout for word in words), done.stdout
