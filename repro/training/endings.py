@@ -15,13 +15,14 @@ from repro.training.recorder import Recorder
 
 
 @contextmanager
-def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int] | None, advice: str) -> Iterator[None]:
+def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | None] | None,
+                advice: str) -> Iterator[None]:
     """Around the updates of a run: what stops them leaves as much behind as can be saved.
 
-    `save` writes a checkpoint of the updates that are done and returns their number; None where one process can't do
-    that alone. It is called where an input or output failed, which is never within an update. Memory may run out
-    within one, so that the state is not whole: then the last checkpoint stays. Raises what was raised, as an error of
-    ours where it is known.
+    `save` writes a checkpoint of the updates that are done and returns their number, None if it can't now; itself None
+    where one process can't do that alone. It is called where an input or output failed, which is never within an
+    update. Memory may run out within one, so that the state is not whole: then the last checkpoint stays. Raises what
+    was raised, as an error of ours where it is known.
     """
     try:
         yield
@@ -31,7 +32,7 @@ def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int] | No
             writer.finish()
         if save is not None and not isinstance(error, PeerError):
             with suppress(StorageError):
-                saved = f"saved at iteration {save()}"
+                saved = saved if (at := save()) is None else f"saved at iteration {at}"
         note(recorder, "interrupted")
         raise type(error)(f"{error}\n{saved}; {advice}") from error
     except RuntimeError as error:

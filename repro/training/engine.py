@@ -137,8 +137,10 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     stopping, _ = world.agree(stop.reason is not None, False)
     advice = f"go on with: {shlex.join(command)}"
 
-    def save_now() -> int:
+    def save_now() -> int | None:
         at = int(step.iteration)
+        if schedule.evaluates(at) and not recorder.has_row(at):
+            return None  # the test of this iteration failed: it is still owed, and a resume from here would not do it
         save(execution, recorder, folder, at, watch)()
         return at
 

@@ -105,6 +105,10 @@ class Recorder:
         except OSError as error:
             self.no_board(error)
 
+    def has_row(self, iteration: int) -> bool:
+        """Whether history.csv has the row of this iteration, or would have it if it could be written."""
+        return f"\n{iteration}," in self.rows["history.csv"]
+
     def gradients(self, iteration: int, norms: list[tuple[int, str, float]]) -> None:
         """Append the gradient norms (layer, name, norm) that led to this update to gradients.csv."""
         if self.writes:

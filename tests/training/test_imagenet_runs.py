@@ -134,10 +134,27 @@ def test_a_file_that_can_not_be_read_ends_the_run_with_its_name_and_the_state_be
     victim = sorted(copy.glob("*/*"))[5]
     content = victim.read_bytes()
     victim.write_bytes(bytes(len(content)))
+    with pytest.raises(DataError, match=rf"{victim.name}[^$]*the last checkpoint stays; go on with: "):
+        engine.run(config(*words), say=silent)  # one folder: the test of iteration 1 meets it
+    victim.write_bytes(content)
+    assert engine.run(config(*words), say=silent).finished
+
+
+def test_a_training_image_that_can_not_be_read_is_met_after_the_state_is_saved(config, images, tmp_path):
+    copy = tmp_path / "copy"
+    for part in ("train", "val"):
+        shutil.copytree(images, copy / part)
+    words = (f"data.root={copy}", "train.iterations=4", "train.lr_drops=[]", "evaluation.interval=2", *PER_CHANNEL)
+    victim = sorted(copy.glob("train/*/*"))[5]
+    content = victim.read_bytes()
+    victim.write_bytes(bytes(len(content)))
     with pytest.raises(DataError, match=rf"{victim.name}[^$]*saved at iteration \d; go on with: "):
         engine.run(config(*words), say=silent)
     victim.write_bytes(content)
-    assert engine.run(config(*words), say=silent).finished
+    run = engine.run(config(*words), say=silent)
+    alone = engine.run(config(*words, f"results={tmp_path / 'alone'}"), say=silent)
+    assert len(run.record["sessions"]) == 2
+    assert (run.folder / "history.csv").read_bytes() == (alone.folder / "history.csv").read_bytes()
 
 
 # ---- the input against its definition
