@@ -13,6 +13,7 @@ from repro.schema import (
     LrPolicy,
     MomentumForm,
     Normalization,
+    OnBad,
     Precision,
     RunConfig,
     Split,
@@ -104,6 +105,7 @@ def cifar_rules(config: RunConfig) -> list[Rule]:
             ("test_shorter_side", data.test_shorter_side))),
         ("data.color_noise_std", data.color_noise_std, data.color_noise_std == 0, f"0 with data.name={data.name}"),
         ("data.wiring_test", data.wiring_test, not data.wiring_test, f"false with data.name={data.name}"),
+        ("data.on_bad", data.on_bad.name, data.on_bad is OnBad.fail, f"fail with data.name={data.name}"),
         ("train.lr_policy", config.train.lr_policy.name, config.train.lr_policy is LrPolicy.drops or
          data.split is Split["45k"], "drops; plateau needs validation images (data.split=45k)"),
     ]

@@ -98,6 +98,18 @@ class Crop(Enum):
     random_resized = "random_resized"
 
 
+class OnBad(Enum):
+    """What is done about images that can't be read: a stray link, an empty or damaged file, one that may not be opened.
+
+    `fail`: a run ends as soon as one is met; `repro data verify imagenet` names them all. `skip`: every image is opened
+    before the first update (once, the outcome is kept), and the bad ones are left out of both sets; what was left out
+    is said and recorded. Never the paper's set, so no paper run, even where nothing was bad.
+    """
+
+    fail = "fail"
+    skip = "skip"
+
+
 class WarmUp(Enum):
     """`error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations."""
 
@@ -223,6 +235,7 @@ class DataConfig:
     flip: bool = MISSING
     color_noise_std: float = MISSING  # along the principal components of the pixels; 0: none
     wiring_test: bool = MISSING  # takes any number of classes and one folder for both sets; never evidence
+    on_bad: OnBad = MISSING  # of ImageNet's images only
 
 
 @dataclass

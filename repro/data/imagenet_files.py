@@ -65,7 +65,8 @@ class ImageNetFiles:
     """Both sets; the classes' names, sorted: label k is wnids[k].
 
     fingerprint: SHA-256 over path, bytes and label of every file of both; one_folder: whether both are the same images
-    (wiring tests only); hidden: files that were skipped because their names begin with a dot.
+    (wiring tests only); hidden: files that were skipped because their names begin with a dot; left_out: with
+    data.on_bad=skip the files that can't be used, as paths below the root such as train/n01440764/x.JPEG and reasons.
     """
 
     train: ImageSet
@@ -74,27 +75,33 @@ class ImageNetFiles:
     fingerprint: str
     one_folder: bool
     hidden: int
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
-def find(root: Path, wiring_test: bool = False, say: Say | None = None,
-         expected: Expected = OFFICIAL) -> ImageNetFiles:
+def find(root: Path, wiring_test: bool = False, say: Say | None = None, expected: Expected = OFFICIAL,
+         skip: bool = False) -> ImageNetFiles:
     """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
 
-    say: gets a line every 5 s. DataError (exit 3) that names what is missing or the first bad files, and what to do;
-    StorageError (exit 5) for a folder that can't be read.
+    say: gets a line every 5 s; skip: files that are no images by kind or size are left out and not an error, and the
+    numbers may be lower by as many. DataError (exit 3) that names what is missing or the first bad files, and what to
+    do; StorageError (exit 5) for a folder that can't be read.
     """
     train_folder, val_folder = set_folders(root, wiring_test)
     one_folder = train_folder == val_folder
-    train = listed(train_folder, say)
-    val = train if one_folder else listed(val_folder, say)
-    wrong = [*differences(train, val, expected, wiring_test), *(
-        str(listing.problems) for listing in ([train] if one_folder else [train, val]) if listing.problems.count)]
+    train = listed(train_folder, say, skip)
+    val = train if one_folder else listed(val_folder, say, skip)
+    each = {TRAIN: train} if one_folder else {TRAIN: train, VAL: val}
+    left_out = [(f"{name}/{os.path.relpath(os.fsdecode(path), one.folder)}", reason)
+                for name, one in each.items() for path, reason in one.problems.files] if skip else []
+    wrong = [*differences(train, val, expected, wiring_test, skip), *(
+        str(one.problems) for one in each.values() if (one.problems.empty if skip else one.problems.count))]
     if wrong:
         raise DataError(f"the images in {shown(root)} are not as they should be: {'; '.join(wrong)}. Put it right, or "
                         "name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
     first, second = image_set(train, train.classes), image_set(val, train.classes)
     hidden = train.problems.hidden + (0 if one_folder else val.problems.hidden)
-    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), one_folder, hidden)
+    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), one_folder, hidden,
+                         tuple(left_out))
 
 
 def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
@@ -125,18 +132,21 @@ def hint(root: Path, inside: Contents) -> str:
     return f" ({' and '.join(archives)} must be unpacked)" if archives else ""
 
 
-def listed(folder: Path, say: Say | None) -> Listing:
+def listed(folder: Path, say: Say | None, skip: bool) -> Listing:
     """The images of a folder of classes, or of a flat val/. DataError if there is neither."""
     inside: Contents = contents(folder)
     if inside.folders:
         return list_classes(folder, inside, say)
     if folder.name == VAL and len(inside.names):
-        return list_flat(folder, inside)
+        return list_flat(folder, inside, skip)
     raise DataError(f"{shown(folder)} holds no folders of classes; expected is {LAYOUT}")
 
 
-def differences(train: Listing, val: Listing, expected: Expected, wiring_test: bool) -> Iterator[str]:
-    """What is wrong with numbers and classes. In a wiring test the classes of the training images may be any."""
+def differences(train: Listing, val: Listing, expected: Expected, wiring_test: bool, skip: bool) -> Iterator[str]:
+    """What is wrong with numbers and classes. In a wiring test the classes of the training images may be any.
+
+    With `skip` as many images may be lacking as there are files that are left out.
+    """
     only_val = sorted(set(val.classes) - set(train.classes))
     if only_val:
         yield f"{few(only_val)} only in {shown(val.folder)}"
@@ -149,7 +159,8 @@ def differences(train: Listing, val: Listing, expected: Expected, wiring_test: b
             yield f"{few(odd)} in {name}: not a wnid such as n01440764"
         if len(listing.classes) != expected.classes:
             yield f"{len(listing.classes):,} classes in {name}, expected {expected.classes:,}"
-        if len(listing.names) != images:
+        lacking = images - len(listing.names)
+        if lacking and not (skip and 0 < lacking <= len(listing.problems.files)):
             yield f"{len(listing.names):,} good images in {name}, expected {images:,}"
     only_train = sorted(set(train.classes) - set(val.classes))
     if only_train:

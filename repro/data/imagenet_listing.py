@@ -30,26 +30,32 @@ Numbers = NDArray[np.int64]
 
 @dataclass
 class Problems:
-    """Files that should not be as they are, the first of them by name and reason; hidden ones, which are skipped."""
+    """Files that should not be as they are, with their reasons, and empty classes; hidden files, which are skipped."""
 
-    named: list[str] = field(default_factory=list)
-    count: int = 0
+    files: list[tuple[bytes, str]] = field(default_factory=list)
+    empty: list[tuple[bytes, str]] = field(default_factory=list)
     hidden: int = 0
+
+    @property
+    def count(self) -> int:
+        """All of them but the hidden ones."""
+        return len(self.files) + len(self.empty)
 
     def add(self, path: bytes, reason: str) -> None:
         """One more."""
-        self.count += 1
-        if len(self.named) < MOST_NAMED:
-            self.named.append(f"{shown(Path(os.fsdecode(path)))} ({reason})")
+        self.files.append((path, reason))
 
     def merge(self, other: "Problems") -> None:
         """Those of another folder, which come later."""
-        self.named = [*self.named, *other.named][:MOST_NAMED]
-        self.count, self.hidden = self.count + other.count, self.hidden + other.hidden
+        self.files += other.files
+        self.empty += other.empty
+        self.hidden += other.hidden
 
     def __str__(self) -> str:
-        more = f" and {self.count - len(self.named):,} more" if self.count > len(self.named) else ""
-        return f"{self.count:,} bad: " + ", ".join(self.named) + more
+        named = [f"{shown(Path(os.fsdecode(path)))} ({reason})"
+                 for path, reason in [*self.files, *self.empty][:MOST_NAMED]]
+        more = f" and {self.count - len(named):,} more" if self.count > len(named) else ""
+        return f"{self.count:,} bad: " + ", ".join(named) + more
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def list_classes(folder: Path, inside: Contents, say: Say | None = None) -> List
         for name in found.folders:
             problems.add(os.path.join(os.fsencode(folder), wnid, name), "a folder in a class's folder")
         if not len(found.names) and not found.problems.count and not found.folders:
-            problems.add(os.path.join(os.fsencode(folder), wnid), "a class's folder without images")
+            problems.empty.append((os.path.join(os.fsencode(folder), wnid), "a class's folder without images"))
         names.append(np.char.add(wnid + b"/", found.names))
         sizes.append(found.sizes)
         counts.append(len(found.names))
@@ -151,10 +157,10 @@ def list_classes(folder: Path, inside: Contents, say: Say | None = None) -> List
                    tuple(map(os.fsdecode, inside.folders)), problems)
 
 
-def list_flat(folder: Path, inside: Contents) -> Listing:
+def list_flat(folder: Path, inside: Contents, skip: bool = False) -> Listing:
     """ImageNet's validation images in one folder, with the labels that lie beside it.
 
-    DataError if there are no labels or not one for each image.
+    DataError if there are no labels or not one for each image; with `skip` some of the images may be lacking.
     """
     source, wnids = validation_wnids(folder.parent)
     matches = [IMAGE.fullmatch(name) for name in inside.names.tolist()]
@@ -164,7 +170,8 @@ def list_flat(folder: Path, inside: Contents) -> Listing:
         if match is None:
             problems.add(os.fsencode(folder) + b"/" + name, "not named as ImageNet's validation images are")
     numbers = np.array([int(match[1]) for match in matches if match is not None], np.int64)
-    if len(numbers) != len(wnids) or set(numbers.tolist()) != set(range(1, len(wnids) + 1)):
+    there, due = set(numbers.tolist()), set(range(1, len(wnids) + 1))
+    if len(numbers) != len(there) or not (there <= due if skip else there == due):
         raise DataError(f"{shown(source)} has labels of {len(wnids):,} images, ILSVRC2012_val_00000001 and so on, but "
                         f"{shown(folder)} holds {len(numbers):,} of such a name"
                         f"{first_lacking(set(numbers.tolist()), len(wnids))}; make both complete"

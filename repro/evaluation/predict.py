@@ -8,7 +8,8 @@ import numpy as np
 from torchvision.models import ResNet50_Weights
 
 from repro.data.cifar10 import on_device
-from repro.data.imagenet_files import find
+from repro.data.imagenet import statistics_folder
+from repro.data.imagenet_skipping import find_images
 from repro.data.pictures import center_crop, open_rgb
 from repro.data.sources import load_arrays
 from repro.devices import place, resolve, set_up
@@ -20,7 +21,7 @@ from repro.evaluation.views import CENTER, Views, views_of
 from repro.evaluation.weight_files import read_weights
 from repro.evaluation.weights import load_weights, run_beside
 from repro.models import build_model
-from repro.places import data_dir
+from repro.places import data_dir, results_dir
 from repro.ranges import CIFAR10, CLASSES, IMAGENET
 from repro.schema import RunConfig
 
@@ -60,7 +61,8 @@ def mean_of(config: RunConfig, weights: Path) -> Normaliser:
     """What is subtracted from an image of the configuration's data set."""
     if config.data.name == IMAGENET:
         root = data_dir(config.data.root)
-        return normaliser_of(config, weights, lambda: find(root, config.data.wiring_test).fingerprint)
+        return normaliser_of(config, weights, lambda: find_images(
+            config.data, root, statistics_folder(results_dir(config.results)), lambda line: None).fingerprint)
     data = on_device(load_arrays(config.data), config.data, device=set_up(config))
     return Normaliser(data.mean.cpu(), None if data.std is None else data.std.cpu())
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import flat, to_dict
-from repro.data.imagenet_files import ImageNetFiles, find
+from repro.data.imagenet import statistics_folder
+from repro.data.imagenet_files import ImageNetFiles
+from repro.data.imagenet_skipping import find_images
 from repro.data.loader import Loader
 from repro.data.pictures import decoder_here
 from repro.devices import describe, place, resolve, set_up
@@ -57,7 +59,8 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     except OSError as error:
         raise StorageError(f"{shown(weights)}: {error.strerror}") from error
     views = views_of(protocol, config.data)
-    files = find(data_dir(config.data.root), config.data.wiring_test, print_now)
+    files = find_images(config.data, data_dir(config.data.root), statistics_folder(results_dir(config.results)),
+                        print_now)
     check_classes(config, len(files.wnids))
     normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}

@@ -14,7 +14,7 @@ import torch
 
 from repro import provenance, runs
 from repro.config import deviations, identity, numbers, to_dict, with_added
-from repro.data import imagenet_statistics
+from repro.data import imagenet_skipping, imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
@@ -331,16 +331,18 @@ def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Executio
                **provenance.code_version(), **provenance.package_versions(), **provenance.slurm_job()}
     return {"iterations": schedule.iterations, "memory_bytes": memory.total,
             "parameters": sum(p.numel() for p in execution.step.model.parameters()),
-            "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256, **one_folder(data)},
+            "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256, **about_files(data)},
             "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(device),
                             "precision": config.machine.precision.name, "threads": torch.get_num_threads(), **how},
             "started": record.get("started", session["started"]), "warmup_end": None,
             "sessions": [*record.get("sessions", []), session]}
 
 
-def one_folder(data: Data) -> dict[str, bool]:
-    """For the record: that a wiring test is tested on its training images; nothing otherwise."""
-    return {"one_folder": True} if isinstance(data, ImageNetData) and data.files.one_folder else {}
+def about_files(data: Data) -> dict[str, Any]:
+    """For the record: that a wiring test is tested on its training images, and what data.on_bad=skip left out."""
+    if not isinstance(data, ImageNetData):
+        return {}
+    return ({"one_folder": True} if data.files.one_folder else {}) | imagenet_skipping.for_record(data.files)
 
 
 def silent(text: str) -> None:
@@ -361,7 +363,7 @@ def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, da
         say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
     if config.data.wiring_test:
         say("  a wiring test: whether the network learns these images by heart; its errors say nothing about ImageNet"
-            + ("; tested on the training images" if one_folder(data) else ""))
+            + ("; tested on the training images" if "one_folder" in about_files(data) else ""))
     if deviations(config):
         say("  not the paper's settings: " + "; ".join(deviations(config)))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from repro.data import imagenet_files, imagenet_statistics
+from repro.data import imagenet_statistics
 from repro.data.imagenet import (
     MEAN_SHORTER_SIDE,
     MEAN_SIZE,
@@ -16,6 +16,7 @@ from repro.data.imagenet import (
     workers_of_each,
 )
 from repro.data.imagenet_files import ImageNetFiles
+from repro.data.imagenet_skipping import find_images
 from repro.data.imagenet_statistics import ImageStatistics
 from repro.errors import ConfigError, Stopped
 from repro.places import data_dir, results_dir, shown
@@ -31,7 +32,13 @@ def load_images(config: RunConfig, device: torch.device, world: World, stop: Sto
 
     DataError (3) for a folder that is not the data set or a file that can't be read; Stopped (75, 130) by `stop`.
     """
-    files = world.told(lambda: imagenet_files.find(data_dir(config.data.root), config.data.wiring_test, say))
+    def check() -> None:
+        if stop.reason is not None:
+            raise Stopped(f"stopped by {stop.reason} while images were looked at; the same command begins it again",
+                          stop.exit_code)
+
+    files = world.told(lambda: find_images(config.data, data_dir(config.data.root),
+                                           statistics_folder(results_dir(config.results)), say, check))
     if len(files.wnids) > config.model.num_classes:
         raise ConfigError(f"model.num_classes={config.model.num_classes}: {shown(files.train.root)} has "
                           f"{len(files.wnids)} classes")

@@ -263,3 +263,112 @@ def test_a_wiring_test_on_the_command_line_says_so_everywhere(repro, images):
     row = next(row for row in table["rows"] if row["key"] == "resnet-18")
     assert row["status"] == "not run"
     assert any("wiring test" in note for note in table["notes"])
+
+
+# ---- data.on_bad
+
+@pytest.fixture
+def damaged(images, tmp_path) -> Path:
+    """train/ and val/ with 8 images in each of 4 classes; of the training images 3, of the others 1 can't be read."""
+    root = tmp_path / "damaged"
+    for part in ("train", "val"):
+        shutil.copytree(images, root / part)
+    cut, empty, web, link = sorted(root.glob("train/*/*"))[1:29:9]
+    cut.write_bytes(cut.read_bytes()[:200])
+    empty.write_bytes(b"")
+    web.write_bytes(b"<html>not found</html>")
+    link.unlink()
+    link.symlink_to("nowhere")
+    sorted(root.glob("val/*/*"))[3].write_bytes(bytes(100))
+    return root
+
+
+def left_out_names(root: Path) -> list[str]:
+    """What `damaged` has damaged."""
+    train = sorted(root.glob("train/*/*"))
+    return [str(path.relative_to(root)) for path in (*train[1:29:9], sorted(root.glob("val/*/*"))[3])]
+
+
+SHORT = ("train.iterations=4", "train.lr_drops=[]", "evaluation.interval=2", *PER_CHANNEL)
+
+
+@pytest.mark.fault(16)
+def test_a_run_that_skips_says_and_records_what_it_left_out_and_goes_on_exactly(config, damaged, tmp_path, monkeypatch):
+    words = (f"data.root={damaged}", *SHORT)
+    with pytest.raises(DataError, match="2 bad: "):
+        engine.run(config(*words), say=silent)
+    said: list[str] = []
+    alone = engine.run(config(*words, "data.on_bad=skip", f"results={tmp_path / 'alone'}"), say=said.append)
+    assert alone.finished
+    names = left_out_names(damaged)
+    line = next(line for line in said if "5 files are left out" in line)
+    assert all(name in line for name in names)
+    left_out = alone.record["data"]["left_out"]
+    assert (left_out["train"], left_out["val"]) == (4, 1)
+    assert [entry["path"] for entry in left_out["first"]] == sorted(names)
+    assert left_out["sha256"] == hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+    assert {entry["reason"].split(":")[0] for entry in left_out["first"]} == {
+        "empty file", "a link to nothing", "this is no image", "the image is damaged"}
+    assert alone.history()[-1]["val_top1_error"] * 31 / 100 == pytest.approx(
+        round(alone.history()[-1]["val_top1_error"] * 31 / 100)), "31 images are tested"
+    assert str(damaged) not in json.dumps(alone.record)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            engine.run(config(*words, "data.on_bad=skip"), say=silent)
+    said.clear()
+    run = engine.run(config(*words, "data.on_bad=skip"), say=said.append)
+    assert not any("opening all images" in line for line in said), "once for a set"
+    assert (run.folder / "history.csv").read_bytes() == (alone.folder / "history.csv").read_bytes()
+
+
+@pytest.mark.fault(16)
+def test_a_run_that_skips_does_not_go_on_with_other_files_left_out(config, damaged, monkeypatch):
+    words = (f"data.root={damaged}", *SHORT, "data.on_bad=skip")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            engine.run(config(*words), say=silent)
+    sorted(damaged.glob("val/*/*"))[5].write_bytes(b"")
+    with pytest.raises(DataError, match="another set of images"):
+        engine.run(config(*words), say=silent)
+
+
+@pytest.mark.fault(16)
+def test_with_nothing_bad_skipping_changes_no_number_and_is_no_paper_run(config):
+    plain = engine.run(config(*SHORT), say=silent)
+    skipping = engine.run(config(*SHORT, "data.on_bad=skip"), say=silent)
+    assert (plain.folder / "history.csv").read_bytes() == (skipping.folder / "history.csv").read_bytes()
+    assert "left_out" not in skipping.record["data"]
+    assert plain.identity != skipping.identity
+    from repro.config import identity, paper_identities
+    assert identity(compose(["experiment=imagenet_optB", "data.on_bad=skip", "machine.precision=fp32"])
+                    ) not in paper_identities("imagenet_optB")
+
+
+@pytest.mark.fault(16)
+def test_a_class_without_an_image_that_can_be_read_and_a_file_that_turns_bad_later_are_errors(config, damaged):
+    words = (f"data.root={damaged}", *SHORT, "data.on_bad=skip")
+    engine.run(config(*words), say=silent)
+    train = sorted(damaged.glob("train/*/*"))
+    train[3].write_bytes(bytes(train[3].stat().st_size))
+    with pytest.raises(DataError, match=rf"{train[3].name}: this is no image"):
+        engine.run(config(*words, "seed=1"), say=silent)
+    for path in train[:8]:
+        path.unlink()
+        path.write_bytes(b"<html>")
+    with pytest.raises(DataError, match=rf"no training image of class {train[0].parent.name}"):
+        engine.run(config(*words, "seed=2"), say=silent)
+
+
+@pytest.mark.fault(16)
+def test_the_first_ten_of_many_bad_files_are_named(direct, images, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(images, copy)
+    for path in sorted(copy.glob("*/*"))[:25]:
+        path.write_bytes(b"")
+    done = direct("run", "experiment=imagenet_optB", *SMOKE, f"data.root={copy}")
+    assert done.code == 3
+    assert "25 bad: " in done.err
+    assert done.err.count("(empty file)") == 10
+    assert "and 15 more" in done.err
