@@ -50,8 +50,8 @@ ADDED_LATER: dict[str, Any] = {
     "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean",
     "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
     "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
-    "data.on_bad": "fail",
-    "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1, "train.plateau_drops": 2}
+    "data.on_bad": "fail", "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1,
+    "train.plateau_drops": 2}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")

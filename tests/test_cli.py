@@ -238,17 +238,24 @@ def test_torch_is_not_imported(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.3), (["list"], 1.5), (["table", "table6"], 1.5)],
+@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.6), (["list"], 2.5), (["table", "table6"], 2.5)],
                          ids=lambda value: value[0] if isinstance(value, list) else str(value))
 def test_answers_in_time(repro, arguments, limit):
+    """In seconds of the processor, about twice those of a quiet machine: others use it too while this runs."""
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        began = time_of_children()
         assert repro(*arguments).returncode == 0
-        seconds.append(time.monotonic() - began)
+        seconds.append(time_of_children() - began)
         if seconds[-1] < limit * FACTOR:
             break
     assert min(seconds) < limit * FACTOR
+
+
+def time_of_children() -> float:
+    """Seconds of the processor that ended child processes have used."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 # ---- devices and data

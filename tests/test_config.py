@@ -66,7 +66,8 @@ IMAGENET_RECIPE = {
     "model.architecture": "imagenet", "model.stride_in": "first_1x1", "model.num_classes": 1000,
     "data.name": "imagenet", "data.normalization": "per_pixel_mean", "data.crop": "shorter_side",
     "data.shorter_side": [256, 480], "data.crop_size": 224, "data.test_shorter_side": 256, "data.flip": True,
-    "data.color_noise_std": 0.1, "data.padding": 0, "data.wiring_test": False, "data.on_bad": "fail",
+    "data.color_noise_std": 0.1, "data.padding": 0, "data.wiring_test": False,
+    "data.on_bad": "fail",
     "train.mini_batch_size": 256, "train.iterations": 600_000, "train.lr": 0.1, "train.lr_factor": 0.1,
     "train.lr_policy": "drops", "train.lr_drops": [150_000, 300_000], "train.warmup": "none", "train.momentum": 0.9,
     "train.momentum_form": "caffe", "train.weight_decay": 1e-4, "train.weight_decay_on": "all",
@@ -86,8 +87,8 @@ RECIPE = {
     "evaluation.interval": 390, "scale": 1.0,
     "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
     "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
-    "data.on_bad": "fail",
-    "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1, "train.plateau_drops": 2,
+    "data.on_bad": "fail", "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1,
+    "train.plateau_drops": 2,
 }
 # Every key that changes a run's numbers, with another value for it. A new key must be put here or into NOT_IDENTITY.
 CHANGES_NUMBERS = {

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -170,11 +169,6 @@ def colour_components(statistics: ImageStatistics, std: float) -> np.ndarray:
 def needs_statistics(data: DataConfig) -> bool:
     """Whether a pass over the training images is needed before the first update."""
     return data.normalization is Normalization.per_pixel_mean or data.color_noise_std > 0
-
-
-def statistics_folder(results: Path) -> Path:
-    """Where the mean images lie, by the fingerprint of the set that they are of."""
-    return results / "data"
 
 
 def workers_of_each() -> int:

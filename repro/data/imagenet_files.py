@@ -6,9 +6,10 @@ repro/data/imagenet_labels.py). A wiring test takes any folders of classes, and 
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 BY_HAND = (f"get {', '.join(ARCHIVES)} and ILSVRC2012_devkit_t12.tar.gz with an account of "
            f"image-net.org, unpack the images into one folder as {LAYOUT}, and name it by data.root=FOLDER or "
            "REPRO_DATA")
+SKIPPING = "data.on_bad=skip leaves bad files out, which makes it no run of the paper's"
 OTHERS = "images of other sets can only make a wiring test: data.wiring_test=true"
 FEW = 5  # names of classes in a message
 BLOCK = 10_000  # files that are hashed at once
@@ -64,9 +66,9 @@ class ImageSet:
 class ImageNetFiles:
     """Both sets; the classes' names, sorted: label k is wnids[k].
 
-    fingerprint: SHA-256 over path, bytes and label of every file of both; one_folder: whether both are the same images
-    (wiring tests only); hidden: files that were skipped because their names begin with a dot; left_out: with
-    data.on_bad=skip the files that can't be used, as paths below the root such as train/n01440764/x.JPEG and reasons.
+    fingerprint: SHA-256 over path, bytes and label of every file of both, and over the paths of what was left out;
+    one_folder: whether both are the same images (wiring tests only); hidden: files that were skipped because their
+    names begin with a dot; left_out: what data.on_bad=skip took out of both, for a run's record; None without it.
     """
 
     train: ImageSet
@@ -75,33 +77,66 @@ class ImageNetFiles:
     fingerprint: str
     one_folder: bool
     hidden: int
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: dict[str, Any] | None = None
+
+    def noted(self) -> dict[str, Any]:
+        """For a record: what was left out; nothing where data.on_bad is fail."""
+        return {} if self.left_out is None else {"left_out": self.left_out}
 
 
-def find(root: Path, wiring_test: bool = False, say: Say | None = None, expected: Expected = OFFICIAL,
-         skip: bool = False) -> ImageNetFiles:
+@dataclass(frozen=True)
+class Listings:
+    """The files of both sets as they were found below `root`; `val` is `train` where one folder serves as both."""
+
+    root: Path
+    train: Listing
+    val: Listing
+
+    @property
+    def one_folder(self) -> bool:
+        """Whether one folder serves as both sets."""
+        return self.train is self.val
+
+    @property
+    def each(self) -> list[Listing]:
+        """One or two of them."""
+        return [self.train] if self.one_folder else [self.train, self.val]
+
+
+def find(root: Path, wiring_test: bool = False, say: Say | None = None,
+         expected: Expected = OFFICIAL) -> ImageNetFiles:
     """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
 
-    say: gets a line every 5 s; skip: files that are no images by kind or size are left out and not an error, and the
-    numbers may be lower by as many. DataError (exit 3) that names what is missing or the first bad files, and what to
-    do; StorageError (exit 5) for a folder that can't be read.
+    say: gets a line every 5 s. DataError (exit 3) that names what is missing or the first bad files, and what to do;
+    StorageError (exit 5) for a folder that can't be read.
     """
+    found = list_sets(root, wiring_test, say)
+    wrong = differences(found, (len(found.train.names), len(found.val.names)), expected, wiring_test)
+    bad = [str(one.problems) for one in found.each if one.problems.count]
+    refuse(root, wiring_test, [*wrong, *bad], f"; {SKIPPING}" if bad else "")
+    return finished(found)
+
+
+def list_sets(root: Path, wiring_test: bool, say: Say | None) -> Listings:
+    """List the files of both sets. DataError where there are none, StorageError for a folder that can't be read."""
     train_folder, val_folder = set_folders(root, wiring_test)
-    one_folder = train_folder == val_folder
-    train = listed(train_folder, say, skip)
-    val = train if one_folder else listed(val_folder, say, skip)
-    each = {TRAIN: train} if one_folder else {TRAIN: train, VAL: val}
-    left_out = [(f"{name}/{os.path.relpath(os.fsdecode(path), one.folder)}", reason)
-                for name, one in each.items() for path, reason in one.problems.files] if skip else []
-    wrong = [*differences(train, val, expected, wiring_test, skip), *(
-        str(one.problems) for one in each.values() if (one.problems.empty if skip else one.problems.count))]
+    train = listed(train_folder, say)
+    return Listings(root, train, train if train_folder == val_folder else listed(val_folder, say))
+
+
+def refuse(root: Path, wiring_test: bool, wrong: list[str], advice: str = "") -> None:
+    """Raise DataError if anything is wrong; `advice`: what else can be done."""
     if wrong:
         raise DataError(f"the images in {shown(root)} are not as they should be: {'; '.join(wrong)}. Put it right, or "
-                        "name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
+                        f"name another folder by data.root=FOLDER{advice}" + ("" if wiring_test else f"; {OTHERS}"))
+
+
+def finished(found: Listings, left_out: dict[str, Any] | None = None, paths: Sequence[bytes] = ()) -> ImageNetFiles:
+    """The images of these listings, from which the files of `paths` were left out."""
+    train, val = found.train, found.val
     first, second = image_set(train, train.classes), image_set(val, train.classes)
-    hidden = train.problems.hidden + (0 if one_folder else val.problems.hidden)
-    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), one_folder, hidden,
-                         tuple(left_out))
+    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second), paths),
+                         found.one_folder, sum(one.problems.hidden for one in found.each), left_out)
 
 
 def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
@@ -132,36 +167,36 @@ def hint(root: Path, inside: Contents) -> str:
     return f" ({' and '.join(archives)} must be unpacked)" if archives else ""
 
 
-def listed(folder: Path, say: Say | None, skip: bool) -> Listing:
+def listed(folder: Path, say: Say | None) -> Listing:
     """The images of a folder of classes, or of a flat val/. DataError if there is neither."""
     inside: Contents = contents(folder)
     if inside.folders:
         return list_classes(folder, inside, say)
-    if folder.name == VAL and len(inside.names):
-        return list_flat(folder, inside, skip)
+    if folder.name == VAL and (len(inside.names) or inside.problems.count):
+        return list_flat(folder, inside)
     raise DataError(f"{shown(folder)} holds no folders of classes; expected is {LAYOUT}")
 
 
-def differences(train: Listing, val: Listing, expected: Expected, wiring_test: bool, skip: bool) -> Iterator[str]:
-    """What is wrong with numbers and classes. In a wiring test the classes of the training images may be any.
+def differences(found: Listings, images: tuple[int, int], expected: Expected, wiring_test: bool) -> Iterator[str]:
+    """What is wrong with classes and numbers of images, which are given for both sets.
 
-    With `skip` as many images may be lacking as there are files that are left out.
+    In a wiring test the classes of the training images may be any.
     """
+    train, val = found.train, found.val
     only_val = sorted(set(val.classes) - set(train.classes))
     if only_val:
         yield f"{few(only_val)} only in {shown(val.folder)}"
     if wiring_test:
         return
-    for listing, images in ((train, expected.train), (val, expected.val)):
+    for listing, count, wanted in ((train, images[0], expected.train), (val, images[1], expected.val)):
         name = shown(listing.folder)
         odd = [wnid for wnid in listing.classes if not WNID.fullmatch(wnid)]
         if odd:
             yield f"{few(odd)} in {name}: not a wnid such as n01440764"
         if len(listing.classes) != expected.classes:
             yield f"{len(listing.classes):,} classes in {name}, expected {expected.classes:,}"
-        lacking = images - len(listing.names)
-        if lacking and not (skip and 0 < lacking <= len(listing.problems.files)):
-            yield f"{len(listing.names):,} good images in {name}, expected {images:,}"
+        if count != wanted:
+            yield f"{count:,} good images in {name}, expected {wanted:,}"
     only_train = sorted(set(train.classes) - set(val.classes))
     if only_train:
         yield f"{few(only_train)} only in {shown(train.folder)}"
@@ -180,8 +215,9 @@ def image_set(listing: Listing, wnids: tuple[str, ...]) -> ImageSet:
     return ImageSet(listing.folder, listing.names, labels[listing.places])
 
 
-def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet]) -> str:
-    """SHA-256 over path below train/ or val/, bytes and label of every file, a line each, in the order of the sets."""
+def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet], left_out: Sequence[bytes] = ()) -> str:
+    """SHA-256 over path below train/ or val/, bytes and label of every file, a line each, in the order of the sets;
+    then over the paths of files that were left out."""
     digest = hashlib.sha256()
     for name, (listing, images) in ((TRAIN, train), (VAL, val)):
         for begin in range(0, len(images), BLOCK):
@@ -189,4 +225,5 @@ def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet]) 
             rows = zip(images.names[part].tolist(), listing.sizes[part].tolist(), images.labels[part].tolist(),
                        strict=True)
             digest.update(b"".join(b"%s/%s\0%d\0%d\n" % (name.encode(), *row) for row in rows))
+    digest.update(b"".join(b"left out\0%s\n" % path for path in left_out))
     return digest.hexdigest()

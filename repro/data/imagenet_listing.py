@@ -7,8 +7,8 @@ Every file is looked at once (one stat: kind and size); nothing is opened. Names
 import os
 import stat
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,10 @@ SUFFIXES = (b".jpeg", b".jpg", b".png", b".bmp", b".gif", b".pgm", b".ppm", b".t
 MOST_NAMED = 10  # of bad files
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
 SAY_SECONDS = 5.0  # between lines while a set is listed
+NESTED, NO_IMAGES = "a folder in a class's folder", "a class's folder without images"
+# Reasons of what was never an image of the set.
+OTHER_FILES = (STRAY := "in no class's folder", OTHER_NAME := "not named as ImageNet's validation images are",
+               NO_IMAGE := "not an image file by its name")
 Say = Callable[[str], None]
 Names = NDArray[np.bytes_]
 Numbers = NDArray[np.int64]
@@ -30,54 +34,75 @@ Numbers = NDArray[np.int64]
 
 @dataclass
 class Problems:
-    """Files that should not be as they are, with their reasons, and empty classes; hidden files, which are skipped."""
+    """Files that should not be as they are, each with its reason; the number of hidden ones, which are skipped."""
 
     files: list[tuple[bytes, str]] = field(default_factory=list)
-    empty: list[tuple[bytes, str]] = field(default_factory=list)
     hidden: int = 0
 
     @property
     def count(self) -> int:
-        """All of them but the hidden ones."""
-        return len(self.files) + len(self.empty)
+        """How many there are, the hidden ones not counted."""
+        return len(self.files)
 
     def add(self, path: bytes, reason: str) -> None:
         """One more."""
         self.files.append((path, reason))
 
+    def of(self, *reasons: str) -> "Problems":
+        """Those with one of these reasons."""
+        return Problems([one for one in self.files if one[1] in reasons])
+
     def merge(self, other: "Problems") -> None:
         """Those of another folder, which come later."""
         self.files += other.files
-        self.empty += other.empty
         self.hidden += other.hidden
 
     def __str__(self) -> str:
-        named = [f"{shown(Path(os.fsdecode(path)))} ({reason})"
-                 for path, reason in [*self.files, *self.empty][:MOST_NAMED]]
-        more = f" and {self.count - len(named):,} more" if self.count > len(named) else ""
-        return f"{self.count:,} bad: " + ", ".join(named) + more
+        named = [f"{shown(Path(os.fsdecode(path)))} ({reason})" for path, reason in self.files[:MOST_NAMED]]
+        return f"{self.count:,} bad: " + ", ".join(named) + and_more(self.count)
+
+
+def and_more(count: int) -> str:
+    """Words about those of so many files that are not named."""
+    return f" and {count - MOST_NAMED:,} more" if count > MOST_NAMED else ""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in one folder, by name: image files (N,) and their bytes, folders; and what is wrong with the rest."""
+    """What is in one folder, by name: image files (N,) with their bytes and when they were changed (nanoseconds),
+    folders; and what is wrong with the rest."""
 
     names: Names
     sizes: Numbers
+    times: Numbers
     folders: list[bytes]
     problems: Problems
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a set by class and name: paths (N,) relative to `folder`, bytes, and places (N,) in `classes`."""
+    """The images of a set by class and name: paths (N,) relative to `folder`, bytes, when they were changed (N,), and
+    places (N,) in `classes`."""
 
     folder: Path
     names: Names
     sizes: Numbers
+    times: Numbers
     places: Numbers
     classes: tuple[str, ...]
     problems: Problems
+
+    def without(self, numbers: Sequence[int]) -> "Listing":
+        """The same without the images of these numbers."""
+        kept = np.ones(len(self.names), bool)
+        kept[list(numbers)] = False
+        return replace(self, names=self.names[kept], sizes=self.sizes[kept], times=self.times[kept],
+                       places=self.places[kept])
+
+    def empty_classes(self) -> list[str]:
+        """Classes that no image is of."""
+        counts = np.bincount(self.places, minlength=len(self.classes))
+        return [wnid for wnid, count in zip(self.classes, counts.tolist(), strict=True) if not count]
 
 
 def contents(folder: Path) -> Contents:
@@ -85,7 +110,7 @@ def contents(folder: Path) -> Contents:
 
     StorageError if the folder or an entry can't be read.
     """
-    files: list[tuple[bytes, int]] = []
+    files: list[tuple[bytes, int, int]] = []
     folders: list[bytes] = []
     bad: list[tuple[bytes, str]] = []
     problems = Problems()
@@ -101,15 +126,16 @@ def contents(folder: Path) -> Contents:
                 elif reason := problem_of(entry.name, status):
                     bad.append((entry.path, reason))
                 elif status is not None:
-                    files.append((entry.name, status.st_size))
+                    files.append((entry.name, status.st_size, status.st_mtime_ns))
     except OSError as error:
         unreadable = Path(os.fsdecode(error.filename or folder))
         raise StorageError(f"can't read {shown(unreadable)}: {error.strerror}") from error
     for path, reason in sorted(bad):
         problems.add(path, reason)
     files.sort()
-    return Contents(np.array([name for name, _ in files], np.bytes_), np.array([size for _, size in files], np.int64),
-                    sorted(folders), problems)
+    names, sizes, times = zip(*files, strict=True) if files else ((), (), ())
+    return Contents(np.array(names, np.bytes_), np.array(sizes, np.int64), np.array(times, np.int64), sorted(folders),
+                    problems)
 
 
 def status_of(entry: os.DirEntry[bytes]) -> os.stat_result | None:
@@ -129,59 +155,62 @@ def problem_of(name: bytes, status: os.stat_result | None) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "no file"
     if not name.lower().endswith(SUFFIXES):
-        return "not an image file by its name"
+        return NO_IMAGE
     return None if status.st_size else "empty file"
 
 
 def list_classes(folder: Path, inside: Contents, say: Say | None = None) -> Listing:
     """The images in the folders of their classes; `inside`: the contents of `folder`."""
-    problems, names, sizes, counts = Problems(), [], [], []
+    problems, found_all, names = Problems(), [], []
     problems.merge(inside.problems)
     for name in inside.names.tolist():
-        problems.add(os.fsencode(folder) + b"/" + name, "in no class's folder")
+        problems.add(os.fsencode(folder) + b"/" + name, STRAY)
     began = time.monotonic()
     found_in = in_order(contents, [folder / os.fsdecode(wnid) for wnid in inside.folders], AT_ONCE)
     for number, (wnid, found) in enumerate(zip(inside.folders, found_in, strict=True), 1):
         problems.merge(found.problems)
         for name in found.folders:
-            problems.add(os.path.join(os.fsencode(folder), wnid, name), "a folder in a class's folder")
+            problems.add(os.path.join(os.fsencode(folder), wnid, name), NESTED)
         if not len(found.names) and not found.problems.count and not found.folders:
-            problems.empty.append((os.path.join(os.fsencode(folder), wnid), "a class's folder without images"))
+            problems.add(os.path.join(os.fsencode(folder), wnid), NO_IMAGES)
         names.append(np.char.add(wnid + b"/", found.names))
-        sizes.append(found.sizes)
-        counts.append(len(found.names))
+        found_all.append(found)
         if say is not None and time.monotonic() - began >= SAY_SECONDS:
             began = time.monotonic()
-            say(f"  listing {shown(folder)}: {sum(counts):,} images in {number:,} of {len(inside.folders):,} folders")
-    return Listing(folder, np.concatenate(names), np.concatenate(sizes), np.repeat(np.arange(len(counts)), counts),
+            say(f"  listing {shown(folder)}: {sum(map(len, names)):,} images in {number:,} of "
+                f"{len(inside.folders):,} folders")
+    return Listing(folder, np.concatenate(names), np.concatenate([found.sizes for found in found_all]),
+                   np.concatenate([found.times for found in found_all]),
+                   np.repeat(np.arange(len(names)), list(map(len, names))),
                    tuple(map(os.fsdecode, inside.folders)), problems)
 
 
-def list_flat(folder: Path, inside: Contents, skip: bool = False) -> Listing:
+def list_flat(folder: Path, inside: Contents) -> Listing:
     """ImageNet's validation images in one folder, with the labels that lie beside it.
 
-    DataError if there are no labels or not one for each image; with `skip` some of the images may be lacking.
+    DataError if there are no labels or not one for each image, bad ones included.
     """
     source, wnids = validation_wnids(folder.parent)
     matches = [IMAGE.fullmatch(name) for name in inside.names.tolist()]
     problems = Problems()
     problems.merge(inside.problems)
+    bad = [IMAGE.fullmatch(os.path.basename(path)) for path, _ in problems.files]
     for name, match in zip(inside.names.tolist(), matches, strict=True):
         if match is None:
-            problems.add(os.fsencode(folder) + b"/" + name, "not named as ImageNet's validation images are")
+            problems.add(os.fsencode(folder) + b"/" + name, OTHER_NAME)
     numbers = np.array([int(match[1]) for match in matches if match is not None], np.int64)
-    there, due = set(numbers.tolist()), set(range(1, len(wnids) + 1))
-    if len(numbers) != len(there) or not (there <= due if skip else there == due):
+    all_numbers = [*numbers.tolist(), *(int(match[1]) for match in bad if match is not None)]
+    if len(all_numbers) != len(wnids) or set(all_numbers) != set(range(1, len(wnids) + 1)):
         raise DataError(f"{shown(source)} has labels of {len(wnids):,} images, ILSVRC2012_val_00000001 and so on, but "
-                        f"{shown(folder)} holds {len(numbers):,} of such a name"
-                        f"{first_lacking(set(numbers.tolist()), len(wnids))}; make both complete"
+                        f"{shown(folder)} holds {len(all_numbers):,} of such a name"
+                        f"{first_lacking(set(all_numbers), len(wnids))}; make both complete"
                         + (f"; {problems}" if problems.count else ""))
     classes, all_places = np.unique(np.array(wnids), return_inverse=True)
     good = np.array([match is not None for match in matches])
     places = all_places.reshape(-1)[numbers - 1]
     order = np.argsort(places, kind="stable")  # by name within a class
-    return Listing(folder, inside.names[good][order], inside.sizes[good][order], places[order].astype(np.int64),
-                   tuple(classes.tolist()), problems)
+    return Listing(folder, inside.names[good][order], inside.sizes[good][order], inside.times[good][order],
+                   places[order].astype(np.int64), tuple(classes.tolist()), problems)
 
 
 def first_lacking(numbers: set[int], count: int) -> str:

@@ -130,6 +130,11 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
     return total
 
 
+def statistics_folder(results: Path) -> Path:
+    """Where mean images lie, and which images can't be read, by the fingerprint of their set."""
+    return results / "data"
+
+
 def cache_path(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) -> Path:
     """Where the statistics of a set with this fingerprint lie below `folder`."""
     return folder / f"mean-{fingerprint[:16]}-{shorter_side}-{crop_size}.npz"

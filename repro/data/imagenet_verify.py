@@ -1,14 +1,14 @@
 """Opening every image of ImageNet: which ones can't be read, and what kinds there are. Never imports torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from repro.data.imagenet_files import OFFICIAL, Expected, ImageSet, find
-from repro.data.imagenet_listing import MOST_NAMED, Say
+from repro.data.imagenet_listing import MOST_NAMED, Say, and_more
 from repro.data.parts import in_parts, progress
 from repro.data.pictures import open_rgb
 from repro.errors import DataError
@@ -21,14 +21,13 @@ KINDS = ("greyscale", "CMYK", "of other colours than RGB", "not JPEG", f"with a 
 
 @dataclass
 class Found:
-    """How many images there are of each of KINDS, and the first ones that can't be read, each with its reason."""
+    """How many images there are of each of KINDS; the numbers of those that can't be read, each with what is said."""
 
     images: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
-    named: list[str] = field(default_factory=list)
-    bad: int = 0
+    bad: list[tuple[int, str]] = field(default_factory=list)
 
-    def look(self, path: Path) -> None:
+    def look(self, number: int, path: Path) -> None:
         """One more image, decoded fully."""
         self.images += 1
         try:
@@ -36,14 +35,13 @@ class Found:
             with Image.open(path) as image:
                 self.kinds.update(kinds(image))
         except DataError as error:
-            self.bad += 1
-            self.named = [*self.named, str(error)][:MOST_NAMED]
+            self.bad.append((number, str(error)))
 
     def merge(self, other: "Found") -> None:
         """Those of another part of the images, which come later."""
-        self.images, self.bad = self.images + other.images, self.bad + other.bad
+        self.images += other.images
         self.kinds += other.kinds
-        self.named = [*self.named, *other.named][:MOST_NAMED]
+        self.bad += other.bad
 
 
 def verify(root: Path, wiring_test: bool, say: Say, expected: Expected = OFFICIAL) -> None:
@@ -57,25 +55,34 @@ def verify(root: Path, wiring_test: bool, say: Say, expected: Expected = OFFICIA
         + " and ".join(f"{len(images):,} images in {shown(images.root)}" for images in sets)
         + f", {len(files.wnids):,} classes, {files.hidden:,} hidden files skipped; fingerprint {files.fingerprint}")
     total = Found()
-    with progress(f"verify {shown(root)}", sum(map(len, sets))) as advance:
-        for images in sets:
-            for found in in_parts(lambda numbers, images=images: look_at(images, numbers),  # type: ignore[misc]
-                                  range(len(images))):
-                total.merge(found)
-                advance(found.images)
+    for _, found in look_at_all(root, sets):
+        total.merge(found)
     say(", ".join(f"{total.kinds[kind]:,} {kind}" for kind in KINDS) + " (all of these are used)")
     if total.bad:
-        more = f" and {total.bad - len(total.named):,} more" if total.bad > len(total.named) else ""
-        raise DataError(f"{total.bad:,} of {total.images:,} images can't be read: {'; '.join(total.named)}{more}. Put "
-                        "them there again from the official archives")
+        named = "; ".join(text for _, text in total.bad[:MOST_NAMED])
+        raise DataError(f"{len(total.bad):,} of {total.images:,} images can't be read: {named}"
+                        f"{and_more(len(total.bad))}. Put them there again from the official archives")
     say(f"all {total.images:,} images can be read")
+
+
+def look_at_all(root: Path, sets: Sequence[ImageSet]) -> Iterator[tuple[int, Found]]:
+    """Decode every image on all cores, with progress; yields the place of its set and what each part holds, in order.
+
+    Images that no thread has begun are left out when the iterator is dropped.
+    """
+    with progress(f"verify {shown(root)}", sum(map(len, sets))) as advance:
+        for place, images in enumerate(sets):
+            for found in in_parts(lambda numbers, images=images: look_at(images, numbers),  # type: ignore[misc]
+                                  range(len(images))):
+                advance(found.images)
+                yield place, found
 
 
 def look_at(images: ImageSet, numbers: Sequence[int]) -> Found:
     """What some images of a set are."""
     found = Found()
     for number in numbers:
-        found.look(images.path(number))
+        found.look(number, images.path(number))
     return found
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from repro.data import imagenet_statistics
 from repro.data.augment import normalised
 from repro.data.cifar10 import channel_statistics
-from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, statistics_folder
-from repro.data.imagenet_statistics import BESIDE
+from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
+from repro.data.imagenet_statistics import BESIDE, statistics_folder
 from repro.errors import DataError, StorageError
 from repro.places import results_dir, shown
 from repro.schema import Normalization, RunConfig

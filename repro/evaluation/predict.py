@@ -8,20 +8,18 @@ import numpy as np
 from torchvision.models import ResNet50_Weights
 
 from repro.data.cifar10 import on_device
-from repro.data.imagenet import statistics_folder
-from repro.data.imagenet_skipping import find_images
+from repro.data.imagenet_usable import usable
 from repro.data.pictures import center_crop, open_rgb
 from repro.data.sources import load_arrays
 from repro.devices import place, resolve, set_up
 from repro.errors import DataError
 from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.scores import TOP, Scorer
-from repro.evaluation.testing import WIRING_TEST, check_agrees
+from repro.evaluation.testing import WIRING_TEST, check_agrees, print_now
 from repro.evaluation.views import CENTER, Views, views_of
 from repro.evaluation.weight_files import read_weights
 from repro.evaluation.weights import load_weights, run_beside
 from repro.models import build_model
-from repro.places import data_dir, results_dir
 from repro.ranges import CIFAR10, CLASSES, IMAGENET
 from repro.schema import RunConfig
 
@@ -60,9 +58,7 @@ def predict(config: RunConfig, weights: Path, images: Sequence[Path]) -> tuple[s
 def mean_of(config: RunConfig, weights: Path) -> Normaliser:
     """What is subtracted from an image of the configuration's data set."""
     if config.data.name == IMAGENET:
-        root = data_dir(config.data.root)
-        return normaliser_of(config, weights, lambda: find_images(
-            config.data, root, statistics_folder(results_dir(config.results)), lambda line: None).fingerprint)
+        return normaliser_of(config, weights, lambda: usable(config, print_now).fingerprint)
     data = on_device(load_arrays(config.data), config.data, device=set_up(config))
     return Normaliser(data.mean.cpu(), None if data.std is None else data.std.cpu())
 

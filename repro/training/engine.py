@@ -14,7 +14,7 @@ import torch
 
 from repro import provenance, runs
 from repro.config import deviations, identity, numbers, to_dict, with_added
-from repro.data import imagenet_skipping, imagenet_statistics
+from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
@@ -339,10 +339,10 @@ def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Executio
 
 
 def about_files(data: Data) -> dict[str, Any]:
-    """For the record: that a wiring test is tested on its training images, and what data.on_bad=skip left out."""
+    """For the record: that a wiring test is tested on its training images, and what was left out of ImageNet."""
     if not isinstance(data, ImageNetData):
         return {}
-    return ({"one_folder": True} if data.files.one_folder else {}) | imagenet_skipping.for_record(data.files)
+    return {**({"one_folder": True} if data.files.one_folder else {}), **data.files.noted()}
 
 
 def silent(text: str) -> None:

@@ -12,14 +12,13 @@ from repro.data.imagenet import (
     ImageNetData,
     needs_statistics,
     on_device,
-    statistics_folder,
     workers_of_each,
 )
 from repro.data.imagenet_files import ImageNetFiles
-from repro.data.imagenet_skipping import find_images
-from repro.data.imagenet_statistics import ImageStatistics
+from repro.data.imagenet_statistics import ImageStatistics, statistics_folder
+from repro.data.imagenet_usable import usable
 from repro.errors import ConfigError, Stopped
-from repro.places import data_dir, results_dir, shown
+from repro.places import results_dir, shown
 from repro.schema import RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import World
@@ -30,15 +29,10 @@ Say = Callable[[str], None]
 def load_images(config: RunConfig, device: torch.device, world: World, stop: StopRequest, say: Say) -> ImageNetData:
     """The images of a resolved configuration's run; makes the mean image first where it is not there yet.
 
+    Choice: with data.on_bad=skip the leader alone opens all images, on the cores of its machine: it is done once.
     DataError (3) for a folder that is not the data set or a file that can't be read; Stopped (75, 130) by `stop`.
     """
-    def check() -> None:
-        if stop.reason is not None:
-            raise Stopped(f"stopped by {stop.reason} while images were looked at; the same command begins it again",
-                          stop.exit_code)
-
-    files = world.told(lambda: find_images(config.data, data_dir(config.data.root),
-                                           statistics_folder(results_dir(config.results)), say, check))
+    files = world.told(lambda: usable(config, say, stop))
     if len(files.wnids) > config.model.num_classes:
         raise ConfigError(f"model.num_classes={config.model.num_classes}: {shown(files.train.root)} has "
                           f"{len(files.wnids)} classes")
