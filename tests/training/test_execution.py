@@ -270,7 +270,7 @@ def watched(step):
     return lambda: {**state_of(step), **dict(step.model.named_parameters()),
                     "order": step.input.order.order, "start": step.input.order.start, "images": step.data.train_images,
                     "labels": step.data.train_labels, "mean": step.data.mean, "skip": step.optimizer.skip,
-                    "lr": step.optimizer.sgd.param_groups[0]["lr"]}
+                    "lr": step.optimizer.rate}
 
 
 @pytest.mark.parametrize("overrides", [[], ["train.warmup=error80"], ["machine.precision=fp16"],

@@ -96,12 +96,12 @@ def test_a_host_that_ends_the_warm_up_at_80_percent(monkeypatch):
 def torch_form(self, rate, skip):
     """An update that leaves the momentum as it is when the rate changes."""
     self.rate.copy_(rate)
-    self.sgd.step()
+    self.apply()
 
 
 @pytest.mark.parametrize(("what", "value"), [
     ("update", torch_form),
-    ("update", lambda self, rate, skip: [p.data.sub_(rate * p.grad) for p in self.sgd.param_groups[0]["params"]])])
+    ("update", lambda self, rate, skip: [p.data.sub_(rate * p.grad) for p in self.parameters])])
 def test_another_update_rule(monkeypatch, what, value):
     monkeypatch.setattr(optimizer.MomentumSGD, what, torch.no_grad()(value))
     with pytest.raises(Mismatch, match="weights after three updates of cifar_plain20"):
