@@ -177,10 +177,15 @@ def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) ->
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
-        if isinstance(error, OSError) and error.strerror:
-            raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
-        print(f"{shown(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
+        note_damaged(path, error)
         return None
+
+
+def note_damaged(path: Path, error: Exception) -> None:
+    """Say that a file which was kept is damaged and not used. StorageError if it could not be opened."""
+    if isinstance(error, OSError) and error.strerror:
+        raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
+    print(f"{shown(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
 
 
 def check(found: ImageStatistics, fingerprint: str, crop_size: int) -> None:

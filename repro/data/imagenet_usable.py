@@ -8,7 +8,6 @@ disk that fails for a moment does not change the set of a run that goes on.
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,9 +26,9 @@ from repro.data.imagenet_files import (
     refuse,
 )
 from repro.data.imagenet_listing import MOST_NAMED, NESTED, NO_IMAGES, OTHER_FILES, Listing, Say, and_more
-from repro.data.imagenet_statistics import statistics_folder
+from repro.data.imagenet_statistics import note_damaged, statistics_folder
 from repro.data.imagenet_verify import look_at_all
-from repro.errors import Stopped, StorageError
+from repro.errors import Stopped
 from repro.places import data_dir, results_dir, shown
 from repro.runs import write_atomic
 from repro.schema import OnBad, RunConfig
@@ -103,10 +102,8 @@ def kept(path: Path, key: str, found: Listings) -> Bad | None:
                for one, rows in zip(found.each, content["bad"], strict=True)]
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        print(f"{shown(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        note_damaged(path, error)
         return None
     return bad
 
