@@ -24,10 +24,11 @@ class MomentumSGD:
         self.rate = torch.tensor(first_rate, dtype=torch.float32, device=device)
         self.skip = torch.zeros((), dtype=torch.float32, device=device)  # 1: leave weights and momentum as they are
         self.parameters = parameters
-        self.groups = decay_groups(model, config)
         self.coefficient = config.momentum
         self.nesterov = config.momentum_form is MomentumForm.nesterov
         self.momentum = [torch.zeros_like(p) for p in parameters]
+        buffers = dict(zip(parameters, self.momentum, strict=True))
+        self.groups = [([(p, buffers[p]) for p in group], decay) for group, decay in decay_groups(model, config)]
 
     @torch.no_grad()
     def update(self, rate: Tensor, skip: Tensor) -> None:
@@ -40,12 +41,11 @@ class MomentumSGD:
 
     def apply(self) -> None:
         """torch's update with `rate` and `skip` as they are."""
-        momentum: dict[Tensor, Tensor] = dict(zip(self.parameters, self.momentum, strict=True))
-        for parameters, decay in self.groups:
-            trained: list[Tensor] = [p for p in parameters if p.grad is not None]
-            sgd(trained, [p.grad for p in trained if p.grad is not None], [momentum[p] for p in trained],
-                fused=True, found_inf=self.skip, lr=self.rate, momentum=self.coefficient, weight_decay=decay,
-                dampening=0.0, nesterov=self.nesterov, maximize=False)
+        for pairs, decay in self.groups:
+            trained = [(p, p.grad, buffer) for p, buffer in pairs if p.grad is not None]
+            sgd([p for p, _, _ in trained], [gradient for _, gradient, _ in trained],
+                [buffer for _, _, buffer in trained], fused=True, found_inf=self.skip, lr=self.rate,
+                momentum=self.coefficient, weight_decay=decay, dampening=0.0, nesterov=self.nesterov, maximize=False)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

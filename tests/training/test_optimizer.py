@@ -124,5 +124,5 @@ def test_a_skipped_update_changes_nothing():
 def test_all_parameters_are_updated_once(overrides):
     model = quadratic_model()
     optimizer = MomentumSGD(model, train_config(*overrides), 0.1)
-    given = [p for parameters, _ in optimizer.groups for p in parameters]
+    given = [p for pairs, _ in optimizer.groups for p, _ in pairs]
     assert sorted(map(id, given)) == sorted(map(id, model.parameters()))
