@@ -181,8 +181,7 @@ class CapturedUpdates:
     def __init__(self, step: TrainStep, count: int, place: dict[str, Any]):
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, **place):
-            for _ in range(count):
-                step()
+            step(count)
         self.gradients: list[Tensor | None] = [parameter.grad for parameter in step.model.parameters()]
 
 

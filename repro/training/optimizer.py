@@ -31,12 +31,12 @@ class MomentumSGD:
         self.groups = [([(p, buffers[p]) for p in group], decay) for group, decay in decay_groups(model, config)]
 
     @torch.no_grad()
-    def update(self, rate: Tensor, skip: Tensor) -> None:
-        """One update at this rate (() float32); none at all where `skip` (() bool) is true."""
+    def update(self, rate: Tensor, good: Tensor) -> None:
+        """One update at this rate (() float32); none at all where `good` (() bool) is false."""
         if self.caffe:
             torch._foreach_mul_(self.momentum, self.rate / rate)
         self.rate.copy_(rate)
-        self.skip.copy_(skip)
+        torch.logical_not(good, out=self.skip)
         self.apply()
 
     def apply(self) -> None:

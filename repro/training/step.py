@@ -4,8 +4,10 @@ Everything that changes from step to step lies in tensors that are updated in pl
 on any device, compiled, or captured in a CUDA graph (`repro.training.execution`).
 """
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from repro.training.schedule import NEVER, Schedule
 
 
 class TrainStep:
-    """Calling it does one update of the model and of the counters below (all () tensors unless noted).
+    """Calling it updates the model and the counters below (all () tensors unless noted).
 
     iteration: updates done, int64. loss_sum (float32) and error_count (int64): over the mini-batches since they were
     last cleared. warming: int64 0/1. warmup_end: iteration at which the warm-up ended, -1 before, int64. window:
@@ -36,6 +38,7 @@ class TrainStep:
     def __init__(self, model: nn.Module, data: Data, config: RunConfig, schedule: Schedule, world: World | None = None):
         device = data.mean.device
         self.model, self.data, self.config, self.schedule = model, data, config, schedule
+        self.norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
         self.device, self.world = device, world or World()
         self.forward = model if self.world.size == 1 else averaging_gradients(model)
         self.mini_batch_size = config.train.mini_batch_size
@@ -61,24 +64,35 @@ class TrainStep:
         self.bad_loss = torch.zeros_like(self.loss_sum)
         self.last_loss = torch.zeros_like(self.loss_sum)
 
-    def __call__(self) -> None:
-        """One update. `input.cover(position)` must have been called for this iteration's position."""
-        images, labels = self.batch()
-        with autocast(self.device, self.config.machine.precision):
+    def __call__(self, count: int = 1) -> None:
+        """`count` updates, whose mini-batches are made at once: a captured graph then has less to launch.
+
+        `input.cover(position)` must have been called for this iteration's position.
+        """
+        images, labels = self.batch(count=count)
+        for part in zip(images.chunk(count), labels.chunk(count), strict=True):
+            self.update(*part)
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """One update by these images, float32 (B, 3, H, W), and labels, int64 (B,)."""
+        with autocast(self.device, self.config.machine.precision), counted_at_once(self.norms):
             logits = self.forward(images)
         logits = logits.float()
         loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss * self.loss_scale)
+        torch.autograd.backward(loss if self.loss_scale == 1.0 else loss * self.loss_scale)
         with torch.no_grad():
             self.apply(loss.detach(), (logits.argmax(1) != labels).sum())
 
-    def batch(self, iteration: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """This process's part of the mini-batch of this iteration, or of another: float32 (B, 3, H, W), int64 (B,).
+    def batch(self, iteration: Tensor | None = None, count: int = 1) -> tuple[Tensor, Tensor]:
+        """This process's part of `count` mini-batches from this iteration, or another, on.
 
-        After a failure `iteration` stands still while the order moves on; the batch is then any one, and not used.
+        float32 (count B, 3, H, W), int64 (count B,). After a failure `iteration` stands still while the order moves
+        on; the batches are then any, and not used.
         """
-        position = (self.iteration if iteration is None else iteration) * self.mini_batch_size + self.offsets
+        first = (self.iteration if iteration is None else iteration) * self.mini_batch_size
+        position = first + (self.offsets if count == 1 else torch.cat(
+            [self.offsets + number * self.mini_batch_size for number in range(count)]))
         images, labels = self.input.batch(position)
         return images.contiguous(memory_format=self.memory_format), labels
 
@@ -94,14 +108,14 @@ class TrainStep:
         if self.loss_scale != 1.0:
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
         norm = torch.nn.utils.get_total_norm(gradients)
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
-        first = ~finite & (self.failed_at < 0)
-        self.bad_loss.copy_(torch.where(first, loss, self.bad_loss))
-        self.failed_at.copy_(torch.where(first, self.iteration, self.failed_at))
-        good = self.failed_at < 0
-        self.optimizer.update(self.learning_rate(), ~good)
-        self.last_loss.copy_(torch.where(good, loss, self.last_loss))
-        self.loss_sum.add_(torch.where(good, loss, torch.zeros_like(loss)))
+        unfailed = self.failed_at < 0
+        good = unfailed & (loss + norm < math.inf)  # neither is negative, and nothing compares with NaN
+        first = unfailed ^ good
+        torch.where(first, loss, self.bad_loss, out=self.bad_loss)
+        torch.where(first, self.iteration, self.failed_at, out=self.failed_at)
+        self.optimizer.update(self.learning_rate(), good)
+        torch.where(good, loss, self.last_loss, out=self.last_loss)
+        self.loss_sum.add_(self.last_loss * good)
         self.error_count.add_(errors * good)
         self.iteration.add_(good)
         if self.warms_up:
@@ -123,13 +137,13 @@ class TrainStep:
         """`Schedule.warmup_ends` on the device; once over, the warm-up never comes back."""
         schedule, size = self.schedule, len(self.window)
         latest = (self.slots == (self.iteration - 1) % size) & good
-        self.window.copy_(torch.where(latest, errors, self.window))
+        torch.where(latest, errors, self.window, out=self.window)
         over = self.iteration >= schedule.warmup_max
         if schedule.warmup is WarmUp.error80:
             limit = schedule.warmup_error / 100 * size * self.mini_batch_size
             over = over | ((self.iteration >= size) & (self.window.sum() < limit))
         ended = over & (self.warming > 0) & good
-        self.warmup_end.copy_(torch.where(ended, self.iteration, self.warmup_end))
+        torch.where(ended, self.iteration, self.warmup_end, out=self.warmup_end)
         self.warming.mul_(~ended)
 
     def follow(self, schedule: Schedule) -> None:
@@ -178,6 +192,20 @@ class TrainStep:
         """Each process takes its own running statistics; the mean of all where there are more or fewer now."""
         rank = self.world.rank
         put_statistics(self.model, parts[rank] if len(parts) == self.world.size else torch.stack(parts).mean(0))
+
+
+@contextmanager
+def counted_at_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+    """A forward pass whose batch normalisations do not each count it: it is counted for all of them in one call."""
+    counts = [layer.num_batches_tracked for layer in layers]
+    for layer in layers:
+        layer.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for layer, count in zip(layers, counts, strict=True):
+            layer.num_batches_tracked = count
+    torch._foreach_add_([count for count in counts if count is not None], 1)
 
 
 def averaging_gradients(model: nn.Module) -> nn.Module:

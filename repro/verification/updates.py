@@ -61,5 +61,5 @@ def ours(train: TrainConfig) -> list[np.ndarray]:
     for update, rate in enumerate(RATES):
         for parameter in parameters:
             parameter.grad = torch.from_numpy(gradient(parameter.detach().numpy(), update))
-        optimizer.update(torch.tensor(rate), torch.tensor(False))
+        optimizer.update(torch.tensor(rate), torch.tensor(True))
     return [parameter.detach().numpy() for parameter in parameters]

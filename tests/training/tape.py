@@ -48,7 +48,7 @@ class TapeUpdates:
     """CapturedUpdates on a tape."""
 
     def __init__(self, step, count):
-        self.graph = tape_of(lambda: [step() for _ in range(count)])
+        self.graph = tape_of(lambda: step(count))
         self.gradients = [parameter.grad for parameter in step.model.parameters()]
 
 

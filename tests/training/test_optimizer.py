@@ -32,7 +32,7 @@ def run_ours(config, rates, skips=()):
     for step, rate in enumerate(rates):
         for p in model.parameters():
             p.grad = torch.from_numpy(gradient(p.detach().double().numpy(), step)).float()
-        optimizer.update(torch.tensor(rate, dtype=torch.float32), torch.tensor(step in skips))
+        optimizer.update(torch.tensor(rate, dtype=torch.float32), torch.tensor(step not in skips))
     return [p.detach().double().numpy() for p in model.parameters()]
 
 
@@ -115,7 +115,7 @@ def test_a_skipped_update_changes_nothing():
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.full_like(p, float("nan"))
-    optimizer.update(torch.tensor(0.1), torch.tensor(True))
+    optimizer.update(torch.tensor(0.1), torch.tensor(False))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(not buffer.any() for buffer in optimizer.momentum)
 
