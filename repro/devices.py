@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from repro.errors import ConfigError
 from repro.schema import Device, Engine, Precision, RunConfig
+
+# Read when CUDA starts: queues between host and device. With the default of 8, more runs at once wait for each other.
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -26,7 +29,10 @@ def available(device: Device) -> bool:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here."""
+    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here.
+
+    machine.channels_last stays None on CUDA, where a run measures it.
+    """
     machine = config.machine
     device = machine.device
     if device is Device.auto:
@@ -56,8 +62,8 @@ def resolve(config: RunConfig) -> RunConfig:
     if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
-    if channels_last is None:  # measured faster on CPUs; on CUDA tensor cores want it for 16-bit convolutions
-        channels_last = device is Device.cpu or (device is Device.cuda and precision in AUTOCAST)
+    if channels_last is None and device is not Device.cuda:  # there `repro.training.cost.with_memory_format` measures
+        channels_last = device is Device.cpu  # measured faster on CPUs
     machine = replace(machine, device=device, precision=precision, channels_last=channels_last)
     return replace(config, engine=engine, machine=machine)
 
@@ -67,9 +73,7 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     machine = config.machine
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    tf32 = "tf32" if machine.precision is Precision.tf32 else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = tf32
-    torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
+    set_tf32(machine.precision is Precision.tf32)
     torch.backends.cudnn.benchmark = not machine.deterministic
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read at its first use
@@ -78,6 +82,56 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     if machine.device is Device.cpu and allocator:
         keep_freed_memory()
     return torch.device(machine.device.name)
+
+
+def set_tf32(on: bool) -> None:
+    """Matrix products and convolutions on CUDA in TF32, or in plain fp32.
+
+    torch has two interfaces for it. The older one sets its own flags and some of the newer one's; each getter raises
+    where they disagree, also within torch's compiler and torch.export.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+    for operation in fp32_operations():
+        operation.fp32_precision = "tf32" if on else "ieee"
+
+
+def fp32_operations() -> list[Any]:
+    """Where torch keeps the fp32 precision of matrix products and of cuDNN."""
+    cudnn: Any = torch.backends.cudnn
+    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+
+
+@contextlib.contextmanager
+def settings_restored() -> Iterator[None]:
+    """Leave torch's process-wide settings (see `set_up`) as they were before."""
+    operations = [*fp32_operations(), torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    precisions = [operation.fp32_precision for operation in operations]
+    older = None  # unreadable where the two interfaces disagree already
+    with contextlib.suppress(RuntimeError):
+        older = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    benchmark, threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            torch.backends.cudnn.allow_tf32 = older[1]
+        for operation, precision in zip(operations, precisions, strict=True):
+            operation.fp32_precision = precision
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_num_threads(threads)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextlib.contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Plain fp32 for what is measured within, whatever the run computes in."""
+    with settings_restored():
+        set_tf32(False)
+        yield
 
 
 def place(model: Model, config: RunConfig, device: torch.device) -> Model:

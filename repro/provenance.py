@@ -1,10 +1,13 @@
 """Where a number comes from: code version, package versions and machine, for the record of a run."""
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from repro import __version__
@@ -14,12 +17,42 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 
 
 def code_version() -> dict[str, Any]:
-    """Commit and whether the tree has uncommitted changes; None where that can't be known (a wheel, no git)."""
-    if not in_tree():
-        return {"repro": __version__, "commit": None, "dirty": None}
-    commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no")
-    return {"repro": __version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
+    """Commit and whether the tree differs from it; None where that can't be known (a wheel, no git and no COMMIT).
+
+    Where a checkout travelled without .git, its file COMMIT tells; CONTRIBUTING.md says how it is written.
+    """
+    commit = dirty = None
+    if in_tree():
+        commit = git("rev-parse", "HEAD") if (TREE / ".git").exists() else None  # not that of a repository around it
+        if commit is not None:
+            changes = git("status", "--porcelain", "--untracked-files=no")
+            dirty = None if changes is None else bool(changes)
+        else:
+            commit, dirty = packed_commit(TREE)
+    return {"repro": __version__, "commit": commit, "dirty": dirty}
+
+
+def packed_commit(tree: Path) -> tuple[str | None, bool | None]:
+    """What COMMIT says: the commit, then lines of sha256sum for every tracked file; whether one of them differs.
+
+    (None, None) without such a file, or where it has no such form.
+    """
+    try:
+        commit, *lines = (tree / "COMMIT").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None, None
+    files = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
+    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not files or None in files:
+        return None, None
+    return commit, any(sha256_of(tree / match[2]) != match[1] for match in files if match)
+
+
+def sha256_of(path: Path) -> str | None:
+    """SHA-256 of a file; None if it can't be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def git(*arguments: str) -> str | None:

@@ -18,9 +18,9 @@ FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slo
 
 @pytest.fixture
 def quick(here, monkeypatch):
-    """The command on 300 made-up images, without the seconds of `repro doctor`."""
+    """The command on 300 made-up images."""
     monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data(images=300))
-    monkeypatch.setattr(command, "check_environment", lambda root: None)
+    monkeypatch.setattr(command, "check_surroundings", lambda root: None)
     return here
 
 
@@ -95,18 +95,53 @@ def test_without_the_data_set_it_says_where_it_looked(direct, tmp_path, monkeypa
     says(direct("pending", "--max-seconds", "60"), 3, "CIFAR-10 is not in nothing", "data fetch cifar10")
 
 
-def test_a_machine_with_problems_is_refused(direct, monkeypatch):
-    from repro import doctor
-
-    bad = doctor.Check("torch", doctor.PROBLEM, "torch 2.10 is too old", "install 2.11")
-    monkeypatch.setattr(doctor, "examine", lambda full=False: [bad])
-    says(direct("pending"), 2, "torch 2.10 is too old")
+def test_a_machine_with_problems_is_refused(direct, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "file" / "results"))
+    says(direct("pending"), 2, "is no folder", "REPRO_RESULTS")
 
 
-def test_at_most_so_many_runs(quick, monkeypatch):
+def test_torch_is_not_loaded_a_second_time_to_look_around(direct, monkeypatch, tmp_path):
+    from repro.doctor import software
+
+    monkeypatch.setattr(software, "probe", None)
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "nothing"))
+    says(direct("pending"), 3, "CIFAR-10 is not in nothing")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The runs that would be done."""
     from repro.training import suite
 
-    asked = []
-    monkeypatch.setattr(suite, "run_unfinished", lambda configs, *rest: asked.extend(configs) or [])
+    found = []
+    monkeypatch.setattr(suite, "run_unfinished",
+                        lambda configs, stop, command, jobs: found.append((configs, command, jobs)) or [])
+    return found
+
+
+def test_runs_can_be_named_in_an_order_with_the_engine_and_the_number_at_once(quick, asked):
+    order = "cifar_resnet56,cifar_plain20/seed0,cifar_resnet110/seed1,cifar_resnet56"
+    assert quick("pending", "--runs", order, "jobs_per_device=2", "engine=eager").code == 0
+    ((configs, command, jobs),) = asked
+    assert [(config.name, config.seed) for config in configs] == [
+        ("cifar_resnet56", 0), ("cifar_plain20", 0), ("cifar_resnet110", 1)]
+    assert {config.engine.name for config in configs} == {"eager"}
+    assert jobs == 2
+    assert command[1:] == ["pending", "--runs", order, "jobs_per_device=2", "engine=eager"]
+
+
+def test_an_experiment_that_is_named_means_all_its_lacking_seeds(quick, asked):
+    assert quick("pending", "--runs", "cifar_resnet110", "--most", "4").code == 0
+    assert [config.seed for config in asked[0][0]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("runs", "told"), [("cifar_resnet57", ["'cifar_resnet57' is no experiment", "cifar_resnet56"]),
+                                            ("", ["'' is no experiment"])])
+def test_a_run_that_there_is_not_is_refused(runs, told, quick):
+    says(quick("pending", "--runs", runs), 2, *told)
+
+
+def test_at_most_so_many_runs(quick, asked):
     assert quick("pending", "--most", "3", "jobs_per_device=2").code == 0
-    assert [config.name for config in asked] == ["cifar_plain20", "cifar_resnet20", "cifar_plain32"]
+    assert [config.name for config in asked[0][0]] == ["cifar_plain20", "cifar_resnet20", "cifar_plain32"]

@@ -1,5 +1,10 @@
 """What the record says of where a number comes from."""
 
+import subprocess
+
+import pytest
+
+from repro import provenance
 from repro.provenance import slurm_job
 
 
@@ -15,3 +20,57 @@ def test_a_session_elsewhere_says_nothing_of_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert slurm_job() == {}
+
+
+@pytest.fixture
+def travelled(tmp_path, monkeypatch):
+    """A tree without its repository, as it is packed: its files, and COMMIT beside them."""
+    (tmp_path / "repro").mkdir()
+    (tmp_path / "repro" / "one.py").write_text("one = 1\n")
+    (tmp_path / "a file.md").write_text("words\n")
+    sums = subprocess.run(["sha256sum", "repro/one.py", "a file.md"], cwd=tmp_path, capture_output=True, text=True,
+                          check=True).stdout
+    (tmp_path / "COMMIT").write_text(f"{'c0ffee12' * 5}\n{sums}")
+    monkeypatch.setattr(provenance, "TREE", tmp_path)
+    monkeypatch.setattr(provenance, "in_tree", lambda: True)
+    return tmp_path
+
+
+def code():
+    found = provenance.code_version()
+    return found["commit"], found["dirty"]
+
+
+def test_a_tree_that_travelled_names_the_commit_that_was_packed(travelled):
+    assert code() == ("c0ffee12" * 5, False)
+    (travelled / "new.txt").write_text("git does not know it either")
+    assert code() == ("c0ffee12" * 5, False)
+
+
+@pytest.mark.parametrize("change", [lambda tree: (tree / "a file.md").write_text("other words\n"),
+                                    lambda tree: (tree / "repro" / "one.py").unlink()])
+def test_a_file_that_differs_from_the_commit_is_told(change, travelled):
+    change(travelled)
+    assert code() == ("c0ffee12" * 5, True)
+
+
+@pytest.mark.parametrize("content", ["", "c0ffee\n", f"{'c0ffee12' * 5}\n", f"{'c0ffee12' * 5}\nno sum  file\n",
+                                     b"\xff\xfe"])
+def test_what_is_no_list_of_a_commit_says_nothing(content, travelled):
+    (travelled / "COMMIT").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert code() == (None, None)
+    (travelled / "COMMIT").unlink()
+    assert code() == (None, None)
+
+
+def test_the_commit_of_a_repository_around_the_tree_is_not_ours(travelled):
+    (travelled / "COMMIT").unlink()
+    git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid", "-C", str(travelled)]
+    inner = travelled / "inner"
+    inner.mkdir()
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    assert code()[0] is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "TREE", inner)
+        assert code() == (None, None)

@@ -1,11 +1,13 @@
 """Measure all contenders in turn, each time in a fresh process, and hold what they did against the device's floors."""
 
+import functools
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from repro.schema import Device, Family, Precision, RunConfig
 Say = Callable[[str], None]
 Run = Callable[[Job], dict[str, Any]]  # measures one job
 PROGRAM = (sys.executable, "-m", "repro.bench.contender")
+NO_TIME = "no time was left"
 TIMEOUT = 1800.0  # Choice: seconds of one process; compiling 110 layers takes minutes on a few cores
 LEARNT = 0.99  # Choice: the shared batch's loss must fall below this part of what it was
 # Choice: how far losses of the shared batch may lie apart, relative; rounding alone, by precision.
@@ -37,6 +40,7 @@ class Series:
     job: Job
     rounds: list[dict[str, Any]] = field(default_factory=list)
     failed: str | None = None
+    seconds: float = 0.0  # the longest round
 
     def values(self, key: str) -> list[float]:
         """One number of each round."""
@@ -68,11 +72,13 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     """Measure what the settings ask for and return the record, plain values for JSON.
 
     Rounds x (device, then each network x each contender), each in a fresh process, one after the other; a quick bench
-    measures the device once, in this process. A contender that fails is in the record with its reason. Raises
-    ReproError if the device can't be measured, ConfigError.
+    measures the device once, in this process. A contender that fails is in the record with its reason. Nothing begins
+    that would not end within `max_seconds`. Raises ReproError if the device can't be measured, ConfigError.
     """
-    rate_run = run if run is not None else measured_here if settings.quick else fresh_process
-    run = run if run is not None else fresh_process
+    ends = math.inf if settings.max_seconds is None else time.monotonic() + settings.max_seconds
+    in_time: Run = fresh_process if ends == math.inf else functools.partial(fresh_process, ends=ends)
+    rate_run = run if run is not None else measured_here if settings.quick else in_time
+    run = run if run is not None else in_time
     start = {"started": utc_now(), "load_average_before": round(os.getloadavg()[0], 2), "code": code_version()}
     config = resolve(config_of(20, settings.overrides))
     device = config.machine.device
@@ -80,18 +86,27 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     rates = Series(Job(RATES, 20, settings.overrides, 0, 0, 0))
     for number in range(1, settings.rounds + 1):
         head = f"{'quick, ' if settings.quick else ''}round {number} of {settings.rounds}"
-        if number == 1 or not settings.quick:
+        if number == 1 or not (settings.quick or late(rates, ends)):
             say(f"{head}: {measure_rates(rates, rate_run)}")
         for net in nets:
             for one in net.series:
-                if one.failed is None:
+                if late(one, ends):
+                    one.failed = one.failed or (None if one.rounds else NO_TIME)
+                elif one.failed is None:
                     say(f"{head}: {net.name} {one.job.contender}: {measure(one, net, run)}")
     return record_of(settings, config, rates, nets) | start
 
 
+def late(series: Series, ends: float) -> bool:
+    """Whether another round, as long as the longest until now, would not end in time."""
+    return time.monotonic() + series.seconds >= ends
+
+
 def measure_rates(rates: Series, run: Run) -> str:
     """One more round of the device itself, and what to say of it. ReproError if there is no result."""
+    began = time.monotonic()
     result = run(rates.job)
+    rates.seconds = max(rates.seconds, time.monotonic() - began)
     if "failed" in result:
         raise ReproError(f"this device can't be measured: {result['failed']}")
     rates.rounds.append(result)
@@ -101,7 +116,11 @@ def measure_rates(rates: Series, run: Run) -> str:
 
 def measure(series: Series, net: Net, run: Run) -> str:
     """One more round of a contender, and what to say of it."""
+    began = time.monotonic()
     result = run(series.job)
+    series.seconds = max(series.seconds, time.monotonic() - began)
+    if result.get("failed") == NO_TIME and series.rounds:
+        return NO_TIME
     expected = next((other.rounds[0]["shared_loss"] for other in net.series if other.rounds), None)
     series.failed = refusal(result, net.traffic.parameters, expected, net.config.machine.precision)
     if series.failed is not None:
@@ -186,12 +205,17 @@ def measured_here(job: Job) -> dict[str, Any]:
     return contender.measure(job)
 
 
-def fresh_process(job: Job) -> dict[str, Any]:
-    """Measure a job in a process of its own with our environment; {"failed": reason} if that ends without a result."""
-    return ran([*PROGRAM, job.text()])
+def fresh_process(job: Job, ends: float = math.inf) -> dict[str, Any]:
+    """Measure a job in a process of its own with our environment; {"failed": reason} if that ends without a result.
+
+    `ends`: the time, by the clock of time.monotonic, at which it is cut.
+    """
+    left = ends - time.monotonic()
+    result = ran([*PROGRAM, job.text()], min(TIMEOUT, max(0.0, left)))
+    return {"failed": NO_TIME} if "failed" in result and time.monotonic() >= ends else result
 
 
-def ran(command: list[str]) -> dict[str, Any]:
+def ran(command: list[str], seconds: float = TIMEOUT) -> dict[str, Any]:
     """The result that a program prints, or {"failed": reason}.
 
     The process and its workers are killed when it takes too long and when we are interrupted.
@@ -199,13 +223,13 @@ def ran(command: list[str]) -> dict[str, Any]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
     try:
-        out, err = process.communicate(timeout=TIMEOUT)
+        out, err = process.communicate(timeout=seconds)
     except BaseException as error:  # Ctrl-C among them
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
-            return {"failed": f"no result after {TIMEOUT:g} s"}
+            return {"failed": f"no result after {seconds:g} s"}
         raise
     return result_of(process.returncode, out, err)
 

@@ -19,6 +19,7 @@ from repro.data.parts import cores_here
 from repro.devices import autocast, describe, place, resolve, set_up, synchronise
 from repro.models import build_model
 from repro.schema import Engine, RunConfig
+from repro.training.cost import with_memory_format
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
@@ -82,6 +83,8 @@ def measure(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     config = resolve(config_of(job.depth, job.overrides, job.contender))
     kind, _, engine = job.contender.partition(":")
+    if kind != RATES:
+        config, _ = with_memory_format(config)
     device = set_up(config, allocator=kind == OURS)
     if job.contender == RATES:
         return {"device": describe(device), "threads": torch.get_num_threads(), **device_rates(config, device)}

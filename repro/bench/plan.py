@@ -32,6 +32,7 @@ class Settings:
     steps: int | None
     overrides: tuple[str, ...]
     quick: bool
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Job:
         return replace(job, overrides=tuple(job.overrides))
 
 
-def settings_of(words: Sequence[str], quick: bool) -> Settings:
+def settings_of(words: Sequence[str], quick: bool, max_seconds: float | None = None) -> Settings:
     """The settings of a command line, key=value each. ConfigError for a wrong one."""
+    if max_seconds is not None and max_seconds <= 0:
+        raise ConfigError(f"--max-seconds {max_seconds:g}: allowed is above 0")
     given = dict(word.partition("=")[::2] for word in words if word.partition("=")[0] in KEYS)
     overrides = tuple(word for word in words if word.partition("=")[0] not in KEYS)
     check_override_keys(overrides)
@@ -71,7 +74,7 @@ def settings_of(words: Sequence[str], quick: bool) -> Settings:
     steps = number("steps", given["steps"]) if "steps" in given else None
     for depth in depths or ():
         config_of(depth, overrides)
-    return Settings(depths, contenders, rounds, steps, overrides, quick)
+    return Settings(depths, contenders, rounds, steps, overrides, quick, max_seconds)
 
 
 def number(key: str, text: str) -> int:

@@ -21,6 +21,7 @@ def register(add: Add) -> None:
                               "fast ImageNet images are read, data.root=DIR rounds=5 images=400 workers=N")
     command.add_argument("--quick", action="store_true",
                          help="20 layers against the DataLoader, 2 short rounds; under a minute on 2 cores")
+    command.add_argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--reference", action="store_true", help="write into results/reference/bench")
 
@@ -31,7 +32,7 @@ def run_bench(options: argparse.Namespace) -> int:
         return bench_input_command(options)
     from repro.bench.plan import settings_of
 
-    settings = settings_of(options.overrides, options.quick)
+    settings = settings_of(options.overrides, options.quick, options.max_seconds)
     check_evidence(options, settings.rounds)
     check_versions()
     from repro.bench.bench import bench
@@ -45,6 +46,8 @@ def bench_input_command(options: argparse.Namespace) -> int:
     """`repro bench input`."""
     from repro.bench.input_plan import input_settings
 
+    if options.max_seconds is not None:
+        raise ConfigError("--max-seconds: the bench of the input takes rounds= and images= instead")
     settings = input_settings(options.overrides[1:], options.quick)
     check_evidence(options, settings.rounds)
     check_versions()
@@ -59,8 +62,8 @@ def check_evidence(options: argparse.Namespace, rounds: int) -> None:
     """ConfigError if too few rounds are asked for as evidence."""
     from repro.bench.plan import ROUNDS
 
-    if options.reference and (options.quick or rounds < ROUNDS):
-        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more and no --quick")
+    if options.reference and (options.quick or rounds < ROUNDS or options.max_seconds is not None):
+        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more, no --quick and no --max-seconds")
 
 
 def say(options: argparse.Namespace, line: str) -> None:

@@ -3,10 +3,14 @@
 import argparse
 import shlex
 import time
+from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
 from repro.commands.training import jobs_of
 from repro.errors import ConfigError, DataError, Stopped
+
+if TYPE_CHECKING:
+    from repro.reporting.pending import Pending
 
 RESERVE = 0.1  # of --max-seconds, at most RESERVE_SECONDS: for the last test and the last checkpoint
 RESERVE_SECONDS = 20.0
@@ -18,8 +22,11 @@ def register(add: Add) -> None:
     command.add_argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved")
     command.add_argument("--dry-run", action="store_true", help="only say what is lacking")
     command.add_argument("--most", type=int, metavar="N", help="at most so many runs, the cheapest")
+    command.add_argument("--runs", metavar="A,B,...",
+                         help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK")
     command.add_argument("overrides", nargs="*", metavar="key=value",
-                         help="jobs_per_device=auto|K, and overrides that change no number, such as machine.device=")
+                         help="jobs_per_device=auto|K, and overrides that change no number, such as engine= or "
+                              "machine.device=")
 
 
 def show_pending(options: argparse.Namespace) -> int:
@@ -39,7 +46,8 @@ def show_pending(options: argparse.Namespace) -> int:
     lacking = pending(results, reference_dir())
     print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
                      *(lines(lacking) or ["  none"])]), flush=True)
-    todo = [one for one in lacking if one.state == OPEN][: options.most]
+    open_runs = [one for one in lacking if one.state == OPEN]
+    todo = (open_runs if options.runs is None else in_order(options.runs.split(","), lacking))[: options.most]
     configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo]
     for config in configs:
         if deviations(config):
@@ -47,8 +55,8 @@ def show_pending(options: argparse.Namespace) -> int:
                               + "; ".join(deviations(config)))
     if options.dry_run or not configs:
         return 0
-    check_environment(configs[0].data.root)
     check_versions()
+    check_surroundings(configs[0].data.root)
     from repro.stopping import StopRequest
     from repro.training.suite import run_unfinished
 
@@ -58,7 +66,8 @@ def show_pending(options: argparse.Namespace) -> int:
         reserve = min(RESERVE_SECONDS, RESERVE * options.max_seconds)
         left = max(0.001, options.max_seconds - reserve - (time.monotonic() - began))
     limit = [] if options.max_seconds is None else ["--max-seconds", f"{options.max_seconds:g}"]
-    command = [program(), "pending", *limit, *options.overrides]
+    chosen = [] if options.runs is None else ["--runs", options.runs]
+    command = [program(), "pending", *limit, *chosen, *options.overrides]
     try:
         with StopRequest(left) as stop:
             failures = run_unfinished(configs, stop, command, jobs)
@@ -77,13 +86,27 @@ def say_end(found: list[str]) -> None:
     print("\n".join(["", "now:", *(found or ["  nothing is lacking"])]), flush=True)
 
 
-def check_environment(root: str | None) -> None:
-    """ConfigError with the problems that `repro doctor` finds, DataError where CIFAR-10 is not on this machine."""
+def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
+    """The open runs of these names, in their order; ConfigError for a name that is no experiment's."""
+    from repro.config import experiments, suggest
+    from repro.reporting.pending import OPEN
+
+    found = []
+    for name in names:
+        if name.partition("/")[0] not in experiments():
+            raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
+        found += [one for one in lacking if name in (one.name, one.experiment) and one.state == OPEN
+                  and one not in found]
+    return found
+
+
+def check_surroundings(root: str | None) -> None:
+    """ConfigError where no run can be written, DataError where CIFAR-10 is not on this machine."""
     from repro.data import cifar10_files
-    from repro.doctor import PROBLEM, examine
+    from repro.doctor import PROBLEM, storage
     from repro.places import data_dir, shown
 
-    problems = [check.line() for check in examine() if check.status == PROBLEM and check.name != "data"]
+    problems = [check.line() for check in storage.results() if check.status == PROBLEM]
     if problems:
         raise ConfigError("\n".join(problems))
     folder = data_dir(root)

@@ -11,7 +11,7 @@ from repro.data.cifar10 import on_device
 from repro.data.imagenet_usable import usable
 from repro.data.pictures import center_crop, open_rgb
 from repro.data.sources import load_arrays
-from repro.devices import place, resolve, set_up
+from repro.devices import place, resolve, set_up, settings_restored
 from repro.errors import DataError
 from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.scores import TOP, Scorer
@@ -28,6 +28,7 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 CIFAR10_SIDE = 32  # pixels
 
 
+@settings_restored()
 def predict(config: RunConfig, weights: Path, images: Sequence[Path]) -> tuple[str, list[dict[str, Any]], list[str]]:
     """The five likeliest classes of the centre crop of each image: in words, as values, and what could not be read.
 

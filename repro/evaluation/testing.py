@@ -13,7 +13,7 @@ from repro.data.imagenet_files import ImageNetFiles
 from repro.data.imagenet_usable import usable
 from repro.data.loader import Loader
 from repro.data.pictures import decoder_here
-from repro.devices import describe, place, resolve, set_up
+from repro.devices import describe, place, resolve, set_up, settings_restored
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.kept import Kept, json_path
 from repro.evaluation.normaliser import Normaliser, normaliser_of
@@ -37,6 +37,7 @@ TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
 OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test", "on_bad")
 
 
+@settings_restored()
 def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str],
              stop: StopRequest | None = None) -> tuple[str, dict[str, Any]]:
     """Test the weights in a file on the validation images; the result in words and its record.

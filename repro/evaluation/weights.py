@@ -8,7 +8,7 @@ import torch
 from repro.config import flat, to_dict
 from repro.data.cifar10 import on_device
 from repro.data.sources import load_arrays
-from repro.devices import describe, place, resolve, set_up
+from repro.devices import describe, place, resolve, set_up, settings_restored
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.protocols import Outcome, evaluate_on
 from repro.evaluation.weight_files import SETTINGS, Carried, read_weights
@@ -20,6 +20,7 @@ from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_js
 from repro.schema import RunConfig
 
 
+@settings_restored()
 def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     """Test the configuration's network with the weights in a file; one line and the same as values.
 

@@ -73,7 +73,8 @@ PRECISION = one_of("fp32", "tf32", "bf16", "fp16")
 LEFT_OUT: Shape = {"train": WHOLE, "val": WHOLE, "first": TEXTS, "sha256": HASH}
 PACKAGES: Shape = dict.fromkeys(("python", "torch", "torchvision", "hydra-core", "omegaconf", "numpy"), VERSION)
 CODE: Shape = {"repro": VERSION, "commit": COMMIT, "dirty": kind_or_null(FLAG)}
-HOW: Shape = {"engine?": TEXT, "updates_per_graph?": WHOLE, "jobs_per_device?": WHOLE, "devices?": WHOLE}
+HOW: Shape = {"engine?": TEXT, "updates_per_graph?": WHOLE, "jobs_per_device?": WHOLE, "devices?": WHOLE,
+              "memory_format_ms?": {"contiguous": NUMBER, "channels_last": NUMBER}}
 ERRORS: Shape = {f"{split}_{name}?": PERCENT for split in ("test", "val") for name in ("top1_error", "top5_error")}
 SESSION: Shape = {"started": TIME, "from_iteration": WHOLE, "device": TEXT, **HOW, **CODE, **PACKAGES, "ended?": TIME,
                   "to_iteration?": WHOLE, "slurm?": {"job_id": TEXT, "restarts": WHOLE}}

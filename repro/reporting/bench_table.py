@@ -66,10 +66,12 @@ def notes(record: dict[str, Any]) -> list[str]:
              ] if record["quick"] else []
     rates, versions, code = record["measured"], record["versions"], record["code"]
     copy, matrix = rates["copy_bytes_per_second"], rates["matrix_operations_per_second"]
-    count = {one["steps"] for net in record["nets"] for one in net["contenders"]}
+    contenders = [one for net in record["nets"] for one in net["contenders"]]
+    count = {one["steps"] for one in contenders}
+    rounds = {len(one["ms_per_step"]["values"]) for one in contenders if one["status"] == "measured"}
     found += [
-        f"ms/step, images/s: medians of {record['rounds']} rounds, each contender in a fresh process in every round, "
-        f"one after the other; {' or '.join(map(str, sorted(count)))} updates timed, mini-batches of "
+        f"ms/step, images/s: medians of {' or '.join(map(str, sorted(rounds)))} rounds, each contender in a fresh "
+        f"process in every round, one after the other; {' or '.join(map(str, sorted(count)))} updates timed, mini-batches of "
         f"{record['mini_batch_size']} made images (no data set); every result that stands here is of the same network, "
         "began with the same loss on a shared batch, and lowered it",
         "time / ours: ratio of the medians; above 1, ours is faster",

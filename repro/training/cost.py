@@ -8,16 +8,21 @@ import torch
 
 from repro.config import with_precision
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, place, resolve, set_up, synchronise
+from repro.devices import describe, place, resolve, set_up, settings_restored, synchronise
 from repro.models import build_model
-from repro.schema import Device, Precision, RunConfig
-from repro.training.execution import MOST_PER_GRAPH, Execution
+from repro.schema import Architecture, Device, Engine, Precision, RunConfig
+from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from repro.training.synced import batch_norm_group
 
 CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
+IMAGES, CPU_CIFAR_IMAGES = 50_000, 2_560  # of CIFAR-10 on a GPU: of fewer, each captured block makes a new order
+FORMATS = {False: "contiguous", True: "channels_last"}
 FASTER = 1.2  # bf16 must gain this much over fp32 to be taken for a short run
+
+
+_formats: dict[object, dict[str, float]] = {}  # what `memory_format_times` measured in this process
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ class Cost:
         return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
 
 
+@settings_restored()
 def measure(config: RunConfig, updates: int = 3) -> Cost:
     """Time a few real updates (after some to warm up) and one test batch, on random images."""
-    config = resolve(config)
+    config, _ = with_memory_format(resolve(config))
     part = measured_part(config)
     execution = prepared(part)
     device, block = execution.step.device, execution.block
@@ -67,10 +73,52 @@ def measured_part(config: RunConfig) -> RunConfig:
     return replace(config, train=replace(config.train, mini_batch_size=size, batch_norm_group=size))
 
 
-def prepared(config: RunConfig) -> Execution:
-    """A resolved configuration's network on its device, ready to train on random images."""
+def with_memory_format(config: RunConfig, devices: int = 1) -> tuple[RunConfig, dict[str, float] | None]:
+    """The configuration with the faster memory format where machine.channels_last is still None, after `resolve`.
+
+    Also the milliseconds per update in each format, None where nothing was measured. `devices` share a mini-batch.
+    """
+    if config.machine.channels_last is not None:
+        return config, None
+    times = memory_format_times(config, devices)
+    return with_channels_last(config, times["channels_last"] < times["contiguous"]), times
+
+
+def memory_format_times(config: RunConfig, devices: int) -> dict[str, float]:
+    """Milliseconds of an update of a resolved configuration in each memory format on this device.
+
+    Captured updates where the run captures or compiles. Once in a process for each kind of network: Choice: what holds
+    for one depth on CIFAR-10 is taken for all, since their layers have the same shapes.
+    """
+    model, size = config.model, config.train.mini_batch_size // devices
+    depth = model.depth if model.architecture is Architecture.imagenet else None
+    key = (config.machine.device, config.machine.precision, config.machine.deterministic, config.engine is Engine.eager,
+           model.architecture, depth, size, config.data.crop_size)
+    if key not in _formats:
+        config = replace(config, engine=config.engine if config.engine is Engine.eager else Engine.graph,
+                         train=replace(config.train, mini_batch_size=size,
+                                       batch_norm_group=min(size, config.train.batch_norm_group)))
+        _formats[key] = {name: 1000 * update_seconds(with_channels_last(config, last))
+                         for last, name in FORMATS.items()}
+    return _formats[key]
+
+
+def with_channels_last(config: RunConfig, channels_last: bool) -> RunConfig:
+    """The configuration in this memory format."""
+    return replace(config, machine=replace(config.machine, channels_last=channels_last))
+
+
+def update_seconds(config: RunConfig, updates: int = 3) -> float:
+    """Seconds of an update of a resolved configuration, on random images."""
+    execution = prepared(config)
+    block = execution.block
+    return timed(lambda: execution.advance(block), updates, execution.step.device) / block
+
+
+def prepared(config: RunConfig, data: DeviceData | None = None) -> Execution:
+    """A resolved configuration's network on its device, ready to train on random images, or on those given."""
     device = set_up(config)
-    data = random_data(device, config)
+    data = random_data(device, config) if data is None else data
     model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
     return Execution(TrainStep(model.train(), data, config, Schedule.of(config)), config)
 
@@ -87,15 +135,13 @@ def timed(work: Callable[[], object], repeats: int, device: torch.device) -> flo
 
 
 def random_data(device: torch.device, config: RunConfig) -> DeviceData:
-    """Random images and labels of the size that the network gets: CIFAR-10's, or ImageNet's crops.
-
-    Of CIFAR-10's enough for the mini-batches of a captured graph and one test batch of 256.
-    """
-    generator = torch.Generator().manual_seed(0)
-    size, most = (32, MOST_PER_GRAPH) if config.data.crop_size is None else (config.data.crop_size, 1)
-    count = max(most * config.train.mini_batch_size, 512 if most > 1 else 1)
-    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
-    labels = torch.randint(0, 10, (count,), generator=generator).to(device)
+    """Random images and labels of the size that the network gets: CIFAR-10's, or one mini-batch of ImageNet's crops."""
+    generator = torch.Generator(device).manual_seed(0)
+    size, count = 32, max(IMAGES if device.type == "cuda" else CPU_CIFAR_IMAGES, config.train.mini_batch_size)
+    if config.data.crop_size is not None:
+        size, count = config.data.crop_size, config.train.mini_batch_size
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator, device=device)
+    labels = torch.randint(0, 10, (count,), generator=generator, device=device)
     mean = images[:256].float().mean(0)
     return DeviceData(images, labels, images[:256], labels[:256], mean, "random", "random", "")
 

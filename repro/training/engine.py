@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
-from repro.devices import describe, is_out_of_memory, place, resolve, set_up, synchronise
-from repro.errors import ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
+from repro.devices import describe, is_out_of_memory, place, resolve, set_up, settings_restored, synchronise
+from repro.errors import CaptureError, ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
-from repro.places import shown
+from repro.places import data_dir, shown
 from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
-from repro.schema import RunConfig
+from repro.schema import Engine, RunConfig
 from repro.sizes import parse_size, size_text
 from repro.stopping import StopRequest
-from repro.training import checkpoint, launcher
+from repro.training import checkpoint, cost, launcher
 from repro.training.background import Snapshot, Writer
 from repro.training.distributed import World, join, started_by_others, with_devices
 from repro.training.endings import ending_well, no_memory
@@ -45,14 +46,17 @@ from repro.training.step import TrainStep
 from repro.training.synced import batch_norm_group, check_shares, synced
 
 Say = Callable[[str], None]
+_loaded: dict[object, DeviceData] = {}  # the latest of `load_data`
 
 
+@settings_restored()
 def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -> Run:
     """Train a configuration to its end, or go on where it stopped, and return its run.
 
     `command` is what a person types to go on; it is shown when the run stops early. Raises Stopped (75 or 130) after
     saving, DivergedError (6), InUseError (7), OutOfMemoryError (8), StorageError (5), DataError (3), ConfigError (2).
     With several devices this starts a process for each and waits for them, unless it was started as one of several.
+    Where CUDA graphs can't be captured, a fresh process does the run operation by operation.
     """
     config = with_devices(config)
     check_shares(resolve(config), config.devices or 1)
@@ -60,12 +64,16 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
         return launcher.launch(config, command)
     with StopRequest(config.max_seconds) as stop:
         stepwise = run_stepwise(config, stop, command, say)
-        while True:
-            try:
+        try:
+            while True:
                 next(stepwise)
-            except StopIteration as ended:
-                result: Run = ended.value
-                return result
+        except StopIteration as ended:
+            result: Run = ended.value
+            return result
+        except CaptureError as error:
+            say(f"{error}\ngoing on in a fresh process, engine=eager")
+            left = stop.seconds_left()
+    return launcher.launch(replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
 
 
 def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None = None, say: Say = print,
@@ -108,6 +116,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     Of several processes (`world`) every one goes through it at the same pace; the leader writes.
     """
     device = set_up(config)
+    config, format_times = world.told(lambda: in_its_memory_format(config, earlier, device))
     data = (load_images(config, device, world, stop, say) if config.data.name == IMAGENET
             else load_data(config, device))
     schedule = Schedule.of(config)
@@ -124,7 +133,8 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     execution = Execution(step, config, say)
     say_start(config, schedule, done, folder, data, execution, memory, before, say)
     recorder = Recorder(folder, config, data.evaluated_on,
-                        facts(config, schedule, data, execution, memory, earlier, done, jobs), world.leader)
+                        facts(config, schedule, data, execution, memory, earlier, done, jobs, format_times),
+                        world.leader)
     recorder.begin(done)
     recorder.write(iteration=done, **watch.values())
 
@@ -198,6 +208,20 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     if stop.received is not None:
         raise Stopped(f"stopped by {stop.reason}; the run in {shown(folder)} had just finished\n{advice}",
                       stop.exit_code)
+
+
+def in_its_memory_format(config: RunConfig, earlier: Run,
+                         device: torch.device) -> tuple[RunConfig, dict[str, float] | None]:
+    """The configuration with machine.channels_last decided, and the milliseconds per update that decided it, if any.
+
+    A run that goes on where it began keeps the format that it has, so that it ends bit for bit like one left alone.
+    """
+    record = earlier.record or {}
+    there = record.get("environment", {})
+    if config.machine.channels_last is None and record.get("iteration") and there.get("device") == describe(device):
+        before = bool(record["config"]["machine"]["channels_last"])
+        return cost.with_channels_last(config, before), there.get("memory_format_ms")
+    return cost.with_memory_format(config, config.devices or 1)
 
 
 def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device,
@@ -321,12 +345,13 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
 
 
 def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Execution, memory: Memory, earlier: Run,
-          done: int, jobs: int) -> dict[str, Any]:
+          done: int, jobs: int, format_times: dict[str, float] | None) -> dict[str, Any]:
     """What the record says of a run beside its configuration and its numbers."""
     record = earlier.record if earlier.record and done else {}
     device = execution.step.device
     how = {"engine": execution.kind, "updates_per_graph": execution.block, "jobs_per_device": jobs,
-           "devices": execution.step.world.size}
+           "devices": execution.step.world.size,
+           **({} if format_times is None else {"memory_format_ms": format_times})}
     session = {"started": utc_now(), "from_iteration": done, "device": describe(device), **how,
                **provenance.code_version(), **provenance.package_versions(), **provenance.slurm_job()}
     return {"iterations": schedule.iterations, "memory_bytes": memory.total,
@@ -369,6 +394,12 @@ def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, da
 
 
 def load_data(config: RunConfig, device: torch.device) -> DeviceData:
-    """The configured data set on the device; DataError if it is not there or not the published one."""
-    return on_device(load_arrays(config.data), config.data, device)
+    """The configured data set on the device; DataError if it is not there or not the published one.
 
+    What was loaded last is kept: runs that share a process share their images.
+    """
+    key = repr(config.data), data_dir(config.data.root), device
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = on_device(load_arrays(config.data), config.data, device)
+    return _loaded[key]

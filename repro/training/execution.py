@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from repro.data.cifar10 import DeviceData
-from repro.devices import forced_eager, new_stream, synchronise
+from repro.devices import forced_eager, new_stream
+from repro.errors import CaptureError
 from repro.evaluation.protocols import Outcome, count_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
 from repro.models.layers import weighted_layers
 from repro.models.recompute import recompute
+from repro.runs import title
 from repro.schema import Engine, RunConfig
 from repro.training.background import mapped
+from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
 WARM_UP = 3  # updates before a capture, as torch.cuda.graph asks for; their effect is undone
@@ -36,7 +39,9 @@ class Execution:
     """Does the updates and tests of a step whose state is loaded; `kind` says how: eager, compile, graph, or
     compile+graph.
 
-    What can't be done here is said in one line, and the run goes on eagerly.
+    What can't be done here is said in one line, and the run goes on eagerly. A capture that fails on a GPU raises
+    CaptureError: it leaves torch's memory in capture mode (2.11: nothing is freed, and no second try where it is full),
+    and operation by operation the run would slow down all others of its process. `engine.run` starts a fresh one.
     """
 
     def __init__(self, step: TrainStep, config: RunConfig, say: Callable[[str], None] = print):
@@ -109,25 +114,26 @@ class Execution:
     def attempt(self, name: str, work: Callable[[], None], drop: Callable[[], None]) -> bool:
         """Do this and undo its updates; False with one line if it can't be done here."""
         saved = mapped(torch.clone, self.step.state())
-        before = torch.cuda.current_stream(self.step.device) if self.stream is not None else None
-        try:
-            work()
-            return True
-        except Exception as error:  # whatever the compiler or the driver raises: the run goes on without it
-            drop()
-            if before is not None:
-                torch.cuda.set_stream(before)  # a capture that fails may leave its own stream behind
-                synchronise(self.step.device, all_streams=True)
-            if (full := out_of_memory(error)) is not None:
-                raise full from error
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            self.say(f"engine={self.config.engine.name}: {name} is not possible here ({reason[0]}); "
-                     "going on without it")
-            return False
-        finally:
+
+        def undo() -> None:
             self.step.load_state(saved)
             self.step.input.cover(self.done * self.batch)
             self.step.optimizer.zero_grad()
+
+        try:
+            work()
+        except CaptureError:
+            raise  # the device may not answer any more
+        except Exception as error:  # whatever the compiler or the driver raises: the run goes on without it
+            drop()
+            undo()
+            if (full := out_of_memory(error)) is not None:
+                raise full from error
+            self.say(f"engine={self.config.engine.name}: {name} is not possible here ({first_line(error)}); "
+                     "going on without it")
+            return False
+        undo()
+        return True
 
     def compile(self) -> None:
         """Compile the blocks of the network, each kind of block once, by one update."""
@@ -139,15 +145,27 @@ class Execution:
                 self.step()
 
     def capture(self) -> None:
-        """Capture one update, several, and the test. RuntimeError without a CUDA device."""
+        """Capture one update, several, and the test. RuntimeError without a CUDA device, CaptureError if it fails."""
         if self.stream is None:
             raise RuntimeError(f"needs a CUDA device, this is {self.step.device.type}")
+        before = torch.cuda.current_stream(self.step.device)
+        try:
+            self.capture_in(self.stream)
+        except Exception as error:
+            self.drop_graphs()
+            torch.cuda.set_stream(before)  # a capture that fails may leave its own stream behind
+            if out_of_memory(error) is not None:
+                raise
+            raise CaptureError(f"{title(self.config)}: CUDA graphs can't be captured here:\n{chain(error)}") from error
+
+    def capture_in(self, stream: torch.cuda.Stream) -> None:
+        """`capture` in this stream."""
         with self.aside():
             for ahead in range(WARM_UP):
                 self.step.input.cover((self.done + ahead) * self.batch)
                 self.step()
         # One pool for all: they never run at the same time, and the gradients of each are kept alive.
-        place = {"stream": self.stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
+        place = {"stream": stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
         for count in sorted({1, updates_per_graph(self)}, reverse=True):
             self.graphs[count] = CapturedUpdates(self.step, count, place)
         if isinstance(self.step.data, DeviceData):
@@ -237,6 +255,17 @@ def out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
     while error is not None and not isinstance(error, torch.OutOfMemoryError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def chain(error: BaseException) -> str:
+    """An error and those that it came from, a line each: torch says of a failed capture only that one came before."""
+    lines, seen, head = [], set[int](), ""
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        lines.append(f"  {head}{type(cause).__name__}: {first_line(cause)}")
+        cause, head = cause.__cause__ or cause.__context__, "caused by "
+    return "\n".join(lines)
 
 
 def updates_per_graph(execution: Execution) -> int:

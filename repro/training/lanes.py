@@ -13,19 +13,20 @@ from typing import TypeVar
 
 import torch
 
-from repro.devices import new_stream, resolve, set_up, synchronise
-from repro.errors import DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
+from repro.devices import new_stream, resolve, set_up, settings_restored, synchronise
+from repro.errors import CaptureError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.runs import Run, title
 from repro.schema import Device, RunConfig
 from repro.stopping import StopRequest
 from repro.training import engine
-from repro.training.cost import prepared
+from repro.training.cost import prepared, random_data, with_memory_format
 from repro.training.execution import Execution
 
 Say = Callable[[str], None]
 Failure = TypeVar("Failure", bound=ReproError)
-CANDIDATES = (2, 4)  # runs at once that are tried beside one
-GAIN = 1.25  # updates per second that each more must gain (engine.md's floor); below it one run at a time is simpler
+CANDIDATES = (1, 2, 4, 8)  # runs at once that are tried
+NEAR = 0.95  # Choice: of the best rate; the fewest runs that reach it are taken, since they end sooner
+SHARE = 0.1  # Choice: of the time that is left, at most this goes into the measurement
 
 
 class Lane:
@@ -47,6 +48,7 @@ def in_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[object
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
+@settings_restored()
 def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str], jobs: int,
             say: Say = print) -> list[ReproError]:
     """Run every configuration, up to `jobs` at a time and only such together whose machine settings agree.
@@ -72,6 +74,8 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
                 say(f"{error}\ngoing on with the rest")
                 failures.append(without_frames(error))
             except Exception as error:
+                if isinstance(error, CaptureError) and len(lanes) > 1:
+                    say(f"{error}\n{title(lane.config)} is left as it was; no run begins here after those under way")
                 fatal.append(error)
             lanes.remove(lane)
             streams.append(lane.stream)
@@ -97,48 +101,56 @@ def fits(config: RunConfig, lanes: list[Lane]) -> bool:
     return all(resolve(config).machine == resolve(lane.config).machine for lane in lanes)
 
 
-def best_jobs(config: RunConfig, most: int, say: Say = print) -> int:
-    """How many runs like this one to do at once on this device, measured: 1 unless more gain at least 1.25x each step.
+@settings_restored()
+def best_jobs(config: RunConfig, most: int, say: Say = print, seconds_left: float | None = None) -> int:
+    """How many runs like this one to do at once on this device: the fewest that come near the best total rate measured.
 
-    On a CPU always 1: runs that take turns in one process share the same cores.
+    Nothing more is tried after a tenth of `seconds_left`. On a CPU always 1: runs that take turns in one process share
+    the same cores.
     """
     config = resolve(config)
     if config.machine.device is not Device.cuda:
         return 1
-    best, best_rate = 1, updates_per_second(config, 1)
-    said = [f"1: {best_rate:.0f}"]
+    config, began = with_memory_format(config)[0], time.monotonic()
+    rates: dict[int, float] = {}
+    together = RandomRuns(config)
+    said = []
     for jobs in CANDIDATES:
-        if jobs > most:
+        if jobs > most or (seconds_left is not None and time.monotonic() - began > SHARE * seconds_left):
             break
         try:
-            rate = updates_per_second(config, jobs)
+            rates[jobs] = together.updates_per_second(jobs)
         except torch.OutOfMemoryError:
             said.append(f"{jobs}: no memory")
             break
-        said.append(f"{jobs}: {rate:.0f}")
-        if rate < GAIN * best_rate:
-            break
-        best, best_rate = jobs, rate
+        said.append(f"{jobs}: {rates[jobs]:.0f}")
+    best = min((jobs for jobs, rate in rates.items() if rate >= NEAR * max(rates.values())), default=1)
     say(f"runs at once: {best} (updates/s of {config.name} measured here by number of runs: {', '.join(said)})")
     return best
 
 
-def updates_per_second(config: RunConfig, jobs: int, seconds: float = 2.0) -> float:
-    """Updates per second of `jobs` runs together, on random images; nothing is written."""
-    device = set_up(config)
-    streams = [new_stream(device) if device.type == "cuda" else None for _ in range(jobs)]
-    lanes: list[tuple[torch.cuda.Stream | None, Execution]] = []
-    for seed, stream in enumerate(streams):
-        with in_stream(stream):
-            lanes.append((stream, prepared(replace(config, seed=seed))))
-    synchronise(device, all_streams=True)
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for stream, execution in lanes:
+class RandomRuns:
+    """Runs of a resolved configuration on the same random images, more and more of them; nothing is written."""
+
+    def __init__(self, config: RunConfig):
+        self.config, self.device = config, set_up(config)
+        self.data = random_data(self.device, config)
+        self.lanes: list[tuple[torch.cuda.Stream | None, Execution]] = []
+
+    def updates_per_second(self, jobs: int, seconds: float = 1.0) -> float:
+        """Updates per second of so many runs together; at least as many as were asked for before."""
+        while len(self.lanes) < jobs:
+            stream = new_stream(self.device) if self.device.type == "cuda" else None
             with in_stream(stream):
+                execution = prepared(replace(self.config, seed=len(self.lanes)), self.data)
                 execution.advance(execution.block)
-            done += execution.block
-        if done % (64 * jobs) < execution.block * jobs:
-            synchronise(device, all_streams=True)  # or the host would run far ahead of the device
-    synchronise(device, all_streams=True)
-    return done / (time.perf_counter() - began)
+                self.lanes.append((stream, execution))
+        synchronise(self.device, all_streams=True)
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            for stream, execution in self.lanes:
+                with in_stream(stream):
+                    execution.advance(execution.block)
+                done += execution.block
+        synchronise(self.device, all_streams=True)
+        return done / (time.perf_counter() - began)

@@ -13,7 +13,7 @@ from repro.config import compose, from_record
 from repro.data.augment import normalised
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
-from repro.devices import autocast, describe, place, resolve, set_up
+from repro.devices import autocast, describe, exact_fp32, place, resolve, set_up, settings_restored
 from repro.errors import ConfigError
 from repro.evaluation.batch_norm import with_averaged_statistics
 from repro.evaluation.responses import layer_responses
@@ -66,11 +66,13 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     def prepare(images: Tensor) -> Tensor:
         return normalised(images, data.mean, data.std).contiguous(memory_format=memory_format)
 
-    found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
+    with exact_fp32():
+        found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
     return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
             "sha256": write_responses(folder, found)}
 
 
+@settings_restored()
 def add_responses(run: Run, overrides: list[str], say: Say) -> None:
     """Measure the responses of a finished run from its weights.pt and put them beside its record.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from repro.devices import autocast
+from repro.devices import autocast, settings_restored
 from repro.models.recompute import Stage, recompute
 from repro.schema import RunConfig
 from repro.sizes import size_text
@@ -35,7 +35,9 @@ def needed(model: nn.Module, data: Data, config: RunConfig, devices: int = 1) ->
     weights = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
     sample = copy.deepcopy(model).train()
     recompute(sample, config.machine.activation_checkpointing)
-    few, more = (activations(sample, data, config, images) for images in SAMPLES)
+    with settings_restored():
+        torch.backends.cudnn.benchmark = False  # or cuDNN would try all that it knows on these few images
+        few, more = (activations(sample, data, config, images) for images in SAMPLES)
     per_image = (more - few) / (SAMPLES[1] - SAMPLES[0])  # the rest does not grow: 16-bit copies of weights
     images = config.train.mini_batch_size // devices
     return Memory(weights, int(few + per_image * (images - SAMPLES[0])), data.stored_bytes)

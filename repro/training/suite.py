@@ -1,6 +1,7 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
-from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
+from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
 from repro.evaluation.testing import evaluate, going_on
 from repro.paper import costs
@@ -18,10 +19,10 @@ from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
 from repro.ranges import CIFAR10, IMAGENET
-from repro.runs import read_run, run_folder, title, utc_now
-from repro.schema import Device, Precision, RunConfig
+from repro.runs import Run, read_run, run_folder, title, utc_now
+from repro.schema import Device, Engine, Precision, RunConfig
 from repro.stopping import StopRequest
-from repro.training import cost, engine, lanes
+from repro.training import cost, engine, lanes, launcher
 from repro.training.distributed import started_by_others, with_devices
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
@@ -49,7 +50,12 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         say_precisions(configs)
     make_data(configs[0])
     with StopRequest(configs[0].max_seconds) as stop:
-        failures = run_unfinished(configs, stop, command, jobs)
+        try:
+            failures = run_unfinished(configs, stop, command, jobs)
+        except CaptureError as error:
+            print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
+            failures = one_after_the_other([replace(config, engine=Engine.eager) for config in configs], stop, command,
+                                           launcher.launch)
         test_finished(suite, configs, overrides, stop, command)
     return preset, failures
 
@@ -83,11 +89,12 @@ def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[st
     if jobs is None and left and left[0].data.name == IMAGENET:
         jobs = 1  # one run fills a GPU, and two would share the cores that decode
     if jobs is None:
-        jobs = lanes.best_jobs(left[0], len(left)) if len(left) > 1 else 1
+        jobs = lanes.best_jobs(left[0], len(left), seconds_left=stop.seconds_left()) if len(left) > 1 else 1
     return lanes.run_all(configs, stop, command, jobs)
 
 
-def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str]) -> list[ReproError]:
+def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str],
+                        run: Callable[[RunConfig, list[str]], Run] = engine.run) -> list[ReproError]:
     """Run each configuration on all of its devices; errors as in `lanes.run_all`."""
     if started_by_others() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
@@ -97,7 +104,7 @@ def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: li
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before {title(config)}", stop.exit_code)
         try:
-            engine.run(replace(config, max_seconds=stop.seconds_left()), command)
+            run(replace(config, max_seconds=stop.seconds_left()), command)
         except (DivergedError, OutOfMemoryError, InUseError) as error:
             print(f"{error}\ngoing on with the rest", flush=True)
             failures.append(error)

@@ -112,6 +112,35 @@ def test_a_refused_result_enters_no_number():
     assert "another loss" in by_name(found["nets"][0])["dataloader"]["reason"]
 
 
+class Clock:
+    """Time that passes only while something is measured: so many seconds for each contender."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds, self.made = 100.0, seconds, Made()
+
+    def monotonic(self):
+        return self.now
+
+    def __call__(self, job):
+        self.now += self.seconds[job.contender]
+        return self.made(job)
+
+
+@pytest.mark.parametrize(("limit", "asked", "rounds"), [
+    (200, ["rates", "repro", "eager_loop"] * 3, (3, 3)),
+    (75, ["rates", "repro", "eager_loop", "rates", "repro"], (2, 1)),
+    (20, ["rates", "repro"], (1, 0))])
+def test_nothing_begins_that_would_not_end_in_time(limit, asked, rounds, monkeypatch):
+    clock = Clock({"rates": 5, "repro": 15, "eager_loop": 30})
+    monkeypatch.setattr(bench_module, "time", clock)
+    settings = settings_of(["nets=20", "rounds=3", "contenders=repro,eager_loop"], False, limit)
+    found = bench(settings, [].append, clock)
+    assert clock.made.asked == asked
+    one = by_name(found["nets"][0])
+    assert tuple(len(one[name].get("ms_per_step", {"values": []})["values"]) for name in one) == rounds
+    assert [entry.get("reason") for entry in one.values()] == [None if n else "no time was left" for n in rounds]
+
+
 # ---- processes
 
 def program(monkeypatch, code):
@@ -162,6 +191,13 @@ def test_a_process_that_takes_too_long_is_killed_with_its_workers(monkeypatch, t
     monkeypatch.setenv("REPRO_PIDS", str(tmp_path / "pids"))
     monkeypatch.setattr(bench_module, "TIMEOUT", 2.0)
     assert fresh_process(JOB) == {"failed": "no result after 2 s"}
+    all_gone(tmp_path / "pids")
+
+
+def test_a_process_is_cut_when_the_time_is_up(monkeypatch, tmp_path):
+    program(monkeypatch, HANGS)
+    monkeypatch.setenv("REPRO_PIDS", str(tmp_path / "pids"))
+    assert fresh_process(JOB, time.monotonic() + 2) == {"failed": "no time was left"}
     all_gone(tmp_path / "pids")
 
 

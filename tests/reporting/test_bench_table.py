@@ -12,7 +12,7 @@ def series(median, low, high):
 
 
 RECORD = {
-    "bench": "training", "quick": False, "rounds": 5, "device": "NVIDIA H100 80GB HBM3", "precision": "tf32",
+    "bench": "training", "quick": False, "rounds": 3, "device": "NVIDIA H100 80GB HBM3", "precision": "tf32",
     "mini_batch_size": 128, "overrides": ["machine.threads=1"],
     "measured": {"copy_bytes_per_second": series(2.5e12, 2.4e12, 2.6e12),
                  "matrix_operations_per_second": series(4e14, 3e14, 5e14)},
@@ -78,7 +78,7 @@ def test_notes_say_with_what_it_was_measured():
     text = bench_table(RECORD).markdown()
     for words in ("copy 2500.0 GB/s", "min 2400.0, max 2600.0", "400.000 TFLOP/s", "torch 2.15.0", "torchvision 0.29.2",
                   "commit abc with uncommitted changes", "16 cores, 8 threads", "override: machine.threads=1",
-                  "began 0.25:", "medians of 5 rounds", "300 updates timed", "mini-batches of 128",
+                  "began 0.25:", "medians of 3 rounds", "300 updates timed", "mini-batches of 128",
                   "dataloader: a usual loop"):
         assert words in text, words
     assert "numpy" not in text

@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from repro import runs
+from repro.devices import resolve, settings_restored
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
 from repro.schema import Precision
-from repro.training import checkpoint, engine, folder
+from repro.training import checkpoint, cost, engine, folder
 from tests.made import tiny_config, tiny_data
+
+LOAD_DATA = engine.load_data
 
 
 @pytest.fixture(autouse=True)
@@ -393,6 +397,74 @@ def test_a_signal_during_the_last_evaluation_is_not_swallowed(monkeypatch):
         engine.run(tiny_config(), say=silent)
     assert caught.value.exit_code == 75
     assert runs.read_run(engine.run_folder(tiny_config())).finished
+
+
+def test_runs_of_one_process_share_their_images(monkeypatch, tmp_path):
+    loads = []
+    monkeypatch.setattr(engine, "_loaded", {})
+    monkeypatch.setattr(engine, "on_device", lambda arrays, config, device: loads.append(config.split) or tiny_data())
+    monkeypatch.setattr(engine, "load_arrays", lambda config: None)
+    device, config = torch.device("cpu"), tiny_config("data.root=one")
+    first = LOAD_DATA(config, device)
+    assert LOAD_DATA(tiny_config("seed=1", "train.lr=0.2", "data.root=one"), device) is first
+    other = LOAD_DATA(tiny_config("data.root=one", "data.split=45k"), device)
+    assert other is not first
+    assert LOAD_DATA(tiny_config("data.root=two", "data.split=45k"), device) is not other
+    assert len(loads) == 3
+
+
+def test_a_run_leaves_torch_as_it_was():
+    torch.set_num_threads(1)
+    before = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision, torch.get_num_threads()
+    with settings_restored():
+        torch.set_num_threads(2)
+        engine.run(tiny_config("machine.threads=1", "machine.deterministic=true"), say=silent)
+        assert torch.get_num_threads() == 2
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert before == (torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision,
+                      torch.get_num_threads())
+
+
+def on_a_gpu(monkeypatch, times):
+    """machine.channels_last is left open, as on CUDA, and takes these milliseconds; returns what was measured."""
+    measured = []
+
+    def update_seconds(config, updates=3):
+        measured.append(config.machine.channels_last)
+        return times[config.machine.channels_last] / 1000
+
+    monkeypatch.setattr(engine, "resolve", lambda config: cost.with_channels_last(resolve(config), None))
+    monkeypatch.setattr(cost, "_formats", {})
+    monkeypatch.setattr(cost, "update_seconds", update_seconds)
+    return measured
+
+
+@pytest.mark.parametrize(("times", "faster"), [({False: 2.0, True: 1.5}, True), ({False: 1.0, True: 1.5}, False)])
+def test_the_memory_format_is_measured_recorded_and_kept(times, faster, monkeypatch):
+    measured = on_a_gpu(monkeypatch, times)
+    config = cost.with_channels_last(tiny_config("machine.checkpoint_seconds=1000"), None)
+    with pytest.raises(Stopped):
+        engine.run(replace(config, max_seconds=1e-3), say=silent)
+    assert measured == [False, True]
+    record = runs.read_run(runs.run_folder(config)).record
+    assert record["config"]["machine"]["channels_last"] is faster
+    told = {"contiguous": times[False], "channels_last": times[True]}
+    assert record["environment"]["memory_format_ms"] == record["sessions"][0]["memory_format_ms"] == pytest.approx(told)
+
+    runs.write_json(runs.run_folder(config) / "run.json", record | {"iteration": 1})  # as after a first update
+    on_a_gpu(monkeypatch, {True: times[False], False: times[True]})
+    again = engine.run(config, say=silent)
+    assert again.record["config"]["machine"]["channels_last"] is faster, "or it would not end bit for bit"
+    assert again.record["environment"]["memory_format_ms"] == pytest.approx(told)
+
+
+def test_a_memory_format_that_is_asked_for_is_not_measured(monkeypatch):
+    measured = on_a_gpu(monkeypatch, {})
+    monkeypatch.setattr(engine, "resolve", resolve)
+    run = engine.run(tiny_config("machine.channels_last=false"), say=silent)
+    assert run.record["config"]["machine"]["channels_last"] is False
+    assert measured == []
+    assert "memory_format_ms" not in run.record["environment"]
 
 
 @pytest.mark.fault(22)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repro.errors import Stopped
+from repro.errors import CaptureError, Stopped
 from repro.models import build_model
 from repro.schema import Engine
 from repro.training import engine
-from repro.training.execution import Execution, blocks, out_of_memory, updates_per_graph
+from repro.training.execution import Execution, blocks, chain, out_of_memory, updates_per_graph
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from tests.made import tiny_config, tiny_data
@@ -212,6 +212,73 @@ def test_lack_of_memory_is_found_behind_what_a_capture_says_of_it():
     error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
     assert out_of_memory(error) is error.__context__
     assert out_of_memory(RuntimeError("else")) is None
+
+
+def test_the_whole_chain_of_a_failed_capture_is_told():
+    error = ValueError("operation failed due to a previous error during capture")
+    error.__context__ = RuntimeError("operation not permitted when stream is capturing\nmore text")
+    error.__context__.__cause__ = KeyError("the first")
+    assert chain(error) == ("  ValueError: operation failed due to a previous error during capture\n"
+                            "  caused by RuntimeError: operation not permitted when stream is capturing\n"
+                            "  caused by KeyError: 'the first'")
+
+
+def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_path, capfd):
+    """On synthetic images, since the process has nothing of what is patched here."""
+    def fails(self):
+        raise CaptureError("CUDA graphs can't be captured here")
+
+    monkeypatch.setattr(Execution, "capture", fails)
+    words = ["data=synthetic", "machine.threads=1", "train.iterations=6", "train.lr_drops=[4]", "evaluation.interval=6",
+             "evaluation.gradient_iterations=[]", "evaluation.responses=false", "evaluation.batch_norm_images=0"]
+    said = []
+    graph, eager = (engine.run(tiny_config(*words, f"engine={way}", f"results={tmp_path / way}"), say=said.append)
+                    for way in ("graph", "eager"))
+    assert "going on in a fresh process, engine=eager" in said[0]
+    assert "6 iterations from the start" in capfd.readouterr().out, "it says where it is itself"
+    assert graph.record["environment"]["engine"] == "eager"
+    assert (graph.folder / "history.csv").read_bytes() == (eager.folder / "history.csv").read_bytes()
+    assert graph.record["weights_sha256"] == eager.record["weights_sha256"]
+
+
+def test_a_failed_capture_undoes_nothing_where_the_device_may_not_answer(monkeypatch):
+    def fails(self):
+        monkeypatch.setattr(TrainStep, "load_state", None)
+        raise CaptureError("no")
+
+    monkeypatch.setattr(Execution, "capture", fails)
+    with pytest.raises(CaptureError):
+        made("engine=graph")
+
+
+def test_a_graph_of_many_updates_launches_little_beside_the_network():
+    """Operations of an update beside those of the network; as many of ResNet-20 whatever the size of its mini-batch."""
+    step, _ = made_step("model.blocks_per_stage=3")
+    step()
+    images, labels = step.batch()
+    with Operations() as network:
+        loss = torch.nn.functional.cross_entropy(step.model(images), labels)
+        loss.backward()
+    with Operations() as alone:
+        step()
+    with Operations() as together:
+        step(4)
+    layers = sum(isinstance(module, torch.nn.BatchNorm2d) for module in step.model.modules())
+    counting = network.count - layers  # each layer counts its batches there, the step counts them at once
+    assert alone.count - counting <= 79
+    assert together.count / 4 - counting <= 43
+
+
+class Operations(TorchDispatchMode):
+    """Counts what would be a kernel on a GPU: all but views and empty tensors."""
+
+    free = ("view", "detach", "select", "slice", "expand", "unsqueeze", "t", "as_strided", "permute", "_unsafe_view",
+            "alias", "transpose", "empty", "empty_like", "empty_strided", "split", "_reshape_alias", "squeeze")
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function._schema.name.partition("::")[2] not in self.free
+        return function(*args, **(kwargs or {}))
 
 
 def test_without_a_compiler_the_run_goes_on_eagerly(monkeypatch):

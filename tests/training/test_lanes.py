@@ -7,10 +7,11 @@ import weakref
 import pytest
 import torch
 
-from repro.errors import DivergedError, InUseError, OutOfMemoryError, Stopped, StorageError
+from repro.errors import CaptureError, DivergedError, InUseError, OutOfMemoryError, Stopped, StorageError
 from repro.runs import locked, read_run, run_folder
 from repro.stopping import StopRequest
 from repro.training import engine, lanes
+from repro.training.execution import Execution
 from tests.made import tiny_config, tiny_data
 from tests.training.tape import use_tapes
 
@@ -205,28 +206,69 @@ def test_a_single_job_is_the_run_alone():
     assert json.loads((run_folder(runs[0]) / "run.json").read_text())["environment"]["jobs_per_device"] == 1
 
 
-@pytest.mark.parametrize(("rates", "expected"), [
-    ({1: 100, 2: 120}, 1), ({1: 100, 2: 130, 4: 140}, 2), ({1: 100, 2: 150, 4: 220}, 4), ({1: 100, 2: None}, 1)])
-def test_more_at_once_only_where_they_gain(rates, expected, monkeypatch):
-    def rate(config, jobs):
-        if rates[jobs] is None:
-            raise torch.OutOfMemoryError("full")
-        return rates[jobs]
+def rated(monkeypatch, rates, spends=lambda: None):
+    """A GPU on which so many runs at once reach these rates; None: no memory. Returns a configuration for it."""
+    class Rated:
+        def __init__(self, config):
+            assert config.machine.channels_last is False
+
+        def updates_per_second(self, jobs):
+            spends()
+            if rates[jobs] is None:
+                raise torch.OutOfMemoryError("full")
+            return rates[jobs]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(lanes, "updates_per_second", rate)
-    said = []
-    config = tiny_config("machine.device=cuda", "machine.precision=tf32")
-    assert lanes.best_jobs(config, 8, said.append) == expected
+    monkeypatch.setattr(lanes, "RandomRuns", Rated)
+    return tiny_config("machine.device=cuda", "machine.precision=tf32", "machine.channels_last=false")
+
+
+@pytest.mark.parametrize(("rates", "expected"), [
+    ({1: 100, 2: 103, 4: 104, 8: 90}, 1), ({1: 100, 2: 130, 4: 128, 8: 120}, 2), ({1: 100, 2: 98, 4: 150, 8: 151}, 4),
+    ({1: 100, 2: 110, 4: 120, 8: 140}, 8), ({1: 100, 2: None}, 1)])
+def test_the_best_total_rate_counts_and_of_equal_ones_the_fewest_runs(rates, expected, monkeypatch):
+    config, said = rated(monkeypatch, rates), []
+    assert lanes.best_jobs(config, 9, said.append) == expected
     assert f"runs at once: {expected}" in said[0]
     assert lanes.best_jobs(config, 1, silent) == 1
 
 
+def test_the_measurement_takes_little_of_the_time_that_is_left(monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(lanes.time, "monotonic", lambda: next(clock))
+    said = []
+    config = rated(monkeypatch, {1: 100, 2: 200, 4: 300, 8: 400})
+    assert lanes.best_jobs(config, 8, said.append, seconds_left=70) == 2
+    assert "4:" not in said[0]
+
+
 def test_on_a_cpu_one_at_a_time_without_measuring(monkeypatch):
-    monkeypatch.setattr(lanes, "updates_per_second", None)
+    monkeypatch.setattr(lanes, "RandomRuns", None)
     assert lanes.best_jobs(tiny_config(), 8) == 1
 
 
 def test_the_measurement_really_trains():
-    config = tiny_config("train.mini_batch_size=16")
-    assert 0 < lanes.updates_per_second(config, 2, seconds=0.05) < 10**5
+    together = lanes.RandomRuns(tiny_config("train.mini_batch_size=16"))
+    assert 0 < together.updates_per_second(2, seconds=0.05) < 10**5
+    assert len({id(execution.step.data) for _, execution in together.lanes}) == 1, "the same images"
+    assert [int(execution.step.iteration) > 1 for _, execution in together.lanes] == [True, True]
+
+
+def test_a_capture_that_fails_is_said_at_once_and_no_run_begins_after_it(monkeypatch):
+    """What was captured before goes on to its end."""
+    use_tapes(monkeypatch.setattr)
+    capture = Execution.capture
+
+    def fails(self):
+        if self.config.seed == 1:
+            raise CaptureError("CUDA graphs can't be captured here:\n  RuntimeError: the first cause")
+        capture(self)
+
+    monkeypatch.setattr(Execution, "capture", fails)
+    runs, said = configs(*["engine=graph"] * 3), []
+    with pytest.raises(CaptureError, match="the first cause"):
+        run_together(runs, 2, said.append)
+    assert "cifar_resnet20 seed 1 is left as it was" in "\n".join(said)
+    assert read_run(run_folder(runs[0])).finished
+    assert read_run(run_folder(runs[1])).record is None
+    assert read_run(run_folder(runs[2])).record is None

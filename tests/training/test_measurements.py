@@ -7,6 +7,7 @@ import torch
 
 from repro.config import from_record
 from repro.data.cifar10 import DeviceData
+from repro.devices import set_tf32, settings_restored
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.protocols import evaluate_on
 from repro.evaluation.weights import load_weights
@@ -79,8 +80,8 @@ def test_the_batches_are_those_that_would_come_next(monkeypatch):
     whole = TrainStep.batch
     seen: dict[int, torch.Tensor] = {}
 
-    def remember(step, iteration=None):
-        images, labels = whole(step, iteration)
+    def remember(step, iteration=None, count=1):
+        images, labels = whole(step, iteration, count)
         seen[int(step.iteration if iteration is None else iteration)] = images.clone()
         return images, labels
 
@@ -101,6 +102,23 @@ def test_what_is_measured_changes_no_result(tmp_path):
     assert (measured.folder / "history.csv").read_bytes() == (plain.folder / "history.csv").read_bytes()
     left, right = trained(measured).state_dict(), trained(plain).state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_responses_are_measured_in_fp32_whatever_the_run_computes_in(monkeypatch, tmp_path):
+    """The flags are there without a GPU too."""
+    seen = []
+    original = measurements.layer_responses
+
+    def watched(*arguments):
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+        return original(*arguments)
+
+    monkeypatch.setattr(measurements, "layer_responses", watched)
+    with settings_restored():
+        set_tf32(True)
+        measurements.measure_responses(build_model(tiny_config().model), tiny_data(), tiny_config(), tmp_path)
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32", "as it was"
+    assert seen == [("ieee", "ieee")]
 
 
 def test_responses_lie_beside_the_record():
@@ -126,8 +144,8 @@ def test_the_first_gradient_is_that_of_the_first_mini_batch(monkeypatch):
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     whole = TrainStep.batch
 
-    def keep(step, iteration=None):
-        kept.append(whole(step, iteration))
+    def keep(step, iteration=None, count=1):
+        kept.append(whole(step, iteration, count))
         return kept[-1]
 
     monkeypatch.setattr(TrainStep, "batch", keep)

@@ -1,0 +1,85 @@
+"""torch's process-wide settings: consistent, as the run asks for them, and the caller's own again afterwards."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from repro.devices import exact_fp32, set_tf32, set_up, settings_restored
+from repro.schema import Precision
+from tests.made import tiny_config, with_machine
+
+
+def settings():
+    return (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision,
+            torch.backends.cudnn.rnn.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision,
+            torch.backends.cudnn.benchmark, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    before = settings()
+    with settings_restored():
+        yield
+    assert settings() == before
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32, Precision.bf16])
+def test_both_of_torchs_interfaces_say_the_same(precision):
+    """Each getter of the older one raises where the newer one disagrees."""
+    set_up(with_machine(tiny_config(), precision=precision))
+    on = precision is Precision.tf32
+    assert torch.backends.cuda.matmul.allow_tf32 is on
+    assert torch.backends.cudnn.allow_tf32 is on
+    assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
+    assert settings()[:3] == (("tf32",) * 3 if on else ("ieee",) * 3)
+
+
+def test_a_network_can_be_exported_where_a_run_has_set_tf32():
+    set_tf32(True)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own exporter
+        assert torch.export.export(model.eval(), (torch.zeros(1, 3, 8, 8),)).graph
+
+
+def test_settings_come_back_however_they_were():
+    """Also such as the older interface can't read: matrix products in TF32, set by the newer one alone."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.benchmark = True
+    before = settings()
+    changed = []
+    with pytest.raises(ZeroDivisionError), settings_restored():
+        changed.append((set_up(with_machine(tiny_config("machine.threads=1"), deterministic=True)), settings(), 1 / 0))
+    assert settings() == before
+
+
+def test_fp32_is_exact_within_and_tf32_goes_on_after_it():
+    set_tf32(True)
+    with exact_fp32():
+        assert settings()[:3] == ("ieee",) * 3
+    assert settings()[:3] == ("tf32",) * 3
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "32"), ("8", "8")])
+def test_many_runs_have_queues_of_their_own_unless_somebody_else_decided(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_MAX_CONNECTIONS"}
+    if given is not None:
+        environment["CUDA_DEVICE_MAX_CONNECTIONS"] = given
+    code = "import os, repro.devices; print(os.environ['CUDA_DEVICE_MAX_CONNECTIONS'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.gpu
+def test_a_warning_of_another_library_is_no_failure_of_a_gpu_test():
+    """Runs without a GPU too: it is about how pytest treats tests of this mark."""
+    warnings.warn("cuDNN has something to say", UserWarning, stacklevel=1)
+
+
+def test_elsewhere_it_is():
+    with pytest.raises(UserWarning):
+        warnings.warn("something new in torch", UserWarning, stacklevel=1)
