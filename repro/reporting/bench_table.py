@@ -1,6 +1,7 @@
 """The table of a bench: images/s and ms/step of each network and contender beside the computed floors. No torch."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from repro.reporting.table import Table, TableRow
@@ -67,11 +68,11 @@ def notes(record: dict[str, Any]) -> list[str]:
     rates, versions, code = record["measured"], record["versions"], record["code"]
     copy, matrix = rates["copy_bytes_per_second"], rates["matrix_operations_per_second"]
     contenders = [one for net in record["nets"] for one in net["contenders"]]
-    count = {one["steps"] for one in contenders}
-    rounds = {len(one["ms_per_step"]["values"]) for one in contenders if one["status"] == "measured"}
+    updates = numbers(one["steps"] for one in contenders)
+    rounds = numbers(len(one["ms_per_step"]["values"]) for one in contenders if one["status"] == "measured")
     found += [
-        f"ms/step, images/s: medians of {' or '.join(map(str, sorted(rounds)))} rounds, each contender in a fresh "
-        f"process in every round, one after the other; {' or '.join(map(str, sorted(count)))} updates timed, mini-batches of "
+        f"ms/step, images/s: medians of {rounds} rounds, each contender in a fresh process in every round, "
+        f"one after the other; {updates} updates timed, mini-batches of "
         f"{record['mini_batch_size']} made images (no data set); every result that stands here is of the same network, "
         "began with the same loss on a shared batch, and lowered it",
         "time / ours: ratio of the medians; above 1, ours is faster",
@@ -90,6 +91,11 @@ def notes(record: dict[str, Any]) -> list[str]:
         *(f"override: {override}" for override in record["overrides"]),
     ]
     return found
+
+
+def numbers(values: Iterable[int]) -> str:
+    """Each of some numbers once: '5', '10 or 20'."""
+    return " or ".join(map(str, sorted(set(values))))
 
 
 def named(record: dict[str, Any]) -> set[str]:
