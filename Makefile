@@ -83,9 +83,8 @@ status: $(VENV)/.ready ## what is there, what runs now, what is left
 bench: $(VENV)/.ready ## training speed against usual loops and the device's floors; ARGS=--quick for a minute
 	$(REPRO) bench $(ARGS)
 
-gpu-check: $(VENV)/.ready-dev ## tests that need a GPU, then the bench on it
-	$(VENV)/bin/python -m pytest -m gpu
-	$(REPRO) bench $(ARGS)
+gpu-check: $(VENV)/.ready-dev ## does this GPU work, is it right, how fast is it? tests and a bench in 4 minutes
+	PYTHON=$(VENV)/bin/python OUT=results/gpu-check bash tools/borrowed_gpu/check.sh 240 $(ARGS)
 
 doctor: $(VENV)/.ready ## check versions, devices, disk and data
 	$(REPRO) doctor

@@ -1,0 +1,250 @@
+"""tools/borrowed_gpu rehearsed from packing to unpacking, on the CPU, in copies of this checkout.
+
+In the copies the paper's schedule is 40 updates of 16 made-up images, so that `repro pending` itself can be run to its
+end. Nothing else differs from what a borrowed machine gets.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro.places import TREE
+
+pytestmark = pytest.mark.skipif(not (TREE / ".git").exists() or sys.platform != "linux",
+                                reason="packs a git checkout, with GNU tools")
+TINY = {"mini_batch_size": "16", "iterations": "40", "lr_drops": "[20, 30]", "batch_norm_group": "16", "interval": "10",
+        "batch_norm_images": "32", "gradient_iterations": "[1, 40]"}
+MADE_UP = '''
+from tests.made import tiny_data
+
+
+def load_data(config, device):
+    return tiny_data()
+'''
+UNPACK = '''
+import sys
+from pathlib import Path
+here, folder = Path(__file__).parent, Path(sys.argv[1]) / "cifar-10-batches-py"
+content = [(here / name).read_bytes() for name in ("one.webp", "two.webp")]
+folder.mkdir()
+for number in range(1, 6):
+    (folder / f"data_batch_{number}").write_bytes(content[0])
+for name in ("test_batch", "batches.meta"):
+    (folder / name).write_bytes(content[1])
+'''
+RUNS = ("cifar_resnet20", "cifar_plain20", "cifar_resnet32")
+WORDS = ("machine.device=cpu", "machine.threads=1", "machine.checkpoint_seconds=0")
+FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slow or busy machine
+
+
+def git(folder, *words):
+    return subprocess.run(["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid", "-C", folder,
+                           *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def tracked(source, target):
+    """Copy the tracked files, as a machine gets them: without .git."""
+    for name in git(source, "ls-files", "-z").rstrip("\0").split("\0"):
+        if (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, target / name)
+
+
+def environment(**more):
+    return {name: value for name, value in os.environ.items() if not name.startswith("REPRO_")} | {
+        "PYTHON": sys.executable, "NO_WHEELS": "1", "PART_MIB": "3", **more}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A checkout with the tiny schedule, committed."""
+    folder = tmp_path_factory.mktemp("borrowed") / "home"
+    tracked(TREE, folder)
+    recipe = folder / "conf" / "protocol" / "cifar10.yaml"
+    text = recipe.read_text()
+    for key, value in TINY.items():
+        text, count = re.subn(rf"(?m)^(  {key}: )(\[.*?\]|\S+)", rf"\g<1>{value}", text)
+        assert count == 1, key
+    recipe.write_text(text)
+    engine = folder / "repro" / "training" / "engine.py"
+    engine.write_text(engine.read_text() + MADE_UP)
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "tiny"]):
+        git(folder, *words)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(home):
+    """What `prepare.sh` made, of images in two parts."""
+    images = home.parent / "images"
+    images.mkdir()
+    (images / "unpack.py").write_text(UNPACK)
+    for name in ("one.webp", "two.webp"):
+        (images / name).write_bytes(os.urandom(2 << 20))
+    return prepare(home, images)
+
+
+def prepare(home, *arguments):
+    done = subprocess.run(["bash", "tools/borrowed_gpu/prepare.sh", *map(str, arguments)], cwd=home,
+                          env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stdout
+    return home / ".gpu"
+
+
+class Machine:
+    """A borrowed machine: gets the tracked files and the folders that are named, runs one script, gives back `out`."""
+
+    def __init__(self, home, folder):
+        self.home, self.folder = home, folder
+        self.tree, self.out, self.keep = folder / "tree", folder / "out", folder / "keep"
+        tracked(home, self.tree)
+
+    def begin(self, script, seconds, carried, words, **more):
+        shutil.rmtree(self.tree / ".gpu", ignore_errors=True)
+        for name in carried:
+            shutil.copytree(self.home / ".gpu" / name, self.tree / ".gpu" / name)
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir()
+        variables = environment(OUT=str(self.out), KEEP=str(self.keep), EVERY="1", LEAST="20", OMP_NUM_THREADS="1",
+                                RUNS=",".join(RUNS), **more)
+        return subprocess.Popen(["bash", f"tools/borrowed_gpu/{script}.sh", str(seconds), *words], cwd=self.tree,
+                                env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                start_new_session=True)
+
+    def call(self, *arguments, **more):
+        process = self.begin(*arguments, **more)
+        said, _ = process.communicate(timeout=600 * FACTOR)
+        return process.returncode, said
+
+    def records(self):
+        """The records in what came back, by experiment; all of it is unpacked."""
+        results = self.folder / "came_back"
+        for file in sorted(self.out.glob("runs*.tar")):
+            results.mkdir(exist_ok=True)
+            subprocess.run(["tar", "xf", file, "-C", results], check=True)
+        return results, {path.parent.parent.name: json.loads(path.read_text())
+                         for path in results.glob("runs/*/*/run.json")}
+
+
+def wait_for(condition, process):
+    limit = time.monotonic() + 120 * FACTOR
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def training(machine, experiment):
+    """Whether a run has a checkpoint and is not at its end."""
+    return any((machine.keep / "results" / "runs" / experiment / "seed0").glob("checkpoint-*.json"))
+
+
+def came_back(machine):
+    """The names of what would come back now."""
+    return "".join(subprocess.run(["tar", "tf", file], capture_output=True, text=True, check=True).stdout
+                   for file in machine.out.glob("runs*.tar"))
+
+
+def pending_pid(machine):
+    """The process that trains, of those that this machine started."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+            if words[1:4] == ["-m", "repro", "pending"] and Path(f"{path.parent}/cwd").resolve() == machine.tree:
+                return int(path.parent.name)
+        except (OSError, IndexError):
+            continue
+    return None
+
+
+@pytest.fixture(scope="module")
+def crashed(home, packed, tmp_path_factory):
+    """A whole loan: the check, a call whose images lack, and one whose training process is killed."""
+    machine = Machine(home, tmp_path_factory.mktemp("crashed"))
+    check = machine.call("check", int(90 * FACTOR), ["code", "images1"],
+                         ["nets=20", "contenders=repro", "rounds=1", "steps=1", "machine.device=cpu",
+                          "train.mini_batch_size=16", "train.batch_norm_group=16"])
+    measured = sorted(path.name for path in machine.out.iterdir())
+    lacking = machine.call("train", 60, ["code"], WORDS)
+    process = machine.begin("train", int(240 * FACTOR), ["code", "images2"], WORDS)
+    wait_for(lambda: training(machine, RUNS[1]), process)
+    os.kill(pending_pid(machine), signal.SIGKILL)
+    said, _ = process.communicate(timeout=400 * FACTOR)
+    return {"machine": machine, "check": check, "measured": measured, "lacking": lacking,
+            "train": (process.returncode, said), "came_back": machine.records()}
+
+
+def test_the_check_runs_its_stages_and_brings_back_what_it_measured(crashed, home):
+    code, said = crashed["check"]
+    assert code == 0, said
+    assert f"commit {git(home, 'rev-parse', 'HEAD')[:12]}\n" in said, "of a tree without .git, nothing changed"
+    for stage in ("doctor", "tests", "bench"):
+        assert f"END {stage}: exit 0" in said, said
+    assert re.search(r"\d+ skipped", said), "there is no GPU here"
+    assert [name.partition(".")[2] for name in crashed["measured"] if name.startswith("bench_")] == ["json", "md"]
+    assert "check.log" in crashed["measured"]
+
+
+def test_without_the_other_images_it_says_so_at_once(crashed):
+    code, said = crashed["lacking"]
+    assert code == 9
+    assert "IMAGES MISSING" in said
+    assert "BEGIN pending" not in said
+
+
+def test_after_a_crash_the_runs_go_on_apart_and_all_of_them_come_back_finished(crashed, home):
+    code, said = crashed["train"]
+    assert code == 0, said
+    assert "ended early (137): one process for each run" in said
+    _, records = crashed["came_back"]
+    assert sorted(records) == sorted(RUNS), said
+    for record in records.values():
+        assert record["status"] == "finished"
+        assert record["deviations"] == []
+        assert {(one["commit"], one["dirty"]) for one in record["sessions"]} == {(git(home, "rev-parse", "HEAD"), False)}
+    assert len(records[RUNS[1]]["sessions"]) == 2
+    assert max(path.stat().st_size for path in crashed["machine"].out.iterdir()) < 16 << 20
+    assert len(list(crashed["machine"].out.iterdir())) <= 8
+
+
+def test_what_is_cut_goes_on_on_the_next_machine_and_ends_bit_for_bit(crashed, home, packed, tmp_path_factory):
+    first = Machine(home, tmp_path_factory.mktemp("cut"))
+    process = first.begin("train", 200, ["code", "images1", "images2"], WORDS)
+    wait_for(lambda: f"runs/{RUNS[1]}/seed0/checkpoint-" in came_back(first), process)
+    subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=True)  # all that the call has started
+    process.communicate()
+    results, records = first.records()
+    assert records[RUNS[0]]["status"] == "finished"
+    assert RUNS[2] not in records
+
+    prepare(home, home.parent / "images", results)
+    second = Machine(home, tmp_path_factory.mktemp("next"))
+    code, said = second.call("train", int(200 * FACTOR), ["code", "images1", "images2", "runs"], WORDS)
+    assert code == 0, said
+    again, records = second.records()
+    expected, _ = crashed["came_back"]
+    for name in RUNS:
+        left, right = (folder / "runs" / name / "seed0" for folder in (expected, again if name in records else results))
+        assert (left / "history.csv").read_bytes() == (right / "history.csv").read_bytes()
+        left, right = (torch.load(folder / "weights.pt", weights_only=True) for folder in (left, right))
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+
+
+def test_changes_that_are_not_committed_are_said_before_anything_travels(home, packed):
+    (home / "README.md").write_text((home / "README.md").read_text() + "\n")
+    try:
+        done = subprocess.run(["bash", "tools/borrowed_gpu/prepare.sh", home.parent / "images"], cwd=home,
+                              env=environment(), capture_output=True, text=True, check=True)
+    finally:
+        git(home, "checkout", "-q", "README.md")
+    assert "WARNING: there are uncommitted changes" in done.stdout
