@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 def code_version() -> dict[str, Any]:
     """Commit and whether the tree differs from it; None where that can't be known (a wheel, no git and no COMMIT).
 
-    Where a checkout travelled without .git, its file COMMIT tells; CONTRIBUTING.md says how it is written.
+    Where a checkout travelled without .git, its file COMMIT tells, which tools/borrowed_gpu/prepare.sh writes.
     """
     commit = dirty = None
     if in_tree():

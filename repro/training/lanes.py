@@ -135,6 +135,7 @@ class RandomRuns:
     def __init__(self, config: RunConfig):
         self.config, self.device = config, set_up(config)
         self.data = random_data(self.device, config)
+        synchronise(self.device, all_streams=True)  # the runs' own streams would not wait for it
         self.lanes: list[tuple[torch.cuda.Stream | None, Execution]] = []
 
     def updates_per_second(self, jobs: int, seconds: float = 1.0) -> float:

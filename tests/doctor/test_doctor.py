@@ -33,7 +33,8 @@ def test_a_real_process_on_this_machine(repro, tmp_path):
     assert "1 threads" in checks["cpu"]["text"]
     assert checks["data"]["next"].startswith("`repro data fetch cifar10`")
     assert [one["text"] for one in content["checks"] if one["check"] == "environment"] == [
-        "REPRO_DATA=data", "REPRO_DEVICE=cpu", "REPRO_RESULTS=results", "OMP_NUM_THREADS=1"]
+        "REPRO_DATA=data", "REPRO_DEVICE=cpu", "REPRO_RESULTS=results", "OMP_NUM_THREADS=1",
+        "CUBLAS_WORKSPACE_CONFIG=:4096:8"]
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
 
 

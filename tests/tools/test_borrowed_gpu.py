@@ -171,9 +171,9 @@ def pending_pid(machine):
 def crashed(home, packed, tmp_path_factory):
     """A whole loan: the check, a call whose images lack, and one whose training process is killed."""
     machine = Machine(home, tmp_path_factory.mktemp("crashed"))
-    check = machine.call("check", int(90 * FACTOR), ["code", "images1"],
+    check = machine.call("check", int(240 * FACTOR), ["code", "images1"],
                          ["nets=20", "contenders=repro", "rounds=1", "steps=1", "machine.device=cpu",
-                          "train.mini_batch_size=16", "train.batch_norm_group=16"])
+                          "train.mini_batch_size=16", "train.batch_norm_group=16"], WORKERS="1")
     measured = sorted(path.name for path in machine.out.iterdir())
     lacking = machine.call("train", 60, ["code"], WORDS)
     process = machine.begin("train", int(240 * FACTOR), ["code", "images2"], WORDS)
@@ -207,11 +207,12 @@ def test_after_a_crash_the_runs_go_on_apart_and_all_of_them_come_back_finished(c
     assert code == 0, said
     assert "ended early (137): one process for each run" in said
     _, records = crashed["came_back"]
+    commit = git(home, "rev-parse", "HEAD")
     assert sorted(records) == sorted(RUNS), said
     for record in records.values():
         assert record["status"] == "finished"
         assert record["deviations"] == []
-        assert {(one["commit"], one["dirty"]) for one in record["sessions"]} == {(git(home, "rev-parse", "HEAD"), False)}
+        assert {(one["commit"], one["dirty"]) for one in record["sessions"]} == {(commit, False)}
     assert len(records[RUNS[1]]["sessions"]) == 2
     assert max(path.stat().st_size for path in crashed["machine"].out.iterdir()) < 16 << 20
     assert len(list(crashed["machine"].out.iterdir())) <= 8

@@ -269,6 +269,7 @@ def test_the_number_of_runs_at_once_is_measured():
 def smoke(images, results, *overrides):
     return compose(["experiment=imagenet_optB", *(word for word in SMOKE if word != "machine.device=cpu"),
                     "machine.device=cuda", "machine.precision=fp32", "machine.deterministic=true",
+                    "machine.channels_last=false",
                     f"data.root={images}", f"results={results}", "train.iterations=6", "train.lr_drops=[4]",
                     "evaluation.interval=2", *overrides])
 

@@ -30,10 +30,10 @@ stage() {
 
 if [ -d .gpu/code ]; then  # what prepare.sh packed
   [ -e .git ] || cp .gpu/code/COMMIT .
+  export PYTHONPATH="$KEEP/site${PYTHONPATH:+:$PYTHONPATH}"
   if [ -n "$(ls .gpu/code/wheels)" ] && ! "$PYTHON" -c 'import hydra' 2>/dev/null; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$KEEP/site" .gpu/code/wheels/*.whl
   fi
-  [ ! -d "$KEEP/site" ] || export PYTHONPATH="$KEEP/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 for part in .gpu/images*; do
   [ -d "$part" ] && mkdir -p "$KEEP/images" && cp -rn "$part/." "$KEEP/images/"

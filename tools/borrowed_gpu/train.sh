@@ -54,10 +54,10 @@ if [[ ! $code =~ ^[023]$ ]] && [ "$(training)" -gt "${LEAST:-60}" ]; then
   say "ended early ($code): one process for each run"
   export -f apart; export RUNS PYTHON; export WORDS="${words[*]}"
   stage apart "$(training)" bash -c 'read -ra words <<< "$WORDS"; apart "$1"' apart "$(($(training) - 10))"; code=$?
+  "$PYTHON" -m repro pending --dry-run
 fi
 kill "$LIVE" 2>/dev/null; wait "$LIVE" 2>/dev/null
 bring_back
-"$PYTHON" -m repro pending --dry-run
 ls -l "$OUT"
 say 'train.sh ends'
 sleep 0.5  # for the log
