@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from repro.config import compose
-from repro.errors import Stopped
+from repro.errors import CaptureError, Stopped
 from repro.paper import costs, ensemble
 from repro.paper import suite as read_suite
 from repro.runs import run_folder
-from repro.schema import Precision
+from repro.schema import Engine, Precision
 from repro.stopping import StopRequest
 from repro.training import suite as module
 from repro.training.schedule import Schedule
@@ -79,6 +79,21 @@ def test_max_seconds_bounds_the_tests_too(monkeypatch):
     (left, active), = limits
     assert 900 < left < 1000
     assert active, "signals are received"
+
+
+def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_process(monkeypatch, capsys):
+    def fails(*arguments):
+        raise CaptureError("CUDA graphs can't be captured here:\n  RuntimeError: the first cause")
+
+    launched = []
+    monkeypatch.setattr(module, "run_unfinished", fails)
+    monkeypatch.setattr(module.launcher, "launch", lambda config, command: launched.append(config))
+    monkeypatch.setattr(module, "make_data", lambda config: None)
+    _, failures = module.run_suite("cifar_plain_vs_res", "paper", 1, ["machine.device=cpu", "engine=graph"], COMMAND)
+    assert failures == []
+    assert len(launched) == 8
+    assert {config.engine for config in launched} == {Engine.eager}
+    assert "the first cause\ngoing on without graphs" in capsys.readouterr().out
 
 
 def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkeypatch):
