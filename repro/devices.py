@@ -106,18 +106,19 @@ def settings_restored() -> Iterator[None]:
     """Leave torch's process-wide settings (see `set_up`) as they were before."""
     operations = [*fp32_operations(), torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     precisions = [operation.fp32_precision for operation in operations]
-    older = None  # unreadable where the two interfaces disagree already
+    products, convolutions = "highest", True  # torch's own, where the two interfaces disagree and it does not tell
     with contextlib.suppress(RuntimeError):
-        older = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        products = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolutions = torch.backends.cudnn.allow_tf32
     benchmark, threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
-        if older is not None:
-            torch.set_float32_matmul_precision(older[0])
-            torch.backends.cudnn.allow_tf32 = older[1]
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
         for operation, precision in zip(operations, precisions, strict=True):
             operation.fp32_precision = precision
         torch.backends.cudnn.benchmark = benchmark

@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings("default"))
 
 
+def pytest_runtest_logreport(report):
+    """Why a GPU test failed is told at once: a run that is cut has no summary."""
+    if report.failed and "gpu" in report.keywords and "PYTEST_XDIST_WORKER" not in os.environ:
+        os.write(2, f"\n{report.nodeid}\n{report.longreprtext}\n".encode())
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
     """No REPRO_* variable of the caller reaches a test, and results go to a temporary folder."""

@@ -46,9 +46,30 @@ def test_a_network_can_be_exported_where_a_run_has_set_tf32():
         assert torch.export.export(model.eval(), (torch.zeros(1, 3, 8, 8),)).graph
 
 
-def test_settings_come_back_however_they_were():
-    """Also such as the older interface can't read: matrix products in TF32, set by the newer one alone."""
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+def older_settings():
+    """What the older interface says, or that it can't."""
+    found = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append("mixed")
+    return found
+
+
+@pytest.mark.parametrize(("operation", "precision"), [
+    (None, None), (torch.backends.cuda.matmul, "tf32"), (torch.backends.cudnn.conv, "ieee"),
+    (torch.backends.mkldnn.matmul, "bf16")])
+def test_settings_come_back_also_where_the_caller_set_the_newer_interface_alone(operation, precision):
+    if operation is not None:
+        operation.fp32_precision = precision
+    before = settings(), older_settings()
+    with settings_restored():
+        set_tf32(True)
+    assert (settings(), older_settings()) == before
+
+
+def test_settings_come_back_after_an_error():
     torch.backends.cudnn.benchmark = True
     before = settings()
     changed = []

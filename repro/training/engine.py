@@ -71,6 +71,10 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
             result: Run = ended.value
             return result
         except CaptureError as error:
+            if stop.reason is not None:
+                raise Stopped(f"{error}\nstopped by {stop.reason} before anything was trained\ngo on with: "
+                              + shlex.join(command or ["repro", "run", f"experiment={config.name}"]),
+                              stop.exit_code) from error
             say(f"{error}\ngoing on in a fresh process, engine=eager")
             left = stop.seconds_left()
     return launcher.launch(replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)

@@ -127,8 +127,8 @@ class Execution:
         except Exception as error:  # whatever the compiler or the driver raises: the run goes on without it
             drop()
             undo()
-            if (full := out_of_memory(error)) is not None:
-                raise full from error
+            if out_of_memory(error) is not None:  # a new error: one that its own frames hold keeps the network alive
+                raise torch.OutOfMemoryError(str(out_of_memory(error))) from None
             self.say(f"engine={self.config.engine.name}: {name} is not possible here ({first_line(error)}); "
                      "going on without it")
             return False
@@ -164,6 +164,7 @@ class Execution:
             for ahead in range(WARM_UP):
                 self.step.input.cover((self.done + ahead) * self.batch)
                 self.step()
+            self.step.batch(count=updates_per_graph(self))  # what it loads must be there before the capture
         # One pool for all: they never run at the same time, and the gradients of each are kept alive.
         place = {"stream": stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
         for count in sorted({1, updates_per_graph(self)}, reverse=True):

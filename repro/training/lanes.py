@@ -34,11 +34,12 @@ class Lane:
 
     def __init__(self, config: RunConfig, stream: torch.cuda.Stream | None, stop: StopRequest, command: list[str],
                  say: Say, jobs: int):
-        self.config, self.stream = config, stream
+        self.config, self.stream, self.begun = config, stream, False
         self.steps: Generator[None, None, Run] = engine.run_stepwise(config, stop, command, say, jobs)
 
     def turn(self) -> bool:
         """Queue the run's next updates; False at its end. Raises what the run raises."""
+        self.begun = True
         with in_stream(self.stream):
             return next(self.steps, self) is not self
 
@@ -66,7 +67,7 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
             lanes.append(Lane(waiting.popleft(), streams.pop(), stop, command, say, jobs))
         for lane in list(lanes):
             try:
-                if lane.turn():
+                if (lane.begun or not fatal) and lane.turn():
                     continue
             except Stopped as error:
                 stopped.append(without_frames(error))

@@ -196,7 +196,10 @@ class TrainStep:
 
 @contextmanager
 def counted_at_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
-    """A forward pass whose batch normalisations do not each count it: it is counted for all of them in one call."""
+    """A forward pass whose batch normalisations do not each count it: it is counted for all of them in one call.
+
+    Those that span processes (SyncBatchNorm) are no BatchNorm2d and count for themselves.
+    """
     counts = [layer.num_batches_tracked for layer in layers]
     for layer in layers:
         layer.num_batches_tracked = None
@@ -205,7 +208,8 @@ def counted_at_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
     finally:
         for layer, count in zip(layers, counts, strict=True):
             layer.num_batches_tracked = count
-    torch._foreach_add_([count for count in counts if count is not None], 1)
+    if counted := [count for count in counts if count is not None]:
+        torch._foreach_add_(counted, 1)
 
 
 def averaging_gradients(model: nn.Module) -> nn.Module:

@@ -54,8 +54,8 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
             failures = run_unfinished(configs, stop, command, jobs)
         except CaptureError as error:
             print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
-            failures = one_after_the_other([replace(config, engine=Engine.eager) for config in configs], stop, command,
-                                           launcher.launch)
+            eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
+            failures = one_after_the_other(eager, stop, command, launcher.launch)
         test_finished(suite, configs, overrides, stop, command)
     return preset, failures
 

@@ -1,6 +1,11 @@
 """The same step eagerly, compiled, and replayed: on the CPU with a tape in the place of a CUDA graph."""
 
+import gc
+import os
 import shutil
+import signal
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -13,7 +18,7 @@ from repro.schema import Engine
 from repro.training import engine
 from repro.training.execution import Execution, blocks, chain, out_of_memory, updates_per_graph
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep
+from repro.training.step import TrainStep, counted_at_once
 from tests.made import tiny_config, tiny_data
 from tests.training.tape import use_tapes
 
@@ -239,6 +244,48 @@ def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_pat
     assert graph.record["environment"]["engine"] == "eager"
     assert (graph.folder / "history.csv").read_bytes() == (eager.folder / "history.csv").read_bytes()
     assert graph.record["weights_sha256"] == eager.record["weights_sha256"]
+
+
+@pytest.mark.fault(22)
+def test_a_signal_while_a_capture_fails_starts_nothing_new(monkeypatch):
+    def fails(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise CaptureError("CUDA graphs can't be captured here")
+
+    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+    monkeypatch.setattr(Execution, "capture", fails)
+    monkeypatch.setattr(engine.launcher, "launch", None)
+    with pytest.raises(Stopped, match="stopped by SIGTERM before anything was trained") as caught:
+        engine.run(tiny_config("engine=graph"), say=silent)
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.fault(31)
+def test_a_capture_without_memory_keeps_nothing_of_the_network(monkeypatch):
+    """Without the garbage collector, which may come late: the next run needs the memory now."""
+    def full(self):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(Execution, "capture", full)
+    step, config = made_step("engine=graph")
+    alive = weakref.ref(step)
+    gc.disable()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            Execution(step, config, silent)
+        del step
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_layers_that_span_processes_count_for_themselves():
+    """None of them is a BatchNorm2d, and torch takes no empty list."""
+    with counted_at_once([]):
+        pass
 
 
 def test_a_failed_capture_undoes_nothing_where_the_device_may_not_answer(monkeypatch):

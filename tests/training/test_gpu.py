@@ -144,6 +144,7 @@ def test_compiled_blocks_train_within_rounding_over_100_updates(precision, check
     assert compiled.kind == "compile+graph"
     for _ in range(10):
         for one in (eager, compiled):
+            set_up(one.config)  # whether in TF32 is one setting for the process
             one.advance(10)
         assert float(compiled.step.last_loss) == pytest.approx(
             float(eager.step.last_loss), rel=1e-3 if precision is Precision.fp32 else 2e-2, abs=1e-4)

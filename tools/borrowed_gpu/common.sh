@@ -10,7 +10,8 @@ exec > >(tee -a "$OUT/$NAME.log") 2>&1
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} CUBLAS_WORKSPACE_CONFIG=:4096:8
 export REPRO_RESULTS=${REPRO_RESULTS:-$KEEP/results} REPRO_DATA=${REPRO_DATA:-$KEEP/data}
 
-FAILED=0
+FAILED=0 CHILD=
+trap 'ENDS=$SECONDS; [ -z "$CHILD" ] || kill "$CHILD"' INT TERM  # the stage ends as at its limit, no other begins
 
 left() { echo $((ENDS - SECONDS)); }
 say() { echo "[$(left) s left] $*"; }
@@ -22,7 +23,9 @@ stage() {
   [ "$limit" -lt $(($(left) - 5)) ] || limit=$(($(left) - 5))
   [ "$limit" -ge 3 ] || { say "SKIPPED $name"; return 98; }
   say "BEGIN $name, at most $limit s"
-  timeout --foreground -k 8 "$limit" "$@"; code=$?  # in the foreground, so that Ctrl-C reaches it
+  timeout -k 8 "$limit" "$@" & CHILD=$!  # a group of its own: whatever it has started ends with it
+  wait "$CHILD"; code=$?
+  while kill -0 "$CHILD" 2>/dev/null; do wait "$CHILD"; code=$?; done  # a signal ends the first wait
   say "END $name: exit $code after $((SECONDS - began)) s"
   [ $code = 0 ] || FAILED=1
   return $code

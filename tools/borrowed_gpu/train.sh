@@ -46,8 +46,15 @@ apart() {
 }
 
 if [ -n "${UNPACK:-}" ] && ! wait "$UNPACK"; then tail -2 "$KEEP/unpack.log"; say 'IMAGES MISSING: a part of them has not come yet'; exit 9; fi
-(while sleep "${EVERY:-30}"; do bring_back; nvidia-smi --query-gpu=utilization.gpu,memory.used,power.draw \
-  --format=csv,noheader 2>/dev/null; done) & LIVE=$!
+live() {
+  trap 'kill $! 2>/dev/null; exit' TERM  # not in the middle of bring_back, which would go on beside the last one
+  while :; do
+    sleep "${EVERY:-30}" & wait $!
+    bring_back
+    nvidia-smi --query-gpu=utilization.gpu,memory.used,power.draw --format=csv,noheader 2>/dev/null
+  done
+}
+live & LIVE=$!
 training() { echo $(($(left) - RESERVE)); }
 stage pending "$(training)" "$PYTHON" -m repro pending --max-seconds "$(training)" --runs "$RUNS" "${words[@]}"; code=$?
 if [[ ! $code =~ ^[023]$ ]] && [ "$(training)" -gt "${LEAST:-60}" ]; then
