@@ -19,6 +19,11 @@ class Signalled(BaseException):
     exit_code = 75
 
 
+def going_on(command: list[str]) -> list[str]:
+    """The command that goes on with what was stopped: without resume=never, which would begin it anew."""
+    return [word for word in command if not word.lstrip("+").startswith("resume=")]
+
+
 def raise_signals() -> None:
     """From here on SIGNALS raise Signalled, Ctrl-C KeyboardInterrupt as ever; where a StopRequest is active, it acts.
 

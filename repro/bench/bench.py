@@ -46,6 +46,13 @@ class Series:
         """One number of each round."""
         return [one[key] for one in self.rounds]
 
+    def result(self, run: Run) -> dict[str, Any]:
+        """Measure the job once more, and remember how long that took."""
+        began = time.monotonic()
+        result = run(self.job)
+        self.seconds = max(self.seconds, time.monotonic() - began)
+        return result
+
 
 @dataclass(frozen=True)
 class Net:
@@ -76,7 +83,7 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     that would not end within `max_seconds`. Raises ReproError if the device can't be measured, ConfigError.
     """
     ends = math.inf if settings.max_seconds is None else time.monotonic() + settings.max_seconds
-    in_time: Run = fresh_process if ends == math.inf else functools.partial(fresh_process, ends=ends)
+    in_time = functools.partial(fresh_process, ends=ends)
     rate_run = run if run is not None else measured_here if settings.quick else in_time
     run = run if run is not None else in_time
     start = {"started": utc_now(), "load_average_before": round(os.getloadavg()[0], 2), "code": code_version()}
@@ -104,9 +111,7 @@ def late(series: Series, ends: float) -> bool:
 
 def measure_rates(rates: Series, run: Run) -> str:
     """One more round of the device itself, and what to say of it. ReproError if there is no result."""
-    began = time.monotonic()
-    result = run(rates.job)
-    rates.seconds = max(rates.seconds, time.monotonic() - began)
+    result = rates.result(run)
     if "failed" in result:
         raise ReproError(f"this device can't be measured: {result['failed']}")
     rates.rounds.append(result)
@@ -116,9 +121,7 @@ def measure_rates(rates: Series, run: Run) -> str:
 
 def measure(series: Series, net: Net, run: Run) -> str:
     """One more round of a contender, and what to say of it."""
-    began = time.monotonic()
-    result = run(series.job)
-    series.seconds = max(series.seconds, time.monotonic() - began)
+    result = series.result(run)
     if result.get("failed") == NO_TIME and series.rounds:
         return NO_TIME
     expected = next((other.rounds[0]["shared_loss"] for other in net.series if other.rounds), None)

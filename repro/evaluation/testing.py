@@ -28,7 +28,7 @@ from repro.places import results_dir, shown
 from repro.provenance import code_version, package_versions
 from repro.runs import Run, file_sha256, locked
 from repro.schema import Family, Precision, Resume, RunConfig
-from repro.stopping import StopRequest
+from repro.stopping import StopRequest, going_on
 
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
 # Settings of a network that change only its training.
@@ -104,11 +104,6 @@ def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, comm
         finally:
             loader.close()
         kept.finish()
-
-
-def going_on(command: list[str]) -> list[str]:
-    """The command that goes on with a test: without resume=never, which would begin it anew."""
-    return [word for word in command if not word.lstrip("+").startswith("resume=")]
 
 
 def check_agrees(config: RunConfig, run: Run | None) -> None:

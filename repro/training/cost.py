@@ -20,8 +20,6 @@ CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
 IMAGES, CPU_CIFAR_IMAGES = 50_000, 2_560  # of CIFAR-10 on a GPU: of fewer, each captured block makes a new order
 FORMATS = {False: "contiguous", True: "channels_last"}
 FASTER = 1.2  # bf16 must gain this much over fp32 to be taken for a short run
-
-
 _formats: dict[object, dict[str, float]] = {}  # what `memory_format_times` measured in this process
 
 

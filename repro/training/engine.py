@@ -28,7 +28,7 @@ from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Engine, RunConfig
 from repro.sizes import parse_size, size_text
-from repro.stopping import StopRequest
+from repro.stopping import StopRequest, going_on
 from repro.training import checkpoint, cost, launcher
 from repro.training.background import Snapshot, Writer
 from repro.training.distributed import World, join, started_by_others, with_devices
@@ -73,8 +73,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
         except CaptureError as error:
             if stop.reason is not None:
                 raise Stopped(f"{error}\nstopped by {stop.reason} before anything was trained\ngo on with: "
-                              + shlex.join(command or ["repro", "run", f"experiment={config.name}"]),
-                              stop.exit_code) from error
+                              + shlex.join(go_on_command(config, command)), stop.exit_code) from error
             say(f"{error}\ngoing on in a fresh process, engine=eager")
             left = stop.seconds_left()
     return launcher.launch(replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
@@ -97,10 +96,8 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
         earlier = world.told(lambda: found_in(folder, config, asked_precision, say))
         if earlier.finished:
             return earlier
-        go_on = [word for word in command or ["repro", "run", f"experiment={config.name}"]
-                 if not word.startswith("resume=")]
         try:
-            yield from train(config, folder, earlier, stop, go_on, say, jobs, world)
+            yield from train(config, folder, earlier, stop, go_on_command(config, command), say, jobs, world)
         except ImageError as error:
             raise ImageError(f"{error}\n`repro data verify imagenet` with the same data.root names every bad "
                              "image") from error
@@ -111,6 +108,11 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
                 raise
             raise gone from error
         return read_run(folder)
+
+
+def go_on_command(config: RunConfig, command: list[str] | None) -> list[str]:
+    """What a person types to go on with a run; without a command the shortest that there is."""
+    return going_on(command or ["repro", "run", f"experiment={config.name}"])
 
 
 def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], say: Say,

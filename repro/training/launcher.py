@@ -18,7 +18,7 @@ from repro.devices import resolve
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
-from repro.stopping import SIGNALS, StopRequest
+from repro.stopping import SIGNALS, StopRequest, going_on
 from repro.training.checkpoint import list_checkpoints
 
 GRACE = 3.0  # Choice: seconds in which the others may end by themselves when one has died
@@ -142,7 +142,7 @@ def raise_outcome(codes: Sequence[int | None], answers: Sequence[ReproError | No
         raise own[0]
     kept = ("the last checkpoint is intact" if list_checkpoints(run_folder(resolve(config)))
             else "nothing was saved yet")
-    go_on = f"go on with: {shlex.join(command or ['repro', 'run', f'experiment={config.name}'])}"
+    go_on = f"go on with: {shlex.join(going_on(command or ['repro', 'run', f'experiment={config.name}']))}"
     ended = {rank: code for rank, code in enumerate(codes) if code and answers[rank] is None}
     silent = [rank for rank, code in enumerate(codes) if code is None]
     waited = silent and all(code == -signal.SIGABRT for code in ended.values())  # NCCL aborts who waits in vain

@@ -11,7 +11,7 @@ from repro.data import cifar10_files, fetch
 from repro.devices import resolve
 from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
-from repro.evaluation.testing import evaluate, going_on
+from repro.evaluation.testing import evaluate
 from repro.paper import costs
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
@@ -21,7 +21,7 @@ from repro.published import Preset, Suite
 from repro.ranges import CIFAR10, IMAGENET
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig
-from repro.stopping import StopRequest
+from repro.stopping import StopRequest, going_on
 from repro.training import cost, engine, lanes, launcher
 from repro.training.distributed import started_by_others, with_devices
 from repro.training.progress import duration

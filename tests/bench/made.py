@@ -1,5 +1,7 @@
 """A bench on numbers made up here, in the place of processes."""
 
+import math
+
 from repro.bench.plan import RATES
 
 TINY = ("train.mini_batch_size=16", "train.batch_norm_group=16", "machine.device=cpu", "machine.threads=1")
@@ -17,7 +19,7 @@ class Made:
     def __init__(self, changes=None):
         self.asked, self.changes = [], changes or {}
 
-    def __call__(self, job):
+    def __call__(self, job, ends=math.inf):
         self.asked.append(job.contender)
         number = self.asked.count(job.contender)
         if job.contender == RATES:

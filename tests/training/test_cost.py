@@ -68,7 +68,7 @@ def test_updates_in_both_formats_are_really_done(monkeypatch):
 
 
 def test_cudnn_does_not_try_its_algorithms_on_the_few_images_that_memory_is_measured_on(monkeypatch):
-    seen, before = [], torch.backends.cudnn.benchmark
+    seen = []
     data = tiny_data()
     original = type(data).sample
     monkeypatch.setattr(type(data), "sample",
@@ -77,4 +77,3 @@ def test_cudnn_does_not_try_its_algorithms_on_the_few_images_that_memory_is_meas
     needed(cost.build_model(tiny_config().model), data, tiny_config())
     assert seen == [False, False]
     assert torch.backends.cudnn.benchmark is True
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)

@@ -259,4 +259,6 @@ def test_the_one_that_ended_badly_is_named_and_not_those_who_waited_for_it():
         raise_outcome([1, 1], [lost, LostProcessError("a reader")], [10, 11], config, None)
     with pytest.raises(DivergedError, match="inf"):
         raise_outcome([6, 1, 6], [DivergedError("inf"), lost, None], [10, 11, 12], config, None)
+    with pytest.raises(LostProcessError, match=r"go on with: repro run x=1$"):
+        raise_outcome([-9], [None], [10], config, ["repro", "run", "x=1", "resume=never"])
     raise_outcome([0, 0, 0], [None, None, None], [10, 11, 12], config, None)

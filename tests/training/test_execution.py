@@ -256,8 +256,9 @@ def test_a_signal_while_a_capture_fails_starts_nothing_new(monkeypatch):
     monkeypatch.setattr(Execution, "capture", fails)
     monkeypatch.setattr(engine.launcher, "launch", None)
     with pytest.raises(Stopped, match="stopped by SIGTERM before anything was trained") as caught:
-        engine.run(tiny_config("engine=graph"), say=silent)
+        engine.run(tiny_config("engine=graph"), ["repro", "run", "x=1", "resume=never"], silent)
     assert caught.value.exit_code == 75
+    assert str(caught.value).endswith("go on with: repro run x=1"), "resume=never would begin anew"
 
 
 @pytest.mark.fault(31)

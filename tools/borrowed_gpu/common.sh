@@ -17,15 +17,16 @@ left() { echo $((ENDS - SECONDS)); }
 say() { echo "[$(left) s left] $*"; }
 
 # stage NAME SECONDS COMMAND...: the command with a limit of its own, and never beyond the end. Returns its exit code;
-# FAILED is 1 once one was not 0.
+# FAILED is 1 once one was not 0, or there was no time for one.
 stage() {
   local name=$1 limit=$2 began=$SECONDS code; shift 2
   [ "$limit" -lt $(($(left) - 5)) ] || limit=$(($(left) - 5))
-  [ "$limit" -ge 3 ] || { say "SKIPPED $name"; return 98; }
+  [ "$limit" -ge 3 ] || { say "SKIPPED $name"; FAILED=1; return 98; }
   say "BEGIN $name, at most $limit s"
   timeout -k 8 "$limit" "$@" & CHILD=$!  # a group of its own: whatever it has started ends with it
   wait "$CHILD"; code=$?
   while kill -0 "$CHILD" 2>/dev/null; do wait "$CHILD"; code=$?; done  # a signal ends the first wait
+  CHILD=
   say "END $name: exit $code after $((SECONDS - began)) s"
   [ $code = 0 ] || FAILED=1
   return $code

@@ -20,7 +20,7 @@ bring_back() (
     for name in "${names[@]:begin:2}"; do
       for run in runs/"$name" runs/"$name"/seed*; do
         newest=$(ls "$run"/checkpoint-*.json 2>/dev/null | tail -1)
-        for file in "$run"/{run.json,config.yaml,weights.pt} "$run"/*.csv "${newest%.json}".*; do
+        for file in "$run"/{run.json,config.yaml,weights.pt} "$run"/*.csv ${newest:+"${newest%.json}".*}; do
           [ ! -f "$file" ] || files+=("$file")
         done
       done
@@ -34,7 +34,7 @@ bring_back() (
 # One process for each run: where the runs could not share one.
 apart() {
   local name seed began=$SECONDS
-  trap 'kill $(jobs -p)' TERM
+  trap : TERM  # `timeout` has told the runs too; this waits until they have saved
   for name in ${RUNS//,/ }; do
     while [ "$(jobs -rp | wc -l)" -ge "${PROCESSES:-8}" ] && [ $((SECONDS - began)) -lt "$1" ]; do sleep 1; done
     [ $(($1 - SECONDS + began)) -gt 10 ] || break
@@ -45,7 +45,11 @@ apart() {
   wait || wait
 }
 
-if [ -n "${UNPACK:-}" ] && ! wait "$UNPACK"; then tail -2 "$KEEP/unpack.log"; say 'IMAGES MISSING: a part of them has not come yet'; exit 9; fi
+if [ -n "${UNPACK:-}" ] && ! wait "$UNPACK"; then
+  tail -2 "$KEEP/unpack.log"
+  say 'IMAGES MISSING: a part of them has not come yet'
+  exit 9
+fi
 live() {
   trap 'kill $! 2>/dev/null; exit' TERM  # not in the middle of bring_back, which would go on beside the last one
   while :; do
