@@ -241,6 +241,25 @@ def test_what_is_cut_goes_on_on_the_next_machine_and_ends_bit_for_bit(crashed, h
         assert all(torch.equal(left[key], right[key]) for key in left), name
 
 
+def test_of_a_folder_of_data_sets_only_cifar10_travels(home, packed, tmp_path):
+    def pack():
+        return subprocess.run(["bash", "tools/borrowed_gpu/prepare.sh", tmp_path], cwd=home, env=environment(),
+                              capture_output=True, text=True, check=False)
+
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / "one.JPEG").write_bytes(b"large")
+    nothing = pack()
+    assert (nothing.returncode, nothing.stderr) == (3, f"no CIFAR-10 in {tmp_path}: no cifar-10-batches-py/, "
+                                                       "cifar10.npz or unpack.py\n")
+    assert (packed / "code").is_dir(), "what was packed before is still there"
+    for folder in ("cifar-10-batches-py", "cifar-10-batches-py/deeper"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file").write_bytes(b"images")
+    assert pack().returncode == 0
+    assert sorted(str(path.relative_to(packed)) for path in packed.rglob("images*/**/*") if path.is_file()) == [
+        "images1/cifar-10-batches-py/deeper/file", "images1/cifar-10-batches-py/file"]
+
+
 def test_changes_that_are_not_committed_are_said_before_anything_travels(home, packed):
     (home / "README.md").write_text((home / "README.md").read_text() + "\n")
     try:

@@ -3,8 +3,8 @@
 #
 #   bash tools/borrowed_gpu/prepare.sh IMAGES [RESULTS]
 #
-# IMAGES   a folder with cifar-10-batches-py/, or with packed images and an unpack.py that writes
-#          cifar-10-batches-py/ into the folder it is given
+# IMAGES   a folder with cifar-10-batches-py/ or cifar10.npz, of which nothing else is taken, or a folder of packed
+#          images with an unpack.py that writes cifar-10-batches-py/ into the folder it is given
 # RESULTS  a results folder (as results/) whose unfinished runs go on there
 #
 # .gpu/code goes along in every call; the images are in .gpu/images1, .gpu/images2, ... of at most PART_MIB (50) each,
@@ -14,6 +14,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 [ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
 images=$(cd "$1" && pwd) results=${2:+$(cd "$2" && pwd)}
 part_bytes=$((${PART_MIB:-50} * 1048576)) python=${PYTHON:-python3}
+
+wanted=()
+if [ -f "$images/unpack.py" ]; then wanted=(.); else
+  for name in cifar-10-batches-py cifar10.npz; do [ ! -e "$images/$name" ] || wanted+=("$name"); done
+fi
+[ ${#wanted[@]} -gt 0 ] || { echo "no CIFAR-10 in $images: no cifar-10-batches-py/, cifar10.npz or unpack.py" >&2; exit 3; }
 
 [ -z "$(git status --porcelain)" ] || echo 'WARNING: there are uncommitted changes, and the records will say so'
 rm -rf .gpu && mkdir -p .gpu/code/wheels
@@ -29,7 +35,7 @@ while IFS= read -r file; do
   if [ "$filled" -gt 0 ] && [ $((filled + size)) -gt "$part_bytes" ]; then part=$((part + 1)) filled=0; fi
   filled=$((filled + size))
   mkdir -p ".gpu/images$part" && (cd "$images" && cp --parents "$file" "$OLDPWD/.gpu/images$part/")
-done < <(cd "$images" && { find . -type f -size -1024k | sort; find . -type f ! -size -1024k | sort; })
+done < <(cd "$images" && { find "${wanted[@]}" -type f -size -1024k | sort; find "${wanted[@]}" -type f ! -size -1024k | sort; })
 
 if [ -n "$results" ]; then
   mkdir .gpu/runs
