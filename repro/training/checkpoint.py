@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there: hashed, written atomically, the last two kept, loaded as plain data only.
 
 A checkpoint is `checkpoint-<iteration>.pt`, or `checkpoint-<iteration>.pt.000`, `.001`, ... where parts of a limited
-size are asked for, and, written after them, `checkpoint-<iteration>.json` with the hash of the whole. One without its
-JSON was cut off while it was written and does not count. Whichever form it has, it is called by the path of the .pt.
+size are asked for, and, written after them, `checkpoint-<iteration>.json` with what else a resume needs and one hash
+over both. One without its JSON was cut off while it was written and does not count. Whichever form it has, it is called by the path of the .pt.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from repro.places import shown
 from repro.runs import write_atomic, write_json
 
 KEPT = 2
-SCHEMA = 1  # of the form described above; a checkpoint that needs a newer reader says so
+SCHEMA = 2  # of the form described above; 1 had the hash of the .pt alone. One that needs a newer reader says so
 
 
 def save(folder: Path, iteration: int, state: dict[str, Any], meta: dict[str, Any],
@@ -48,8 +48,7 @@ def write(folder: Path, iteration: int, payload: bytes, meta: dict[str, Any], pa
     if part_size is not None and part_size < 1:
         raise ValueError(f"part_size={part_size}: allowed is 1 or more")
     path = folder / f"checkpoint-{iteration:08d}.pt"
-    facts = {"schema": SCHEMA, "iteration": iteration, "bytes": len(payload),
-             "sha256": hashlib.sha256(payload).hexdigest()}
+    facts = {"schema": SCHEMA, "iteration": iteration, "bytes": len(payload)}
     if part_size is not None and path.with_suffix(".json").is_file() and part_files(path):
         # The same iteration once more: parts of another size would not fit the JSON while they are exchanged. By way
         # of the whole file one of the two forms is complete at any moment.
@@ -74,9 +73,18 @@ def write_form(path: Path, payload: bytes, facts: dict[str, Any], part_size: int
         facts = facts | {"parts": len(files)}
     for file, content in files.items():
         write_atomic(file, content)
-    write_json(path.with_suffix(".json"), facts)
+    write_json(path.with_suffix(".json"), facts | {"sha256": digest(payload, facts)})
     for other in {path, *part_files(path)} - files.keys():
         other.unlink(missing_ok=True)
+
+
+def digest(payload: bytes, facts: dict[str, Any]) -> str:
+    """SHA-256 of all that a resume trusts: a checkpoint's bytes and the facts of its JSON, its own hash aside."""
+    found = hashlib.sha256(payload)
+    if facts["schema"] > 1:
+        found.update(json.dumps({key: value for key, value in facts.items() if key != "sha256"},
+                                sort_keys=True).encode())
+    return found.hexdigest()
 
 
 def part_file(path: Path, number: int) -> Path:
@@ -133,11 +141,11 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, An
     """One checkpoint: its hash is checked before it is read, only plain data is admitted; StorageError otherwise."""
     try:
         meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if meta.get("schema", SCHEMA) > SCHEMA:
+        if meta["schema"] > SCHEMA:
             raise StorageError(f"{shown(path)}: written by a newer version of repro (checkpoints of schema "
                                f"{meta['schema']}; this version reads up to {SCHEMA}); not used")
         payload = read_payload(path, meta.get("parts"))
-        found = hashlib.sha256(payload).hexdigest()
+        found = digest(payload, meta)
         if found != meta["sha256"]:
             raise StorageError(f"{shown(path)}: damaged ({len(payload)} of {meta['bytes']} bytes, "
                                f"sha256 {found[:12]} instead of {meta['sha256'][:12]}); not used")

@@ -255,7 +255,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     if meta.get("devices", 1) != world.size:
         say(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: the numbers go "
             "on equal within rounding, not bit for bit")
-    return int(meta["iteration"]), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"]), meta.get("engine")
+    return int(step.iteration), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"]), meta.get("engine")
 
 
 def seed_and_numbers(config: RunConfig) -> dict[str, Any]:

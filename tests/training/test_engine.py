@@ -211,8 +211,8 @@ def test_an_auto_precision_accepts_a_finished_run_of_the_other_paper_precision(m
         folder.check_same(runs.read_run(run.folder), config, Precision.fp32)
 
 
-@pytest.mark.fault(26)
-@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped"])
+@pytest.mark.fault(26, 63)
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped", "iteration", "train_seconds", "schema"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, stop_at, whole_run):
     config = tiny_config("train.warmup=error80", "train.warmup_window=6")
     stop_at(25)
@@ -231,6 +231,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, stop_at, whol
 
 
 def damage_file(path, damage):
+    if damage in ("iteration", "train_seconds", "schema"):
+        facts = json.loads(path.with_suffix(".json").read_text())
+        facts[damage] += 4 if damage != "schema" else -1
+        path.with_suffix(".json").write_text(json.dumps(facts))
+        return
     content = path.read_bytes()
     middle = len(content) // 2
     path.write_bytes({"empty": b"", "cut": content[:middle], "garbage": b"x" * 100,
