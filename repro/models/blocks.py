@@ -125,7 +125,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        means, variances = (torch.zeros(len(parts), self.num_features, device=x.device) for _ in range(2))
+        means, variances = (self.running_mean.new_zeros(len(parts), self.num_features) for _ in range(2))
         out = [F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
                for part, mean, variance in zip(parts, means, variances, strict=True)]
         with torch.no_grad():

@@ -196,3 +196,15 @@ def test_a_batch_norm_group_normalises_each_group_by_itself():
     assert torch.allclose(grouped.running_mean, plain.running_mean, atol=0.02)
     grouped.eval()
     assert torch.allclose(grouped(x), F.batch_norm(x, grouped.running_mean, grouped.running_var, eps=1e-5), atol=1e-6)
+
+
+@pytest.mark.fault(82)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_batch_norm_group_keeps_its_buffers_in_the_type_that_they_have(dtype):
+    grouped = GroupedBatchNorm2d(5, 4, 1e-5, 0.1).to(dtype)
+    x = torch.randn(8, 5, 3, 3, dtype=dtype)
+    expected = torch.cat([nn.BatchNorm2d(5).to(dtype)(x[:4]), nn.BatchNorm2d(5).to(dtype)(x[4:])])
+    assert torch.equal(grouped(x), expected)
+    assert grouped.running_var.dtype == dtype
+    mean = torch.stack([part.mean((0, 2, 3)) for part in x.split(4)]).mean(0)
+    assert torch.allclose(grouped.running_mean, 0.1 * mean, rtol=0.02, atol=1e-3)

@@ -191,9 +191,6 @@ def test_a_wrong_number_of_parts_is_refused(tmp_path, parts):
     path = tmp_path / "checkpoint-00000001.json"
     whole = json.loads(path.read_text())
     path.write_text(json.dumps(whole | {"parts": parts}))
-    if parts == 10**12:
-        assert loaded(tmp_path) == (1, []), "more than there are: all there are, and the hash decides"
-        return
     with pytest.raises(StorageError, match="not used"):
         loaded(tmp_path)
 
