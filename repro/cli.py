@@ -166,11 +166,20 @@ def run(arguments: list[str]) -> int:
             check_versions()
             keep_on_without_reader()
         return run_hydra(arguments, [program(), "run", *arguments])
-    overrides = configuration.with_config_dir(arguments)
-    composed = configuration.compose(overrides)
-    check_versions()
-    from repro.training import engine
+    one_of_several = "devices=1" not in arguments and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
+    if one_of_several:  # read when torch is imported: what it logs of a lost connection is pages of C++ frames
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    try:
+        composed = configuration.compose(configuration.with_config_dir(arguments))
+        check_versions()
+        from repro.training import engine
 
-    keep_on_without_reader()
-    engine.run(composed, [program(), "run", *arguments])
+        keep_on_without_reader()
+        engine.run(composed, [program(), "run", *arguments])
+    except ReproError as error:
+        if one_of_several:
+            from repro.training.distributed import tell_others
+
+            tell_others(error)
+        raise
     return 0

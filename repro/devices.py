@@ -51,7 +51,7 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
     if machine.device is Device.auto and device is not Device.cuda and (config.devices or 1) > 1:
         raise ConfigError(f"devices={config.devices}: {config.devices} asked, 1 found (no CUDA device here); "
-                          f"machine.device=cpu starts {config.devices} processes on the CPU")
+                          f"machine.device=cpu starts {config.devices} processes on the CPU, devices=1 one")
     engine = config.engine
     if (config.devices or 1) > 1:
         if device is Device.mps:

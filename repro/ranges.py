@@ -36,7 +36,7 @@ def check_ranges(config: RunConfig) -> None:
         ("seed", config.seed, 0 <= config.seed < 2**32, "0 to 4294967295"),
         ("scale", config.scale, 0 < config.scale <= 1, "above 0, at most 1"),
         ("max_seconds", config.max_seconds, config.max_seconds is None or config.max_seconds > 0, "above 0"),
-        ("devices", config.devices, config.devices is None or 1 <= config.devices <= 4096, "1 to 4096, or null"),
+        ("devices", config.devices, config.devices in (None, -1, *range(1, 4097)), "1 to 4096, -1 or null"),
         *(imagenet_rules(config) if data.name == IMAGENET else cifar_rules(config)),
         ("model.batch_norm_eps", model.batch_norm_eps, model.batch_norm_eps > 0, "above 0"),
         ("model.batch_norm_momentum", model.batch_norm_momentum, 0 < model.batch_norm_momentum <= 1, "above 0, to 1"),

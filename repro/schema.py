@@ -308,7 +308,7 @@ class RunConfig:
     results: str | None = None
     engine: Engine = Engine.auto
     part_size: str | None = None  # checkpoints in files of at most this size, as 16MiB
-    devices: int | None = 1  # processes with a device each, which share every mini-batch; None: all that are here
+    devices: int | None = None  # processes that share every mini-batch, a device each; see with_devices
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

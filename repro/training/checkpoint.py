@@ -2,7 +2,8 @@
 
 A checkpoint is `checkpoint-<iteration>.pt`, or `checkpoint-<iteration>.pt.000`, `.001`, ... where parts of a limited
 size are asked for, and, written after them, `checkpoint-<iteration>.json` with what else a resume needs and one hash
-over both. One without its JSON was cut off while it was written and does not count. Whichever form it has, it is called by the path of the .pt.
+over both. One without its JSON was cut off while it was written and does not count. Whichever form it has, it is called
+by the path of the .pt.
 """
 
 import hashlib

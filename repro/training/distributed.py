@@ -6,10 +6,13 @@ nothing is sent.
 """
 
 import atexit
+import functools
+import json
 import os
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -17,14 +20,17 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
+from repro.config import flat, to_dict
 from repro.devices import resolve
 from repro.errors import ConfigError, LostProcessError, PeerError, ReproError
-from repro.schema import Device, RunConfig
+from repro.schema import Device, MachineConfig, RunConfig
 
 T = TypeVar("T")
 AGREE_EVERY = 10  # Choice: updates between two agreements on a GPU, where one in each would keep the host waiting
 LONG = timedelta(days=1)
+ALL_HERE = -1  # of `devices`: one process for each device of this machine
 SLURM_PORTS = 20_000  # from here on: the port follows from the number of the job
 
 
@@ -149,35 +155,51 @@ def put_statistics(model: nn.Module, flat: Tensor) -> None:
 def started_by_others() -> tuple[int, int, int] | None:
     """(rank, size, rank on this machine) that torchrun, our launcher or srun gave; None for a process by itself."""
     names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
-    for rank, size, local in names:
-        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
-            return int(os.environ[rank]), int(os.environ[size]), int(os.environ.get(local, "0"))
+    for three in names:
+        rank, size, local = (number_in(name, default) for name, default in zip(three, (0, 1, 0), strict=True))
+        if size > 1 and three[0] in os.environ:
+            if not (0 <= rank < size and local >= 0):
+                raise ConfigError(f"{three[0]}={rank}, {three[1]}={size}, {three[2]}={local}: no such process")
+            return rank, size, local
     return None
+
+
+def number_in(name: str, default: int) -> int:
+    """The whole number in a variable of the environment; ConfigError if it holds anything else."""
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}={text}: torchrun and srun set a whole number here; unset it") from error
 
 
 def with_devices(config: RunConfig) -> RunConfig:
     """The configuration with the number of processes that its run has.
 
-    ConfigError if fewer devices are here than were asked for, or if who started this process says another number.
+    devices=1 is one process by itself, whoever started it; None as many as were started, else one; -1 as many as were
+    started, else one for each device of this machine. ConfigError if fewer devices are here than were asked for, or if
+    who started this process says another number.
     """
-    given, asked = started_by_others(), config.devices
+    given, asked = None if config.devices == 1 else started_by_others(), config.devices
     if given is not None:
-        if asked not in (None, 1, given[1]):
-            raise ConfigError(f"devices={asked}: this process was started as one of {given[1]}; leave devices out")
+        if asked not in (None, ALL_HERE, given[1]):
+            raise ConfigError(f"devices={asked}: this process was started as one of {given[1]}; leave devices out, or "
+                              "devices=1 for a run of its own")
         return replace(config, devices=given[1])
     cuda = resolve(config).machine.device is Device.cuda
     found = torch.cuda.device_count() if cuda else 1
     if cuda and asked is not None and asked > found:
         raise ConfigError(f"devices={asked}: {asked} asked, {found} found on this machine")
-    return replace(config, devices=asked or found)
+    return replace(config, devices=found if asked == ALL_HERE else asked or 1)
 
 
 def join(config: RunConfig) -> World:
     """Meet the other processes of a resolved configuration's run; a world of one where there are none.
 
-    LostProcessError if they don't come within machine.timeout_seconds, ConfigError without a GPU for this process.
+    LostProcessError if they don't come within machine.timeout_seconds, ConfigError without a GPU for this process, or
+    if the processes were not all asked for the same run.
     """
-    given = started_by_others()
+    given = None if config.devices == 1 else started_by_others()
     if given is None:
         return World()
     rank, size, local = given
@@ -185,11 +207,12 @@ def join(config: RunConfig) -> World:
     if cuda:
         torch.cuda.set_device(own_gpu(local))
     if not dist.is_initialized():
-        if "RANK" not in os.environ:
-            os.environ |= slurm_rendezvous(rank, size)
         timeout = timedelta(seconds=config.machine.timeout_seconds)
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+            store = meet(rank, size, timeout)
+            check_asked_the_same(exchanged(store, rank, size, asked_for(config), timeout))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout, rank=rank,
+                                    world_size=size, store=store)
         except (RuntimeError, ValueError) as error:
             raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
                                    f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
@@ -197,6 +220,58 @@ def join(config: RunConfig) -> World:
     setup = dist.new_group(backend="gloo", timeout=LONG)
     names = World(rank, size, setup=setup).collected(f"{socket.gethostname()} pid {os.getpid()}")
     return World(rank, size, tuple(names), setup)
+
+
+@functools.cache
+def meet(rank: int, size: int, timeout: timedelta) -> Any:
+    """The store of torch.distributed through which the processes of a run find each other."""
+    if "RANK" not in os.environ:
+        os.environ |= slurm_rendezvous(rank, size)
+    return next(rendezvous("env://", rank, size, timeout=timeout))[0]
+
+
+def exchanged(store: Any, rank: int, size: int, own: dict[str, Any], timeout: timedelta) -> list[dict[str, Any]]:
+    """What each process says, by rank. TimeoutError if one of them says nothing.
+
+    Nobody leaves before all have read it: the store may be one of them.
+    """
+    everyone = [f"asked/{other}" for other in range(size)]
+    store.set(everyone[rank], json.dumps(own))
+    store.wait(everyone, timeout)
+    answers = [json.loads(store.get(key)) for key in everyone]
+    store.set(f"read/{rank}", "")
+    store.wait([f"read/{other}" for other in range(size)], timeout)
+    return answers
+
+
+def asked_for(config: RunConfig) -> dict[str, Any]:
+    """What a process was asked to do, which must be the same in all; each machine may have its images elsewhere."""
+    return {key: value for key, value in flat(to_dict(config)).items() if key != "data.root"}
+
+
+def check_asked_the_same(answers: Sequence[dict[str, Any]]) -> None:
+    """Raise the error that a process came with, or ConfigError with both values where two were asked for other runs."""
+    for rank, answer in enumerate(answers):
+        if "error" in answer:
+            error = ReproError(f"process {rank} of {len(answers)}: {answer['error']}")
+            error.exit_code = answer["exit_code"]
+            raise error
+    for rank, answer in enumerate(answers[1:], 1):
+        differing = [f"{key}: {answers[0].get(key)} in process 0, {answer.get(key)} in process {rank}"
+                     for key in sorted(answers[0] | answer) if answers[0].get(key) != answer.get(key)]
+        if differing:
+            raise ConfigError("processes that train one network together were asked for different runs\n  "
+                              + "\n  ".join(differing) + "\ngive them the same, or devices=1 for a run each")
+
+
+def tell_others(error: ReproError) -> None:
+    """Tell those who wait for this process that it ends before it has met them."""
+    given = started_by_others()
+    if given is None or isinstance(error, LostProcessError) or meet.cache_info().currsize:
+        return
+    timeout = timedelta(seconds=MachineConfig.timeout_seconds)
+    with suppress(RuntimeError, ValueError):  # they may have ended too, each for its own reason
+        exchanged(meet(*given[:2], timeout), *given[:2], {"error": str(error), "exit_code": error.exit_code}, timeout)
 
 
 def own_gpu(local: int) -> int:

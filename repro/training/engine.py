@@ -130,7 +130,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     memory = needed(model, data, config, world.size)
     step = TrainStep(synced(model, config, world.size), data, config, schedule, world)
     done, watch, before = restore(step, folder, config, device, say)
-    check_same_data(earlier, data.sha256, done)
+    check_same_data(earlier, data.sha256, done, world)
     tests = world.told(lambda: past_tests(folder, data.evaluated_on, done))
     schedule = schedule.after(tests)
     step.follow(schedule)

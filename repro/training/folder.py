@@ -47,8 +47,12 @@ def found_in(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run
     return earlier
 
 
-def check_same_data(earlier: Run, sha256: str, done: int) -> None:
-    """Raise DataError where a run that has come some way would go on with other images than it began with."""
+def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
+    """Raise DataError where processes have other images, or a run would go on with others than it began with."""
+    found = world.collected(sha256)
+    if len(set(found)) > 1:
+        raise DataError("the processes do not have the same images: fingerprints "
+                        + ", ".join(f"{one[:12]} in process {rank}" for rank, one in enumerate(found)))
     before = (earlier.record or {}).get("data", {}).get("sha256", sha256)
     if done and before != sha256:
         raise DataError(f"{shown(earlier.folder)}: trained on another set of images until iteration {done} "

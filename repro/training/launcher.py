@@ -115,6 +115,7 @@ def started(rank: int, size: int, scratch: Path, port: int) -> subprocess.Popen[
     environment = os.environ | {
         "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we name a lost process; torch prints C++ frames
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
     if sys.platform in LOOPBACK:
         environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])

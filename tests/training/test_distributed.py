@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from repro.devices import resolve
 from repro.errors import ConfigError
 from repro.models import build_model
 from repro.training import checkpoint
-from repro.training.distributed import World, first_host, started_by_others, with_devices
-from repro.training.launcher import raise_outcome
+from repro.training.distributed import World, first_host, join, started_by_others, with_devices
+from repro.training.launcher import free_port, raise_outcome
 from repro.training.synced import batch_norm_group, check_shares, synced
 from tests.made import tiny_config
 from tests.made_images import SMOKE, make_folder
@@ -213,6 +214,51 @@ def test_srun_and_torchrun_tell_who_a_process_is(monkeypatch):
     with pytest.raises(ConfigError, match="devices=4"):
         with_devices(tiny_config("devices=4"))
     assert with_devices(tiny_config()).devices == 2
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(ConfigError, match="RANK=x"):
+        started_by_others()
+
+
+@pytest.mark.fault(49)
+def test_devices_1_is_one_process_whoever_started_it(monkeypatch):
+    for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    config = with_devices(tiny_config("devices=1"))
+    assert config.devices == 1
+    assert join(config).size == 1
+
+
+def both_ranks(tmp_path, *own: Sequence[str]) -> list[str]:
+    """Two tasks of srun with words of their own, which fail with 2 within seconds: what each says."""
+    quick = ("experiment=cifar_resnet20", "data=synthetic", "machine.device=cpu", "train.batch_norm_group=64",
+             f"results={tmp_path}")
+    began = time.monotonic()
+    processes = [start([sys.executable, "-m", "repro", "run", *quick, *mine], SLURM_PROCID=str(rank),
+                       SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost", MASTER_PORT=str(port))
+                 for port in [free_port()] for rank, mine in enumerate(own)]
+    said = [finish(process, 2) for process in processes]
+    assert time.monotonic() - began < 60, "half of machine.timeout_seconds"
+    assert not list(tmp_path.glob("runs/*/*/run.json"))
+    assert not [text for text in said if "frame #" in text or "Traceback" in text]
+    return said
+
+
+@pytest.mark.fault(49)
+def test_processes_that_were_asked_for_different_runs_all_end_with_both_values(tmp_path):
+    for text in both_ranks(tmp_path, ["seed=30"], ["seed=31", "train.lr=0.2", "data.root=/elsewhere"]):
+        assert "seed: 30 in process 0, 31 in process 1\n" in text
+        assert "train.lr: 0.1 in process 0, 0.2 in process 1\n" in text
+        assert "data.root" not in text, "each machine may have its images elsewhere"
+
+
+@pytest.mark.fault(61)
+@pytest.mark.parametrize("bad", [0, 1])
+def test_one_that_fails_its_configuration_ends_the_others_with_its_message(tmp_path, bad):
+    own = [["machine.device=cuda"] if torch.cuda.device_count() == 0 and bad == 0 else ["train.lr=abc"], []]
+    said = both_ranks(tmp_path, own[bad], own[1 - bad])
+    reason = "machine.device=cuda" if "machine.device=cuda" in own[0] else "train.lr=abc: allowed is a number"
+    assert reason in said[bad]
+    assert f"process {bad} of 2: {reason}" in said[1 - bad]
 
 
 def test_the_shares_of_a_mini_batch_are_disjoint_and_all_of_it():
