@@ -27,9 +27,10 @@ from repro.commands import (
     verify,
     weights,
 )
-from repro.commands.common import Handler, check_versions, keep_on_without_reader, program
+from repro.commands.common import Handler, check_versions, program
 from repro.errors import ConfigError, ReproError
 from repro.stopping import Signalled, raise_signals
+from repro.streams import keep_on_without_output, open_streams
 
 MODULES = (training, tables, claims, testing, files, complexity, machine, settings, compare, status, report, pending,
            bench, packing, weights, records, verify)
@@ -66,9 +67,10 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one message unless REPRO_DEBUG=1.
 
-    Without arguments those of this process are taken, and its signals too.
+    Without arguments those of this process are taken, and its signals and standard streams too.
     """
     if arguments is None:
+        open_streams()
         raise_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -164,7 +166,7 @@ def run(arguments: list[str]) -> int:
 
         if "-m" in arguments or "--multirun" in arguments:
             check_versions()
-            keep_on_without_reader()
+            keep_on_without_output()
         return run_hydra(arguments, [program(), "run", *arguments])
     one_of_several = "devices=1" not in arguments and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
     if one_of_several:  # read when torch is imported: what it logs of a lost connection is pages of C++ frames
@@ -174,7 +176,7 @@ def run(arguments: list[str]) -> int:
         check_versions()
         from repro.training import engine
 
-        keep_on_without_reader()
+        keep_on_without_output()
         engine.run(composed, [program(), "run", *arguments])
     except ReproError as error:
         if one_of_several:

@@ -1,6 +1,7 @@
 """Where things lie: configurations and published numbers (package or tree), results and data (the user's)."""
 
 import os
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -10,6 +11,13 @@ TREE = PACKAGE.parent
 def in_tree() -> bool:
     """Whether the package runs from a checkout (also an editable install) and not from a wheel."""
     return (TREE / "pyproject.toml").is_file() and (TREE / "conf").is_dir()
+
+
+def own_module(name: str) -> list[str]:
+    """A command that runs a module of ours and imports as this process does, nothing of the folder it starts in."""
+    path = [folder or str(TREE) for folder in sys.path]  # '' is whatever folder is the current one
+    code = f"import runpy, sys; sys.path[:] = {path!a}; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-P", "-c", code]
 
 
 def conf_dir() -> Path:

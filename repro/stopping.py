@@ -1,6 +1,6 @@
 """Stopping in time: signals and a time limit set a reason that the loop reads after each step.
 
-Where nothing is being trained, in the first seconds of imports for one, a signal ends the command at once.
+Where nothing is being trained a signal ends the command at once, or as soon as the import that is under way is done.
 """
 
 import os
@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+RETRY = 0.05  # seconds until a signal that came during an import comes again
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_noted: set[int] = set()  # signals that came during an import
 
 
 class Signalled(BaseException):
@@ -29,14 +31,37 @@ def raise_signals() -> None:
 
     For a process of our own: it has no way back. A signal that is ignored (nohup) stays so.
     """
+    signal.signal(signal.SIGALRM, lambda number, frame: repeat_noted())
     for number in SIGNALS:
-        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, raise_signal)
 
 
 def raise_signal(number: int, frame: FrameType | None) -> None:
-    """Signal handler."""
-    raise Signalled(signal.Signals(number).name)
+    """Signal handler. Within an import it only notes: a library that is half loaded would swallow an error, or abort."""
+    if importing(frame):
+        _noted.add(number)
+        signal.setitimer(signal.ITIMER_REAL, RETRY)
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        raise Signalled(signal.Signals(number).name)
+
+
+def repeat_noted() -> None:
+    """Let the signals that were noted come again, to whoever handles them by now."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    numbers = [*_noted]
+    _noted.clear()
+    for number in numbers:
+        signal.raise_signal(number)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether this frame is at work for an import."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 class StopRequest:
@@ -51,6 +76,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets only the main thread handle signals
+        repeat_noted()
         for number in SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue  # as nohup wants it

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -252,6 +252,43 @@ def test_what_goes_into_a_pipe_has_no_control_codes(here):
     lists = [here(*command) for command in (["list"], ["table", "table6"], ["show", *TINY])]
     assert [text for one in (outcome, *lists) for text in one if not isinstance(text, int)
             and re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)] == []
+
+
+TWO = [*SYNTHETIC, "train.batch_norm_group=8", "devices=2"]
+
+
+@pytest.mark.fault(53, 70)
+def test_two_processes_without_standard_streams_train_and_import_nothing_of_the_current_folder(tmp_path):
+    """`>&- 2>&- <&-`, as some daemons start a command; every package that a worker needs has a namesake here."""
+    for name in ("hydra", "torch", "numpy", "repro", "tqdm", "yaml"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    command = [sys.executable, "-P", "-m", "repro", "run", *TWO, f"results={tmp_path / 'results'}"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command], cwd=tmp_path, env=environment(),
+                          timeout=240, check=False)
+    run, = scan(tmp_path / "results" / "runs")
+    assert (done.returncode, run.finished) == (0, True)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.fault(64)
+@pytest.mark.parametrize("words", [SYNTHETIC, TWO], ids=["one process", "two processes"])
+def test_a_run_whose_output_has_no_room_says_so_once_and_finishes(words, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "repro", "run", *words], env=environment(
+            REPRO_RESULTS=str(tmp_path)), stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
+    run, = scan(tmp_path / "runs")
+    assert (done.returncode, run.finished) == (0, True), done.stderr
+    assert done.stderr == "standard output can't be written (No space left on device): what follows is not shown\n"
+
+
+@pytest.mark.fault(64)
+def test_a_command_whose_output_has_no_room_is_5_and_its_exit_code_needs_no_standard_error(tmp_path):
+    def ended(*arguments: str, error: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+        with Path("/dev/full").open("w") as full:
+            return subprocess.run([sys.executable, "-m", "repro", *arguments], env=environment(), stdout=full,
+                                  stderr=full if error is None else error, text=True, check=False, cwd=tmp_path)
+    says(ended("list"), 5, "can't write standard output: No space left on device")
+    assert ended("lisst", error=None).returncode == 2
 
 
 # ---- network

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,13 +18,14 @@ from repro.bench.floors import Traffic, traffic_of
 from repro.bench.plan import OURS, RATES, Job, Settings, config_of, depths_for, jobs_of
 from repro.devices import resolve
 from repro.errors import ReproError
+from repro.places import own_module
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 from repro.schema import Device, Family, Precision, RunConfig
 
 Say = Callable[[str], None]
 Run = Callable[[Job], dict[str, Any]]  # measures one job
-PROGRAM = (sys.executable, "-m", "repro.bench.contender")
+PROGRAM = tuple(own_module("repro.bench.contender"))
 NO_TIME = "no time was left"
 TIMEOUT = 1800.0  # Choice: seconds of one process; compiling 110 layers takes minutes on a few cores
 LEARNT = 0.99  # Choice: the shared batch's loss must fall below this part of what it was

@@ -1,7 +1,6 @@
 """`repro bench input`: images per second and core, read and cropped by this project and by the plain way."""
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,13 +20,13 @@ from repro.data.parts import cores_here
 from repro.data.pictures import decoder_here, open_rgb, random_crop
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
-from repro.places import shown
+from repro.places import own_module, shown
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 from repro.schema import Decoder
 
 Run = Callable[[InputJob], dict[str, Any]]
-PROGRAM = (sys.executable, "-m", "repro.bench.input_contender")
+PROGRAM = tuple(own_module("repro.bench.input_contender"))
 COMPARED = 32  # Choice: crops that are held against the plain way before anything is timed
 MOST_BY_ONE, LARGEST = 0.999, 2  # part of values that differ by 1 grey level at most, and how far the others may
 MADE, MADE_SIZE = 100, (500, 375)  # images, and pixels: the median size of ImageNet's

@@ -1,11 +1,10 @@
-"""What several commands need: the program's name, versions, folders, and output that may lose its reader."""
+"""What several commands need: the program's name, versions and folders."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TextIO, cast
+from typing import Protocol
 
 from repro.errors import ConfigError
 
@@ -25,26 +24,6 @@ def program() -> str:
 
     called = Path(sys.argv[0])
     return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
-
-
-def keep_on_without_reader() -> None:
-    """Let a run go on when nobody reads what it prints any more (`| head`): later lines go nowhere."""
-    class Output:
-        def __init__(self, stream: TextIO):
-            self.stream = stream
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.stream, name)
-
-        def write(self, text: str) -> int:
-            try:
-                self.stream.write(text)
-                self.stream.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return len(text)
-
-    sys.stdout = cast(TextIO, Output(sys.stdout))
 
 
 def check_versions() -> None:

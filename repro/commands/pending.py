@@ -5,9 +5,10 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
-from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
+from repro.commands.common import Add, check_versions, program, results_of
 from repro.commands.training import jobs_of
 from repro.errors import ConfigError, DataError, Stopped
+from repro.streams import keep_on_without_output
 
 if TYPE_CHECKING:
     from repro.reporting.pending import Pending
@@ -60,7 +61,7 @@ def show_pending(options: argparse.Namespace) -> int:
     from repro.stopping import StopRequest
     from repro.training.suite import run_unfinished
 
-    keep_on_without_reader()
+    keep_on_without_output()
     left = None
     if options.max_seconds is not None:
         reserve = min(RESERVE_SECONDS, RESERVE * options.max_seconds)

@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from repro.commands.common import Add, check_versions, keep_on_without_reader, program, results_of
+from repro.commands.common import Add, check_versions, program, results_of
 from repro.commands.tables import make_figure, make_table
 from repro.errors import ConfigError
+from repro.streams import keep_on_without_output
 
 MOST_JOBS = 16  # runs at once on one device
 
@@ -50,7 +51,7 @@ def run_suite(options: argparse.Namespace) -> int:
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    keep_on_without_reader()
+    keep_on_without_output()
 
     preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
                                [program(), "suite", options.name, *options.overrides], jobs)

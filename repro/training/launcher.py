@@ -16,6 +16,7 @@ from pathlib import Path
 from repro.data.parts import cores_here
 from repro.devices import resolve
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
+from repro.places import own_module
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
 from repro.stopping import SIGNALS, StopRequest, going_on
@@ -119,7 +120,8 @@ def started(rank: int, size: int, scratch: Path, port: int) -> subprocess.Popen[
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
     if sys.platform in LOOPBACK:
         environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
-    words = [sys.executable, "-m", "repro.training.worker", str(scratch / "task"), str(scratch / f"answer{rank}")]
+    words = [*own_module("repro.training.worker"), str(scratch / "task"), str(scratch / f"answer{rank}"),
+             str(os.getpid())]
     return subprocess.Popen(words, env=environment, stdout=None if rank == 0 else subprocess.DEVNULL,
                             start_new_session=True)
 

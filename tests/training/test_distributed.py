@@ -1,6 +1,7 @@
 """Two processes that train one network: the same numbers as one, a killed one, signals, other numbers of processes."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -146,6 +147,26 @@ def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
     assert "Traceback" not in text
     assert not Path(f"/proc/{leader}").exists()
     assert len(checkpoint.list_checkpoints(the_run(tmp_path).folder)) >= 1, "the last checkpoint is intact"
+
+
+@pytest.mark.fault(68)
+def test_a_launcher_that_is_killed_in_its_first_second_leaves_nobody_behind(tmp_path):
+    """Its processes have not come to import torch yet, and one of them has not even begun."""
+    config = tiny_config(f"results={tmp_path}", "devices=2", "train.iterations=1000000")
+    (tmp_path / "task").write_bytes(pickle.dumps((config, None)))
+    code = ("import os, sys, pathlib; from repro.training import launcher\n"
+            "print(*[launcher.started(rank, 2, pathlib.Path(sys.argv[1]), launcher.free_port()).pid\n"
+            "        for rank in range(2)], flush=True)\nos.kill(os.getpid(), 9)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, timeout=60,
+                          check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    until = time.monotonic() + 60
+    left = done.stdout.split()
+    assert (done.returncode, len(left)) == (-9, 2)
+    while left and time.monotonic() < until:
+        left = [pid for pid in left if Path(f"/proc/{pid}").exists()]
+        time.sleep(0.05)
+    assert left == []
+    assert not list(tmp_path.glob("answer*"))
 
 
 @pytest.mark.fault(34)

@@ -16,6 +16,7 @@ import torch
 
 from repro.data.reader_processes import Processes
 from repro.errors import LostProcessError, Stopped, StorageError
+from repro.places import TREE
 from repro.runs import read_run, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data
@@ -247,7 +248,34 @@ def test_a_checkpoint_written_on_a_gpu_is_read_on_a_cpu(tmp_path, monkeypatch):
 
 # ---- signals
 
-@pytest.mark.fault(22, 23, 24)
+DURING_IMPORT = """
+import os, signal, sys
+from repro import stopping
+stopping.raise_signals()
+for number in map(int, sys.argv[1:]):
+    try:
+        import whole  # whose import is interrupted by a signal
+        with stopping.StopRequest():
+            print("begun")
+    except (stopping.Signalled, KeyboardInterrupt) as error:
+        print(type(error).__name__, "whole" in sys.modules)
+    del sys.modules["whole"]
+"""
+
+
+@pytest.mark.fault(67)
+def test_a_signal_during_an_import_waits_for_its_end_and_is_never_swallowed(tmp_path):
+    """What an import swallows, `except BaseException` stands for here; of C++ code it would be an abort."""
+    (tmp_path / "whole.py").write_text(
+        "import os, sys\nfrom contextlib import suppress\nwith suppress(BaseException):\n"
+        "    os.kill(os.getpid(), int(sys.argv[1]))\n    sum(range(10**6))\n    complete = True\nassert complete\n")
+    for number, name in ((signal.SIGTERM, "Signalled"), (signal.SIGINT, "KeyboardInterrupt")):
+        done = subprocess.run([sys.executable, "-c", DURING_IMPORT, str(int(number))], capture_output=True, text=True,
+                              check=True, timeout=60, env=os.environ | {"PYTHONPATH": f"{TREE}:{tmp_path}"})
+        assert (done.stdout, done.stderr) == (f"{name} True\n", "")
+
+
+@pytest.mark.fault(22, 23, 24, 67)
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR2, 75, "SIGUSR2"),
                                                       (signal.SIGHUP, 75, "SIGHUP"), (signal.SIGINT, 130, "Ctrl-C")])
 def test_a_signal_while_torch_is_imported_is_one_message_and_the_code_that_goes_on(number, code, name, tmp_path):
