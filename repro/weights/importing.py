@@ -14,9 +14,10 @@ from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, is_state
 from repro.models import build_model
 from repro.places import shown
 from repro.runs import file_sha256, utc_now, write_atomic
-from repro.weights.layouts import KEYS, PREFIX, Found, find_network
+from repro.weights.layouts import KEYS, PREFIXES, Found, find_network
 
-WRAPPERS = ("state_dict", "model")  # where a checkpoint keeps its state_dict: akamaster's and torchvision's trainers
+# Where a checkpoint keeps its state_dict: akamaster's trainer and timm's, torchvision's.
+WRAPPERS = ("state_dict", "model")
 COUNTER = "num_batches_tracked"  # of updates; torch before 0.4.1 did not keep it, and no test reads it
 
 
@@ -67,7 +68,7 @@ def check_output(file: Path, output: Path) -> None:
 
 
 def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
-    """The state_dict of a checkpoint without DataParallel's prefix, and what else the checkpoint holds.
+    """The state_dict of a checkpoint without the prefixes of wrapped networks, and what else the checkpoint holds.
 
     StorageError if there is none, or a tensor of it is sparse, quantised, complex or not finite.
     """
@@ -84,8 +85,8 @@ def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
             raise StorageError(f"{shown(file)}: {key} is no dense tensor of real numbers")
         if not value.float().isfinite().all():
             raise StorageError(f"{shown(file)}: {key} has values that are not finite")
-    if all(key.startswith(PREFIX) for key in state):
-        state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+    while prefix := next((one for one in PREFIXES if all(key.startswith(one) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, others
 
 
