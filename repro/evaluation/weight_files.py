@@ -169,7 +169,8 @@ def checked(path: Path, content: dict[str, Any], of_others: bool, note: str, sou
     """The parts of a file's content as Carried; StorageError for a key or value that no file of ours has."""
     experiment, network, settings = (content.get(key) for key in ("experiment", "network", "settings"))
     good = isinstance(network, dict) and set(network) == set(NETWORK) and isinstance(settings, dict) \
-        and set(settings) <= set(SETTINGS) and all(is_plain(value) for value in (*settings.values(), experiment))
+        and set(settings) <= set(SETTINGS) \
+        and all(is_plain(value) for value in (*network.values(), *settings.values(), experiment))
     if not good or not isinstance(network, dict) or not isinstance(settings, dict):
         raise StorageError(f"{shown(path)}: its settings are not those of weights")
     return Carried(experiment, network, settings, of_others, note, source)
@@ -186,7 +187,7 @@ def is_plain(value: Any) -> bool:
 def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
     """The configuration with the settings that a weights file carries, and a line that says which; '' for none.
 
-    Without experiment=... it is the file's own. ConfigError if the file is of another network than the experiment, or
+    Without experiment=... it is the file's own, with the file's depth. ConfigError if the file is of another network than the experiment, or
     an override contradicts it; StorageError as `read_weights`.
     """
     carried = read_weights(path)[1]
@@ -194,7 +195,11 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
         return compose(overrides), ""
     words = list(overrides)
     if carried.experiment and not any(word.lstrip("+").startswith("experiment=") for word in words):
-        words.insert(0, f"experiment={carried.experiment}")
+        given = {key_of(word) for word in words}
+        before = flat(to_dict(paper_config(carried.experiment)))
+        words = [f"experiment={carried.experiment}",
+                 *(f"{key}={written(value)}" for key, value in carried.network.items()
+                   if before[key] != value and not given & {key, "model.blocks_per_stage"}), *words]
     own = [f"{key}={written(value)}" for key, value in carried.settings.items()]
     try:
         config = compose([*own, *words])

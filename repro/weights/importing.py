@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.config import flat, to_dict
+from repro.config import flat, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, is_state_dict, read_plain, read_safetensors
 from repro.models import build_model
@@ -114,8 +114,9 @@ def mapped(state: Mapping[str, Tensor], found: Found, form: str) -> dict[str, Te
 def in_words(values: dict[str, Any], found: Found, tensors: int, output: Path) -> str:
     """What was imported and how to test it."""
     source = values["source"]
-    experiment = f"experiment={found.experiment}" if found.experiment else \
-        f"experiment=cifar_resnet20 model.depth={found.config.model.depth}"
+    experiment, depth = f"experiment={found.experiment}", found.config.model.depth
+    if depth != paper_config(found.experiment).model.depth:
+        experiment += f" model.depth={depth}"
     lines = [f"{found.name} ({source['form']}): {tensors} tensors of {source['file']}, SHA-256 "
              f"{source['sha256'][:12]}, {', '.join(source['types'])}"]
     if source["left_out"]:

@@ -32,14 +32,14 @@ AKAMASTER_FILES = {
 
 @dataclass(frozen=True)
 class Found:
-    """A network that a file holds: its name, our configuration of it, and its own experiment (None: it has none).
+    """A network that a file holds: its name, our configuration of it, and its own or the nearest experiment.
 
     needed: the settings that its outputs depend on, dotted keys and plain values; stated: its authors' error in words,
     '' where nobody states one of exactly this file.
     """
 
     name: str
-    experiment: str | None
+    experiment: str
     config: RunConfig
     needed: dict[str, Any]
     stated: str
@@ -71,9 +71,9 @@ def akamaster(state: Mapping[str, Tensor], sha256: str) -> Found:
         raise ConfigError(f"no akamaster file: it has no layer1.0.conv1.weight, but {first_keys(state)}")
     depth = 6 * count + 2
     own = f"cifar_resnet{depth}"
-    experiment = own if own in experiments() else None
+    experiment = own if own in experiments() else "cifar_resnet20"
     # The recipe's file says, with its sources, how that network is fed and where its option A puts the zeros.
-    config = compose([f"experiment={experiment or 'cifar_resnet20'}", f"model.depth={depth}", f"recipe={AKAMASTER}"])
+    config = compose([f"experiment={experiment}", f"model.depth={depth}", f"recipe={AKAMASTER}"])
     needed = chosen(config, "model.shortcut_option", "model.zero_padding", "model.batch_norm_eps",
                     "data.normalization", "data.channel_mean", "data.channel_std")
     theirs = next(source for source in second_references().sources if source.key == AKAMASTER)
