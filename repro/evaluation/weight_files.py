@@ -8,11 +8,13 @@ import pickle
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,14 @@ SAFETENSORS = ".safetensors"
 SETTINGS = ("model.shortcut_option", "model.zero_padding", "model.stride_in", "model.batch_norm_eps", "data.split",
             "data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size", "data.test_shorter_side")
 NETWORK = ("model.depth", "model.architecture", "model.family", "model.num_classes")  # which network it is
+# What other trainers save beside their tensors and does nothing when it is read, some under the names of other
+# versions: a command's options, NumPy's numbers, paths.
+NUMBER = np.float64(0).__reduce__()[0]  # the function that makes any number of NumPy from its bytes
+HARMLESS: list[Any] = [
+    Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefdU"),
+    *((NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((kind, f"{module}.{pure}{name}") for module in ("pathlib", "pathlib._local") for pure in ("", "Pure")
+      for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath")))]
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Carried | None]:
     if isinstance(content, dict) and is_state_dict(content.get("weights")):
         return content["weights"], imported(path, content)
     if not is_state_dict(content):
-        raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors)")
+        raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors); `repro weights import` reads "
+                           "checkpoints of others")
     return content, exported(path)
 
 
@@ -89,10 +100,13 @@ def read_plain(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files of old forms; either they can be read or they can't
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            with torch.serialization.safe_globals(HARMLESS):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise StorageError(f"{shown(path)}: not a plain state_dict of tensors; nothing in it was executed (a whole "
-                           "pickled model? where its code is, save its state_dict())") from error
+        named = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>", str(error))
+        found = f"it holds {named[1] or named[2]}" if named else "it holds something else"
+        raise StorageError(f"{shown(path)}: no file of tensors and plain values alone: {found}; nothing in it was "
+                           "executed. Where its code is, save its state_dict() alone") from error
     except Exception as error:  # what torch raises for damaged bytes depends on them: RuntimeError, IndexError, ...
         raise StorageError(f"{shown(path)}: unreadable, truncated or damaged ({type(error).__name__})") from error
 
@@ -155,7 +169,8 @@ def checked(path: Path, content: dict[str, Any], of_others: bool, note: str, sou
     """The parts of a file's content as Carried; StorageError for a key or value that no file of ours has."""
     experiment, network, settings = (content.get(key) for key in ("experiment", "network", "settings"))
     good = isinstance(network, dict) and set(network) == set(NETWORK) and isinstance(settings, dict) \
-        and set(settings) <= set(SETTINGS) and all(is_plain(value) for value in (*settings.values(), experiment))
+        and set(settings) <= set(SETTINGS) \
+        and all(is_plain(value) for value in (*network.values(), *settings.values(), experiment))
     if not good or not isinstance(network, dict) or not isinstance(settings, dict):
         raise StorageError(f"{shown(path)}: its settings are not those of weights")
     return Carried(experiment, network, settings, of_others, note, source)
@@ -172,7 +187,7 @@ def is_plain(value: Any) -> bool:
 def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
     """The configuration with the settings that a weights file carries, and a line that says which; '' for none.
 
-    Without experiment=... it is the file's own. ConfigError if the file is of another network than the experiment, or
+    Without experiment=... it is the file's own, with the file's depth. ConfigError if the file is of another network than the experiment, or
     an override contradicts it; StorageError as `read_weights`.
     """
     carried = read_weights(path)[1]
@@ -180,7 +195,11 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
         return compose(overrides), ""
     words = list(overrides)
     if carried.experiment and not any(word.lstrip("+").startswith("experiment=") for word in words):
-        words.insert(0, f"experiment={carried.experiment}")
+        given = {key_of(word) for word in words}
+        before = flat(to_dict(paper_config(carried.experiment)))
+        words = [f"experiment={carried.experiment}",
+                 *(f"{key}={written(value)}" for key, value in carried.network.items()
+                   if before[key] != value and not given & {key, "model.blocks_per_stage"}), *words]
     own = [f"{key}={written(value)}" for key, value in carried.settings.items()]
     try:
         config = compose([*own, *words])

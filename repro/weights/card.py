@@ -29,8 +29,7 @@ def labels(run: Run) -> list[str]:
 
 def model_card(facts: dict[str, Any]) -> str:
     """The card as Markdown."""
-    record = facts["record"]
-    lines = [f"# {record['config'].get('description') or record['experiment']}: weights of {facts['run']}", ""]
+    lines = [f"# {heading(facts)}: weights of {facts['run']}", ""]
     lines += [f"> **{label}**\n" for label in facts["labels"]]
     lines += ["| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in rows(facts)]
@@ -38,6 +37,15 @@ def model_card(facts: dict[str, Any]) -> str:
               "```python", *code(facts), "```", "",
               f"`repro eval {' '.join(words(facts))} weights={facts['file']}` tests them again.", ""]
     return "\n".join(lines)
+
+
+def heading(facts: dict[str, Any]) -> str:
+    """What the network is called: as its experiment is, unless it is another network than that."""
+    name, network = facts["experiment"], facts["network"]
+    if name and any(flat(to_dict(paper_config(name)))[key] != value for key, value in network.items()):
+        return f"{network['model.family'].capitalize()} network of {network['model.depth']} layers"
+    config = facts["record"]["config"]
+    return str(config.get("description") or facts["record"]["experiment"])
 
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.config import flat, to_dict
+from repro.config import flat, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, is_state_dict, read_plain, read_safetensors
 from repro.models import build_model
 from repro.places import shown
 from repro.runs import file_sha256, utc_now, write_atomic
-from repro.weights.layouts import KEYS, PREFIX, Found, find_network
+from repro.weights.layouts import KEYS, PREFIXES, Found, find_network
 
-WRAPPERS = ("state_dict", "model")  # where a checkpoint keeps its state_dict: akamaster's and torchvision's trainers
+# Where a checkpoint keeps its state_dict: akamaster's trainer and timm's, torchvision's.
+WRAPPERS = ("state_dict", "model")
 COUNTER = "num_batches_tracked"  # of updates; torch before 0.4.1 did not keep it, and no test reads it
 
 
@@ -67,7 +68,7 @@ def check_output(file: Path, output: Path) -> None:
 
 
 def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
-    """The state_dict of a checkpoint without DataParallel's prefix, and what else the checkpoint holds.
+    """The state_dict of a checkpoint without the prefixes of wrapped networks, and what else the checkpoint holds.
 
     StorageError if there is none, or a tensor of it is sparse, quantised, complex or not finite.
     """
@@ -84,8 +85,8 @@ def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
             raise StorageError(f"{shown(file)}: {key} is no dense tensor of real numbers")
         if not value.float().isfinite().all():
             raise StorageError(f"{shown(file)}: {key} has values that are not finite")
-    if all(key.startswith(PREFIX) for key in state):
-        state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+    while prefix := next((one for one in PREFIXES if all(key.startswith(one) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, others
 
 
@@ -113,8 +114,9 @@ def mapped(state: Mapping[str, Tensor], found: Found, form: str) -> dict[str, Te
 def in_words(values: dict[str, Any], found: Found, tensors: int, output: Path) -> str:
     """What was imported and how to test it."""
     source = values["source"]
-    experiment = f"experiment={found.experiment}" if found.experiment else \
-        f"experiment=cifar_resnet20 model.depth={found.config.model.depth}"
+    experiment, depth = f"experiment={found.experiment}", found.config.model.depth
+    if depth != paper_config(found.experiment).model.depth:
+        experiment += f" model.depth={depth}"
     lines = [f"{found.name} ({source['form']}): {tensors} tensors of {source['file']}, SHA-256 "
              f"{source['sha256'][:12]}, {', '.join(source['types'])}"]
     if source["left_out"]:

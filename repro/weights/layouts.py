@@ -17,20 +17,29 @@ from repro.schema import Family, RunConfig
 
 AKAMASTER, TORCHVISION = "akamaster", "torchvision"
 FORMS = (AKAMASTER, TORCHVISION)
-PREFIX = "module."  # of every key where the network was saved inside torch.nn.DataParallel
+# Of every key where the network was saved inside torch.nn.DataParallel, or as torch.compile gave it; or both.
+PREFIXES = ("module.", "_orig_mod.")
 IMAGE_NET = "ImageNet-1K"  # torchvision's name of the data set in its weights' metadata
+# SHA-256 of the files that akamaster published, by depth; the file names begin so too (resnet20-12fca82f.th).
+AKAMASTER_FILES = {
+    20: "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8",
+    32: "d509ac1820d7f25398913559d7e81a13229b1e7adc5648e3bfa5e22dc137f850",
+    44: "014dd6541728a1c700b1642ab640e211dc6eb8ed507d70697458dc8f8a0ae2e4",
+    56: "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367",
+    110: "1d1ed7c27571399c1fef66969bc4df68d6a92c8e6c41170f444e120e5354e3bc",
+    1202: "f3b1deed382cd4c986ff8aa090c805d99a646e99d1f9227d7178183648844f62"}
 
 
 @dataclass(frozen=True)
 class Found:
-    """A network that a file holds: its name, our configuration of it, and its own experiment (None: it has none).
+    """A network that a file holds: its name, our configuration of it, and its own or the nearest experiment.
 
     needed: the settings that its outputs depend on, dotted keys and plain values; stated: its authors' error in words,
-    '' where nobody states one.
+    '' where nobody states one of exactly this file.
     """
 
     name: str
-    experiment: str | None
+    experiment: str
     config: RunConfig
     needed: dict[str, Any]
     stated: str
@@ -52,23 +61,23 @@ KEYS: dict[str, Callable[[str], str]] = {AKAMASTER: akamaster_key, TORCHVISION: 
 
 def find_network(form: str, state: Mapping[str, Tensor], sha256: str) -> Found:
     """Which network a state_dict of this layout is of, its keys without prefix; ConfigError if it is none of ours."""
-    return akamaster(state) if form == AKAMASTER else torchvision(state, sha256)
+    return akamaster(state, sha256) if form == AKAMASTER else torchvision(state, sha256)
 
 
-def akamaster(state: Mapping[str, Tensor]) -> Found:
+def akamaster(state: Mapping[str, Tensor], sha256: str) -> Found:
     """A 6n+2-layer network of option A, by the number of its blocks."""
     count = blocks(state, 1)
     if not count:
         raise ConfigError(f"no akamaster file: it has no layer1.0.conv1.weight, but {first_keys(state)}")
     depth = 6 * count + 2
     own = f"cifar_resnet{depth}"
-    experiment = own if own in experiments() else None
+    experiment = own if own in experiments() else "cifar_resnet20"
     # The recipe's file says, with its sources, how that network is fed and where its option A puts the zeros.
-    config = compose([f"experiment={experiment or 'cifar_resnet20'}", f"model.depth={depth}", f"recipe={AKAMASTER}"])
+    config = compose([f"experiment={experiment}", f"model.depth={depth}", f"recipe={AKAMASTER}"])
     needed = chosen(config, "model.shortcut_option", "model.zero_padding", "model.batch_norm_eps",
                     "data.normalization", "data.channel_mean", "data.channel_std")
     theirs = next(source for source in second_references().sources if source.key == AKAMASTER)
-    error = theirs.errors.get(f"resnet-{depth}")
+    error = theirs.errors.get(f"resnet-{depth}") if sha256 == AKAMASTER_FILES.get(depth) else None
     said = f"{error.test:.2f} % on CIFAR-10's test set ({theirs.protocol})" if error else ""
     return Found(f"resnet{depth}", experiment, config, needed, said)
 

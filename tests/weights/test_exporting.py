@@ -105,6 +105,20 @@ def test_the_card_says_what_the_weights_are(here, run):
         assert words in card, words
 
 
+@pytest.mark.fault(62)
+def test_an_export_of_another_depth_is_called_by_it_and_tested_without_its_experiment(here, run):
+    here("weights", "export", name_of(run), "--format", "pt")
+    path = next((results_dir() / "exported").glob("*.pt"))
+    card = next((results_dir() / "exported").glob("*.md")).read_text()
+    assert card.startswith("# Residual network of 8 layers: weights of cifar_resnet20 seed 0\n")
+    error = json.loads(facts_path(path).read_text())["record"]["result"]["test_top1_error"]
+    for words in ([], ["model.depth=8"], ["model.blocks_per_stage=1"]):
+        outcome = here("eval", *words, f"weights={path}", "--json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out)["test_top1_error"] == error
+    says(here("eval", "model.depth=14", f"weights={path}"), 2, "model.depth=8 there, 14 here")
+
+
 def test_synthetic_images_and_wiring_tests_are_named_at_the_top(direct):
     from repro.weights.card import labels
 
