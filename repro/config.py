@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.hydra_guard import check_key, guarded, not_utf8, own_folders
+from repro.hydra_guard import check_key, guarded, not_utf8, own_folders, refuse_resolvers
 from repro.places import conf_dir
 from repro.ranges import check_ranges
 from repro.schema import Architecture, Family, Precision, RunConfig, ShortcutOption
@@ -141,6 +141,7 @@ def with_config_dir(arguments: Sequence[str]) -> list[str]:
 
 def checked(node: DictConfig) -> RunConfig:
     """A composed node as a configuration: no value missing, depth resolved, all ranges checked."""
+    refuse_resolvers(node)
     missing = OmegaConf.missing_keys(node)
     if missing:
         raise ConfigError(f"no value for {', '.join(sorted(missing))}")
@@ -204,6 +205,8 @@ def check_override_keys(overrides: Sequence[str]) -> None:
             check_key(override)
         elif bare not in known:
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
+        if bare in GROUPS and re.search(r"\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
+            raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
         if bare == "experiment" and not own_files and not re.search(r"[,?(]", value):
             check_experiment(value)
         given[bare] = value

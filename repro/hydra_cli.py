@@ -65,7 +65,7 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except UnicodeDecodeError as error:
         raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(one_message(error)) from error
     except SweepStopped as carrier:
         raise carrier.stopped from None

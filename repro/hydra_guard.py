@@ -8,14 +8,16 @@ Never imports torch.
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from repro.errors import ConfigError
 from repro.places import conf_dir
@@ -35,7 +37,40 @@ def check_key(override: str) -> None:
     if not re.fullmatch(ADMITTED, key) or "_target_" in override:
         raise ConfigError(f"{override}: of Hydra's own settings only sweeper, launcher, sweep and verbose can be set "
                           "here; where results go says results=FOLDER")
-    own_folders([override])
+    for folder in own_folders([override]):
+        check_files(folder)
+
+
+def check_files(folder: Path) -> None:
+    """Raise ConfigError for a user's file that Hydra would overlook, since one of ours has its name, or take long over.
+
+    Aliases are refused: a few lines of them can stand for more values than fit into memory.
+    """
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder)
+        if (conf_dir() / name).is_file():
+            raise ConfigError(f"{path}: {name.with_suffix('')} is a name of ours, and Hydra would take our file; give "
+                              "yours another name")
+        with suppress(OSError, ValueError, YAMLError):  # what is wrong with it is said where it is used
+            for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+                if isinstance(event, yaml.AliasEvent):
+                    line = event.start_mark.line + 1 if event.start_mark else "?"
+                    raise ConfigError(f"{path}, line {line}: an alias (*{event.anchor}); write the value out")
+
+
+def refuse_resolvers(node: Any, prefix: str = "") -> None:
+    """Raise ConfigError if a value would come from outside of the configuration: the environment, a clock, code.
+
+    `${train.lr}` is admitted, `${oc.env:NAME}` is not: what a configuration holds is recorded.
+    """
+    for key in range(len(node)) if OmegaConf.is_list(node) else list(node):
+        if OmegaConf.is_interpolation(node, key):
+            written = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
+            if re.search(r"(?<!\\)(\\\\)*\$\{[^}]*:", str(written)):  # \${ is no interpolation, \\${ is one
+                raise ConfigError(f"{prefix}{key}={written}: a value of the environment or of a function would be "
+                                  "recorded; write the value out, or let your shell do it")
+        elif not OmegaConf.is_missing(node, key) and OmegaConf.is_config(node[key]):
+            refuse_resolvers(node[key], f"{prefix}{key}.")
 
 
 def own_folders(overrides: Sequence[str]) -> list[Path]:

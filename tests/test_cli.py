@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -484,7 +485,42 @@ def test_eval_of_a_runs_weights_gives_its_recorded_error(finished, here):
     text = here("eval", *TINY, weights).out
     assert f"test error {record['result']['test_top1_error']:.2f} %" in text
     assert "split full" in text
-    says(here("eval", *TINY, weights, "model.blocks_per_stage=2"), 5, "weights of another network", "weights.pt")
+    says(here("eval", *TINY, weights, "model.blocks_per_stage=2"), 2, "of another network", "model.depth=8 there")
+    bare = finished.folder / "bare.pt"
+    torch.save(dict(torch.load(finished.folder / "weights.pt", weights_only=True)), bare)
+    says(here("eval", *TINY, f"weights={bare}", "model.blocks_per_stage=2"), 5, "weights of another network", "bare.pt")
+
+
+@pytest.mark.fault(50)
+def test_the_weights_of_a_run_carry_its_settings_wherever_they_go(here, tmp_path):
+    assert here("run", *TINY, "model.zero_padding=both_sides", "data.split=45k").code == 0
+    run, = scan(tmp_path / "results" / "runs")
+    moved, bare = tmp_path / "moved.pt", tmp_path / "bare.pt"
+    shutil.copy(run.folder / "weights.pt", moved)
+    torch.save(dict(torch.load(moved, weights_only=True)), bare)
+    for path in (run.folder / "weights.pt", moved):
+        outcome = here("eval", *TINY, f"weights={path}", "--json")
+        assert "model.zero_padding=both_sides data.split=45k" in outcome.err
+        values = json.loads(outcome.out)
+        assert values["val_loss"] == run.record["result"]["val_loss"]
+        assert (values["split"], "test_loss" in values) == ("45k", False)
+        says(here("eval", *TINY, f"weights={path}", "data.split=full"), 2, "data.split=full contradicts",
+             "need data.split=45k")
+    other = here("eval", *TINY, f"weights={bare}")
+    assert "does not say how its weights were trained" in other.out
+    assert json.loads(here("eval", *TINY, f"weights={bare}", "--json").out)["test_loss"] != values["val_loss"]
+
+
+@pytest.mark.fault(65)
+def test_weights_that_were_changed_after_their_run_are_refused(here, tmp_path):
+    assert here("run", *TINY, "evaluation.responses=false").code == 0
+    run, = scan(tmp_path / "results" / "runs")
+    path = run.folder / "weights.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for words in (["eval", *TINY], ["eval", *TINY, f"weights={path}"], ["responses"]):
+        says(here(*words), 5, "weights.pt was changed after the run")
 
 
 class Evil:

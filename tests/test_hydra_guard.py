@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from repro.config import compose, to_dict, with_config_dir
-from repro.errors import ConfigError
 from repro.hydra_guard import keys_of, own_folders
 from tests.outcome import says
 
@@ -106,15 +105,33 @@ def test_a_users_file_that_calls_nothing_composes(own):
     assert compose(with_config_dir(own(OWN))).train.lr == 0.05
 
 
-@pytest.mark.fault(4)
-def test_interpolations_read_values_and_the_environment_and_nothing_else(own, monkeypatch):
-    """The value is composed in, and stands in the record; an unknown resolver is an error."""
-    monkeypatch.setenv("MINE", "a text")
-    text = OWN + "description: ${oc.env:MINE} ${train.lr}\n"
-    assert compose(with_config_dir(own(text))).description == "a text 0.05"
-    for wrong in ("${eval:1}", "${oc.env:NOT_SET_ANYWHERE}", "${oc.decode:'${oc.env:MINE}(1)'}"):
-        with pytest.raises(ConfigError):
-            compose(with_config_dir(own(OWN + f"description: {wrong}\n")))
+@pytest.mark.fault(73)
+def test_interpolations_read_values_of_the_configuration_and_nothing_else(direct, own, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "a secret")
+    assert compose(with_config_dir(own(OWN + "description: lr ${train.lr}\n"))).description == "lr 0.05"
+    assert compose(with_config_dir(own(OWN + "description: \\${oc.env:SECRET}\n"))).description == "${oc.env:SECRET}"
+    for wrong in ("${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${oc.decode:'1'}", "${hydra:runtime.cwd}", "${eval:1}"):
+        words = own(OWN + f"description: {wrong}\n")
+        says(direct("run", *words, "machine.device=cpu"), 2, f"description={wrong}")
+    says(direct("run", *own(OWN + "reproduces: ['${oc.env:SECRET}']\n")), 2, "reproduces.0=${oc.env:SECRET}")
+    says(direct("run", "experiment=cifar_resnet20", "data.root=${oc.env:SECRET}"), 2, "data.root=${oc.env:SECRET}")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.fault(73)
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_aliases_are_refused_before_they_are_spread_out(direct, own, flags):
+    bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else ['x'] * 9)}]\n" for n in range(12))
+    says(direct("run", *own(OWN + bomb), *flags), 2, "mine.yaml, line 9: an alias (*a0)")
+
+
+@pytest.mark.fault(51)
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("name", ["experiment/cifar_resnet20.yaml", "data/cifar10.yaml", "config.yaml"])
+def test_a_users_file_with_a_name_of_ours_is_refused_by_name(direct, own, tmp_path, name, flags):
+    own(OWN)
+    says(direct("run", *own(OWN, name), *flags), 2, f"{name}: {name.removesuffix('.yaml')} is a name of ours")
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.fault(4)

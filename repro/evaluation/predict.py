@@ -17,8 +17,8 @@ from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.scores import TOP, Scorer
 from repro.evaluation.testing import WIRING_TEST, check_agrees, print_now
 from repro.evaluation.views import CENTER, Views, views_of
-from repro.evaluation.weight_files import read_weights
-from repro.evaluation.weights import load_weights, run_beside
+from repro.evaluation.weight_files import read_weights, run_beside
+from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.ranges import CIFAR10, CLASSES, IMAGENET
 from repro.schema import RunConfig
@@ -37,7 +37,8 @@ def predict(config: RunConfig, weights: Path, images: Sequence[Path]) -> tuple[s
     config = resolve(config)
     device = set_up(config)
     if config.data.name == IMAGENET:
-        check_agrees(config, None if read_weights(weights)[1] else run_beside(weights))
+        carried = read_weights(weights)[1]
+        check_agrees(config, None if carried and carried.label else run_beside(weights))
         views = views_of(CENTER, config.data)
     else:  # Choice: as on ImageNet, but the shorter side is all of the crop
         views = Views(CENTER, (CIFAR10_SIDE,), CIFAR10_SIDE)

@@ -20,8 +20,8 @@ from repro.evaluation.normaliser import Normaliser, normaliser_of
 from repro.evaluation.progress import Progress
 from repro.evaluation.scores import Scorer
 from repro.evaluation.views import LABELS, ViewReader, Views, views_of
-from repro.evaluation.weight_files import Carried, read_weights
-from repro.evaluation.weights import about_carried, imported_folder, load_weights, run_beside, training_note
+from repro.evaluation.weight_files import Carried, read_weights, run_beside
+from repro.evaluation.weights import about_carried, imported_folder, load_weights, training_note
 from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.places import results_dir, shown
@@ -52,7 +52,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     if config.model.family is Family.vgg and config.data.crop_size != CROP:
         raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
     carried = read_weights(weights)[1]
-    run = run_beside(weights) if carried is None else None
+    run = None if carried and carried.label else run_beside(weights)
     check_agrees(config, run)
     try:
         digest = file_sha256(weights)
@@ -63,8 +63,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     check_classes(config, len(files.wnids))
     normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
-    if carried is not None:
-        about |= about_carried(carried)
+    about |= about_carried(carried)
     path = place_of(config, run, weights, digest, carried) / protocol
     with locked(path.with_name(f"{path.name}.lock")) as note:
         if note:

@@ -1,4 +1,6 @@
-"""Files of weights: a plain state_dict, an imported file, which carries its settings, an exported one with its JSON.
+"""Files of weights: those of a run and imported ones, which carry their settings, exported ones with their JSON.
+
+A state_dict of any other origin carries nothing.
 
 Only tensors and plain values are ever read from a file (weights_only); whatever else is in it is not executed.
 """
@@ -9,6 +11,7 @@ import re
 import warnings
 import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,14 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import compose, experiments, flat, paper_config, to_dict
+from repro.config import compose, deviations, experiments, flat, from_record, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.places import shown
-from repro.runs import file_sha256
+from repro.runs import Run, file_sha256, read_run
 from repro.schema import RunConfig
 
 SCHEMA = 1
 SAFETENSORS = ".safetensors"
+CARRIED = "repro"  # attribute of the state_dict in a run's weights.pt
 # What beside its weights decides what a network answers, and so goes along with them.
 SETTINGS = ("model.shortcut_option", "model.zero_padding", "model.stride_in", "model.batch_norm_eps", "data.split",
             "data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size", "data.test_shorter_side")
@@ -46,7 +50,7 @@ class Carried:
 
     experiment: whose network it is, None if that has no experiment; network, settings: dotted keys (NETWORK, SETTINGS)
     and plain values; of_others: whether the weights are not those of a run of ours; note: where they come from, in a
-    line; source: the same as values.
+    line; source: the same as values, {} for the weights.pt of a run.
     """
 
     experiment: str | None
@@ -58,7 +62,9 @@ class Carried:
 
     @property
     def label(self) -> str:
-        """What stands beside every number: whose weights these are."""
+        """What stands beside every number: whose weights these are; '' for those of a run."""
+        if not self.source:
+            return ""
         return f"weights of others ({self.source.get('form')})" if self.of_others else "exported weights"
 
 
@@ -75,7 +81,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Carried | None]:
     if not is_state_dict(content):
         raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors); `repro weights import` reads "
                            "checkpoints of others")
-    return content, exported(path)
+    return content, exported(path) or of_run(path, content)
 
 
 def is_state_dict(value: Any) -> bool:
@@ -155,14 +161,55 @@ def exported(path: Path) -> Carried | None:
             raise StorageError(f"{shown(facts_path(path))}: schema {content['schema']}; this version reads {SCHEMA}")
         if content["sha256"] != file_sha256(path):
             raise StorageError(f"{shown(path)}: not the weights of {shown(facts_path(path))}: another SHA-256")
-        changes = "; ".join(content["deviations"]) or "none"
-        note = f"weights of {content['run']}; deviations from the paper: {changes}"
+        note = note_of(content)
         source = {key: content[key] for key in ("experiment", "seed", "identity", "sha256")}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{shown(facts_path(path))}: unreadable ({type(error).__name__})") from error
     return checked(path, content, False, note, source)
+
+
+def labelled(state: dict[str, Tensor], config: RunConfig) -> OrderedDict[str, Tensor]:
+    """A run's state_dict with its settings as an attribute, which goes wherever the file goes; others overlook it."""
+    values, plain = flat(to_dict(config)), OrderedDict(state)
+    setattr(plain, CARRIED, {
+        "experiment": config.name if config.name in experiments() else None, "run": f"{config.name} seed {config.seed}",
+        "deviations": deviations(config), "network": {key: values[key] for key in NETWORK},
+        "settings": {key: values[key] for key in SETTINGS}})
+    return plain
+
+
+def of_run(path: Path, state: dict[str, Tensor]) -> Carried | None:
+    """What the weights of a run carry, or the record beside them says; None for a state_dict of somebody else's.
+
+    StorageError if they are not those that the record beside them was written with.
+    """
+    run = run_beside(path)
+    content = getattr(state, CARRIED, None)
+    if run is not None and run.record is not None:
+        recorded = run.record.get("weights_sha256")
+        if recorded is not None and recorded != file_sha256(path):
+            raise StorageError(f"{shown(path)} was changed after the run: its SHA-256 is not the recorded one")
+        content = content or (getattr(labelled({}, from_record(run.record)), CARRIED)
+                              | {"deviations": run.record.get("deviations")})
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise StorageError(f"{shown(path)}: its settings are not those of weights")
+    return checked(path, content, False, note_of(content), {})
+
+
+def note_of(content: dict[str, Any]) -> str:
+    """How weights of ours were trained, in a line."""
+    changes = "; ".join(map(str, content.get("deviations") or [])) or "none"
+    return f"weights of {content.get('run')}; deviations from the paper: {changes}"
+
+
+def run_beside(weights: Path) -> Run | None:
+    """The run whose weights.pt this is; None for any other file."""
+    run = read_run(weights.absolute().parent)
+    return run if weights.name == "weights.pt" and run.record is not None else None
 
 
 def checked(path: Path, content: dict[str, Any], of_others: bool, note: str, source: dict[str, Any]) -> Carried:
@@ -187,8 +234,8 @@ def is_plain(value: Any) -> bool:
 def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
     """The configuration with the settings that a weights file carries, and a line that says which; '' for none.
 
-    Without experiment=... it is the file's own, with the file's depth. ConfigError if the file is of another network than the experiment, or
-    an override contradicts it; StorageError as `read_weights`.
+    Without experiment=... it is the file's own, with the file's depth. ConfigError if the file is of another network
+    than the experiment, or an override contradicts it; StorageError as `read_weights`.
     """
     carried = read_weights(path)[1]
     if carried is None:

@@ -16,7 +16,7 @@ from repro.models import build_model
 from repro.places import results_dir, shown
 from repro.provenance import code_version, package_versions
 from repro.ranges import SYNTHETIC
-from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_json
+from repro.runs import file_sha256, read_run, run_folder, utc_now, write_json
 from repro.schema import RunConfig
 
 
@@ -38,11 +38,10 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
               f"{data.evaluated_on}_top1_error": outcome.top1_error, f"{data.evaluated_on}_loss": outcome.loss,
               "precision": config.machine.precision.name, "device": describe(device)}
     made = " on synthetic images" if config.data.name == SYNTHETIC else ""
-    made += f" ({carried.label})" if carried else ""
+    made += f" ({carried.label})" if carried and carried.label else ""
     text = (f"{config.name}{made}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of "
             f"{outcome.images}, single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
-    if carried is not None:
-        values |= about_carried(carried)
+    values |= about_carried(carried)
     if carried is not None and carried.of_others:
         digest = file_sha256(path)
         kept = imported_folder(config, path, digest) / name_of_test(config, outcome)
@@ -54,9 +53,9 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     return text, values
 
 
-def about_carried(carried: Carried) -> dict[str, Any]:
+def about_carried(carried: Carried | None) -> dict[str, Any]:
     """What a record says of weights that are not a run's own: whose they are, and which file they come from."""
-    return {"weights_of": carried.label, "source": carried.source}
+    return {"weights_of": carried.label, "source": carried.source} if carried and carried.label else {}
 
 
 def imported_folder(config: RunConfig, path: Path, digest: str) -> Path:
@@ -91,22 +90,12 @@ def mismatch(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> str:
     return ", ".join(f"{len(names)} tensors {kind} (e.g. {names[0]})" for kind, names in kinds.items() if names)
 
 
-def run_beside(weights: Path) -> Run | None:
-    """The run whose weights.pt this is; None for any other file."""
-    run = read_run(weights.absolute().parent)
-    return run if weights.name == "weights.pt" and run.record is not None else None
-
-
 def training_note(path: Path) -> str:
-    """How weights were trained: a run's deviations, or what the file carries; '' for any other file."""
-    carried = read_weights(path)[1] if path.is_file() else None
-    if carried is not None:
-        return f"\n  {carried.note}"
-    run = run_beside(path)
-    if run is None or run.record is None:
+    """How weights were trained, as their file says; '' where there is no file."""
+    if not path.is_file():
         return ""
-    changes = "; ".join(run.record.get("deviations", [])) or "none"
-    return f"\n  weights of {run.experiment} seed {run.seed}; deviations from the paper: {changes}"
+    carried = read_weights(path)[1]
+    return f"\n  {carried.note if carried else 'the file does not say how its weights were trained'}"
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:

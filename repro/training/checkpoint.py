@@ -18,8 +18,10 @@ import torch
 from torch.torch_version import TorchVersion
 
 from repro.errors import StorageError
+from repro.evaluation.weight_files import labelled
 from repro.places import shown
 from repro.runs import write_atomic, write_json
+from repro.schema import RunConfig
 
 KEPT = 2
 SCHEMA = 2  # of the form described above; 1 had the hash of the .pt alone. One that needs a newer reader says so
@@ -177,9 +179,10 @@ def read_payload(path: Path, parts: int | None) -> bytes:
     return b"".join(file.read_bytes() for file in takewhile(Path.is_file, files))
 
 
-def write_weights(path: Path, model: torch.nn.Module) -> str:
-    """Write a network's plain state_dict, on the CPU and contiguous; the SHA-256 of the file."""
+def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
+    """Write a network's plain state_dict, on the CPU and contiguous, with its settings; the SHA-256 of the file."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     buffer = io.BytesIO()
-    torch.save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
+    torch.save(labelled(state, config), buffer)
     write_atomic(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()

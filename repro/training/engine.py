@@ -330,7 +330,7 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
         save(execution, recorder, folder, done, watch)()
     execution.close()
     if leader:
-        measured["weights_sha256"] = checkpoint.write_weights(folder / "weights.pt", step.model)
+        measured["weights_sha256"] = checkpoint.write_weights(folder / "weights.pt", step.model, config)
         if isinstance(step.data, ImageNetData) and step.data.statistics is not None:
             imagenet_statistics.write_beside(folder, step.data.statistics, step.data.crop_size)
     measured |= final_measurements(step, config, folder, say) if extras else {}

@@ -47,7 +47,7 @@ def exported(path: Path, source: str) -> Entry:
         carried = read_weights(path)[1]
     except (StorageError, ConfigError) as error:
         return unreadable(path, source, error)
-    if carried is None:
+    if carried is None or not carried.source:
         return Entry(path.name, "?", "?", f"{source}, without its JSON", file_sha256(path), str(path))
     facts = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
     labelled = f" ({'; '.join(facts['labels'])})" if facts["labels"] else ""
