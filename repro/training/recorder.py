@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -158,12 +157,13 @@ def whole_iteration(row: dict[str, float]) -> dict[str, float]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file so that it survives a power cut; StorageError if that fails."""
+    """Append to a file so that it survives a power cut; StorageError if that fails, InUseError as of `check_held`."""
+    runs.check_held(path.parent)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            runs.sync(file.fileno(), path.parent)
     except OSError as error:
         raise runs.not_written(path, len(text.encode()), error) from error
 
