@@ -427,8 +427,8 @@ def kernel_lock(file: BinaryIO, folder: Path, how: int = fcntl.LOCK_EX) -> bool:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): a file says who works here, "
-                 "and two machines that begin at the same moment may both do")
+        say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that begin "
+                 "there at the same moment are not surely kept apart")
         return False
     return True
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from repro import runs
 from repro.config import compose, identity, paper_identities, with_precision
 from repro.errors import InUseError, StorageError
+from repro.publishing import PUBLISHED_FILES, copy_record
 from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
 from repro.schema import Precision
 from repro.training.recorder import append_text
@@ -228,6 +229,29 @@ def test_of_many_who_write_one_file_at_once_one_has_its_way_and_no_reader_sees_l
     assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 2
     assert {rest for _, *rest in map(tuple, seen) if rest != [20000, 1]} == set()
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.md"]
+
+
+@pytest.mark.fault(66)
+def test_of_two_who_publish_one_run_at_once_one_has_its_way_and_the_record_is_never_gone(tmp_path):
+    target = tmp_path / "reference" / "seed0"
+    for mark in "12":
+        (tmp_path / mark / "evaluations").mkdir(parents=True)
+        for name in (*PUBLISHED_FILES, "responses.csv"):
+            (tmp_path / mark / name).write_text(mark)
+        (tmp_path / mark / "evaluations" / "center.json").write_text(json.dumps({"finished": True, "mark": mark}))
+    code = ("import sys; from pathlib import Path; from repro.publishing import copy_record\n"
+            "for _ in range(60): copy_record(*map(Path, sys.argv[1:]))")
+    copy_record(tmp_path / "1", target)
+    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / mark, target], stderr=subprocess.PIPE,
+                                text=True) for mark in "12"]
+    seen = []
+    while any(writer.poll() is None for writer in writers):
+        seen.append((target / "run.json").is_file())
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 2
+    assert all(seen)
+    assert len({path.read_text() for path in target.iterdir() if path.is_file()}) == 1
+    assert len(list(target.rglob("*"))) == len(PUBLISHED_FILES) + 3
+    assert [entry.name for entry in target.parent.iterdir()] == ["seed0"], "nothing is left beside it"
 
 
 @pytest.mark.fault(69, 74)
