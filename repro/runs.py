@@ -314,7 +314,7 @@ def locked(folder: Path) -> Iterator[str | None]:
         raise StorageError(f"can't write into {shown(folder)}: {error.strerror}") from error
     with file:
         try:
-            write_owner(file)
+            write_owner(file, folder)
         except OSError as error:
             with suppress(OSError):
                 path.unlink()
@@ -354,7 +354,7 @@ def check_held(folder: Path) -> bool:
 def is_ours(path: Path) -> bool:
     """Whether this process has written a lock; OSError if there is none."""
     with path.open("rb") as file:
-        return {**lock_owner(file), "since": None} == {**process(os.getpid()), "since": None}
+        return process(os.getpid()).items() <= lock_owner(file).items()
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
@@ -394,7 +394,7 @@ def open_lock(path: Path) -> tuple[BinaryIO, dict[str, Any]]:
             raise InUseError(in_use_message(path, owner)) from None
         owner = lock_owner(file)
         before = owner or before
-        if owner and not is_gone(owner, kernel):
+        if owner and not is_gone(owner, kernel, network_locks(path.parent) if kernel else None):
             file.close()
             raise InUseError(in_use_message(path, owner) + f"; if that machine is gone, delete {path}")
         if made or kernel:
@@ -456,11 +456,26 @@ def began(pid: int) -> str | None:
     return stat.rpartition(")")[2].split()[19] if stat else None
 
 
-def is_gone(owner: dict[str, Any], kernel: bool = False) -> bool:
-    """Whether the process that a lock names has surely ended; of one on another machine nobody can tell.
+def network_locks(folder: Path) -> str | None:
+    """The kind of network file system whose kernel's locks hold on all machines that use it; None for other folders."""
+    longest, kind, place = "", None, folder.resolve()
+    for line in (content("/proc/self/mountinfo") or "").splitlines():
+        mounted, _, system = line.partition(" - ")
+        point, (name, _, options) = mounted.split()[4], [*system.split(), "", ""][:3]
+        if len(point) >= len(longest) and place.is_relative_to(point.replace("\\040", " ")):
+            everywhere = {"nfs": "local_lock=none", "nfs4": "local_lock=none", "lustre": "flock"}.get(name)
+            longest, kind = point, name if everywhere in options.split(",") else None
+    return kind
 
-    kernel: whether we have the kernel's lock on the file, which it would have if it lived on this machine.
+
+def is_gone(owner: dict[str, Any], kernel: bool = False, locks: str | None = None) -> bool:
+    """Whether the process that a lock names has surely ended; of one on another machine mostly nobody can tell.
+
+    kernel: whether we have the kernel's lock on the file, which it would have if it lived on this machine, or on any
+    that has `locks` of this kind (`network_locks`) as we have.
     """
+    if kernel and locks is not None and owner.get("locks") == locks:
+        return True
     here = process(os.getpid())
     same_host = bool(owner.get("host") == here["host"])
     if here["boot"] is None or owner.get("boot") is None:
@@ -483,9 +498,9 @@ def is_gone(owner: dict[str, Any], kernel: bool = False) -> bool:
     return owner.get("began") not in (None, began(pid))  # another one has its number by now
 
 
-def write_owner(file: BinaryIO) -> None:
-    """Write this process into a lock."""
-    text = json.dumps({**process(os.getpid()), "since": utc_now()}).encode()
+def write_owner(file: BinaryIO, folder: Path) -> None:
+    """Write this process into the lock of a folder."""
+    text = json.dumps({**process(os.getpid()), "locks": network_locks(folder), "since": utc_now()}).encode()
     file.seek(0)
     file.truncate()
     if file.write(text) < len(text):

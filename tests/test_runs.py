@@ -204,7 +204,7 @@ def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(tmp_path,
     monkeypatch.setattr(Path, "open", late)
     with locked(folder) as note:
         assert note is None
-    assert len(calls) == 3, "made, made once more, looked at when it is let go"
+    assert calls.count(folder / "run.lock") == 3, "made, made once more, looked at when it is let go"
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
@@ -316,6 +316,31 @@ def test_a_lock_that_nobody_holds_is_judged_by_the_machine_and_its_boot(tmp_path
             assert note == "took over the lock of pid 4000000, which is gone"
     else:
         with pytest.raises(InUseError, match="if that machine is gone, delete"), locked(folder):
+            pass
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize(("system", "taken"), [
+    ("nfs4 server:/home rw,vers=4.2,local_lock=none,addr=10.0.0.1", True), ("ext4 /dev/sda1 rw", False),
+    ("nfs4 server:/home rw,vers=4.2,local_lock=flock,addr=10.0.0.1", False), ("lustre a@b:/c rw,localflock", False)])
+def test_where_the_kernels_lock_holds_on_all_machines_it_decides(tmp_path, monkeypatch, system, taken):
+    """What the kernel says of the file system is made up: none that several machines share is here."""
+    mounts = f"20 1 0:1 / / rw - overlay x rw\n21 20 0:2 / {tmp_path} rw,relatime shared:1 - {system}"
+    real = runs.content
+    monkeypatch.setattr(runs, "content", lambda path: mounts if path == "/proc/self/mountinfo" else real(path))
+    assert runs.network_locks(tmp_path / "a") == ("nfs4" if taken else None)
+    monkeypatch.setattr(runs, "process", lambda pid: {"pid": 1, "host": "elsewhere", "boot": "another", "machine": "b"})
+    with locked(tmp_path / "a" / "seed0"):
+        left = (tmp_path / "a" / "seed0" / "run.lock").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "content", lambda path: mounts if path == "/proc/self/mountinfo" else real(path))
+    (tmp_path / "a" / "seed0").mkdir(parents=True)
+    (tmp_path / "a" / "seed0" / "run.lock").write_bytes(left)
+    if taken:
+        with locked(tmp_path / "a" / "seed0") as note:
+            assert note == "took over the lock of pid 1, which is gone"
+    else:
+        with pytest.raises(InUseError, match="elsewhere since"), locked(tmp_path / "a" / "seed0"):
             pass
 
 

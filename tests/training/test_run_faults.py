@@ -17,7 +17,7 @@ import torch
 from repro.data.reader_processes import Processes
 from repro.errors import LostProcessError, Stopped, StorageError
 from repro.places import TREE
-from repro.runs import read_run, scan
+from repro.runs import locked, read_run, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data
 from tests.made_cli import TINY
@@ -100,6 +100,18 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     alone = engine.run(tiny_config(*(f"evaluation.{word}" for word in ("gradient_iterations=[]", "responses=false",
                                    "batch_norm_images=0")), f"results={tmp_path / 'alone'}"), say=silent)
     assert same_end(run, alone)
+
+
+@pytest.mark.fault(18, 69)
+def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(small_disk):
+    folder = small_disk("64k") / "a" / "seed0"
+    folder.mkdir(parents=True)
+    with suppress(OSError), (folder.parent / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(StorageError, match=r"can't write .*run\.lock: No space left on device"), locked(folder):
+        pass
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.fault(19)
