@@ -28,7 +28,7 @@ from repro.commands import (
     weights,
 )
 from repro.commands.common import Handler, check_versions, program
-from repro.errors import ConfigError, ReproError
+from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams
 
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        check_current_folder()
         code = dispatch(words)
         sys.stdout.flush()
         return code
@@ -89,6 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
                     "REPRO_DEBUG=1 shows where it happened", 1)
+
+
+def check_current_folder() -> None:
+    """Raise StorageError where the current folder was deleted: every path of a command may be relative to it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise StorageError("the current folder was deleted or moved away; change to one that is there (cd) and repeat "
+                           "the command") from error
 
 
 def same_again(words: list[str]) -> str:

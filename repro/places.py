@@ -53,8 +53,8 @@ def data_dir(setting: str | None = None) -> Path:
 
 
 def shown(path: Path) -> str:
-    """The path as a person would type it: relative where it lies below the current folder."""
+    """The path as a person would type it: relative where it lies below the current folder, if there is one still."""
     try:
         return str(path.relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return str(path)

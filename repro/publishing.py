@@ -1,5 +1,6 @@
 """Promote a finished local run into results/reference, where the committed evidence lies."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from repro.config import identity_of
 from repro.errors import ConfigError, StorageError
 from repro.places import in_tree, reference_dir, shown
-from repro.runs import Run, find_run, read_run, write_atomic
+from repro.runs import NO_EXCHANGE, Run, exchange, find_run, part_of, read_run, write_atomic
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
@@ -66,9 +67,8 @@ def publish_ensemble(name: str, results: Path, problem: str | None) -> Path:
 
 def copy_record(folder: Path, target: Path) -> None:
     """Copy all files of a record, or none. Published tests that the folder has no longer stay."""
-    part = target.with_name(f".{target.name}.part")
+    part = part_of(target)
     try:
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for file in (*PUBLISHED_FILES, *(file for file in EXTRA_FILES if (folder / file).is_file()),
                      *finished_tests(folder)):
@@ -78,11 +78,29 @@ def copy_record(folder: Path, target: Path) -> None:
             if not (part / file).exists():
                 (part / file).parent.mkdir(exist_ok=True)
                 shutil.copyfile(target / file, part / file)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        put_in_place(part, target)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise StorageError(f"can't copy {shown(folder)} to {shown(target)}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # also the record that was replaced
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Let a folder take its place, also from one that is there, in one step where the system can; that one is `new`."""
+    try:
+        new.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        try:
+            exchange(new, target)
+        except OSError as no_exchange:
+            if no_exchange.errno not in NO_EXCHANGE:
+                raise
+            old = part_of(target)
+            target.rename(old)
+            new.rename(target)
+            old.rename(new)
 
 
 def finished_tests(folder: Path) -> list[str]:

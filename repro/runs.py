@@ -6,22 +6,27 @@ checkpoints, afterwards weights.pt.
 """
 
 import csv
+import ctypes
 import errno
 import fcntl
+import functools
+import glob
 import hashlib
 import io
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from repro.config import identity, paper_identities, scaled, suggest
 from repro.errors import ConfigError, InUseError, StorageError
@@ -33,6 +38,13 @@ RECORD_SCHEMA = 1
 LOCK = "run.lock"
 OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
 GONE_SECONDS = 0.05  # between two looks at the lock of a process that has ended
+LEFT_SECONDS = 3600.0  # Choice: after which a half-written file is of a process that was killed
+RENAME_EXCHANGE = RENAME_SWAP = 2  # linux/fs.h; macOS sys/stdio.h
+AT_FDCWD = -100  # linux/fcntl.h
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
+# What a file system answers that has no locks, or can't bring a folder to its disk.
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
+_held: set[Path] = set()  # the folders that this process holds
 
 
 @dataclass(frozen=True)
@@ -197,21 +209,36 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't."""
+    """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't.
+
+    Of two processes that write it at once one has its way. Its folder is made, but never again while this process
+    holds it (`locked`).
+    """
     payload = data.encode() if isinstance(data, str) else data
-    part = path.with_name(f".{path.name}.part")
+    held = check_held(path.parent)
+    part = part_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        if not held:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
             file.write(payload)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno(), path.parent)
         part.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise not_written(path, len(payload), error) from error
+
+
+def part_of(path: Path) -> Path:
+    """A name that nobody else has, beside a path, for what will take its place; what killed writers left there goes."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def not_written(path: Path, size: int, error: OSError) -> StorageError:
@@ -224,12 +251,44 @@ def not_written(path: Path, size: int, error: OSError) -> StorageError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
+    """Make a rename in this folder survive a power cut, where its file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor, folder)
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int, folder: Path) -> None:
+    """Bring a file of this folder, or the folder itself, to the disk; where its file system can't, that is said."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        say_once(f"{shown(folder)}: its file system can't be told to write at once ({error.strerror}): what was "
+                 "written last may be lost in a power cut")
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Print a line on standard error that nobody needs twice."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def exchange(left: Path, right: Path) -> None:
+    """Swap two folders in one step of the kernel. OSError where the system or its file system can't."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(left), os.fsencode(right)
+    try:
+        if sys.platform == "darwin":
+            failed = libc.renamex_np(*names, RENAME_SWAP)
+        else:
+            failed = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+    except AttributeError:  # a C library without this function
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -248,37 +307,84 @@ def locked(folder: Path) -> Iterator[str | None]:
 
     Raises InUseError (exit 7) while another process, here or on another host, holds it.
     """
+    path = folder / LOCK
     try:
-        file = open_lock(folder / LOCK)
+        file, before = open_lock(path)
     except OSError as error:
         raise StorageError(f"can't write into {shown(folder)}: {error.strerror}") from error
     with file:
         try:
-            note = take_lock(file, folder)
+            write_owner(file, folder)
         except OSError as error:
-            (folder / LOCK).unlink(missing_ok=True)
-            raise StorageError(f"can't write {shown(folder / LOCK)}: {error.strerror}") from error
+            with suppress(OSError):
+                path.unlink()
+            raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
+        _held.add(folder)
         try:
-            yield note
+            yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
         finally:
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # leave no empty folders behind a run that never began
-                folder.rmdir()
+            _held.discard(folder)
+            with suppress(OSError):  # if an error is on its way, it is the one to know
+                if is_ours(path):
+                    path.unlink()
+                folder.rmdir()  # leave no empty folders behind a run that never began
                 folder.parent.rmdir()
 
 
-def open_lock(path: Path) -> io.TextIOWrapper:
-    """Open the lock file with the kernel's lock on it; InUseError if another process of this host has it."""
+def check_held(folder: Path) -> bool:
+    """Whether this process holds a folder, or a lock in it.
+
+    Where it has lost it, what it would write appears in another folder, or between what others write: StorageError (5)
+    if the lock is gone, with its folder or alone; InUseError (7) if another process has it.
+    """
+    holds = [held for held in _held if folder in (held, held.parent)]
+    for held in holds:
+        try:
+            ours = is_ours(held / LOCK)
+        except OSError as error:
+            raise StorageError(f"{shown(held)}: its {LOCK} is gone in mid-run ({error.strerror}): the folder was "
+                               "moved, removed or unmounted, or that file was deleted. Nothing was written since; "
+                               "what this run has written must be back there before it goes on") from error
+        if not ours:
+            raise InUseError(in_use_message(held / LOCK, holder(held) or {})
+                             + f"; the {LOCK} of this one was deleted, and it has written nothing since")
+    return bool(holds)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this process has written a lock; OSError if there is none."""
+    with path.open("rb") as file:
+        return process(os.getpid()).items() <= lock_owner(file).items()
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Who holds a folder now; None if nobody. The lock is looked at and left as it is."""
+    with suppress(OSError), (folder / LOCK).open("rb") as file:
+        try:
+            kernel = kernel_lock(file, folder, fcntl.LOCK_SH)
+        except BlockingIOError:
+            return lock_owner(file)
+        owner = lock_owner(file)
+        return owner if owner and not kernel and not is_gone(owner) else None
+    return None
+
+
+def open_lock(path: Path) -> tuple[BinaryIO, dict[str, Any]]:
+    """The lock file, taken from a dead owner, if any, who is returned too; InUseError if another process has it.
+
+    It carries the kernel's lock. Where there is none, it belongs to who makes the file.
+    """
+    before: dict[str, Any] = {}
     for attempts_left in reversed(range(50)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
+            file, made = made_or_opened(path)
         except (FileNotFoundError, FileExistsError):
             if attempts_left:
                 continue  # a holder let go and removed its empty folder meanwhile
             raise
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kernel = kernel_lock(file, path.parent)
         except BlockingIOError:
             owner = lock_owner(file)
             file.close()
@@ -286,43 +392,126 @@ def open_lock(path: Path) -> io.TextIOWrapper:
                 time.sleep(GONE_SECONDS)  # its readers notice within a second and let go
                 continue
             raise InUseError(in_use_message(path, owner)) from None
-        with suppress(FileNotFoundError):
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                return file
+        owner = lock_owner(file)
+        before = owner or before
+        if owner and not is_gone(owner, kernel, network_locks(path.parent) if kernel else None):
+            file.close()
+            raise InUseError(in_use_message(path, owner) + f"; if that machine is gone, delete {path}")
+        if made or kernel:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file, before
+        elif owner or attempts_left == 1:
+            path.unlink(missing_ok=True)
+        else:
+            time.sleep(GONE_SECONDS)  # who has just made it is about to write into it
         file.close()  # the holder let go and removed the file between our open and our lock
     raise FileNotFoundError(errno.ENOENT, "the lock file keeps vanishing")
 
 
-def is_gone(owner: dict[str, Any]) -> bool:
-    """Whether the process that a lock names was one of this machine and has ended."""
-    if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
+def made_or_opened(path: Path) -> tuple[BinaryIO, bool]:
+    """A file to read and write, unbuffered, and whether it was made just now."""
+    try:
+        return path.open("x+b", buffering=0), True
+    except FileExistsError:
+        return path.open("r+b", buffering=0), False
+
+
+def kernel_lock(file: BinaryIO, folder: Path, how: int = fcntl.LOCK_EX) -> bool:
+    """Take the kernel's lock on a file; False, and that is said, where its file system has none.
+
+    BlockingIOError if another process has it.
+    """
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that begin "
+                 "there at the same moment are not surely kept apart")
+        return False
+    return True
+
+
+@functools.cache
+def process(pid: int) -> dict[str, Any]:
+    """A process of this machine, so that another one can tell whether it still lives; None for what can't be known."""
+    namespace = None
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return {"pid": pid, "host": socket.gethostname(), "machine": content("/etc/machine-id"), "namespace": namespace,
+            "boot": content("/proc/sys/kernel/random/boot_id"), "began": began(pid)}
+
+
+def content(path: str) -> str | None:
+    """What a small file of the system says; None if it is not there."""
+    with suppress(OSError, ValueError):
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    return None
+
+
+def began(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks since it was booted itself (proc(5), field 22)."""
+    stat = content(f"/proc/{pid}/stat")
+    return stat.rpartition(")")[2].split()[19] if stat else None
+
+
+def network_locks(folder: Path) -> str | None:
+    """The kind of network file system whose kernel's locks hold on all machines that use it; None for other folders."""
+    longest, kind, place = "", None, folder.resolve()
+    for line in (content("/proc/self/mountinfo") or "").splitlines():
+        mounted, _, system = line.partition(" - ")
+        point, (name, _, options) = mounted.split()[4], [*system.split(), "", ""][:3]
+        if len(point) >= len(longest) and place.is_relative_to(point.replace("\\040", " ")):
+            everywhere = {"nfs": "local_lock=none", "nfs4": "local_lock=none", "lustre": "flock"}.get(name)
+            longest, kind = point, name if everywhere in options.split(",") else None
+    return kind
+
+
+def is_gone(owner: dict[str, Any], kernel: bool = False, locks: str | None = None) -> bool:
+    """Whether the process that a lock names has surely ended; of one on another machine mostly nobody can tell.
+
+    kernel: whether we have the kernel's lock on the file, which it would have if it lived on this machine, or on any
+    that has `locks` of this kind (`network_locks`) as we have.
+    """
+    if kernel and locks is not None and owner.get("locks") == locks:
+        return True
+    here = process(os.getpid())
+    same_host = bool(owner.get("host") == here["host"])
+    if here["boot"] is None or owner.get("boot") is None:
+        same_kernel = same_host
+    elif owner["boot"] != here["boot"]:
+        return same_host and owner.get("machine") == here["machine"]  # booted since
+    else:
+        same_kernel = True  # of containers too, whatever the names that they are given
+    if not same_kernel or kernel:
+        return same_kernel
+    pid = owner.get("pid")
+    if owner.get("namespace", here["namespace"]) != here["namespace"] or not isinstance(pid, int):
         return False
     try:
-        os.kill(owner["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
-    return False
+        pass
+    return owner.get("began") not in (None, began(pid))  # another one has its number by now
 
 
-def take_lock(file: io.TextIOWrapper, folder: Path) -> str | None:
-    """Write our name into the lock; a note about a dead owner here, InUseError for one on another host."""
-    owner, here = lock_owner(file), socket.gethostname()
-    if owner and owner.get("host") != here:
-        raise InUseError(in_use_message(folder / LOCK, owner) + f"; if that machine is gone, delete {folder / LOCK}")
+def write_owner(file: BinaryIO, folder: Path) -> None:
+    """Write this process into the lock of a folder."""
+    text = json.dumps({**process(os.getpid()), "locks": network_locks(folder), "since": utc_now()}).encode()
     file.seek(0)
     file.truncate()
-    json.dump({"pid": os.getpid(), "host": here, "since": utc_now()}, file)
-    file.flush()
-    return f"took over the lock of pid {owner.get('pid')}, which is gone" if owner else None
+    if file.write(text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def lock_owner(file: io.TextIOWrapper) -> dict[str, Any]:
+def lock_owner(file: BinaryIO) -> dict[str, Any]:
     """Who wrote the lock file; {} if nobody or nothing readable."""
     file.seek(0)
     try:
-        owner = json.loads(file.read() or "{}")
+        owner = json.loads(file.read() or b"{}")
     except ValueError:
         return {}
     return owner if isinstance(owner, dict) else {}

@@ -38,7 +38,7 @@ def raise_signals() -> None:
 
 
 def raise_signal(number: int, frame: FrameType | None) -> None:
-    """Signal handler. Within an import it only notes: a half loaded library would swallow an error, or abort."""
+    """Signal handler. Within an import it only notes: half a library would swallow an error, or abort."""
     if importing(frame):
         _noted.add(number)
         signal.setitimer(signal.ITIMER_REAL, RETRY)

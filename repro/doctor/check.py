@@ -3,6 +3,7 @@
 import getpass
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,9 +31,10 @@ class Check:
 
 def anonymous(text: str) -> str:
     """Text with ~ for the home folder, USER for the user's name in a path, and HOST for the machine's."""
-    home = str(Path.home())
-    if len(home) > 1:
-        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+    with suppress(RuntimeError):  # nobody knows a home
+        home = str(Path.home())
+        if len(home) > 1:
+            text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # no such user in the system's list, as in some containers

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from repro.doctor.check import NOTE, OK, PROBLEM, Check
-from repro.places import in_tree, own_module
+from repro.places import PACKAGE, in_tree
 from repro.provenance import code_version, package_versions
 from repro.versions import COMPUTING, NEW_PAIR, NEWEST_PYTHON, python_range, version_problems
 
@@ -47,9 +47,9 @@ def code() -> Check:
 
 def probe() -> tuple[dict[str, Any], str]:
     """What `repro.doctor.probe` said, by name, and in one line why it said no more ('' if it came to its end)."""
-    command = own_module("repro.doctor.probe")
+    command = [sys.executable, "-m", "repro.doctor.probe"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False, cwd=PACKAGE.parent)
         output, reason = done.stdout, failure(done.returncode, done.stderr)
     except subprocess.TimeoutExpired as error:
         output, reason = error.stdout or b"", f"no answer within {SECONDS:.0f} s"

@@ -5,7 +5,6 @@ two files are never committed. Rows are appended, and count once the record says
 """
 
 import json
-import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from repro.config import PAPER_PRECISIONS, flat
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.scores import count_errors
 from repro.places import shown
-from repro.runs import file_sha256, utc_now, write_atomic, write_json
+from repro.runs import file_sha256, sync, utc_now, write_atomic, write_json
 
 SCHEMA = 1
 # Two tests that agree in these are the same test.
@@ -136,7 +135,7 @@ class Kept:
         """Make everything up to here last, the rows first."""
         try:
             self.file.flush()
-            os.fsync(self.file.fileno())
+            sync(self.file.fileno(), self.path.parent)
         except OSError as error:
             raise StorageError(f"can't write {shown(rows_path(self.path))}: {error.strerror}") from error
         write_json(json_path(self.path), self.record)

@@ -26,7 +26,7 @@ from repro.packing.manifest import (
     part_name,
 )
 from repro.places import shown
-from repro.runs import Run, find_run, locked, read_run, scan, utc_now, write_json
+from repro.runs import Run, find_run, locked, read_run, scan, sync, utc_now, write_json
 from repro.sizes import size_text
 
 MOST_PARTS = 1000  # Choice: three digits, so that a shell's pack-* names the parts in their order
@@ -71,7 +71,7 @@ class Parts:
         if self.file is not None:
             with self.file as file:
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno(), self.folder)
             self.done.append(PackedFile(part_name(len(self.done)), self.written, self.digest.hexdigest()))
         self.file = None
 

@@ -1,11 +1,7 @@
 """Take the runs out of a pack into the results folder: each appears, or replaces the one here, in one step."""
 
-import ctypes
-import errno
 import math
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,11 +10,7 @@ from repro.errors import ConfigError, DataError, InUseError, StorageError
 from repro.packing.manifest import FILE_NAME, Pack, PackedRun, Say, iteration_of, read_manifest
 from repro.packing.stream import check_parts, contents
 from repro.places import shown
-from repro.runs import LOCK, Run, file_sha256, locked, read_run, sync_folder
-
-RENAME_EXCHANGE = RENAME_SWAP = 2  # linux/fs.h; macOS sys/stdio.h
-AT_FDCWD = -100  # linux/fcntl.h
-NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
+from repro.runs import LOCK, NO_EXCHANGE, Run, exchange, file_sha256, locked, read_run, sync, sync_folder
 
 
 def unpack(folder: Path, results: Path, say: Say) -> None:
@@ -103,7 +95,7 @@ def extract(pack: Pack, new: dict[str, Path]) -> None:
                 for chunk in content:
                     out.write(chunk)
                 out.flush()
-                os.fsync(out.fileno())
+                sync(out.fileno(), path.parent)
             sync_folder(path.parent)
             sync_folder(new[run.name])
         except OSError as error:
@@ -142,21 +134,6 @@ def move_to_free_place(new: Path, place: Path) -> None:
         new.rename(place)
     except OSError as error:
         raise InUseError(f"{shown(place)}: another process began this run just now ({error.strerror})") from error
-
-
-def exchange(left: Path, right: Path) -> None:
-    """Swap two folders in one step of the kernel. OSError where the system or its file system can't."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(left), os.fsencode(right)
-    try:
-        if sys.platform == "darwin":
-            failed = libc.renamex_np(*names, RENAME_SWAP)
-        else:
-            failed = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
-    except AttributeError:  # a C library without this function
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if failed:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def clear(old: Path, place: Path) -> None:

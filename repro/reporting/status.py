@@ -1,6 +1,5 @@
 """`repro status`: what tables lack, what runs now, what is interrupted, and the time left. Never imports torch."""
 
-import fcntl
 import json
 import shlex
 from pathlib import Path
@@ -12,7 +11,7 @@ from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_roo
 from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
 from repro.reporting.run_cost import benchmarks, measured_times
 from repro.reporting.selection import Answer, Pool, paper_runs, pools, record
-from repro.runs import LOCK, OUT_OF_MEMORY, Run, lock_owner, read_rows, scan
+from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows, scan
 
 COMMAND = "repro run experiment={} seed={}"
 UNITS = ((86400 * 2, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))  # from, seconds in it, name
@@ -30,16 +29,8 @@ def status(results: Path, reference: Path) -> dict[str, Any]:
 
 def held(run: Run) -> dict[str, Any] | None:
     """Who works in a run's folder now; None if nobody. The lock is looked at and left as it is."""
-    path = run.folder / LOCK
-    try:
-        with path.open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return progress(run) | {"owner": lock_owner(file)}
-    except OSError:
-        pass
-    return None
+    owner = holder(run.folder)
+    return None if owner is None else progress(run) | {"owner": owner}
 
 
 def is_open(run: Run) -> bool:

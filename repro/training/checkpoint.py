@@ -116,7 +116,7 @@ def remove_all(folder: Path) -> None:
     """Delete every checkpoint of a run, also one that was cut off and what write_atomic was in the middle of."""
     for path in list_checkpoints(folder):
         remove(path)
-    for pattern in ("checkpoint-*.pt", "checkpoint-*.pt.[0-9]*", ".checkpoint-*.part"):
+    for pattern in ("checkpoint-*.pt", "checkpoint-*.pt.[0-9]*", ".*.part"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from repro.devices import is_out_of_memory
-from repro.errors import ImageError, LostProcessError, OutOfMemoryError, PeerError, StorageError
+from repro.errors import ImageError, InUseError, LostProcessError, OutOfMemoryError, PeerError, StorageError
 from repro.runs import OUT_OF_MEMORY, utc_now
 from repro.schema import Device, RunConfig
 from repro.sizes import size_text
@@ -28,10 +28,10 @@ def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | Non
         yield
     except (StorageError, ImageError, LostProcessError) as error:
         saved = "the last checkpoint stays"
-        with suppress(StorageError):
+        with suppress(StorageError, InUseError):
             writer.finish()
         if save is not None and not isinstance(error, PeerError):
-            with suppress(StorageError):
+            with suppress(StorageError, InUseError):
                 saved = saved if (at := save()) is None else f"saved at iteration {at}"
         note(recorder, "interrupted")
         raise type(error)(f"{error}\n{saved}; {advice}") from error
@@ -44,7 +44,7 @@ def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | Non
 
 def note(recorder: Recorder, status: str) -> None:
     """Write how a run ended into its record, if that can be written."""
-    with suppress(StorageError):
+    with suppress(StorageError, InUseError):
         recorder.write(status=status, ended=utc_now())
     recorder.close()
 

@@ -40,7 +40,7 @@ from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
 from repro.training.memory import Memory, needed, shortage
 from repro.training.progress import Progress, Stopwatch, duration
-from repro.training.recorder import Recorder, put_back
+from repro.training.recorder import Recorder, check_board, put_back
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from repro.training.synced import batch_norm_group, check_shares, synced
@@ -96,6 +96,7 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
         earlier = world.told(lambda: found_in(folder, config, asked_precision, say))
         if earlier.finished:
             return earlier
+        world.told(lambda: check_board(config))
         try:
             yield from train(config, folder, earlier, stop, go_on_command(config, command), say, jobs, world)
         except ImageError as error:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ import yaml
 
 from repro import runs
 from repro.config import deviations, identity, to_dict
+from repro.errors import ConfigError
 from repro.places import shown
 from repro.ranges import IMAGENET
 from repro.schema import RunConfig
@@ -63,12 +63,10 @@ class Recorder:
 
     def open_board(self, iteration: int) -> None:
         """TensorBoard's writer; scalars that an earlier session wrote past this iteration are dropped."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tensorboard's own dependencies
-            from torch.utils.tensorboard import SummaryWriter
+        writer = board_writer()
         self.go_on_without_board()
         try:
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
+            self.board = writer(str(self.folder / "tensorboard"), purge_step=iteration + 1)
         except OSError as error:
             self.no_board(error)
 
@@ -145,6 +143,25 @@ class Recorder:
                 self.board.close()
 
 
+def check_board(config: RunConfig) -> None:
+    """Raise ConfigError where TensorBoard is asked for and can't be imported."""
+    if config.machine.tensorboard:
+        board_writer()
+
+
+def board_writer() -> Any:
+    """The class that writes TensorBoard's files; ConfigError where it can't be imported."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+            from torch.utils.tensorboard import SummaryWriter
+    except Exception as error:  # ImportError, and whatever a protobuf of another version raises
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"TensorBoard can't be imported ({type(error).__name__}: {reason}); "
+                          "machine.tensorboard=false trains without it, with the same numbers") from error
+    return SummaryWriter
+
+
 def recorded_config(config: RunConfig) -> dict[str, Any]:
     """The resolved configuration as recorded: without this machine's paths."""
     values = to_dict(config)
@@ -158,12 +175,13 @@ def whole_iteration(row: dict[str, float]) -> dict[str, float]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file so that it survives a power cut; StorageError if that fails."""
+    """Append to a file so that it survives a power cut; StorageError if that fails, InUseError as of `check_held`."""
+    runs.check_held(path.parent)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            runs.sync(file.fileno(), path.parent)
     except OSError as error:
         raise runs.not_written(path, len(text.encode()), error) from error
 

@@ -242,7 +242,7 @@ def test_a_failing_disk_leaves_what_was_here(direct, results, tmp_path, monkeypa
             patch.setattr(Path, "open", lambda path, mode="r", *more, **kinds: full() if mode == "xb" else
                           original(path, mode, *more, **kinds))
         else:
-            patch.setattr(*{"fsync": (unpacking.os, "fsync"), "exchange": (unpacking, "exchange")}[failing], full)
+            patch.setattr(*{"fsync": (runs.os, "fsync"), "exchange": (unpacking, "exchange")}[failing], full)
         says(direct("unpack", "pack"), 5, "No space left on device")
     assert tree(results) == (before or {"runs/": b""})
     assert direct("unpack", "pack").code == 0
@@ -275,7 +275,7 @@ def test_without_exchange_a_run_that_begins_meanwhile_is_7(results, tmp_path, mo
 
 
 def test_a_system_without_the_function_says_so_by_its_error_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking.ctypes, "CDLL", lambda *arguments, **settings: object())
+    monkeypatch.setattr(runs.ctypes, "CDLL", lambda *arguments, **settings: object())
     with pytest.raises(OSError, match="not implemented") as caught:
         unpacking.exchange(tmp_path, tmp_path)
     assert caught.value.errno in unpacking.NO_EXCHANGE

@@ -17,11 +17,12 @@ import torch
 from repro.data.reader_processes import Processes
 from repro.errors import LostProcessError, Stopped, StorageError
 from repro.places import TREE
-from repro.runs import read_run, scan
+from repro.runs import locked, read_run, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data
 from tests.made_cli import TINY
 from tests.made_images import SMOKE, make_folder
+from tests.outcome import Outcome, says
 
 CPU = torch.device("cpu")
 
@@ -101,6 +102,18 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     assert same_end(run, alone)
 
 
+@pytest.mark.fault(18, 69)
+def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(small_disk):
+    folder = small_disk("64k") / "a" / "seed0"
+    folder.mkdir(parents=True)
+    with suppress(OSError), (folder.parent / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(StorageError, match=r"can't write .*run\.lock: No space left on device"), locked(folder):
+        pass
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.fault(19)
 def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, tmp_path, monkeypatch):
     """The row that did not reach the disk is in the checkpoint, and the history goes on without a hole."""
@@ -155,6 +168,37 @@ def test_a_history_that_was_damaged_between_two_sessions_is_restored_from_the_ch
     run = engine.run(config, say=said.append)
     assert sum("history.csv was not as this run had written it" in line for line in said) == 1
     assert same_end(run, alone)
+
+
+@pytest.mark.fault(54)
+def test_a_tensorboard_that_can_not_be_imported_is_2_before_anything_is_written(here, tmp_path, monkeypatch):
+    """As with a protobuf that is too new for it."""
+    for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "tensorboard.py").write_text(
+        "raise TypeError('Descriptors cannot be created directly.\\nIf this call came from a _pb2.py file, ...')")
+    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
+    says(here("run", *TINY, "machine.tensorboard=true"), 2, "TensorBoard can't be imported (TypeError: Descriptors "
+         "cannot be created directly.); machine.tensorboard=false trains without it")
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert here("run", *TINY, "train.iterations=2").code == 0, "the way on"
+
+
+@pytest.mark.fault(69)
+def test_a_run_whose_folder_is_moved_ends_with_5_and_no_other_folder_appears(tmp_path):
+    words = [*TINY, "data=synthetic", "train.iterations=100000", "train.lr_drops=[]", "evaluation.interval=100000",
+             "machine.checkpoint_seconds=0"]
+    process = subprocess.Popen([sys.executable, "-m", "repro", "run", *words], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env=os.environ | {"REPRO_RESULTS": str(tmp_path)})
+    while not (found := list(tmp_path.glob("runs/*/seed0/checkpoint-*.json"))) and process.poll() is None:
+        time.sleep(0.05)
+    folder, moved = found[0].parent, tmp_path / "moved"
+    folder.rename(moved)
+    _, text = process.communicate(timeout=60)
+    says(Outcome(process.returncode, "", text), 5, f"{folder}: its run.lock is gone in mid-run", "go on with: repro")
+    assert not folder.exists()
+    assert checkpoint.load_newest(moved, CPU) is not None
 
 
 # ---- memory
