@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from repro.wording import visible
+
 PACKAGE = Path(__file__).resolve().parent
 TREE = PACKAGE.parent
 
@@ -45,8 +47,8 @@ def data_dir(setting: str | None = None) -> Path:
 
 
 def shown(path: Path) -> str:
-    """The path as a person would type it: relative where it lies below the current folder."""
+    """The path as a person would type it: relative where it lies below the current one, and printable."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return visible(str(path.relative_to(Path.cwd())))
     except ValueError:
-        return str(path)
+        return visible(str(path))
