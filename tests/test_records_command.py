@@ -69,11 +69,11 @@ def test_records_that_are_sent_together_and_committed_ones_are_compared(direct, 
     shutil.copytree(record, twin)
     outcome = direct("verify-record", str(record), str(twin))
     assert outcome.code == 0
-    assert "history.csv is byte for byte that of twin/seed0" in outcome.out
-    assert "history.csv is byte for byte that of cifar_resnet20/seed0" in outcome.out
+    assert "it shares history.csv, responses.csv, gradients.csv, the weights' SHA-256 with twin/seed0" in outcome.out
+    assert "the weights' SHA-256 with cifar_resnet20/seed0" in outcome.out
     copied = tmp_path / "copied" / "seed0"
     shutil.copytree(COMMITTED[0], copied)
-    assert f"byte for byte that of {COMMITTED[0].parent.name}/seed0" in direct("verify-record", str(copied)).out
+    assert f"the weights' SHA-256 with {COMMITTED[0].parent.name}/seed0" in direct("verify-record", str(copied)).out
 
 
 @pytest.mark.parametrize("name", ["nowhere", "run.json"])
