@@ -73,7 +73,7 @@ def test_records_that_are_sent_together_and_committed_ones_are_compared(direct, 
     assert "the weights' SHA-256 with cifar_resnet20/seed0" in outcome.out
     copied = tmp_path / "copied" / "seed0"
     shutil.copytree(COMMITTED[0], copied)
-    assert f"the weights' SHA-256 with {COMMITTED[0].parent.name}/seed0" in direct("verify-record", str(copied)).out
+    assert f" with {COMMITTED[0].parent.name}/seed0: the same run" in direct("verify-record", str(copied)).out
 
 
 @pytest.mark.parametrize("name", ["nowhere", "run.json"])
