@@ -310,10 +310,17 @@ def identity(config: RunConfig) -> str:
 
 def identity_of(recorded: dict[str, Any]) -> str:
     """The identity of a configuration as it is recorded, nested plain values."""
-    told = {key: value for key, value in numbers(recorded).items()
+    told = {key: unsigned(value) for key, value in numbers(recorded).items()
             if key not in ADDED_LATER or value != ADDED_LATER[key]}
     text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def unsigned(value: Any) -> Any:
+    """The value with zeros that have no sign: -0.0 and 0.0 are one."""
+    if isinstance(value, list):
+        return [unsigned(one) for one in value]
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from repro.wording import visible
+
 PACKAGE = Path(__file__).resolve().parent
 TREE = PACKAGE.parent
 
@@ -53,8 +55,8 @@ def data_dir(setting: str | None = None) -> Path:
 
 
 def shown(path: Path) -> str:
-    """The path as a person would type it: relative where it lies below the current folder, if there is one still."""
+    """The path as a person would type it: relative where it lies below the current folder, and printable."""
     try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, FileNotFoundError):
-        return str(path)
+        return visible(str(path.relative_to(Path.cwd())))
+    except (ValueError, FileNotFoundError):  # elsewhere, or there is no current folder any more
+        return visible(str(path))

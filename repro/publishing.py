@@ -1,14 +1,13 @@
 """Promote a finished local run into results/reference, where the committed evidence lies."""
 
 import errno
-import json
 import shutil
 from pathlib import Path
 
 from repro.config import identity_of
 from repro.errors import ConfigError, StorageError
 from repro.places import in_tree, reference_dir, shown
-from repro.runs import NO_EXCHANGE, Run, exchange, find_run, part_of, read_run, write_atomic
+from repro.runs import NO_EXCHANGE, Run, exchange, find_run, part_of, read_json, read_run, write_atomic
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
@@ -108,7 +107,7 @@ def finished_tests(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob(TESTS)):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except ValueError:
             continue
         if isinstance(content, dict) and content.get("finished") is True:

@@ -19,20 +19,26 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
+from enum import Enum
+from math import isfinite
+from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import UnionType
+from typing import Any, BinaryIO, get_args, get_origin
 
-from repro.config import identity, paper_identities, scaled, suggest
+from repro.config import ADDED_LATER, NOT_IDENTITY, flat, identity, keys, paper_identities, scaled, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.places import results_dir, shown
 from repro.ranges import IMAGENET, SYNTHETIC
 from repro.schema import RunConfig
+from repro.wording import visible
 
 RECORD_SCHEMA = 1
 LOCK = "run.lock"
@@ -45,6 +51,24 @@ NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
 # What a file system answers that has no locks, or can't bring a folder to its disk.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 _held: set[Path] = set()  # the folders that this process holds
+# What every record has, what it may say of a place where it ran, and what else it may have, by type; keys that are not
+# here belong to a newer version.
+HAS: dict[str, Any] = {"experiment": str, "seed": int, "identity": str, "status": str, "config": RunConfig,
+                       "iterations": int, "schema": int}
+PLACE: dict[str, Any] = {
+    "device": str, "devices": int, "jobs_per_device": int, "precision": str, "threads": int, "engine": str,
+    "updates_per_graph": int, "started": str, "ended": str, "from_iteration": int, "to_iteration": int,
+    "commit": str | None, "dirty": bool | None, "memory_format_ms": dict[str, float], "slurm": dict[str, Any],
+    **dict.fromkeys(("python", "torch", "torchvision", "numpy", "system", "architecture"), str | None)}
+MAY_HAVE: dict[str, Any] = {
+    "deviations": list[str], "evaluated_on": str | None, "iteration": int, "memory_bytes": int, "parameters": int,
+    "data": {"name": str, "split": str, "sha256": str}, "environment": PLACE, "sessions": [PLACE],
+    "started": str, "ended": str, "warmup_end": int | None, "train_seconds": float, "evaluation_seconds": float,
+    "weights_sha256": str, "history_sha256": str, "gradients_sha256": str, "responses": {"sha256": str},
+    "result": dict[str, Real] | None, "best_on_test": dict[str, Real], "recomputed_batch_norm": dict[str, Real]}
+DEEPEST = 12  # Choice: levels of lists and mappings; a record has four
+LARGEST = 2**63  # of whole numbers
+LONGEST = 10_000  # Choice: characters of a text
 
 
 @dataclass(frozen=True)
@@ -145,23 +169,100 @@ def find_run(name: str, *roots: Path) -> Run:
 
 def scan(root: Path) -> list[Run]:
     """All runs below `root` (a `runs` folder), by experiment and seed; unreadable ones carry their problem."""
-    folders = [folder for folder in root.glob("*/seed*") if re.fullmatch(r"seed\d+", folder.name)]
+    folders = [folder for experiment in inside(root) for folder in inside(experiment)
+               if re.fullmatch(r"seed\d+", folder.name)]
     return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.parent.name, int(f.name[4:])))]
 
 
-def read_run(folder: Path) -> Run:
-    """The run in a folder. A missing, torn or foreign record is a problem, not an exception."""
+def inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if it is none. What can't be looked into, or printed, is said to be left out."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        for key in ("experiment", "seed", "identity", "status", "config", "iterations", "schema"):
+        found = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        leave_out(folder, str(error.strerror))
+        return []
+    for path in found:
+        if not path.name.isprintable():
+            leave_out(path, "its name has characters that can't be printed")
+    return [path for path in found if path.name.isprintable()]
+
+
+@functools.cache
+def leave_out(path: Path, reason: str) -> None:
+    """Say once that something is left out, and why."""
+    print(f"{shown(path)} is left out: {reason}", file=sys.stderr)
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. A missing, torn, foreign or hostile record is a problem, not an exception.
+
+    What is taken has the types of HAS and MAY_HAVE, so that whoever reads it need not look again.
+    """
+    try:
+        record = plain(read_json(folder / "run.json"))
+        for key in HAS:
             record[key]
         if record["schema"] > RECORD_SCHEMA:
             return Run(folder, None, f"record of schema {record['schema']}; this version reads up to {RECORD_SCHEMA}")
+        wrong = wrong_record(record)
+        if wrong:
+            return Run(folder, None, f"unreadable run.json ({wrong})")
         return Run(folder, record, history_problem(folder, record))
     except FileNotFoundError:
         return Run(folder, None, "no run.json")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return Run(folder, None, f"unreadable run.json or history.csv ({type(error).__name__}: {error})")
+
+
+def wrong_record(record: dict[str, Any]) -> str | None:
+    """The first key of a record that is missing or not of its type; None for a good one."""
+    wrong = misfit(record, HAS | MAY_HAVE)
+    if wrong:
+        return wrong
+    recorded = record["config"].keys() | flat(record["config"]).keys()
+    return next((f"no config.{key}" for key in keys() if key not in recorded and key not in NOT_IDENTITY
+                 and key not in ADDED_LATER), None)
+
+
+def misfit(value: Any, kind: Any, where: str = "") -> str | None:
+    """Where a value is not of a type, or of the types of these keys, in words; keys that it lacks are let be."""
+    if type(value) is kind and kind is not float:
+        return None
+    if is_dataclass(kind):
+        kind = {one.name: one.type for one in fields(kind)}
+    if isinstance(kind, UnionType):
+        found = [misfit(value, one, where) for one in get_args(kind)]
+        return None if None in found else found[0]
+    inner: list[tuple[Any, Any, str]] = []
+    if isinstance(kind, dict) and isinstance(value, dict):
+        inner = [(value[key], one, f"{where}.{key}".lstrip(".")) for key, one in kind.items() if key in value]
+    elif get_origin(kind) is dict and isinstance(value, dict):
+        inner = [(one, get_args(kind)[1], f"{where}.{key}") for key, one in value.items()]
+    elif isinstance(value, list) and (isinstance(kind, list) or get_origin(kind) is list):
+        inner = [(one, kind[0] if isinstance(kind, list) else get_args(kind)[0], where) for one in value]
+    elif kind in (float, Real):
+        good = type(value) in (int, float) and (kind is Real or isfinite(value))
+        return None if good else f"{where}: {repr(value)[:60]} is no {'finite ' if kind is float else ''}number"
+    elif kind is not Any and not (isinstance(kind, type) and issubclass(kind, Enum) and type(value) is str):
+        return f"{where}: {repr(value)[:60]} can't be"
+    return next((wrong for one in inner if (wrong := misfit(*one))), None)
+
+
+def plain(value: Any, levels: int = DEEPEST) -> Any:
+    """A value of JSON, its texts printable anywhere; ValueError if it is too deep, or a number or text too large."""
+    if isinstance(value, (dict, list)) and not levels:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict):
+        return {visible(key): plain(one, levels - 1) for key, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one, levels - 1) for one in value]
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError("a whole number of more than 63 bits")
+    if isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(f"a text of more than {LONGEST} characters")
+    return visible(value) if isinstance(value, str) else value
 
 
 def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
@@ -173,7 +274,8 @@ def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
     if not rows or rows[-1]["iteration"] != last or record["iterations"] != last:
         return "history.csv does not reach the last iteration"
     interval = scaled(record["config"]["evaluation"]["interval"], record["config"]["scale"])
-    if [row["iteration"] for row in rows] != [*range(interval, last, interval), last]:
+    marks = range(interval, last, interval)
+    if len(rows) != len(marks) + 1 or [row["iteration"] for row in rows] != [*marks, last]:
         return "history.csv has not every evaluation once"
     recorded = record.get("history_sha256")
     if recorded is not None and recorded != file_sha256(folder / "history.csv"):
@@ -183,14 +285,33 @@ def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
     return None
 
 
+def open_plain(path: Path) -> io.BufferedReader:
+    """A file to read. OSError as `open`, and for a pipe or device, which might be waited for without end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    return file
+
+
+def read_json(path: Path) -> Any:
+    """What a plain file of JSON holds; OSError if it can't be read, ValueError if it holds anything else."""
+    with open_plain(path) as file:
+        text = file.read()
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file of any size, as hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """A CSV of numbers as dicts; [] if there is none; lines that are not complete are dropped."""
+    """A CSV of numbers as dicts; [] if there is none; it ends before the first line that is not whole."""
     result = []
     for row in read_rows(path):
         try:
@@ -201,11 +322,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """A CSV as dicts of text; [] if there is none; a torn last line is dropped."""
+    """A CSV as dicts of text; [] if there is none; a torn last line and whatever follows damage is dropped."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    with open_plain(path) as file:
+        text = file.read().decode("utf-8", errors="replace")
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    found = []
+    with suppress(csv.Error):  # a field that is too long
+        for row in rows:
+            found.append(row)
+    return found
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

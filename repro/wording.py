@@ -37,6 +37,12 @@ def same_beginning(word: str, name: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), min(len(word), len(name)))
 
 
+def visible(text: str) -> str:
+    """The text in characters that can be printed anywhere and move no cursor; others as their escape sequence."""
+    return text if text.isprintable() else "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
 def allowed(schema: Any, key: str) -> str | None:
     """What the schema admits under a dotted key, in words; None if it has no such key."""
     head, _, rest = key.partition(".")

@@ -38,7 +38,7 @@ BASE = {
     "__init__": set(),
     "errors": set(),
     "schema": set(),
-    "places": set(),
+    "places": {"wording"},
     "sizes": set(),
     "ranges": {"errors", "schema", "sizes"},
     "wording": set(),
@@ -48,7 +48,7 @@ BASE = {
     "versions": {"__init__", "places"},
     "published": {"config", "errors"},
     "paper": {"config", "errors", "places", "published", "schema"},
-    "runs": {"config", "errors", "places", "ranges", "schema"},
+    "runs": {"config", "errors", "places", "ranges", "schema", "wording"},
     "stopping": set(),
     "streams": {"errors"},
 }

@@ -1,6 +1,7 @@
 """`repro verify-record`: what it prints, its exit codes, and that it needs no torch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,11 +69,11 @@ def test_records_that_are_sent_together_and_committed_ones_are_compared(direct, 
     shutil.copytree(record, twin)
     outcome = direct("verify-record", str(record), str(twin))
     assert outcome.code == 0
-    assert "history.csv is byte for byte that of twin/seed0" in outcome.out
-    assert "history.csv is byte for byte that of cifar_resnet20/seed0" in outcome.out
+    assert "it shares history.csv, responses.csv, gradients.csv, the weights' SHA-256 with twin/seed0" in outcome.out
+    assert "the weights' SHA-256 with cifar_resnet20/seed0" in outcome.out
     copied = tmp_path / "copied" / "seed0"
     shutil.copytree(COMMITTED[0], copied)
-    assert f"byte for byte that of {COMMITTED[0].parent.name}/seed0" in direct("verify-record", str(copied)).out
+    assert f" with {COMMITTED[0].parent.name}/seed0: the same run" in direct("verify-record", str(copied)).out
 
 
 @pytest.mark.parametrize("name", ["nowhere", "run.json"])
@@ -97,3 +98,59 @@ def test_it_never_loads_torch(record):
                           check=False)
     assert done.returncode == 0, done.stderr
     assert "counts as" in done.stdout
+
+
+def hostile(folder, kind):
+    """Make a record of a run's folder one that does harm where it is read carelessly."""
+    if kind == "nested":
+        (folder / "run.json").write_text('{"experiment": ' + "[" * 100_000)
+    elif kind == "null":
+        put(folder, None, "config", "data")
+    elif kind == "huge":
+        put(folder, "1e9999999", "config", "scale")
+    elif kind == "endless":
+        put(folder, 2**62, "iterations")
+        put(folder, 2**62, "config", "train", "iterations")
+        put(folder, 1, "config", "evaluation", "interval")
+        with (folder / "history.csv").open("a") as file:
+            file.write(f"{2**62},0.1,1,1,1,1\n")
+    elif kind == "long field":
+        with (folder / "history.csv").open("a") as file:
+            file.write("1" * 200_000 + "\n")
+    elif kind == "binary tail":
+        with (folder / "history.csv").open("ab") as file:
+            file.write(b"\xff\x00\xfe\n")
+    else:
+        (folder / kind).unlink()
+        os.mkfifo(folder / kind)
+
+
+@pytest.mark.fault(71, 76)
+def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
+    from repro.reporting.pending import pending
+
+    kinds = ["nested", "null", "huge", "endless", "long field", "binary tail", "run.json", "history.csv"]
+    results = tmp_path / "results"
+    good = write_record(results / "runs")
+    put(good, "$\\input{x}$ \x1b[31m", "environment", "device")
+    for seed, kind in enumerate(kinds, 1):
+        hostile(write_record(results / "runs", seed=seed), kind)
+    (results / "runs" / "a\x1b[2J" / "seed0").mkdir(parents=True)
+    (results / "exported").mkdir()
+    os.mkfifo(results / "exported" / "a.pt")
+    shown = [direct(*words) for words in (
+        ["table", "all"], ["figure", "figure6"], ["status"], ["list"], ["claims"], ["report"], ["weights", "list"],
+        ["compare", str(good), str(good)], ["compare", str(good), str(good), "--json"])]
+    assert [outcome.code for outcome in shown] == [0] * len(shown), shown
+    assert not [outcome for outcome in shown if "\x1b" in outcome.out + outcome.err]
+    table = direct("table", "table6").out
+    assert "8.50" in table
+    assert table.count(": incomplete: unreadable run.json") == 4
+    assert table.count(": incomplete: history.csv") == 3
+    assert "seed4: stale: its recorded configuration and identity differ" in table
+    assert "finished" in [one.state for one in pending(results, tmp_path) if one.experiment == "cifar_resnet20"]
+    found = direct("verify-record", str(good), str(good.with_name("seed2")))
+    says(found, 4, "checks that fail")
+    assert "\x1b" not in found.out + found.err
+    says(direct("compare", str(good), str(good.with_name("seed1"))), 2, "unreadable run.json")
+    assert r"$\input{x}$ \x1b[31m" in (results / "figures" / "figure6.svg").read_text()

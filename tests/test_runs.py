@@ -19,6 +19,7 @@ from repro.publishing import PUBLISHED_FILES, copy_record
 from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
 from repro.schema import Precision
 from repro.training.recorder import append_text
+from tests.packing.made import recorded
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
 
@@ -30,7 +31,7 @@ def finished(tmp_path) -> Path:
     folder.mkdir(parents=True)
     result = {"iteration": 20, "learning_rate": 0.1, "train_top1_error": 60.5, "test_top1_error": 61.25}
     record = {"schema": 1, "experiment": "cifar_resnet20", "seed": 0, "identity": "0" * 12, "status": "finished",
-              "config": {"train": {"iterations": 20}, "evaluation": {"interval": 10}, "scale": 1.0}, "iterations": 20,
+              "config": recorded(), "iterations": 20,
               "result": result}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text(f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n")

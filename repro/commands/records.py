@@ -56,6 +56,6 @@ def line_of(one: "Finding") -> str:
 def printed(folder: Path) -> str:
     """A folder's name in characters that can be printed."""
     from repro.places import shown
-    from repro.records.finding import visible
+    from repro.wording import visible
 
-    return "".join(map(visible, shown(folder)))
+    return visible(shown(folder))

@@ -4,7 +4,6 @@ NAME.json is the record; NAME.npy holds the probabilities (N, K) float16, NAME.l
 two files are never committed. Rows are appended, and count once the record says so.
 """
 
-import json
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +16,7 @@ from repro.config import PAPER_PRECISIONS, flat
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.scores import count_errors
 from repro.places import shown
-from repro.runs import file_sha256, sync, utc_now, write_atomic, write_json
+from repro.runs import file_sha256, read_json, sync, utc_now, write_atomic, write_json
 
 SCHEMA = 1
 # Two tests that agree in these are the same test.
@@ -180,7 +179,7 @@ def labels_path(path: Path) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """The record of a test; FileNotFoundError if there is none, StorageError if it is no such record."""
     try:
-        record = json.loads(json_path(path).read_text(encoding="utf-8"))
+        record = read_json(json_path(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

@@ -24,7 +24,7 @@ from torch import Tensor
 from repro.config import compose, deviations, experiments, flat, from_record, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.places import shown
-from repro.runs import Run, file_sha256, read_run
+from repro.runs import Run, file_sha256, open_plain, read_json, read_run
 from repro.schema import RunConfig
 
 SCHEMA = 1
@@ -93,7 +93,7 @@ def is_state_dict(value: Any) -> bool:
 def read_plain(path: Path) -> Any:
     """What a file of torch.save holds: tensors and plain values. StorageError in a line if it is anything else."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             head = file.read(64).lstrip()
     except FileNotFoundError as error:
         raise StorageError(f"no file {shown(path)}; a run of yours has weights.pt when it is finished") from error
@@ -125,6 +125,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise ConfigError(f"{shown(path)}: the package safetensors is needed (extra `weights`)") from error
     try:
+        open_plain(path).close()
         state: dict[str, Tensor] = load_file(path)
     except FileNotFoundError as error:
         raise StorageError(f"no file {shown(path)}") from error
@@ -156,7 +157,7 @@ def exported(path: Path) -> Carried | None:
     StorageError if it can't be read or is of other weights.
     """
     try:
-        content = json.loads(facts_path(path).read_text(encoding="utf-8"))
+        content = read_json(facts_path(path))
         if content["schema"] != SCHEMA:
             raise StorageError(f"{shown(facts_path(path))}: schema {content['schema']}; this version reads {SCHEMA}")
         if content["sha256"] != file_sha256(path):

@@ -30,7 +30,7 @@ Check = Callable[[Record], Problems]
 def check_record(folder: Path, references: Sequence[Path] = ()) -> list[Finding]:
     """All findings about the record in a folder; the last one (`counts as`) says what it would be, were it taken.
 
-    references: folders of other records, whose histories it must not share. ConfigError (2) if there is no such
+    references: folders of other records, whose numbers it must not share. ConfigError (2) if there is no such
     folder, StorageError (5) if a file of it can't be read; whatever the files hold gives findings, never an error.
     """
     sent, problems = read_folder(folder)
@@ -46,12 +46,13 @@ def check_record(folder: Path, references: Sequence[Path] = ()) -> list[Finding]
         return [*found, verdict(found, "its configuration can't be used, so nothing else was checked")]
     found += collected("configuration", "every key, type and range is one of this version", [])
     record = with_rows(Record(folder, sent.files, content, config))
-    for name, text, check in checks(written, histories(references, folder)):
+    for name, text, check in checks(written, files_of(references, folder)):
         found += collected(name, text.format(**summary(record)), check(record))
     return [*found, verdict(found, meaning(record))]
 
 
-def checks(written: dict[str, Any] | None, others: Mapping[str, bytes]) -> Iterator[tuple[str, str, Check]]:
+def checks(written: dict[str, Any] | None,
+           others: Mapping[str, Mapping[str, bytes]]) -> Iterator[tuple[str, str, Check]]:
     """(name, what is said if it finds nothing, check) of every check of a record that can be read."""
     own = configuration
     yield "config.yaml", "agrees with run.json", lambda record: own.check_yaml(written, record.content)
@@ -113,15 +114,10 @@ def with_rows(record: Record) -> Record:
     return replace(record, history=rows[HISTORY], timing=rows[TIMING], unread=unread)
 
 
-def histories(references: Sequence[Path], folder: Path) -> dict[str, bytes]:
-    """history.csv of other records, by the name of their folder; of these too only plain files are opened."""
-    found: dict[str, bytes] = {}
-    for other in references:
-        if other.resolve() != folder.resolve():
-            data = read_folder(other)[0].files.get(HISTORY)
-            if data is not None:
-                found[f"{other.parent.name}/{other.name}"] = data
-    return found
+def files_of(references: Sequence[Path], folder: Path) -> dict[str, dict[str, bytes]]:
+    """The files of other records, by the name of their folder; of these too only plain files are opened."""
+    return {f"{other.parent.name}/{other.name}": read_folder(other)[0].files for other in references
+            if other.resolve() != folder.resolve()}
 
 
 def summary(record: Record) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from repro.wording import visible
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 LONGEST = 600  # characters of a finding's text
 LONGEST_VALUE = 60  # characters of a recorded value in it
@@ -27,12 +29,7 @@ Problems = Iterator[tuple[str, str]]  # verdict and text
 
 def finding(check: str, verdict: str, text: str) -> Finding:
     """A finding whose text is one line, not too long, and of characters that move no cursor."""
-    return Finding(check, verdict, cut("".join(map(visible, text)), LONGEST))
-
-
-def visible(character: str) -> str:
-    """A character that can be printed anywhere, else its escape sequence."""
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+    return Finding(check, verdict, cut(visible(text), LONGEST))
 
 
 def cut(text: str, longest: int) -> str:

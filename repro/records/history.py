@@ -11,6 +11,8 @@ from repro.schema import WarmUp
 
 NAME = "history.csv"
 CLOSE = 1e-9  # of a recorded number to the one that it is computed to be: both are double precision
+FAR = 5.0  # Choice: points between a result and the same weights' with averaged statistics; measured: at most 0.3
+SETTLED = 100  # Choice: iterations after which running statistics no longer know how they began
 LOSS_SLACK = 0.01  # Choice: share of the smallest possible loss that rounding may take away; 16-bit sums are coarse
 # A wrong answer leaves the true class at most 1/2, one that is not among the first five at most 1/6.
 LEAST_LOSS = {"top1_error": math.log(2), "top5_error": math.log(6)}
@@ -173,6 +175,11 @@ def wrong_averaged(averaged: dict[str, Any], record: Record) -> Problems:
     for name in names:
         if (text := wrong_error(name, averaged[name], record.tested_images)) is not None:
             yield ERROR, f"recomputed_batch_norm: {text}"
+        own = record.content["result"].get(name)
+        settled = record.schedule.iterations >= SETTLED
+        if settled and type(own) in (int, float) and abs(averaged[name] - own) > FAR:
+            yield ERROR, (f"the recorded result has {name} {own:.2f} %, the same weights with averaged BN statistics "
+                          f"{averaged[name]:.2f}: more than {FAR:g} points apart")
 
 
 def chance_error(record: Record) -> float:

@@ -1,6 +1,5 @@
-"""What is possible but unusual in a record. Each finding says what it compares, and none is a failure by itself."""
+"""What is possible but unusual in a record. Each finding says what it compares; only a copied run is a failure."""
 
-import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -10,10 +9,12 @@ from repro.paper import PLAIN_NETS, golden_count, published_table
 from repro.ranges import CIFAR10, IMAGENET
 from repro.records.configuration import rows_of_paper
 from repro.records.evaluations import read_evaluations
-from repro.records.finding import WARNING, Problems
+from repro.records.finding import ERROR, WARNING, Problems, Refused
 from repro.records.history import NAME as HISTORY
 from repro.records.history import chance_error
 from repro.records.known import Record
+from repro.records.layers import GRADIENTS, RESPONSES
+from repro.records.reading import json_of
 from repro.records.timing import latest_time
 from repro.reporting.evaluations import ERRORS, TABLES
 
@@ -90,19 +91,33 @@ def check_published(record: Record) -> Problems:
                                 f"{printed:.2f} of {row.label} in {table}: more than {FAR:g}")
 
 
-def check_twins(record: Record, others: Mapping[str, bytes]) -> Problems:
-    """The same history as another record's: no two seeds share one. others: history.csv by the record's name."""
-    own = record.files.get(HISTORY)
-    if own is None:
-        return
-    digest = hashlib.sha256(own).digest()
-    for name, data in others.items():
-        if hashlib.sha256(data).digest() == digest:
-            yield WARNING, (f"{HISTORY} is byte for byte that of {name}: the same run again, or a copy under another "
-                            "name; no two seeds share a history")
+def check_twins(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> Problems:
+    """The weights, histories or layer statistics of other records (their files by name): no two seeds share them."""
+    for name, files in others.items():
+        try:
+            other = json_of(files.get("run.json", b""))
+        except Refused:
+            other = {}
+        shared = [file for file in (HISTORY, RESPONSES, GRADIENTS)
+                  if file in record.files and record.files[file] == files.get(file)]
+        equal = len(rows := losses(record.files)) - len(rows - losses(files))
+        if HISTORY not in shared and equal > len(rows) / 2:
+            shared.append(f"the losses of {equal} of {len(rows)} tests")
+        if (own := record.content.get("weights_sha256")) and own == other.get("weights_sha256"):
+            shared.append("the weights' SHA-256")
+        if shared:
+            copied = other.get("seed", record.content["seed"]) != record.content["seed"]
+            yield ERROR if copied else WARNING, (f"it shares {', '.join(shared)} with {name}: the same run again, or a "
+                                                 "copy under another name; no two seeds share them")
 
 
-def check_plausible(record: Record, others: Mapping[str, bytes]) -> Problems:
+def losses(files: Mapping[str, bytes]) -> set[tuple[bytes, ...]]:
+    """Iteration, training and test loss of every row of a history, as they are written."""
+    rows = [line.split(b",") for line in files.get(HISTORY, b"").splitlines()[1:]]
+    return {(row[0], row[2], row[4]) for row in rows if len(row) > 4}
+
+
+def check_plausible(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> Problems:
     """All of the above."""
     yield from check_curves(record)
     yield from check_speed(record)

@@ -11,6 +11,7 @@ from repro.config import suggest
 from repro.records.finding import LONGEST_VALUE, cut, told
 
 MOST_UNKNOWN = 5  # keys that are named
+FEWEST_DIGITS = 6  # Choice: different ones in a commit; of 1e16 real ones none is to be expected with fewer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ HASH = Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and
 IDENTITY = Kind("12 hexadecimal digits", lambda value: isinstance(value, str) and
                 re.fullmatch(r"[0-9a-f]{12}", value) is not None)
 COMMIT = kind_or_null(Kind("the 40 hexadecimal digits of a commit", lambda value: isinstance(value, str) and
-                           re.fullmatch(r"[0-9a-f]{40}", value) is not None))
+                           re.fullmatch(r"[0-9a-f]{40}", value) is not None and len(set(value)) >= FEWEST_DIGITS))
 VERSION = kind_or_null(Kind("a version as 2.11.0", lambda value: isinstance(value, str) and
                             re.fullmatch(r"\d[\w.+!-]{0,60}", value, re.ASCII) is not None))
 MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))

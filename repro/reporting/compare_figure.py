@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from repro.reporting.compare import figure_name, label
-from repro.reporting.style import LINES, SETTINGS
+from repro.reporting.style import LINES, SETTINGS, literal
 from repro.runs import Run, write_atomic
 
 COLOURS = (("#004488", "D"), ("#DDAA33", "o"))
@@ -28,7 +28,7 @@ def draw_two(first: Run, second: Run, folder: Path) -> list[Path]:
                 if rows and f"{kind}_top1_error" in rows[0]:
                     ax.plot([row["iteration"] for row in rows], [row[f"{kind}_top1_error"] for row in rows],
                             color=colour, marker=marker, markersize=3, markevery=max(1, len(rows) // 8),
-                            label=f"{kind}: {label(run)}", **LINES[style])
+                            label=literal(f"{kind}: {label(run)}"), **LINES[style])
         ax.set(xlabel="iterations", ylabel="error (%)", xlim=(0, None), ylim=(0, None))
         ax.grid(axis="y", linewidth=0.4, color="#CCCCCC", linestyle=(0, (1, 2)))
         if ax.lines:

@@ -4,7 +4,6 @@ Written by `repro eval protocol=...`, read here and by nothing else in the repor
 """
 
 import functools
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from repro.published import PROTOCOL_LABELS
 from repro.ranges import IMAGENET
 from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary
-from repro.runs import Run, file_sha256
+from repro.runs import Run, file_sha256, read_json
 
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
@@ -91,7 +90,7 @@ def other_data(one: Evaluation) -> str | None:
 def command(run: Run, protocol: str) -> str:
     """What tests a finished run."""
     seed = f" seed={run.seed}" if run.seed else ""
-    return f"repro eval experiment={run.experiment}{seed} protocol={protocol}{data_root(run)}"
+    return f"repro eval {shlex.quote(f'experiment={run.experiment}')}{seed} protocol={protocol}{data_root(run)}"
 
 
 def data_root(run: Run) -> str:
@@ -114,7 +113,7 @@ def path_of(run: Run, protocol: str) -> Path:
 def read(run: Run, protocol: str) -> dict[str, Any]:
     """The record of a run's test; {} without a readable one."""
     try:
-        content = json.loads(path_of(run, protocol).read_text(encoding="utf-8"))
+        content = read_json(path_of(run, protocol))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

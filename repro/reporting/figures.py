@@ -19,7 +19,7 @@ from repro.reporting.evidence import layers_of
 from repro.reporting.figure_data import DrawnCurve, DrawnFigure, DrawnPanel, gather, names
 from repro.reporting.layer_data import LayerFigure, gather_layers
 from repro.reporting.layer_figures import paint_layers
-from repro.reporting.style import CHARACTERS_PER_INCH, LINES, LOOKS, NOTE_LINE, NOTE_SIZE, SETTINGS
+from repro.reporting.style import CHARACTERS_PER_INCH, LINES, LOOKS, NOTE_LINE, NOTE_SIZE, SETTINGS, literal
 from repro.reporting.variants import LAYERS, split_name
 from repro.runs import write_atomic
 
@@ -79,9 +79,9 @@ def paint(content: DrawnFigure) -> Figure:
     axes = figure.subplots(1, len(content.panels), squeeze=False)[0]
     figure.subplots_adjust(left=LEFT / width, right=1 - RIGHT / width, bottom=bottom / height, top=1 - top / height,
                            wspace=(LEFT + RIGHT) / (PANEL_WIDTH - LEFT - RIGHT))
-    figure.text(0.12 / width, 1 - 0.1 / height, "\n".join(title), va="top", fontsize=9)
-    figure.text(0.12 / width, 0.08 / height, "\n".join(notes), va="bottom", fontsize=NOTE_SIZE, color="#333333",
-                linespacing=1.25)
+    figure.text(0.12 / width, 1 - 0.1 / height, literal("\n".join(title)), va="top", fontsize=9)
+    figure.text(0.12 / width, 0.08 / height, literal("\n".join(notes)), va="bottom", fontsize=NOTE_SIZE,
+                color="#333333", linespacing=1.25)
     for ax, panel in zip(axes, content.panels, strict=True):
         paint_panel(ax, content, panel)
     return figure

@@ -1,6 +1,5 @@
 """Tables 2 to 5: published, reference and yours side by side, from tests of finished ImageNet runs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from repro.reporting.evaluations import (
 from repro.reporting.selection import REFERENCE, YOURS, Pool, pools, run_name
 from repro.reporting.statistics import FEW_RUNS, IMAGENET_STD, WIDTH, verdict
 from repro.reporting.table import Table, TableRow
+from repro.runs import read_json
 
 JUDGED = "top1_error"  # Choice: the verdict is that of the top-1 error, which every trained row has
 ENSEMBLE = "table5"
@@ -155,7 +155,7 @@ def table5(results: Path | None, reference: Path) -> Table:
 def read_ensemble(root: Path) -> dict[str, Any]:
     """The record that `repro ensemble table5` wrote below a results folder; {} without a readable one."""
     try:
-        found = json.loads((root / "ensembles" / f"{ENSEMBLE}.json").read_text(encoding="utf-8"))
+        found = read_json(root / "ensembles" / f"{ENSEMBLE}.json")
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -166,11 +166,12 @@ def ensemble_problem(found: Mapping[str, Any], pool: Pool) -> str | None:
     if not found:
         return None
     wanted = ensemble(ENSEMBLE)
-    members = [(one.get("experiment"), one.get("seed")) for one in found.get("members", []) if isinstance(one, dict)]
+    listed = found["members"] if isinstance(found.get("members"), list) else []
+    members = [(one.get("experiment"), one.get("seed")) for one in listed if isinstance(one, dict)]
     if members != [(one.experiment, one.seed) for one in wanted.members] or found.get("protocol") != wanted.protocol:
         return "it is not of the members and protocol of experiments/ensembles/table5.yaml"
     exact = {precision.name for precision in PAPER_PRECISIONS}
-    for one in found["members"]:
+    for one in listed:
         if one.get("identity") not in paper_identities(one["experiment"]) or one.get("precision") not in exact:
             return f"its {one['experiment']} seed {one['seed']} is no run, or no test, of the paper's settings"
         if stale := other_test(one, wanted.protocol, pool):

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from repro.reporting.evidence import layers_of
 from repro.reporting.layer_data import LayerFigure, LayerPanel
-from repro.reporting.style import CHARACTERS_PER_INCH, LINES, LOOKS, NOTE_LINE, NOTE_SIZE
+from repro.reporting.style import CHARACTERS_PER_INCH, LINES, LOOKS, NOTE_LINE, NOTE_SIZE, literal
 
 WIDTH, PANEL_HEIGHT = 7.2, 2.2  # inches
 
@@ -26,9 +26,9 @@ def paint_layers(content: LayerFigure) -> Figure:
     axes = figure.subplots(len(content.panels), 1, squeeze=False)[:, 0]
     figure.subplots_adjust(left=0.6 / WIDTH, right=1 - 0.15 / WIDTH, bottom=bottom / height, top=1 - top / height,
                            hspace=0.42)
-    figure.text(0.12 / WIDTH, 1 - 0.1 / height, "\n".join(title), va="top", fontsize=9)
-    figure.text(0.12 / WIDTH, 0.08 / height, "\n".join(notes), va="bottom", fontsize=NOTE_SIZE, color="#333333",
-                linespacing=1.25)
+    figure.text(0.12 / WIDTH, 1 - 0.1 / height, literal("\n".join(title)), va="top", fontsize=9)
+    figure.text(0.12 / WIDTH, 0.08 / height, literal("\n".join(notes)), va="bottom", fontsize=NOTE_SIZE,
+                color="#333333", linespacing=1.25)
     longest = max(len(curve.values) for panel in content.panels for curve in panel.curves)
     for number, (ax, panel) in enumerate(zip(axes, content.panels, strict=True)):
         paint_panel(ax, content, panel, longest)

@@ -13,7 +13,7 @@ from repro.reporting.run_cost import benchmarks, measured_times
 from repro.reporting.selection import Answer, Pool, paper_runs, pools, record
 from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows, scan
 
-COMMAND = "repro run experiment={} seed={}"
+COMMAND = "repro run {} seed={}"
 UNITS = ((86400 * 2, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))  # from, seconds in it, name
 
 
@@ -46,7 +46,7 @@ def stopped(run: Run) -> dict[str, Any]:
     values = flat(content["config"])
     keys = [text.partition(": ")[0] for text in content.get("deviations", [])]
     changes = [shlex.quote(f"{key}={override(values[key])}") for key in keys if key in values]
-    go_on = " ".join([COMMAND.format(run.experiment, run.seed), *changes])
+    go_on = " ".join([COMMAND.format(shlex.quote(f"experiment={run.experiment}"), run.seed), *changes])
     return progress(run) | {"note": note, "go_on": go_on + data_root(run)}
 
 

@@ -17,3 +17,8 @@ SETTINGS: Any = {
 }
 NOTE_SIZE, NOTE_LINE = 6.0, 0.115  # points; inches per line
 CHARACTERS_PER_INCH = 22.0  # of the small print, on the safe side for DejaVu Sans at NOTE_SIZE
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib draws as it stands: between two dollars it would read a formula."""
+    return text.replace("$", r"\$")

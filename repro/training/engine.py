@@ -34,7 +34,7 @@ from repro.training.background import Snapshot, Writer
 from repro.training.distributed import World, join, started_by_others, with_devices
 from repro.training.endings import ending_well, no_memory
 from repro.training.execution import Execution
-from repro.training.folder import check_same_data, check_trainable, differing, found_in, held, past_tests
+from repro.training.folder import check_same_data, check_trainable, differing, elsewhere, found_in, held, past_tests
 from repro.training.images import load_images
 from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
@@ -142,6 +142,8 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     recorder = Recorder(folder, config, data.evaluated_on,
                         facts(config, schedule, data, execution, memory, earlier, done, jobs, format_times),
                         world.leader)
+    if done and (changed := elsewhere(*recorder.record["sessions"][-2:])):
+        say(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
     recorder.begin(done)
     recorder.write(iteration=done, **watch.values())
 

@@ -60,6 +60,13 @@ def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
                         "over")
 
 
+def elsewhere(before: dict[str, Any], now: dict[str, Any] | None = None) -> str:
+    """In what surroundings two sessions of a run differ, in words (a CPU's name tells its threads); '' for none."""
+    keys = ("device", "python", "torch", "torchvision", "numpy", "commit")
+    return "; ".join(f"{key} {before[key]} until now, {now[key]} from here on" for key in keys
+                     if now and before.get(key) is not None and before[key] != now.get(key))
+
+
 def past_tests(folder: Path, evaluated_on: str, done: int) -> list[tuple[int, float]]:
     """(iteration, error in percent) of the tests up to this iteration, as recorded."""
     return [(int(row["iteration"]), row[f"{evaluated_on}_top1_error"]) for row in read_history(folder / "history.csv")
@@ -90,7 +97,7 @@ def check_not_lost(earlier: Run) -> None:
     """Raise StorageError where a run has come far and nothing is left to go on from: never silently from scratch."""
     if checkpoint.list_checkpoints(earlier.folder) or earlier.finished or earlier.status == "diverged":
         return
-    begun = earlier.record["iteration"] > 0 if earlier.record else bool(earlier.history())
+    begun = earlier.record.get("iteration", 0) > 0 if earlier.record else bool(earlier.history())
     if begun:
         raise StorageError(f"{shown(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
                            "resume=never puts it aside and starts over")

@@ -1,15 +1,15 @@
 """`repro weights list`: the weights that are here, committed, exported, imported, and of runs."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.kept import SCHEMA
-from repro.evaluation.weight_files import Carried, read_weights
+from repro.evaluation.weight_files import Carried, facts_path, read_weights
 from repro.places import shown
-from repro.runs import Run, file_sha256, scan
+from repro.runs import Run, file_sha256, read_json, scan
+from repro.wording import visible
 
 NONE_COMMITTED = "no weights are committed: no full-length run is yet"
 WEIGHTS = ("*.pt", "*.safetensors")
@@ -49,10 +49,13 @@ def exported(path: Path, source: str) -> Entry:
         return unreadable(path, source, error)
     if carried is None or not carried.source:
         return Entry(path.name, "?", "?", f"{source}, without its JSON", file_sha256(path), str(path))
-    facts = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
-    labelled = f" ({'; '.join(facts['labels'])})" if facts["labels"] else ""
-    found = error_of(facts["record"], facts["evaluated_on"]) + labelled
-    return Entry(path.name, network(carried), found, f"{source}, {facts['run']}", facts["sha256"], str(path))
+    try:
+        facts = read_json(facts_path(path))
+        labelled = f" ({'; '.join(facts['labels'])})" if facts["labels"] else ""
+        found = error_of(facts["record"], facts["evaluated_on"]) + labelled
+        return Entry(path.name, network(carried), found, f"{source}, {facts['run']}", facts["sha256"], str(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return unreadable(path, source, error)
 
 
 def imported(path: Path, results: Path) -> Entry:
@@ -75,7 +78,7 @@ def measured(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             split = "val" if "val_top1_error" in record else "test"
             if record["schema"] == SCHEMA and record["finished"]:
                 found.append(f"{record[f'{split}_top1_error']:.2f} {split} ({path.stem})")
@@ -119,7 +122,7 @@ def listing(found: list[Entry]) -> str:
     if not found:
         return "\n".join([*lines, "none in your results either: `repro weights import`, `repro weights export`"])
     table = [("name", "network", "error (%)", "source", "SHA-256"),
-             *((one.name, one.network, one.error, one.source, one.sha256[:12]) for one in found)]
+             *(tuple(map(visible, (one.name, one.network, one.error, one.source, one.sha256[:12]))) for one in found)]
     widths = [max(len(row[column]) for row in table) for column in range(5)]
     return "\n".join([*lines, *("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
                                 for row in table)])

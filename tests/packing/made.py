@@ -1,5 +1,6 @@
 """Made-up packs: a small run record, and packs whose manifest and tar say whatever a test wants."""
 
+import functools
 import hashlib
 import io
 import json
@@ -7,15 +8,24 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from repro.config import compose, to_dict
+
 NAME = "cifar_resnet20@0123456789ab/seed0"
 HISTORY = "iteration,learning_rate,test_top1_error\n10,0.1,82.5\n20,0.1,61.25\n"
+
+
+@functools.cache
+def recorded() -> dict[str, Any]:
+    """The configuration of a run of 20 iterations, evaluated every 10; not to be changed."""
+    return to_dict(compose(["experiment=cifar_resnet20", "train.iterations=20", "train.lr_drops=[]",
+                            "evaluation.interval=10", "machine.precision=fp32"]))
 
 
 def record(iteration: int = 10, status: str = "interrupted", **changes: Any) -> dict[str, Any]:
     """The record of a run of 20 iterations, evaluated every 10."""
     result = {"iteration": 20, "learning_rate": 0.1, "test_top1_error": 61.25}
     return {"schema": 1, "experiment": "cifar_resnet20", "seed": 0, "identity": "0123456789ab", "status": status,
-            "config": {"train": {"iterations": 20}, "evaluation": {"interval": 10}, "scale": 1.0}, "iterations": 20,
+            "config": recorded(), "iterations": 20,
             "iteration": iteration, **({"result": result} if status == "finished" else {}), **changes}
 
 

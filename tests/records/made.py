@@ -34,7 +34,7 @@ BEGUN = datetime(2026, 5, 1, tzinfo=UTC)
 SECONDS, TEST_SECONDS, PAUSE = 30.0, 2.0, timedelta(hours=1)  # of each row; between two sessions
 VERSIONS = {"python": "3.12.1", "torch": "2.12.0", "torchvision": "0.27.0", "hydra-core": "1.3.8", "omegaconf": "2.3.0",
             "numpy": "2.1.0"}
-CODE = {"repro": "0.1.0", "commit": "1" * 40, "dirty": False}
+CODE = {"repro": "0.1.0", "commit": "0123456789abcdef" * 2 + "01234567", "dirty": False}
 HOW = {"engine": "eager", "updates_per_graph": 1, "jobs_per_device": 1, "devices": 1}
 
 

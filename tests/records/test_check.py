@@ -14,7 +14,7 @@ from repro.records import configuration
 from repro.records.check import check_record
 from repro.records.finding import ERROR, WARNING
 from tests.records.forgeries import FORGERIES, IMAGENET, MADE, RESNET, SHORTENED, TESTS, WARNINGS, renamed
-from tests.records.made import composed, edit, lines, objections, put, remove, write_record
+from tests.records.made import cell, composed, consistent, edit, lines, objections, put, remove, write_record
 
 READ = {}
 COMMITTED = sorted((reference_dir() / "runs").glob("*/seed*"))
@@ -129,6 +129,7 @@ def found_in(folder: Path, check: str, words: str, verdict: str, *references: Pa
     assert (findings[-1].verdict == ERROR) or verdict == WARNING
 
 
+@pytest.mark.fault(72)
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forgery_is_found(record, name):
     kind, spoil, check, words = FORGERIES[name]
@@ -173,8 +174,38 @@ def test_a_copy_under_another_seed_is_recognised_by_its_history(record):
     first = record()
     second = copy_of(first, 1)
     assert objections(second) == []
-    found_in(second, "plausibility", "history.csv is byte for byte that of cifar_resnet20/seed0", WARNING, first)
+    found_in(second, "plausibility", "it shares history.csv, responses.csv, gradients.csv, the weights' SHA-256 with "
+             "cifar_resnet20/seed0", ERROR, first)
     assert objections(first, first) == [], "not of itself"
+
+
+@pytest.mark.fault(72)
+def test_a_copy_is_recognised_by_whatever_it_still_shares(record):
+    """A seed relabelled and one loss moved by 1e-9; then other weights, then other layers too."""
+    first = record()
+    second = copy_of(first, 1)
+    value = json.loads((first / "run.json").read_text())["result"]["train_loss"]
+    cell(second, -1, "train_loss", value + 1e-9)
+    consistent(second)
+    found_in(second, "plausibility", "it shares responses.csv, gradients.csv, the losses of 164 of 165 tests, the "
+             "weights' SHA-256 with cifar_resnet20/seed0", ERROR, first)
+    put(second, "e" * 64, "weights_sha256")
+    found_in(second, "plausibility", "responses.csv, gradients.csv, the losses of 164 of 165 tests with", ERROR, first)
+    for name, key in (("responses.csv", "responses"), ("gradients.csv", "gradients_sha256")):
+        (second / name).unlink()
+        remove(second, key)
+    found_in(second, "plausibility", "it shares the losses of 164 of 165 tests with cifar_resnet20/seed0", ERROR, first)
+    lines(second, lambda found: found.__setitem__(slice(1, None), [
+        ",".join([a, b, c + "1", *rest]) for a, b, c, *rest in (line.split(",") for line in found[1:])]))
+    consistent(second)
+    assert objections(second, first) == [], "other numbers"
+
+
+def test_the_same_run_sent_again_is_a_warning(record, tmp_path):
+    first = record()
+    again = tmp_path / "again" / first.parent.name / first.name
+    shutil.copytree(first, again)
+    found_in(again, "plausibility", "the same run again", WARNING, first)
 
 
 @pytest.mark.parametrize("name", WARNINGS)

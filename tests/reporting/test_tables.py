@@ -306,7 +306,7 @@ def test_no_text_breaks_a_row(results: Path, reference: Path, make_run):
     assert len(lines) == len(table.rows) + 2
     rows = list(csv.reader(table.csv().splitlines()))
     assert {len(line) for line in rows} == {len(table.columns)}
-    assert 'a | b c, "d"' in [cell for line in rows for cell in line]
+    assert 'a | b\\nc, "d"' in [cell for line in rows for cell in line]
 
 
 def test_tables_import_neither_torch_nor_matplotlib():
