@@ -142,6 +142,7 @@ class SecondReference:
     protocol: str
     errors: dict[str, Errors]
     best_on_test: bool = False
+    same_network: bool = True
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def test_both_of_torchs_interfaces_say_the_same(precision):
     assert settings()[:3] == (("tf32",) * 3 if on else ("ieee",) * 3)
 
 
+@pytest.mark.fault(57)
 def test_a_network_can_be_exported_where_a_run_has_set_tf32():
     set_tf32(True)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
@@ -69,6 +70,7 @@ def test_settings_come_back_also_where_the_caller_set_the_newer_interface_alone(
     assert (settings(), older_settings()) == before
 
 
+@pytest.mark.fault(57)
 def test_settings_come_back_after_an_error():
     torch.backends.cudnn.benchmark = True
     before = settings()

@@ -114,6 +114,16 @@ def test_table4_marks_the_test_set():
     assert [row.key for row in paper.published_table("table4").rows if row.split == "test"] == ["vgg-ilsvrc14"]
 
 
+@pytest.mark.fault(79)
+def test_the_usual_range_is_that_of_last_epochs_of_the_same_network():
+    found = paper.second_references()
+    theirs = [source for source in found.sources if source.same_network and not source.best_on_test]
+    assert [source.key for source in found.sources if not source.same_network] == ["apark263"]
+    for net, usual in found.usual.items():
+        errors = [source.errors[net].test for source in theirs if net in source.errors]
+        assert set(usual) == {round(min(errors) + 1e-9, 1), round(max(errors) + 1e-9, 1)}, net
+
+
 def test_second_references():
     found = paper.second_references()
     errors = {source.key: {net: (e.test, e.train) for net, e in source.errors.items()} for source in found.sources}
@@ -126,10 +136,13 @@ def test_second_references():
         "akamaster": {"resnet-20": (8.27, None), "resnet-32": (7.37, None), "resnet-44": (6.90, None),
                       "resnet-56": (6.61, None), "resnet-110": (6.32, None), "resnet-1202": (6.18, None)},
         "apark263": {"resnet-20": (8.29, None), "resnet-32": (7.26, None), "resnet-56": (6.31, None),
-                     "resnet-110": (6.00, None)}}
+                     "resnet-110": (6.00, None)},
+        "techxzen": {"plain-20": (10.08, None), "plain-32": (11.15, None), "plain-44": (14.12, None),
+                     "plain-56": (15.39, None), "resnet-20": (8.74, None), "resnet-32": (8.30, None),
+                     "resnet-44": (7.16, None), "resnet-56": (7.41, None)}}
     assert [source.key for source in found.sources if source.best_on_test] == ["akamaster"]
-    assert found.usual["resnet-56"] == (6.3, 7.5)
-    assert found.usual["plain-56"] == (13.1,)
+    assert found.usual["resnet-56"] == (6.9, 7.5)
+    assert found.usual["resnet-110"] == (6.7,)
     assert found.run_to_run_std == (0.15, 0.3)
     assert (found.reruns.net, found.reruns.runs, found.reruns.test) == ("resnet-56", 6, (6.89, 8.42))
     weights = {(w.net, w.protocol): (w.top1_error, w.top5_error) for w in found.authors_weights}

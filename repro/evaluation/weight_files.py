@@ -262,7 +262,9 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
         theirs = " ".join(f"{key}={written(carried.settings[key])}" for key in map(key_of, wrong))
         raise ConfigError(f"{' '.join(wrong)} contradicts {shown(path)}, whose weights need {theirs}")
     before = flat(to_dict(paper_config(config.name))) if config.name in experiments() else {}
-    changed = [word for word in own if before.get(key_of(word)) != carried.settings[key_of(word)]]
+    given = {key_of(word) for word in overrides}
+    changed = [word for word in own if before.get(key_of(word)) != carried.settings[key_of(word)]
+               and key_of(word) not in given]
     return config, f"settings of {shown(path)}: {' '.join(changed)}" if changed else ""
 
 

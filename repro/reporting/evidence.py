@@ -91,13 +91,14 @@ def averaged_notes(answers: Iterable[Answer]) -> list[str]:
 
 
 def second_reference(references: SecondReferences, net: str) -> str:
-    """Others' test errors of a network with their source, `*` for the best epoch on the test set, [training]."""
+    """Others' test errors of a network with their source, `*` best epoch on test, `+` another network, [training]."""
     found = []
     for source in references.sources:
         if net in source.errors:
             errors = source.errors[net]
             train = "" if errors.train is None else f" [{errors.train:.2f}]"
-            found.append(f"{errors.test:.2f}{train}{'*' if source.best_on_test else ''} {source.key}")
+            marks = "*" * source.best_on_test + "+" * (not source.same_network)
+            found.append(f"{errors.test:.2f}{train}{marks} {source.key}")
     if net in references.usual:
         usual = references.usual[net]
         found.append(f"usual {usual[0]} to {usual[1]}" if len(usual) == 2 else f"usual about {usual[0]}")
@@ -110,7 +111,8 @@ def second_reference_notes(references: SecondReferences, nets: Iterable[str]) ->
     used = [source for source in references.sources if any(net in source.errors for net in shown)]
     listed = "; ".join(f"{source.key} = {source.repository} ({source.protocol})" for source in used)
     star = " * = best epoch on the test set." if any(source.best_on_test for source in used) else ""
-    return [f"second references: {listed}.{star}"]
+    plus = " + = another network." if not all(source.same_network for source in used) else ""
+    return [f"second references: {listed}.{star}{plus}"]
 
 
 def parameters(layers: int) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from repro.config import with_precision
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, set_up, settings_restored, synchronise
 from repro.models import build_model
-from repro.schema import Architecture, Device, Engine, Precision, RunConfig
+from repro.schema import Architecture, Device, Engine, RunConfig
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
@@ -19,7 +18,6 @@ from repro.training.synced import batch_norm_group
 CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
 IMAGES, CPU_CIFAR_IMAGES = 50_000, 2_560  # of CIFAR-10 on a GPU: of fewer, each captured block makes a new order
 FORMATS = {False: "contiguous", True: "channels_last"}
-FASTER = 1.2  # bf16 must gain this much over fp32 to be taken for a short run
 _formats: dict[object, dict[str, float]] = {}  # what `memory_format_times` measured in this process
 
 
@@ -142,11 +140,3 @@ def random_data(device: torch.device, config: RunConfig) -> DeviceData:
     labels = torch.randint(0, 10, (count,), generator=generator, device=device)
     mean = images[:256].float().mean(0)
     return DeviceData(images, labels, images[:256], labels[:256], mean, "random", "random", "")
-
-
-def fast_precision(config: RunConfig) -> Precision:
-    """bf16 where it is measured at least 1.2 times as fast as fp32 on this machine, else fp32."""
-    config = replace(config, machine=replace(config.machine, precision=Precision.fp32))
-    exact = measure(config, 2).step_seconds
-    fast = measure(with_precision(config, Precision.bf16), 2).step_seconds
-    return Precision.bf16 if exact / fast >= FASTER else Precision.fp32

@@ -171,12 +171,14 @@ def say_precisions(configs: list[RunConfig]) -> None:
 
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
-    """The precision of a short run: as asked, else that of runs that are there, else the faster of fp32 and bf16."""
+    """The precision of a short run: as asked, else that of runs that are there, else fp32.
+
+    Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that in
+    float64 (fp32: 0.99), so that a short run would show the arithmetic and not the network.
+    """
     if any(override.startswith(("machine=", "machine.precision=")) for override in overrides):
         return None
-    begun = has_begun(preset, overrides)
-    names = preset.experiments or ()
-    return begun or cost.fast_precision(compose([f"experiment={names[0]}", *overrides]))
+    return has_begun(preset, overrides) or Precision.fp32
 
 
 def has_begun(preset: Preset, overrides: list[str]) -> Precision | None:
