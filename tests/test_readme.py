@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from repro.config import compose
+from repro.models import build_model
 from repro.paper import costs, ensemble, suite
 from repro.places import TREE
 from repro.reporting import figures, tables
@@ -161,3 +162,15 @@ def test_the_bench_is_the_committed_one():
     assert f"medians of {record['rounds']} rounds" in " ".join(README.split())
     assert record["quick"] is False
     assert record["precision"] == "fp32"
+
+
+@pytest.mark.fault(80)
+def test_the_details_say_what_the_authors_files_and_others_do_differently():
+    details = {row[0]: " ".join(row) for row in rows_after("detail")}
+    network = build_model(compose(["experiment=imagenet_resnet50"]).model, 0)
+    assert "`model.fc_init=msra`" in details["fully connected layer"]
+    assert not network.fc.bias.any()
+    assert "pool1" in details["the authors' ImageNet files"]
+    assert network.pool.padding == 1
+    assert "bias in conv1" in details["the authors' ImageNet files"]
+    assert network.conv1.bias is None

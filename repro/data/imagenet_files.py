@@ -7,7 +7,7 @@ repro/data/imagenet_labels.py). A wiring test takes any folders of classes, and 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,17 @@ import numpy as np
 
 from repro.data.cifar10_files import present
 from repro.data.imagenet_labels import WNID
-from repro.data.imagenet_listing import Contents, Listing, Names, Numbers, Say, contents, list_classes, list_flat
+from repro.data.imagenet_listing import (
+    Contents,
+    Listing,
+    Names,
+    Numbers,
+    Problems,
+    Say,
+    contents,
+    list_classes,
+    list_flat,
+)
 from repro.errors import DataError
 from repro.places import shown
 from repro.ranges import CLASSES
@@ -104,21 +114,26 @@ class Listings:
 
 
 def find(root: Path, wiring_test: bool = False, say: Say | None = None,
-         expected: Expected = OFFICIAL) -> ImageNetFiles:
+         expected: Expected = OFFICIAL, val_alone: bool = False) -> ImageNetFiles:
     """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
 
-    say: gets a line every 5 s. DataError (exit 3) that names what is missing or the first bad files, and what to do;
+    say: gets a line every 5 s; val_alone: a root without train/ will do, the training set is empty then. DataError (exit 3) that names what is missing or the first bad files, and what to do;
     StorageError (exit 5) for a folder that can't be read.
     """
-    found = list_sets(root, wiring_test, say)
+    found = list_sets(root, wiring_test, say, val_alone)
+    if val_alone and not len(found.train.names):
+        expected = replace(expected, train=0)
     wrong = differences(found, (len(found.train.names), len(found.val.names)), expected, wiring_test)
     bad = [str(one.problems) for one in found.each if one.problems.count]
     refuse(root, wiring_test, [*wrong, *bad], f"; {SKIPPING}" if bad else "")
     return finished(found)
 
 
-def list_sets(root: Path, wiring_test: bool, say: Say | None) -> Listings:
+def list_sets(root: Path, wiring_test: bool, say: Say | None, val_alone: bool = False) -> Listings:
     """List the files of both sets. DataError where there are none, StorageError for a folder that can't be read."""
+    if val_alone and not wiring_test and (root / VAL).is_dir() and not (root / TRAIN).exists():
+        val = listed(root / VAL, say)
+        return Listings(root, replace(val.without(range(len(val.names))), problems=Problems()), val)
     train_folder, val_folder = set_folders(root, wiring_test)
     train = listed(train_folder, say)
     return Listings(root, train, train if train_folder == val_folder else listed(val_folder, say))

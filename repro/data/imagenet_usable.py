@@ -38,8 +38,8 @@ Bad = list[list[tuple[int, str]]]  # for each of `Listings.each`: numbers of ima
 
 
 def usable(config: RunConfig, say: Say, stop: StopRequest | None = None,
-           expected: Expected = OFFICIAL) -> ImageNetFiles:
-    """The images of a configuration's run or test. What is left out is said.
+           expected: Expected = OFFICIAL, val_alone: bool = False) -> ImageNetFiles:
+    """The images of a configuration's run or test; with `val_alone` train/ may be missing. What is left out is said.
 
     Choice: what counts against the published numbers is what was found, so that as many images may be lacking as are
     left out, and no more. DataError (3) for anything else that `find` refuses, and for a class without an image left;
@@ -47,7 +47,7 @@ def usable(config: RunConfig, say: Say, stop: StopRequest | None = None,
     """
     root, wiring_test = data_dir(config.data.root), config.data.wiring_test
     if config.data.on_bad is OnBad.fail:
-        return find(root, wiring_test, say, expected)
+        return find(root, wiring_test, say, expected, val_alone)
     found = list_sets(root, wiring_test, say)
     folders = [one.problems.of(NESTED, NO_IMAGES) for one in found.each]
     refuse(root, wiring_test, [*differences(found, (count_found(found.train), count_found(found.val)), expected,

@@ -27,7 +27,7 @@ from repro.models.vgg import CROP
 from repro.places import results_dir, shown
 from repro.provenance import code_version, package_versions
 from repro.runs import Run, file_sha256, locked
-from repro.schema import Family, Precision, Resume, RunConfig
+from repro.schema import Family, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest, going_on
 
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
@@ -59,7 +59,9 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     except OSError as error:
         raise StorageError(f"{shown(weights)}: {error.strerror}") from error
     views = views_of(protocol, config.data)
-    files = usable(config, print_now, stop)
+    # A run's own weights are tested on the set that they were trained on; others need its mean only.
+    files = usable(config, print_now, stop,
+                   val_alone=run is None and config.data.normalization is Normalization.per_channel)
     check_classes(config, len(files.wnids))
     normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}

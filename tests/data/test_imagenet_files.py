@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def fault(root: Path, *words: str, wiring_test: bool = False, expected: Expected
 
 
 # ---- what is found
+
+@pytest.mark.fault(77)
+def test_val_alone_is_enough_where_nothing_is_taken_from_the_training_images(root):
+    whole = find(root, expected=SMALL)
+    shutil.rmtree(root / "train")
+    found = find(root, expected=SMALL, val_alone=True)
+    assert found.wnids == WNIDS
+    assert (found.val.names.tolist(), found.val.labels.tolist()) == (whole.val.names.tolist(), [0, 1, 2])
+    assert (len(found.train), found.one_folder) == (0, False)
+    assert found.fingerprint != whole.fingerprint
+    fault(root, "train/ missing")
+    (root / "val" / WNIDS[0] / f"ILSVRC2012_val_{WNIDS[0]}.JPEG").unlink()
+    with pytest.raises(DataError, match="a class's folder without images"):
+        find(root, expected=SMALL, val_alone=True)
+
 
 def test_images_are_sorted_by_class_and_name_and_labelled_by_the_place_of_the_wnid(root):
     found = find(root, expected=SMALL)

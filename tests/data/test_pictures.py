@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from torchvision import transforms
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms import functional
 
 from repro.data import pictures
@@ -209,10 +210,12 @@ def test_cmyk_is_converted(tmp_path):
     assert blue < 15
 
 
+@pytest.mark.fault(59)
 def test_of_16_bits_the_upper_8_count_in_grey_and_in_colour(tmp_path):
     deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     path = saved(tmp_path, Image.fromarray(deep), "deep.png")
     assert (pixels_of(path) == (deep >> 8)[:, :, None]).all()
+    assert np.asarray(default_loader(str(path))).mean() > 250 > 128 > pixels_of(path).mean(), "ImageFolder clips them"
     (tmp_path / "colour.png").write_bytes(png16(np.stack([deep, deep[::-1], deep.T], axis=2)))
     assert (pixels_of(tmp_path / "colour.png") == np.stack([deep, deep[::-1], deep.T], axis=2) >> 8).all()
 
@@ -228,13 +231,20 @@ def test_alpha_is_dropped_and_a_palette_with_transparency_looked_up(tmp_path):
         assert (pixels_of(path) == [10, 200, 30]).all()
 
 
-def test_a_rotation_noted_in_exif_is_not_applied(tmp_path):
+@pytest.mark.fault(59)
+def test_a_rotation_noted_in_exif_is_not_applied_as_in_imagefolder(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(tmp_path, Image.fromarray(noise(60, 40)), "turned.jpg", exif=exif)
     with Image.open(path) as image:
         assert image.getexif()[0x0112] == 6
-    assert open_rgb(path).size == (60, 40)
+    picture = open_rgb(path)
+    assert picture.size == (60, 40)
+    theirs = np.asarray(default_loader(str(path)))
+    assert (np.asarray(picture.pixels) == theirs).all()
+    centre, whole = center_crop(picture, 40, 40), random_crop(picture, 40, 0, 2**31, False, 40)
+    assert (centre == theirs[:, 10:50]).all(), "evaluation"
+    assert (whole == theirs[:, 10:50]).all(), "training"
 
 
 def jpeg_bytes() -> bytes:

@@ -2,14 +2,20 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.nn import functional as F
 
 from repro.config import compose
+from repro.devices import autocast
 from repro.errors import CaptureError, Stopped
+from repro.models import build_model
 from repro.paper import costs, ensemble
 from repro.paper import suite as read_suite
+from repro.places import TREE
 from repro.runs import run_folder
 from repro.schema import Engine, Precision
 from repro.stopping import StopRequest
@@ -109,3 +115,24 @@ def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkey
     found = module.say_cost(read_suite("cifar_precision"), ["machine.precision=fp32"], cifar.append)
     assert found["experiments"][0]["run_seconds"] % 10_000 == 0
     assert "decoding" not in cifar[-1]
+
+
+def first_gradient(config, precision: Precision | None) -> torch.Tensor:
+    """The gradient of all parameters at the initial values, on noise; in float64 without a precision."""
+    torch.manual_seed(0)
+    images, labels = 60 * torch.randn(16, 3, 32, 32), torch.randint(0, 10, (16,))
+    net = build_model(config.model, 0, 16)
+    with nullcontext() if precision is None else autocast(torch.device("cpu"), precision):
+        logits = net.double()(images.double()) if precision is None else net(images)
+    F.cross_entropy(logits if precision is None else logits.float(), labels).backward()
+    return torch.cat([parameter.grad.double().flatten() for parameter in net.parameters()])
+
+
+@pytest.mark.fault(81)
+def test_short_runs_are_in_fp32_since_bf16_loses_the_gradient_of_plain_56():
+    config = compose(["experiment=cifar_plain56"])
+    exact = first_gradient(config, None)
+    assert F.cosine_similarity(exact, first_gradient(config, Precision.fp32), dim=0) > 0.95
+    assert F.cosine_similarity(exact, first_gradient(config, Precision.bf16), dim=0) < 0.3
+    assert module.short_precision(read_suite("cifar_plain_vs_res").preset("short"), []) is Precision.fp32
+    assert "train deep plain nets in fp32" in " ".join((TREE / "README.md").read_text(encoding="utf-8").split())
