@@ -117,8 +117,9 @@ def find(root: Path, wiring_test: bool = False, say: Say | None = None,
          expected: Expected = OFFICIAL, val_alone: bool = False) -> ImageNetFiles:
     """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
 
-    say: gets a line every 5 s; val_alone: a root without train/ will do, the training set is empty then. DataError (exit 3) that names what is missing or the first bad files, and what to do;
-    StorageError (exit 5) for a folder that can't be read.
+    say: gets a line every 5 s; val_alone: a root without train/ will do, the training set is empty then. DataError
+    (exit 3) that names what is missing or the first bad files, and what to do; StorageError (exit 5) for a folder that
+    can't be read.
     """
     found = list_sets(root, wiring_test, say, val_alone)
     if val_alone and not len(found.train.names):

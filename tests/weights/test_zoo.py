@@ -9,6 +9,7 @@ from repro.evaluation.weight_files import facts_path
 from repro.paper import second_references
 from repro.places import TREE, reference_dir
 from repro.runs import file_sha256
+from repro.weights.layouts import AKAMASTER_FILES
 from repro.weights.listing import files
 
 ZOO = files(reference_dir() / "weights")
@@ -55,7 +56,7 @@ def stated_in_readme():
         network, _, digest = network.removesuffix(".th").partition("-")
         rows[form, network] = float(error)
         if form == "akamaster":
-            assert PUBLISHED[int(network.removeprefix("resnet"))].startswith(digest)
+            assert AKAMASTER_FILES[int(network.removeprefix("resnet"))].startswith(digest)
             assert measured == f"{round(100 * float(error))} of 10,000"
         else:
             assert (digest, measured) == ("", "not measured")
