@@ -74,7 +74,7 @@ def guarded() -> Iterator[None]:
     """While active, whatever Hydra composes is checked before Hydra acts on it; files may have a byte order mark."""
     load, header = ConfigLoaderImpl.load_configuration, ConfigSource._get_header_dict
 
-    def header_of(text: str) -> dict[str, str]:
+    def header_of(text: str) -> dict[str, str | None]:
         return header(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"))
 
     @functools.wraps(load)
@@ -87,7 +87,7 @@ def guarded() -> Iterator[None]:
         return node
 
     ConfigLoaderImpl.load_configuration = load_checked  # type: ignore[method-assign]
-    ConfigSource._get_header_dict = staticmethod(header_of)  # type: ignore[method-assign]
+    ConfigSource._get_header_dict = staticmethod(header_of)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
