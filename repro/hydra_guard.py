@@ -16,6 +16,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
@@ -105,8 +106,11 @@ def not_utf8(overrides: Sequence[str]) -> list[Path]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """While active, whatever Hydra composes is checked before Hydra acts on it."""
-    load = ConfigLoaderImpl.load_configuration
+    """While active, whatever Hydra composes is checked before Hydra acts on it; files may have a byte order mark."""
+    load, header = ConfigLoaderImpl.load_configuration, ConfigSource._get_header_dict
+
+    def header_of(text: str) -> dict[str, str | None]:
+        return header(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"))
 
     @functools.wraps(load)
     def load_checked(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any,
@@ -118,10 +122,12 @@ def guarded() -> Iterator[None]:
         return node
 
     ConfigLoaderImpl.load_configuration = load_checked  # type: ignore[method-assign]
+    ConfigSource._get_header_dict = staticmethod(header_of)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+        ConfigSource._get_header_dict = staticmethod(header)  # type: ignore[method-assign]
 
 
 def refuse_code(node: DictConfig, plain: DictConfig) -> None:

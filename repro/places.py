@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from repro.errors import ConfigError
 from repro.wording import visible
 
 PACKAGE = Path(__file__).resolve().parent
@@ -42,16 +43,27 @@ def home() -> Path:
     return TREE if in_tree() else Path.cwd()
 
 
+def user_path(text: str) -> Path:
+    """The path that a person typed, ~ expanded; ConfigError if that names nobody, or it is no UTF-8."""
+    try:
+        text.encode()
+        return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{visible(text)}: a path that is no UTF-8") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{visible(text)}: no user of that name has a home here") from error
+
+
 def results_dir(setting: str | None = None) -> Path:
     """The folder of the user's own runs, tables and figures: the setting, $REPRO_RESULTS, or results/."""
     chosen = setting or os.environ.get("REPRO_RESULTS")
-    return Path(chosen).expanduser().absolute() if chosen else home() / "results"
+    return user_path(chosen).absolute() if chosen else home() / "results"
 
 
 def data_dir(setting: str | None = None) -> Path:
     """The folder that holds the data sets: the setting, $REPRO_DATA, or data/."""
     chosen = setting or os.environ.get("REPRO_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else home() / "data"
+    return user_path(chosen).absolute() if chosen else home() / "data"
 
 
 def shown(path: Path) -> str:

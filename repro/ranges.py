@@ -68,7 +68,7 @@ def check_ranges(config: RunConfig) -> None:
          config.evaluation.batch_norm_images >= 0, "at least 0"),
         ("evaluation.gradient_iterations", config.evaluation.gradient_iterations,
          all(iteration >= 1 for iteration in config.evaluation.gradient_iterations), "iterations from 1"),
-        ("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "at least 1"),
+        ("machine.threads", machine.threads, machine.threads is None or 1 <= machine.threads <= 1024, "1 to 1024"),
         ("machine.steps_per_graph", machine.steps_per_graph, machine.steps_per_graph is None or
          1 <= machine.steps_per_graph <= 1000, "1 to 1000"),
         ("machine.workers", machine.workers, machine.workers is None or 1 <= machine.workers <= 1024, "1 to 1024"),
@@ -96,7 +96,8 @@ def cifar_rules(config: RunConfig) -> list[Rule]:
         ("model.architecture", model.architecture.name, model.architecture is Architecture.cifar,
          f"cifar with data.name={data.name}"),
         ("model.family", model.family.name, model.family is not Family.vgg, "plain or residual"),
-        ("model.blocks_per_stage", model.blocks_per_stage, (model.blocks_per_stage or 0) >= 1, "at least 1"),
+        ("model.blocks_per_stage", model.blocks_per_stage, 1 <= (model.blocks_per_stage or 0) <= 1000,
+         "1 to 1000, a model.depth of 8 to 6002"),
         ("model.num_classes", model.num_classes, model.num_classes >= 10, "at least the data set's 10 classes"),
         ("data.crop", data.crop.name, data.crop is Crop.padded, f"padded with data.name={data.name}"),
         ("data.padding", data.padding, 0 <= data.padding <= 16, "0 to 16 pixels"),

@@ -161,3 +161,10 @@ def test_folders_are_read_from_the_search_path(tmp_path):
 
 def test_keys_are_found_at_any_depth():
     assert list(keys_of({"a": {"b": [{"_target_": 1}]}, 3: None})) == ["a", "a.b", "a.b.0._target_", "3"]
+
+
+@pytest.mark.fault(60)
+def test_a_users_file_may_begin_with_a_byte_order_mark(own):
+    plain = to_dict(compose(with_config_dir(own(OWN))))
+    assert plain["train"]["lr"] == 0.05
+    assert to_dict(compose(with_config_dir(own(b"\xef\xbb\xbf" + OWN.encode())))) == plain

@@ -90,3 +90,9 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
     changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
     with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
         engine.restore(Step(), tmp_path, changed, torch.device("cpu"), print)
+
+
+@pytest.mark.fault(76)
+def test_a_zero_has_no_sign():
+    words = ["experiment=cifar_resnet20", "machine.precision=fp32", "train.lr=0.2"]
+    assert identity(compose([*words, "train.weight_decay=-0.0"])) == identity(compose([*words, "train.weight_decay=0"]))

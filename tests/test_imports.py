@@ -38,7 +38,7 @@ BASE = {
     "__init__": set(),
     "errors": set(),
     "schema": set(),
-    "places": {"wording"},
+    "places": {"errors", "wording"},
     "sizes": set(),
     "ranges": {"errors", "schema", "sizes"},
     "wording": set(),

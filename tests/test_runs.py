@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from repro.publishing import PUBLISHED_FILES, copy_record
 from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
 from repro.schema import Precision
 from repro.training.recorder import append_text
+from tests.data.conftest import ordinary_user
 from tests.packing.made import recorded
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
@@ -520,6 +522,24 @@ def test_scan_finds_runs_by_experiment_and_seed_and_nothing_else(tmp_path, finis
                      "cifar_resnet20/seed10"]
     assert [run.problem for run in scan(root)].count("no run.json") == 4
     assert scan(root)[1].experiment == "cifar_plain20"
+
+
+@pytest.mark.fault(76)
+def test_folders_that_cant_be_read_or_printed_are_said_to_be_left_out(capsys):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        root = Path(name)
+        root.chmod(0o755)
+        for folder in ("closed/seed0", "own/seed0", "odd\x1b[2J/seed0"):
+            (root / folder).mkdir(parents=True)
+        (root / "closed").chmod(0)
+        with ordinary_user():
+            found = [run.folder.parent.name for run in (*scan(root), *scan(root))]
+        (root / "closed").chmod(0o755)
+        assert found == ["own", "own"]
+        said = capsys.readouterr().err
+        assert f"{root}/closed is left out: Permission denied\n" in said
+        assert f"{root}/odd\\x1b[2J is left out: its name has characters that can't be printed\n" in said
+        assert said.count("left out") == 2
 
 
 def test_scan_of_a_folder_that_is_not_there(tmp_path):

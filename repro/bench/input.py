@@ -20,7 +20,7 @@ from repro.data.parts import cores_here
 from repro.data.pictures import decoder_here, open_rgb, random_crop
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
-from repro.places import own_module, shown
+from repro.places import own_module, shown, user_path
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 from repro.schema import Decoder
@@ -73,7 +73,7 @@ def version_of(package: str) -> str | None:
 
 def image_folder(setting: str) -> Path:
     """The folder of class folders below a root: its val/, its train/, or itself."""
-    root = Path(setting).expanduser().absolute()
+    root = user_path(setting).absolute()
     if not root.is_dir():
         raise ConfigError(f"data.root={setting}: no such folder")
     return next((root / part for part in ("val", "train") if (root / part).is_dir()), root)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from repro.commands.common import Add, results_of
 from repro.errors import ConfigError
+from repro.places import user_path
 
 
 def register(add: Add) -> None:
@@ -39,7 +40,7 @@ def pack_runs(options: argparse.Namespace) -> int:
             raise ConfigError(f"unknown key {key!r}{suggest(key, ['part_size'])}")
     if names and options.all:
         raise ConfigError(f"--all packs every run; leave it out to pack {', '.join(names)} only")
-    pack(Path(options.folder).expanduser(), results_of(), names, part_size, print)
+    pack(user_path(options.folder), results_of(), names, part_size, print)
     return 0
 
 
@@ -47,5 +48,5 @@ def unpack_runs(options: argparse.Namespace) -> int:
     """`repro unpack`."""
     from repro.packing.unpack import unpack
 
-    unpack(Path(options.folder).expanduser(), results_of(), print)
+    unpack(user_path(options.folder), results_of(), print)
     return 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from repro.commands.common import Add
 from repro.errors import ComparisonError
+from repro.places import user_path
 
 if TYPE_CHECKING:
     from repro.records.finding import Finding
@@ -30,7 +31,7 @@ def verify_records(options: argparse.Namespace) -> int:
     from repro.records.finding import ERROR
     from repro.runs import scan
 
-    folders = [Path(name).expanduser() for name in options.folders]
+    folders = [user_path(name) for name in options.folders]
     committed = [run.folder for run in scan(reference_dir() / "runs")]
     found, failed = [], []
     for folder in folders:

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from repro.commands.common import Add, results_of
+from repro.places import user_path
 
 
 def register(add: Add) -> None:
@@ -28,7 +29,7 @@ def write_report(options: argparse.Namespace) -> int:
             written = figures.draw(name, results, reference_dir(), Path(folder))
             if written:
                 drawings[name] = written[0].read_text(encoding="utf-8")
-    path = Path(options.output).expanduser() if options.output else results_of() / "report.html"
+    path = user_path(options.output) if options.output else results_of() / "report.html"
     write_atomic(path, report(results, reference_dir(), drawings))
     print(f"report: {shown(path.absolute())}")
     return 0

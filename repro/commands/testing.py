@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, program
 from repro.errors import ConfigError, DataError
+from repro.places import user_path
 
 if TYPE_CHECKING:
     from repro.schema import RunConfig
@@ -78,7 +78,7 @@ def predict_images(options: argparse.Namespace) -> int:
 
     known = {*GROUPS, *keys(), *OWN_KEYS}
     words = [word for word in options.images if "=" in word and word.partition("=")[0].lstrip("+~") in known]
-    images = [Path(word).expanduser() for word in options.images if word not in words]
+    images = [user_path(word) for word in options.images if word not in words]
     if not images:
         raise ConfigError("repro predict needs the name of an image file")
     overrides, own = split_keys(words)
@@ -105,7 +105,7 @@ def configuration(overrides: Sequence[str], weights: str | None) -> "RunConfig":
     check_versions()
     from repro.evaluation.weight_files import configured
 
-    config, note = configured(overrides, Path(weights).expanduser())
+    config, note = configured(overrides, user_path(weights))
     if note:
         print(note, file=sys.stderr)
     return config

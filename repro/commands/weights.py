@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from repro.commands.common import Add, check_versions, results_of
+from repro.places import user_path
 
 
 def register(add: Add) -> None:
@@ -37,8 +37,8 @@ def import_weights(options: argparse.Namespace) -> int:
     check_versions()
     from repro.weights.importing import import_file
 
-    output = Path(options.output).expanduser() if options.output else None
-    text, values = import_file(Path(options.file).expanduser(), options.form, output, results_of() / "imported")
+    output = user_path(options.output) if options.output else None
+    text, values = import_file(user_path(options.file), options.form, output, results_of() / "imported")
     print(json.dumps(values, indent=2) if options.json else text)
     return 0
 
@@ -51,7 +51,7 @@ def export_weights(options: argparse.Namespace) -> int:
     check_versions()
     from repro.weights.exporting import export
 
-    folder = Path(options.output).expanduser() if options.output else results_of() / "exported"
+    folder = user_path(options.output) if options.output else results_of() / "exported"
     text, values = export(run, folder, options.form)
     print(json.dumps(values, indent=2) if options.json else text)
     return 0

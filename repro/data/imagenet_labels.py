@@ -4,6 +4,7 @@ Read are, in this order, below the data set's folder: the development kit (unpac
 solution of the Kaggle competition, or a text file with one wnid a line in the order of the images' numbers.
 """
 
+import codecs
 import csv
 import io
 import re
@@ -46,9 +47,9 @@ def validation_wnids(root: Path) -> tuple[Path, list[str]]:
 
 
 def understood(path: Path, read: Callable[..., list[str]], *contents: bytes) -> list[str]:
-    """What `read` makes of these contents, all of them wnids; DataError if it can't."""
+    """What `read` makes of these contents, all of them wnids; DataError if it can't. A byte order mark is no label."""
     try:
-        wnids = read(*contents)
+        wnids = read(*(content.removeprefix(codecs.BOM_UTF8) for content in contents))
         wrong = next((wnid for wnid in wnids if not WNID.fullmatch(wnid)), None)
         if wrong is not None:
             raise ValueError(f"{wrong[:40]!r} is no wnid such as n01440764")

@@ -90,6 +90,15 @@ def is_state_dict(value: Any) -> bool:
                                            for key, tensor in value.items())
 
 
+def check_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """StorageError naming the first tensor that is sparse, quantised, complex or not finite."""
+    for key, value in state.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            raise StorageError(f"{shown(path)}: {key} is no dense tensor of real numbers")
+        if not value.float().isfinite().all():
+            raise StorageError(f"{shown(path)}: {key} has values that are not finite")
+
+
 def read_plain(path: Path) -> Any:
     """What a file of torch.save holds: tensors and plain values. StorageError in a line if it is anything else."""
     try:

@@ -11,9 +11,9 @@ from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, set_up, settings_restored
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.protocols import Outcome, evaluate_on
-from repro.evaluation.weight_files import SETTINGS, Carried, read_weights
+from repro.evaluation.weight_files import SETTINGS, Carried, check_tensors, read_weights
 from repro.models import build_model
-from repro.places import results_dir, shown
+from repro.places import results_dir, shown, user_path
 from repro.provenance import code_version, package_versions
 from repro.ranges import SYNTHETIC
 from repro.runs import file_sha256, read_run, run_folder, utc_now, write_json
@@ -72,7 +72,7 @@ def name_of_test(config: RunConfig, outcome: Outcome) -> str:
 def weights_of(config: RunConfig, given: str | None) -> Path:
     """The weights file that is given, or that of the configuration's finished run; ConfigError if there is none."""
     if given:
-        return Path(given).expanduser()
+        return user_path(given)
     run = read_run(run_folder(resolve(config)))
     path = run.folder / "weights.pt"
     if not run.finished or not path.is_file():
@@ -101,6 +101,7 @@ def training_note(path: Path) -> str:
 def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
     """Put a file's state_dict into a model; StorageError as `read_weights`, and for weights of another network."""
     state = read_weights(path)[0]
+    check_tensors(path, state)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

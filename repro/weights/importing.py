@@ -10,7 +10,15 @@ from torch import Tensor
 
 from repro.config import flat, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, is_state_dict, read_plain, read_safetensors
+from repro.evaluation.weight_files import (
+    NETWORK,
+    SAFETENSORS,
+    SCHEMA,
+    check_tensors,
+    is_state_dict,
+    read_plain,
+    read_safetensors,
+)
 from repro.models import build_model
 from repro.places import shown
 from repro.runs import file_sha256, utc_now, write_atomic
@@ -80,11 +88,7 @@ def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
     if not is_state_dict(content) or not content:
         raise StorageError(f"{shown(file)}: no state_dict (a dict of tensors), nor one under {' or '.join(WRAPPERS)}")
     state: dict[str, Tensor] = content
-    for key, value in state.items():
-        if value.layout is not torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
-            raise StorageError(f"{shown(file)}: {key} is no dense tensor of real numbers")
-        if not value.float().isfinite().all():
-            raise StorageError(f"{shown(file)}: {key} has values that are not finite")
+    check_tensors(file, state)
     while prefix := next((one for one in PREFIXES if all(key.startswith(one) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, others

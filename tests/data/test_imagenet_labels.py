@@ -109,6 +109,7 @@ FORMS = {
     "kit's archive": {f"{KIT}.tar.gz": archive({"readme.txt": b"", f"data/{META}": meta(IDS, True),
                                                 f"data/{TRUTH}": truth()})},
     "kaggle": {SOLUTION: KAGGLE.encode()},
+    "kaggle, with a byte order mark": {SOLUTION: b"\xef\xbb\xbf" + KAGGLE.encode()},
     "list": {LISTS[0]: "\n".join(LABELS).encode()},
     "the other list": {LISTS[1]: ("\r\n".join(LABELS) + "\r\n").encode()},
 }
@@ -120,6 +121,7 @@ def put(root: Path, files: dict[str, bytes]) -> None:
         (root / name).write_bytes(data)
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("form", FORMS)
 def test_flat_validation_images_get_their_labels_from_any_published_form(root, form):
     put(root, FORMS[form])

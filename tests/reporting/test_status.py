@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from repro.reporting.status import status, text
 
 HOLD = """
@@ -81,3 +83,9 @@ def test_the_command_loads_no_torch(direct):
     assert "what the tables lack" in outcome.out
     assert "computed from a few measured steps" in outcome.out
     assert max(map(len, outcome.out.splitlines())) <= 100
+
+
+@pytest.mark.fault(76)
+def test_a_name_from_a_record_is_quoted_in_the_command(results, reference, make_run):
+    make_run(results, "cifar_resnet20", status="interrupted", change={"experiment": "x; touch executed"})
+    assert "repro run 'experiment=x; touch executed' seed=0" in text(status(results, reference))

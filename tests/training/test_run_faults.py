@@ -17,7 +17,7 @@ import torch
 from repro.data.reader_processes import Processes
 from repro.errors import LostProcessError, Stopped, StorageError
 from repro.places import TREE
-from repro.runs import locked, read_run, scan
+from repro.runs import locked, read_run, run_folder, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data
 from tests.made_cli import TINY
@@ -370,3 +370,20 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone(extra, co
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == code, done.stdout + done.stderr
     assert all(word in done.stdout for word in words), done.stdout
+
+
+@pytest.mark.fault(76)
+def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, monkeypatch):
+    config = tiny_config()
+    stopped_after(24, config, monkeypatch)
+    path = run_folder(config) / "run.json"
+    record = json.loads(path.read_text())
+    record["sessions"][0] |= {"torch": "2.11.0", "device": "another, 2 threads"}
+    path.write_text(json.dumps(record))
+    said = []
+    done = engine.run(config, say=said.append)
+    line, = (text for text in said if "from here on" in text)
+    assert "torch 2.11.0 until now" in line
+    assert "device another, 2 threads until now" in line
+    assert "not bit for bit" in line
+    assert [session["torch"] for session in done.record["sessions"]] == ["2.11.0", record["environment"]["torch"]]

@@ -320,17 +320,23 @@ def bad_file(kind, path):
         checkpoint(path, {})
     elif kind == "not finite":
         checkpoint(path, net.state_dict() | {"linear.bias": torch.full((10,), float("nan"))})
+    elif kind == "complex":
+        checkpoint(path, net.state_dict() | {"linear.bias": torch.zeros(10, dtype=torch.complex64)})
+    elif kind == "pipe":
+        os.mkfifo(path)
     elif kind == "sparse":
         checkpoint(path, net.state_dict() | {"linear.weight": torch.zeros(10, 64).to_sparse()})
     return path
 
 
+@pytest.mark.fault(75)
 @pytest.mark.parametrize(("kind", "words"), [
     ("malicious", ["nothing in it was executed"]), ("whole model", ["nothing in it was executed", "state_dict()"]),
     ("page", ["a web page"]), ("empty", ["the file is empty"]), ("truncated", ["truncated or damaged"]),
     ("garbage", ["bad.th"]), ("folder", ["Is a directory"]), ("no dict", ["no state_dict"]),
     ("numbers", ["no state_dict"]), ("nothing", ["no state_dict"]), ("not finite", ["linear.bias", "not finite"]),
-    ("sparse", ["linear.weight", "no dense tensor"]), ("missing", ["no file bad.th"])])
+    ("sparse", ["linear.weight", "no dense tensor"]), ("complex", ["linear.bias", "no dense tensor"]),
+    ("pipe", ["no plain file"]), ("missing", ["no file bad.th"])])
 def test_a_file_without_plain_weights_is_one_line_and_5(direct, tmp_path, kind, words):
     bad_file(kind, tmp_path / "bad.th")
     outcome = direct("weights", "import", "bad.th", *AKAMASTER, "--output", "out.pt")
@@ -338,8 +344,16 @@ def test_a_file_without_plain_weights_is_one_line_and_5(direct, tmp_path, kind, 
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "out.pt").exists()
-    if kind not in ("not finite", "sparse", "nothing"):  # what `repro eval` says of the same file
+    if kind not in ("not finite", "sparse", "complex", "nothing"):  # what `repro eval` says of the same file
         says(direct("eval", "experiment=cifar_resnet20", "weights=bad.th"), 5, "bad.th")
+
+
+@pytest.mark.fault(75)
+def test_weights_that_are_no_finite_real_numbers_are_not_tested(direct, small, tmp_path):
+    state = read_weights(imported(direct, tmp_path, akamaster_net()))[0]
+    for change, words in ((float("nan"), "fc.bias has values that are not finite"), (1j, "fc.bias is no dense tensor")):
+        torch.save(state | {"fc.bias": state["fc.bias"] * change}, "bad.pt")
+        says(direct("eval", "experiment=cifar_resnet20", "model.depth=8", "weights=bad.pt"), 5, "bad.pt", words)
 
 
 def test_the_malicious_file_would_do_harm(tmp_path, monkeypatch):
