@@ -168,3 +168,12 @@ def test_a_users_file_may_begin_with_a_byte_order_mark(own):
     plain = to_dict(compose(with_config_dir(own(OWN))))
     assert plain["train"]["lr"] == 0.05
     assert to_dict(compose(with_config_dir(own(b"\xef\xbb\xbf" + OWN.encode())))) == plain
+
+
+@pytest.mark.fault(58)
+@pytest.mark.parametrize("words", [["machine=[auto,cpu]"], ["recipe=null"], ["-m", "recipe=null,paper"],
+                                   ["-m", "machine=[auto,cpu],gpu"], ["-m", "recipe=choice(null, paper)"]],
+                         ids=" ".join)
+def test_a_group_takes_one_name(direct, tmp_path, words):
+    says(direct("run", "experiment=cifar_resnet20", *words), 2, words[-1], "one name is allowed")
+    assert not (tmp_path / "results").exists()
