@@ -174,6 +174,21 @@ def run(arguments: list[str]) -> int:
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(RUN_USAGE, end="")
         return 0 if arguments else 2
+    one_of_several = "devices=1" not in arguments and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
+    if one_of_several:  # read when torch is imported: what it logs of a lost connection is pages of C++ frames
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    try:
+        return train(arguments)
+    except ReproError as error:
+        if one_of_several:
+            from repro.training.distributed import tell_others
+
+            tell_others(error)
+        raise
+
+
+def train(arguments: list[str]) -> int:
+    """What follows `repro run`: one run, or what one of Hydra's flags asks for."""
     from repro import config as configuration
 
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
@@ -183,20 +198,10 @@ def run(arguments: list[str]) -> int:
             check_versions()
             keep_on_without_output()
         return run_hydra(arguments, [program(), "run", *arguments])
-    one_of_several = "devices=1" not in arguments and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
-    if one_of_several:  # read when torch is imported: what it logs of a lost connection is pages of C++ frames
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    try:
-        composed = configuration.compose(configuration.with_config_dir(arguments))
-        check_versions()
-        from repro.training import engine
+    composed = configuration.compose(configuration.with_config_dir(arguments))
+    check_versions()
+    from repro.training import engine
 
-        keep_on_without_output()
-        engine.run(composed, [program(), "run", *arguments])
-    except ReproError as error:
-        if one_of_several:
-            from repro.training.distributed import tell_others
-
-            tell_others(error)
-        raise
+    keep_on_without_output()
+    engine.run(composed, [program(), "run", *arguments])
     return 0

@@ -85,7 +85,7 @@ def odd_test(protocol: str, content: dict[str, Any], record: Record) -> Problems
     difference = content["val_top1_error"] - own
     if protocol == "center" and abs(difference) > FAR:
         yield ERROR, (f"{content['val_top1_error']:.2f} % where the run's own test of the same crop gave {own:.2f}: "
-                        f"more than {FAR} points apart")
+                      f"more than {FAR} points apart")
     elif protocol != "center" and difference > FAR:
         yield WARNING, (f"{content['val_top1_error']:.2f} %, which is worse than the run's own test of one crop "
                         f"({own:.2f}); many views usually help")

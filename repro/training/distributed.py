@@ -206,7 +206,8 @@ def join(config: RunConfig) -> World:
     cuda = config.machine.device is Device.cuda
     if cuda:
         torch.cuda.set_device(own_gpu(local))
-    if not dist.is_initialized():
+    met = dist.is_initialized()  # for an earlier run, as in a sweep
+    if not met:
         timeout = timedelta(seconds=config.machine.timeout_seconds)
         try:
             store = meet(rank, size, timeout)
@@ -217,9 +218,10 @@ def join(config: RunConfig) -> World:
             raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
                                    f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
         atexit.register(leave)
-    setup = dist.new_group(backend="gloo", timeout=LONG)
-    names = World(rank, size, setup=setup).collected(f"{socket.gethostname()} pid {os.getpid()}")
-    return World(rank, size, tuple(names), setup)
+    world = World(rank, size, setup=dist.new_group(backend="gloo", timeout=LONG))
+    if met:
+        check_asked_the_same(world.collected(asked_for(config)))
+    return replace(world, names=tuple(world.collected(f"{socket.gethostname()} pid {os.getpid()}")))
 
 
 @functools.cache
