@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from repro import OLDEST_PYTHON, __version__
@@ -80,7 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ReproError as error:
-        return fail(f"repro: {error}", error.exit_code)
+        code = fail(f"repro: {error}", error.exit_code)
+        if words[:1] == ["run"] and one_of_several(words):
+            from repro.training.distributed import tell_others
+
+            with suppress(KeyboardInterrupt, Signalled):
+                tell_others(error)
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -160,6 +167,12 @@ def build_parser() -> tuple[Parser, list[str]]:
     return parser, names
 
 
+def one_of_several(arguments: list[str]) -> bool:
+    """Whether torchrun or srun may have started this `repro run` as one of several processes that train together."""
+    alone = any(argument.lstrip("+") == "devices=1" for argument in arguments)
+    return not alone and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
+
+
 def describe_run(command: argparse.ArgumentParser) -> None:
     """Name the arguments of `repro run`, which never reach this parser, for `repro completion`."""
     command.add_argument("overrides", nargs="*", metavar="key=value")
@@ -174,21 +187,8 @@ def run(arguments: list[str]) -> int:
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(RUN_USAGE, end="")
         return 0 if arguments else 2
-    one_of_several = "devices=1" not in arguments and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
-    if one_of_several:  # read when torch is imported: what it logs of a lost connection is pages of C++ frames
+    if one_of_several(arguments):  # read when torch is imported: what it logs of a lost connection is C++ frames
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    try:
-        return train(arguments)
-    except ReproError as error:
-        if one_of_several:
-            from repro.training.distributed import tell_others
-
-            tell_others(error)
-        raise
-
-
-def train(arguments: list[str]) -> int:
-    """What follows `repro run`: one run, or what one of Hydra's flags asks for."""
     from repro import config as configuration
 
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):

@@ -45,9 +45,12 @@ def check_key(override: str) -> None:
 def check_files(folder: Path) -> None:
     """Raise ConfigError for a user's file that Hydra would overlook, since one of ours has its name, or take long over.
 
-    Aliases are refused: a few lines of them can stand for more values than fit into memory.
+    Aliases are refused: a few lines of them can stand for more values than fit into memory. Looked at are the folders
+    that are named as our groups; what else lies there is none of our business.
     """
-    for path in sorted(folder.rglob("*.yaml")):
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    own = [path for group in groups for path in sorted((folder / group).rglob("*.yaml"))]
+    for path in [*own, *folder.glob("config.yaml")]:
         name = path.relative_to(folder)
         if (conf_dir() / name).is_file():
             raise ConfigError(f"{path}: {name.with_suffix('')} is a name of ours, and Hydra would take our file; give "
@@ -67,7 +70,8 @@ def refuse_resolvers(node: Any, prefix: str = "") -> None:
     for key in range(len(node)) if OmegaConf.is_list(node) else list(node):
         if OmegaConf.is_interpolation(node, key):
             written = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-            if re.search(r"(?<!\\)(\\\\)*\$\{[^}]*:", str(written)):  # \${ is no interpolation, \\${ is one
+            # \${ is no interpolation, \\${ is one; one within another may make up the name of a function
+            if re.search(r"(?<!\\)(\\\\)*\$\{[^}]*(:|\$\{)", str(written)):
                 raise ConfigError(f"{prefix}{key}={written}: a value of the environment or of a function would be "
                                   "recorded; write the value out, or let your shell do it")
         elif not OmegaConf.is_missing(node, key) and OmegaConf.is_config(node[key]):

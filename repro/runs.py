@@ -608,7 +608,7 @@ def is_gone(owner: dict[str, Any], kernel: bool = False, locks: str | None = Non
     if here["boot"] is None or owner.get("boot") is None:
         same_kernel = same_host
     elif owner["boot"] != here["boot"]:
-        return same_host and owner.get("machine") == here["machine"]  # booted since
+        return same_host and owner.get("machine") == here["machine"] is not None  # booted since
     else:
         same_kernel = True  # of containers too, whatever the names that they are given
     if not same_kernel or kernel:

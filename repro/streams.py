@@ -58,6 +58,8 @@ def open_streams() -> None:
             stream = os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
+        with suppress(AttributeError):  # a stream of somebody else's making
+            getattr(sys, name).reconfigure(errors="surrogateescape" if mode == "r" else "backslashreplace")
     sys.stdout, sys.stderr = cast(TextIO, Output(sys.stdout, False)), cast(TextIO, Output(sys.stderr, True))
 
 

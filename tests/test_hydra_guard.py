@@ -110,7 +110,7 @@ def test_interpolations_read_values_of_the_configuration_and_nothing_else(direct
     monkeypatch.setenv("SECRET", "a secret")
     assert compose(with_config_dir(own(OWN + "description: lr ${train.lr}\n"))).description == "lr 0.05"
     assert compose(with_config_dir(own(OWN + "description: \\${oc.env:SECRET}\n"))).description == "${oc.env:SECRET}"
-    for wrong in ("${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${oc.decode:'1'}", "${hydra:runtime.cwd}", "${eval:1}"):
+    for wrong in ("${${name}:SECRET}", "${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${oc.decode:'1'}", "${hydra:runtime.cwd}", "${eval:1}"):
         words = own(OWN + f"description: {wrong}\n")
         says(direct("run", *words, "machine.device=cpu"), 2, f"description={wrong}")
     says(direct("run", *own(OWN + "reproduces: ['${oc.env:SECRET}']\n")), 2, "reproduces.0=${oc.env:SECRET}")
@@ -121,6 +121,8 @@ def test_interpolations_read_values_of_the_configuration_and_nothing_else(direct
 @pytest.mark.fault(73)
 @pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
 def test_aliases_are_refused_before_they_are_spread_out(direct, own, flags):
+    own("a: &a 1\nb: *a\n", "docker-compose.yaml")
+    assert compose(with_config_dir(own(OWN))).train.lr == 0.05, "what is no configuration of ours is let be"
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else ['x'] * 9)}]\n" for n in range(12))
     says(direct("run", *own(OWN + bomb), *flags), 2, "mine.yaml, line 9: an alias (*a0)")
 

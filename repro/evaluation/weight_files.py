@@ -26,6 +26,7 @@ from repro.errors import ConfigError, StorageError
 from repro.places import shown
 from repro.runs import Run, file_sha256, open_plain, read_json, read_run
 from repro.schema import RunConfig
+from repro.wording import visible
 
 SCHEMA = 1
 SAFETENSORS = ".safetensors"
@@ -212,8 +213,9 @@ def of_run(path: Path, state: dict[str, Tensor]) -> Carried | None:
 
 def note_of(content: dict[str, Any]) -> str:
     """How weights of ours were trained, in a line."""
-    changes = "; ".join(map(str, content.get("deviations") or [])) or "none"
-    return f"weights of {content.get('run')}; deviations from the paper: {changes}"
+    found = content.get("deviations")
+    changes = "; ".join(map(str, found)) if isinstance(found, list) and found else "none"
+    return visible(f"weights of {content.get('run')}; deviations from the paper: {changes}")
 
 
 def run_beside(weights: Path) -> Run | None:

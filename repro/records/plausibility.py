@@ -100,9 +100,11 @@ def check_twins(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> Pr
             other = {}
         shared = [file for file in (HISTORY, RESPONSES, GRADIENTS)
                   if file in record.files and record.files[file] == files.get(file)]
-        equal = len(rows := losses(record.files)) - len(rows - losses(files))
-        if HISTORY not in shared and equal > len(rows) / 2:
-            shared.append(f"the losses of {equal} of {len(rows)} tests")
+        for what, columns in (("losses", (2, 4)), ("errors", (3, 5))):
+            rows = columns_of(record.files, columns)
+            equal = len(rows & columns_of(files, columns))
+            if HISTORY not in shared and equal > len(rows) / 2:
+                shared.append(f"the {what} of {equal} of {len(rows)} tests")
         if (own := record.content.get("weights_sha256")) and own == other.get("weights_sha256"):
             shared.append("the weights' SHA-256")
         if shared:
@@ -111,10 +113,10 @@ def check_twins(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> Pr
                                                  "copy under another name; no two seeds share them")
 
 
-def losses(files: Mapping[str, bytes]) -> set[tuple[bytes, ...]]:
-    """Iteration, training and test loss of every row of a history, as they are written."""
+def columns_of(files: Mapping[str, bytes], columns: tuple[int, int]) -> set[tuple[bytes, ...]]:
+    """The iteration and two columns of every row of a history, those of training and test, as they are written."""
     rows = [line.split(b",") for line in files.get(HISTORY, b"").splitlines()[1:]]
-    return {(row[0], row[2], row[4]) for row in rows if len(row) > 4}
+    return {(row[0], *(row[column] for column in columns)) for row in rows if len(row) > max(columns)}
 
 
 def check_plausible(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> Problems:

@@ -20,7 +20,7 @@ from torch.torch_version import TorchVersion
 from repro.errors import StorageError
 from repro.evaluation.weight_files import labelled
 from repro.places import shown
-from repro.runs import write_atomic, write_json
+from repro.runs import read_json, write_atomic, write_json
 from repro.schema import RunConfig
 
 KEPT = 2
@@ -143,7 +143,7 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any], dic
 def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
     """One checkpoint: its hash is checked before it is read, only plain data is admitted; StorageError otherwise."""
     try:
-        meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        meta = read_json(path.with_suffix(".json"))
         if meta["schema"] > SCHEMA:
             raise StorageError(f"{shown(path)}: written by a newer version of repro (checkpoints of schema "
                                f"{meta['schema']}; this version reads up to {SCHEMA}); not used")

@@ -25,13 +25,16 @@ from torch.distributed.rendezvous import rendezvous
 from repro.config import flat, to_dict
 from repro.devices import resolve
 from repro.errors import ConfigError, LostProcessError, PeerError, ReproError
-from repro.schema import Device, MachineConfig, RunConfig
+from repro.schema import Device, RunConfig
 
 T = TypeVar("T")
 AGREE_EVERY = 10  # Choice: updates between two agreements on a GPU, where one in each would keep the host waiting
 LONG = timedelta(days=1)
+LATE_SECONDS = 30.0  # Choice: how much later another process may start than one that fails at once
 ALL_HERE = -1  # of `devices`: one process for each device of this machine
 SLURM_PORTS = 20_000  # from here on: the port follows from the number of the job
+
+_joined: list[str] = []  # the runs that this process has met the others for, or begun alone
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ def join(config: RunConfig) -> World:
     LostProcessError if they don't come within machine.timeout_seconds, ConfigError without a GPU for this process, or
     if the processes were not all asked for the same run.
     """
+    _joined.append(config.name)
     given = None if config.devices == 1 else started_by_others()
     if given is None:
         return World()
@@ -211,7 +215,7 @@ def join(config: RunConfig) -> World:
         timeout = timedelta(seconds=config.machine.timeout_seconds)
         try:
             store = meet(rank, size, timeout)
-            check_asked_the_same(exchanged(store, rank, size, asked_for(config), timeout))
+            check_asked_the_same(exchanged(store, rank, size, flat(to_dict(config)), timeout))
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout, rank=rank,
                                     world_size=size, store=store)
         except (RuntimeError, ValueError) as error:
@@ -220,7 +224,7 @@ def join(config: RunConfig) -> World:
         atexit.register(leave)
     world = World(rank, size, setup=dist.new_group(backend="gloo", timeout=LONG))
     if met:
-        check_asked_the_same(world.collected(asked_for(config)))
+        check_asked_the_same(world.collected(flat(to_dict(config))))
     return replace(world, names=tuple(world.collected(f"{socket.gethostname()} pid {os.getpid()}")))
 
 
@@ -242,13 +246,9 @@ def exchanged(store: Any, rank: int, size: int, own: dict[str, Any], timeout: ti
     store.wait(everyone, timeout)
     answers = [json.loads(store.get(key)) for key in everyone]
     store.set(f"read/{rank}", "")
-    store.wait([f"read/{other}" for other in range(size)], timeout)
+    with suppress(RuntimeError):  # whose process has the store may have gone by now, since all have read it
+        store.wait([f"read/{other}" for other in range(size)], timeout)
     return answers
-
-
-def asked_for(config: RunConfig) -> dict[str, Any]:
-    """What a process was asked to do, which must be the same in all; each machine may have its images elsewhere."""
-    return {key: value for key, value in flat(to_dict(config)).items() if key != "data.root"}
 
 
 def check_asked_the_same(answers: Sequence[dict[str, Any]]) -> None:
@@ -267,11 +267,11 @@ def check_asked_the_same(answers: Sequence[dict[str, Any]]) -> None:
 
 
 def tell_others(error: ReproError) -> None:
-    """Tell those who wait for this process that it ends before it has met them."""
+    """Tell those who wait for this process that it ends before it has met them; a while is waited for late ones."""
     given = started_by_others()
-    if given is None or isinstance(error, LostProcessError) or meet.cache_info().currsize:
+    if given is None or _joined or not isinstance(error, ConfigError):
         return
-    timeout = timedelta(seconds=MachineConfig.timeout_seconds)
+    timeout = timedelta(seconds=LATE_SECONDS)
     with suppress(RuntimeError, ValueError):  # they may have ended too, each for its own reason
         exchanged(meet(*given[:2], timeout), *given[:2], {"error": str(error), "exit_code": error.exit_code}, timeout)
 

@@ -13,7 +13,7 @@ from repro.config import experiments, flat, from_record, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.normaliser import own_mean
 from repro.evaluation.predict import mean_of
-from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path
+from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, labelled
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.places import data_dir, shown
@@ -42,7 +42,7 @@ def export(run: Run, folder: Path, form: str) -> tuple[str, dict[str, Any]]:
     state = load_weights(build_model(config.model), path).state_dict()
     suffix = SUFFIXES[chosen_format(form)]
     target = folder / f"{run.folder.parent.name}_{run.folder.name}{suffix}"
-    write_atomic(target, serialised(state, suffix))
+    write_atomic(target, serialised(state, suffix, from_record(run.record)))
     facts = about(run, config, target) | {"mean": write_mean(config, path, target)}
     card = target.with_name(f"{target.name}.md")
     write_json(facts_path(target), facts)
@@ -73,7 +73,7 @@ def chosen_format(form: str) -> str:
     return "safetensors"
 
 
-def serialised(state: dict[str, Tensor], suffix: str) -> bytes:
+def serialised(state: dict[str, Tensor], suffix: str, config: RunConfig) -> bytes:
     """A state_dict in the bytes of a file of this kind."""
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     if suffix == SAFETENSORS:
@@ -82,7 +82,7 @@ def serialised(state: dict[str, Tensor], suffix: str) -> bytes:
         payload: bytes = save(plain, {"format": "pt"})
         return payload
     buffer = io.BytesIO()
-    torch.save(plain, buffer)
+    torch.save(labelled(plain, config), buffer)
     return buffer.getvalue()
 
 
