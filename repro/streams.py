@@ -58,8 +58,9 @@ def open_streams() -> None:
             stream = os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
-        with suppress(AttributeError):  # a stream of somebody else's making
-            getattr(sys, name).reconfigure(errors="surrogateescape" if mode == "r" else "backslashreplace")
+    for output in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # not one of Python's own streams
+            output.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.stdout, sys.stderr = cast(TextIO, Output(sys.stdout, False)), cast(TextIO, Output(sys.stderr, True))
 
 
