@@ -110,7 +110,8 @@ def test_interpolations_read_values_of_the_configuration_and_nothing_else(direct
     monkeypatch.setenv("SECRET", "a secret")
     assert compose(with_config_dir(own(OWN + "description: lr ${train.lr}\n"))).description == "lr 0.05"
     assert compose(with_config_dir(own(OWN + "description: \\${oc.env:SECRET}\n"))).description == "${oc.env:SECRET}"
-    for wrong in ("${${name}:SECRET}", "${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${oc.decode:'1'}", "${hydra:runtime.cwd}", "${eval:1}"):
+    for wrong in ("${${name}:SECRET}", "${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${oc.decode:'1'}",
+                  "${hydra:runtime.cwd}", "${eval:1}"):
         words = own(OWN + f"description: {wrong}\n")
         says(direct("run", *words, "machine.device=cpu"), 2, f"description={wrong}")
     says(direct("run", *own(OWN + "reproduces: ['${oc.env:SECRET}']\n")), 2, "reproduces.0=${oc.env:SECRET}")

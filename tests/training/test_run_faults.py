@@ -270,13 +270,12 @@ def test_a_checkpoint_of_a_newer_version_says_which(tmp_path):
     checkpoint.save(tmp_path, 1, {"a": torch.ones(2)}, {"versions": {"torch": "99.0"}})
     path = tmp_path / "checkpoint-00000001.json"
     meta = json.loads(path.read_text())
-    path.write_text(json.dumps(meta | {"schema": 2}))
-    with pytest.raises(StorageError, match=r"newer version of repro \(checkpoints of schema 2; this version reads up"):
+    path.write_text(json.dumps(meta | {"schema": 3}))
+    with pytest.raises(StorageError, match=r"newer version of repro \(checkpoints of schema 3; this version reads up"):
         checkpoint.load_newest(tmp_path, CPU)
     content = b"a form that this torch does not know"
     (tmp_path / "checkpoint-00000001.pt").write_bytes(content)
-    import hashlib
-    path.write_text(json.dumps(meta | {"sha256": hashlib.sha256(content).hexdigest()}))
+    path.write_text(json.dumps(meta | {"sha256": checkpoint.digest(content, meta)}))
     with pytest.raises(StorageError, match=r"it was written with torch 99\.0, this is "):
         checkpoint.load_newest(tmp_path, CPU)
 
