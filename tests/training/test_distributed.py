@@ -273,13 +273,14 @@ def test_processes_that_were_asked_for_different_runs_all_end_with_both_values(t
 
 
 @pytest.mark.fault(61)
-@pytest.mark.parametrize("bad", [0, 1])
-def test_one_that_fails_its_configuration_ends_the_others_with_its_message(tmp_path, bad):
-    own = [["machine.device=cuda"] if torch.cuda.device_count() == 0 and bad == 0 else ["train.lr=abc"], []]
-    said = both_ranks(tmp_path, own[bad], own[1 - bad])
-    reason = "machine.device=cuda" if "machine.device=cuda" in own[0] else "train.lr=abc: allowed is a number"
-    assert reason in said[bad]
-    assert f"process {bad} of 2: {reason}" in said[1 - bad]
+@pytest.mark.parametrize(("bad", "flags"), [(0, []), (1, []), (1, ["-m"])])
+def test_one_that_fails_its_configuration_ends_the_others_with_its_message(tmp_path, bad, flags):
+    own = [flags, flags]
+    own[bad] = [*flags, "model.depth=9" if bad == 0 else "train.lr=abc"]
+    reason = "model.depth=9: must be 6n+2" if bad == 0 else "train.lr=abc: allowed is a number"
+    said = both_ranks(tmp_path, *own)
+    assert f"repro: {reason}" in said[bad]
+    assert f"repro: process {bad} of 2: {reason}" in said[1 - bad]
 
 
 def test_the_shares_of_a_mini_batch_are_disjoint_and_all_of_it():
