@@ -502,7 +502,8 @@ def test_the_weights_of_a_run_carry_its_settings_wherever_they_go(here, tmp_path
     run, = scan(tmp_path / "results" / "runs")
     moved, bare = tmp_path / "moved.pt", tmp_path / "bare.pt"
     shutil.copy(run.folder / "weights.pt", moved)
-    torch.save(dict(torch.load(moved, weights_only=True)), bare)
+    state = torch.load(moved, weights_only=True)
+    torch.save(dict(state), bare)
     for path in (run.folder / "weights.pt", moved):
         outcome = here("eval", *TINY, f"weights={path}", "--json")
         assert "model.zero_padding=both_sides data.split=45k" in outcome.err
@@ -514,6 +515,9 @@ def test_the_weights_of_a_run_carry_its_settings_wherever_they_go(here, tmp_path
     other = here("eval", *TINY, f"weights={bare}")
     assert "does not say how its weights were trained" in other.out
     assert json.loads(here("eval", *TINY, f"weights={bare}", "--json").out)["test_loss"] != values["val_loss"]
+    state.repro |= {"run": "\x1b[2J", "deviations": 5}
+    torch.save(state, moved)
+    assert "weights of \\x1b[2J; deviations from the paper: none" in here("eval", *TINY, f"weights={moved}").out
 
 
 @pytest.mark.fault(65)

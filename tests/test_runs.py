@@ -309,11 +309,14 @@ def test_what_fails_when_a_lock_is_let_go_hides_no_error(tmp_path):
 @pytest.mark.parametrize(("change", "taken"), [
     ({"host": "renamed"}, True), ({"host": "renamed", "namespace": "pid:[1]"}, True),
     ({"boot": "an earlier one"}, True), ({"boot": "x", "host": "elsewhere"}, False),
-    ({"boot": "x", "machine": "another one of the same name"}, False)])
-def test_a_lock_that_nobody_holds_is_judged_by_the_machine_and_its_boot(tmp_path, change, taken):
+    ({"boot": "x", "machine": "another one of the same name"}, False), ({"boot": "x", "machine": None}, False)])
+def test_a_lock_that_nobody_holds_is_judged_by_the_machine_and_its_boot(tmp_path, monkeypatch, change, taken):
     """This process has the kernel's lock: who wrote the file is gone, unless it is on another machine."""
     folder = tmp_path / "a" / "seed0"
-    write_json(folder / "run.lock", {**runs.process(os.getpid()), "pid": 4_000_000, "since": "2026"} | change)
+    machine = None if change.get("machine", "one") is None else "one"  # a container may have no name of its own
+    here = runs.process(os.getpid()) | {"machine": machine}
+    monkeypatch.setattr(runs, "process", lambda pid: here)
+    write_json(folder / "run.lock", {**here, "pid": 4_000_000, "since": "2026"} | change)
     if taken:
         with locked(folder) as note:
             assert note == "took over the lock of pid 4000000, which is gone"

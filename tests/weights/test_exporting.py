@@ -117,6 +117,8 @@ def test_an_export_of_another_depth_is_called_by_it_and_tested_without_its_exper
         assert outcome.code == 0, outcome.err
         assert json.loads(outcome.out)["test_top1_error"] == error
     says(here("eval", "model.depth=14", f"weights={path}"), 2, "model.depth=8 there, 14 here")
+    alone = path.rename(path.with_name("alone.pt"))
+    assert json.loads(here("eval", f"weights={alone}", "--json").out)["test_top1_error"] == error
 
 
 def test_synthetic_images_and_wiring_tests_are_named_at_the_top(direct):
