@@ -212,7 +212,8 @@ def test_an_auto_precision_accepts_a_finished_run_of_the_other_paper_precision(m
 
 
 @pytest.mark.fault(26, 63)
-@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped", "iteration", "train_seconds", "schema", "deep"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped", "iteration", "train_seconds", "schema",
+                                    "deep"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, stop_at, whole_run):
     config = tiny_config("train.warmup=error80", "train.warmup_window=6")
     stop_at(25)
