@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from repro.config import experiments, flat, from_record, to_dict
-from repro.errors import ConfigError, StorageError
+from repro.errors import ConfigError
 from repro.evaluation.normaliser import own_mean
 from repro.evaluation.predict import mean_of
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, labelled
@@ -35,9 +35,6 @@ def export(run: Run, folder: Path, form: str) -> tuple[str, dict[str, Any]]:
     if not run.finished or run.record is None or not path.is_file():
         raise ConfigError(f"{shown(run.folder)}: no finished run with weights "
                           f"({run.problem or (run.status if run.status != 'finished' else 'no weights.pt')})")
-    own = run.record.get("weights_sha256")
-    if own is not None and own != file_sha256(path):
-        raise StorageError(f"{shown(path)} was changed after the run: its SHA-256 is not the recorded one")
     config = on_cpu(from_record(run.record))
     state = load_weights(build_model(config.model), path).state_dict()
     suffix = SUFFIXES[chosen_format(form)]
