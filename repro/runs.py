@@ -189,10 +189,9 @@ def inside(folder: Path) -> list[Path]:
     return [path for path in found if path.name.isprintable()]
 
 
-@functools.cache
 def leave_out(path: Path, reason: str) -> None:
     """Say once that something is left out, and why."""
-    print(f"{shown(path)} is left out: {reason}", file=sys.stderr)
+    say_once(f"{shown(path)} is left out: {reason}")
 
 
 def read_run(folder: Path) -> Run:

@@ -182,8 +182,12 @@ def exported(path: Path) -> Carried | None:
 
 
 def labelled(state: dict[str, Tensor], config: RunConfig) -> OrderedDict[str, Tensor]:
-    """A run's state_dict with its settings as an attribute, which goes wherever the file goes; others overlook it."""
-    values, plain = flat(to_dict(config)), OrderedDict(state)
+    """A run's state_dict on the CPU, contiguous, to be saved, with its settings as an attribute.
+
+    The attribute goes wherever the file goes; others overlook it.
+    """
+    values = flat(to_dict(config))
+    plain = OrderedDict((name, value.detach().cpu().contiguous()) for name, value in state.items())
     setattr(plain, CARRIED, {
         "experiment": config.name if config.name in experiments() else None, "run": f"{config.name} seed {config.seed}",
         "deviations": deviations(config), "network": {key: values[key] for key in NETWORK},
@@ -252,9 +256,8 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
     carried = read_weights(path)[1]
     if carried is None:
         return compose(overrides), ""
-    words = list(overrides)
-    if carried.experiment and not any(word.lstrip("+").startswith("experiment=") for word in words):
-        given = {key_of(word) for word in words}
+    words, given = list(overrides), {key_of(word) for word in overrides}
+    if carried.experiment and "experiment" not in given:
         before = flat(to_dict(paper_config(carried.experiment)))
         words = [f"experiment={carried.experiment}",
                  *(f"{key}={written(value)}" for key, value in carried.network.items()
@@ -273,7 +276,6 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
         theirs = " ".join(f"{key}={written(carried.settings[key])}" for key in map(key_of, wrong))
         raise ConfigError(f"{' '.join(wrong)} contradicts {shown(path)}, whose weights need {theirs}")
     before = flat(to_dict(paper_config(config.name))) if config.name in experiments() else {}
-    given = {key_of(word) for word in overrides}
     changed = [word for word in own if before.get(key_of(word)) != carried.settings[key_of(word)]
                and key_of(word) not in given]
     return config, f"settings of {shown(path)}: {' '.join(changed)}" if changed else ""

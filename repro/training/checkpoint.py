@@ -181,8 +181,7 @@ def read_payload(path: Path, parts: int | None) -> bytes:
 
 def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
     """Write a network's plain state_dict, on the CPU and contiguous, with its settings; the SHA-256 of the file."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     buffer = io.BytesIO()
-    torch.save(labelled(state, config), buffer)
+    torch.save(labelled(model.state_dict(), config), buffer)
     write_atomic(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()

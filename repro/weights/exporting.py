@@ -72,14 +72,14 @@ def chosen_format(form: str) -> str:
 
 def serialised(state: dict[str, Tensor], suffix: str, config: RunConfig) -> bytes:
     """A state_dict in the bytes of a file of this kind."""
-    plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    plain = labelled(state, config)
     if suffix == SAFETENSORS:
         from safetensors.torch import save
 
         payload: bytes = save(plain, {"format": "pt"})
         return payload
     buffer = io.BytesIO()
-    torch.save(labelled(plain, config), buffer)
+    torch.save(plain, buffer)
     return buffer.getvalue()
 
 
