@@ -57,8 +57,6 @@ def test_every_repro_command_names_things_that_exist(command):
         assert arguments[0] in figures.names()
     elif kind == "eval":
         compose([a for a in arguments if not a.startswith(("weights=", "protocol="))])
-    elif kind == "predict":
-        compose([a for a in arguments if "=" in a])
     elif kind == "ensemble":
         assert ensemble(arguments[0]).members
     elif kind in ("show", "diff"):

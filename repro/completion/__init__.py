@@ -23,7 +23,7 @@ from repro.schema import RunConfig
 KEY_VALUE = "key=value"  # in the metavar of arguments that take overrides
 EXTRA_KEYS = {  # what these commands read beside the configuration
     "suite": ("preset", "seeds", "jobs_per_device"), "eval": ("weights", "protocol"),
-    "predict": ("weights",), "pending": ("jobs_per_device",),
+    "pending": ("jobs_per_device",),
     "bench": ("nets", "contenders", "rounds", "steps")}
 
 
