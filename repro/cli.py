@@ -12,7 +12,6 @@ from repro import OLDEST_PYTHON, __version__
 from repro.commands import (
     bench,
     claims,
-    compare,
     complexity,
     files,
     machine,
@@ -33,7 +32,7 @@ from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams
 from repro.wording import visible
 
-MODULES = (training, tables, claims, testing, files, complexity, machine, settings, compare, status, report, pending,
+MODULES = (training, tables, claims, testing, files, complexity, machine, settings, status, report, pending,
            bench, weights, records, verify)
 
 DESCRIPTION = """\

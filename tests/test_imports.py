@@ -60,7 +60,7 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", 
             "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_usable",
             "data.imagenet_verify", "data.matlab", "data.parts", "verification.__init__", "verification.check",
             "verification.identities", "verification.committed", "streams"]
-DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
+DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}
 
