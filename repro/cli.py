@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without arguments those of this process are taken, and its signals and standard streams too.
     """
     if arguments is None:
+        if "_ARGCOMPLETE" in os.environ:
+            from repro.completion import complete
+
+            complete(build_parser()[0])
         open_streams()
         raise_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -161,7 +165,6 @@ def build_parser() -> tuple[Parser, list[str]]:
     describe_run(add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([])))
     for module in MODULES:
         module.register(add)
-    parser.set_defaults(parser=parser)  # `completion` reads it
     return parser, names
 
 
@@ -172,7 +175,7 @@ def one_of_several(arguments: list[str]) -> bool:
 
 
 def describe_run(command: argparse.ArgumentParser) -> None:
-    """Name the arguments of `repro run`, which never reach this parser, for `repro completion`."""
+    """Name the arguments of `repro run`, which never reach this parser, for the completion."""
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.add_argument("--cfg", choices=("job", "hydra", "all"))
     command.add_argument("--config-dir", metavar="DIR")

@@ -12,13 +12,13 @@ from repro.places import PACKAGE
 # everything may use; `devices` is the only one of them that needs torch.
 ALLOWED = {
     "__main__": {"cli"},
-    "cli": {"hydra_cli", "commands", "training", "base"},
-    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor", "completion",
+    "cli": {"hydra_cli", "commands", "completion", "training", "base"},
+    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor",
                  "bench", "records", "weights", "verification", "base"},
     "hydra_cli": {"training", "base"},
     "publishing": {"base"},
     "doctor": {"doctor", "data", "devices", "base"},
-    "completion": {"completion", "reporting", "base"},
+    "completion": {"reporting", "base"},
     "reporting": {"reporting", "base"},
     "records": {"records", "publishing", "reporting", "training", "evaluation", "data", "base"},
     "bench": {"bench", "training", "models", "data", "devices", "base"},

@@ -66,7 +66,7 @@ def test_every_repro_command_names_things_that_exist(command):
     elif kind == "claims":
         assert all(suite(name).claims for name in arguments)
     else:
-        assert kind in ("list", "complexity", "responses", "report", "status", "doctor", "completion",
+        assert kind in ("list", "complexity", "responses", "report", "status", "doctor",
                         "bench", "pending", "data", "weights")
 
 

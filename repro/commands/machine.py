@@ -1,4 +1,4 @@
-"""Commands about this machine and its shell: doctor, completion."""
+"""The command about this machine: doctor."""
 
 import argparse
 
@@ -6,12 +6,10 @@ from repro.commands.common import Add
 
 
 def register(add: Add) -> None:
-    """Add these commands."""
+    """Add this command."""
     doctor = add("doctor", "check versions, devices, disk, data and environment", show_doctor)
     doctor.add_argument("--full", action="store_true", help="verify the data set byte for byte, too")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    completion = add("completion", 'print a completion script: eval "$(repro completion bash)"', show_completion)
-    completion.add_argument("shell", choices=["bash", "zsh"])
 
 
 def show_doctor(options: argparse.Namespace) -> int:
@@ -30,11 +28,3 @@ def show_doctor(options: argparse.Namespace) -> int:
         print("\n".join(check.line() for check in checks))
         print(f"problems: {count[PROBLEM]}, notes: {count[NOTE]}{'' if count[PROBLEM] else '; runs can start'}")
     return 2 if count[PROBLEM] else 0
-
-
-def show_completion(options: argparse.Namespace) -> int:
-    """`repro completion`."""
-    from repro.completion import script
-
-    print(script(options.shell, options.parser), end="")
-    return 0
