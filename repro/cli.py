@@ -143,7 +143,7 @@ def dispatch(arguments: list[str]) -> int:
         parser.print_help()
         return 2
     options = parser.parse_args(arguments)
-    if sys.version_info[:2] < OLDEST_PYTHON and arguments[0] != "doctor":
+    if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     handler: Handler = options.handler
     return handler(options)

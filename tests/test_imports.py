@@ -17,7 +17,7 @@ ALLOWED = {
                  "bench", "records", "weights", "verification", "base"},
     "hydra_cli": {"training", "base"},
     "publishing": {"base"},
-    "doctor": {"doctor", "data", "devices", "base"},
+    "doctor": {"data", "base"},
     "completion": {"reporting", "base"},
     "reporting": {"reporting", "base"},
     "records": {"records", "publishing", "reporting", "training", "evaluation", "data", "base"},
@@ -53,7 +53,7 @@ BASE = {
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", "ranges", "schema", "errors", "places",
             "paper", "published", "runs", "provenance", "publishing", "sizes", "versions", "completion",
-            "doctor.__init__", "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__",
+            "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
             "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
