@@ -318,15 +318,6 @@ def test_a_system_without_fcntl_is_one_line():
     says(done, 2, "needs Linux or macOS", "WSL")
 
 
-@pytest.mark.fault(60)
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user whom nobody knows")
-def test_the_doctor_needs_no_home():
-    code = ("import os; from repro.doctor.check import anonymous\n"
-            "os.environ.clear(); os.setuid(54321); print(anonymous('results in /a can be written'))")
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("results in /a can be written\n", "")
-
-
 # ---- network
 
 def test_a_run_on_synthetic_images_opens_no_connection(both):

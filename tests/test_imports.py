@@ -12,14 +12,13 @@ from repro.places import PACKAGE
 # everything may use; `devices` is the only one of them that needs torch.
 ALLOWED = {
     "__main__": {"cli"},
-    "cli": {"hydra_cli", "commands", "training", "base"},
-    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor", "completion",
-                 "packing", "bench", "records", "weights", "verification", "base"},
+    "cli": {"hydra_cli", "commands", "completion", "training", "base"},
+    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor",
+                 "bench", "records", "weights", "verification", "base"},
     "hydra_cli": {"training", "base"},
     "publishing": {"base"},
-    "packing": {"packing", "base"},
-    "doctor": {"doctor", "data", "devices", "base"},
-    "completion": {"completion", "reporting", "base"},
+    "doctor": {"data", "base"},
+    "completion": {"reporting", "base"},
     "reporting": {"reporting", "base"},
     "records": {"records", "publishing", "reporting", "training", "evaluation", "data", "base"},
     "bench": {"bench", "training", "models", "data", "devices", "base"},
@@ -53,15 +52,15 @@ BASE = {
     "streams": {"errors"},
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", "ranges", "schema", "errors", "places",
-            "paper", "published", "runs", "provenance", "publishing", "packing", "sizes", "versions", "completion",
-            "doctor.__init__", "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__",
+            "paper", "published", "runs", "provenance", "publishing", "sizes", "versions", "completion",
+            "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
             "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
             "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_usable",
             "data.imagenet_verify", "data.matlab", "data.parts", "verification.__init__", "verification.check",
             "verification.identities", "verification.committed", "streams"]
-DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
+DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}
 

@@ -140,7 +140,7 @@ def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
     os.mkfifo(results / "exported" / "a.pt")
     shown = [direct(*words) for words in (
         ["table", "all"], ["figure", "figure6"], ["status"], ["list"], ["claims"], ["report"], ["weights", "list"],
-        ["compare", str(good), str(good)], ["compare", str(good), str(good), "--json"])]
+        ["show", str(good), "--against", str(good)])]
     assert [outcome.code for outcome in shown] == [0] * len(shown), shown
     assert not [outcome for outcome in shown if "\x1b" in outcome.out + outcome.err]
     table = direct("table", "table6").out
@@ -152,5 +152,5 @@ def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
     found = direct("verify-record", str(good), str(good.with_name("seed2")))
     says(found, 4, "checks that fail")
     assert "\x1b" not in found.out + found.err
-    says(direct("compare", str(good), str(good.with_name("seed1"))), 2, "unreadable run.json")
+    says(direct("show", str(good), "--against", str(good.with_name("seed1"))), 2, "unreadable run.json")
     assert r"$\input{x}$ \x1b[31m" in (results / "figures" / "figure6.svg").read_text()

@@ -1,4 +1,4 @@
-"""Commands that explain a configuration: show, diff."""
+"""The command that explains a configuration or compares it with another one: show."""
 
 import argparse
 import json
@@ -19,13 +19,14 @@ WARMUPS = {"error80": "until the training error is below {error:g} % over {windo
 
 def register(add: Add) -> None:
     """Add these commands."""
-    show = add("show", "show a run's settings with their sources, its schedule, cost and folder", show_run)
-    diff = add("diff", "compare a run's settings with a well-known recipe or another experiment", show_differences)
-    diff.add_argument("--against", metavar="NAME", required=True, help="akamaster, fb, torchvision, or an experiment")
-    for command in (show, diff):
-        command.add_argument("overrides", nargs="+", metavar="key=value", help="experiment=NAME and overrides")
-        command.add_argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own")
-        command.add_argument("--json", action="store_true", help="print JSON")
+    command = add("show", "show a run's settings, sources, schedule, cost and folder, or what two runs differ in", show)
+    command.add_argument("overrides", nargs="+", metavar="key=value | RUN",
+                         help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder")
+    command.add_argument("--against", metavar="NAME | RUN",
+                         help="show what differs from akamaster, fb, torchvision or another experiment; of a run, from "
+                              "another run")
+    command.add_argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def arguments_of(options: argparse.Namespace) -> list[str]:
@@ -33,8 +34,15 @@ def arguments_of(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
 
 
-def show_run(options: argparse.Namespace) -> int:
+def show(options: argparse.Namespace) -> int:
     """`repro show`."""
+    if options.against is None:
+        return show_settings(options)
+    return show_differences(options) if any("=" in word for word in options.overrides) else compare_runs(options)
+
+
+def show_settings(options: argparse.Namespace) -> int:
+    """`repro show experiment=NAME`."""
     from repro.config import compose, deviations, experiments, files_of, paper_config, with_config_dir
     from repro.reporting.settings import as_plain, settings, settings_lines, sources
     from repro.training.schedule import Schedule
@@ -180,7 +188,7 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def show_differences(options: argparse.Namespace) -> int:
-    """`repro diff`."""
+    """`repro show experiment=NAME --against NAME`."""
     from repro import paper
     from repro.config import compose, experiments, files_of, paper_config, with_config_dir
     from repro.published import pick
@@ -210,4 +218,19 @@ def show_differences(options: argparse.Namespace) -> int:
     if missing:
         print("\n".join(["", "not expressed by settings:", *(f"  - {text}" for text in missing)]))
     print(f"\ntheirs: {command}")
+    return 0
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    """`repro show RUN --against RUN`."""
+    from repro.errors import ConfigError
+    from repro.places import reference_dir
+    from repro.reporting.settings import compare, comparison_lines
+    from repro.runs import find_run
+
+    if len(options.overrides) > 1:
+        raise ConfigError(f"--against compares one run with another, not {' '.join(options.overrides)}")
+    roots = results_of(), reference_dir()
+    found = compare(find_run(options.overrides[0], *roots), find_run(options.against, *roots))
+    print(json.dumps(found, indent=2) if options.json else "\n".join(comparison_lines(found)))
     return 0

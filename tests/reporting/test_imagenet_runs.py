@@ -15,11 +15,11 @@ from repro.publishing import publish
 from repro.reporting import figures, tables
 from repro.reporting.claim_measures import measured
 from repro.reporting.claims import evaluate
-from repro.reporting.compare import compare, text
 from repro.reporting.figure_data import gather
 from repro.reporting.listing import entries, listing
 from repro.reporting.report import card, report
 from repro.reporting.selection import Pool, median_run, paper_runs
+from repro.reporting.settings import compare
 from repro.reporting.status import status
 from repro.reporting.status import text as status_text
 from repro.reporting.variants import net_name
@@ -172,8 +172,6 @@ def test_two_imagenet_runs_are_compared_on_val(results: Path, make_run):
     found = compare(first, second)
     assert found["errors"]["val_top1_error"] == [27.0, 30.0]
     assert found["errors"]["val_top5_error"] == [9.0, 10.0]
-    assert found["largest_difference"].keys() == {"train_top1_error", "val_top1_error"}
-    assert "val A" in text(found)
 
 
 def test_the_report_has_the_tests_of_a_run(results: Path, reference: Path, make_run):
