@@ -31,7 +31,6 @@ from repro.published import (
     Suite,
     pick,
 )
-from repro.schema import Precision
 
 T = TypeVar("T")
 KINDS = {list: "a list", dict: "a mapping", str: "text", int: "a whole number", float: "a number",
@@ -271,8 +270,6 @@ def suite(name: str) -> Suite:
         pick(protocol, {known: known for known in PROTOCOLS}, f"protocol (in {where}: protocols)")
     for ensemble_name in found.ensembles:
         pick(ensemble_name, {known: known for known in ensembles()}, f"ensemble (in {where}: ensembles)")
-    for precision in found.precisions:
-        pick(precision, dict(Precision.__members__), f"precision (in {where}: precisions)")
     for preset_name, preset in found.presets.items():
         for experiment in preset.experiments or ():
             pick(experiment, members, f"experiment of the suite (in {where}: presets.{preset_name}.experiments)")

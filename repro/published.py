@@ -309,7 +309,6 @@ class Suite:
     seeds: dict[str, int] = field(default_factory=dict)  # number of seeds, by experiment, where it is not 1
     protocols: tuple[str, ...] = ()  # by which finished ImageNet runs are tested, for the tables
     ensembles: tuple[str, ...] = ()  # made of these tests
-    precisions: tuple[str, ...] = ()  # each run in each of these; without any, in the one that is configured
     presets: dict[str, Preset] = field(default_factory=dict)
     default_preset: str = "auto"  # auto: paper with a GPU, else short
 

@@ -231,7 +231,7 @@ def test_claims_have_sources_and_their_own_ids():
 
 
 def test_suites():
-    assert paper.suites() == ["cifar_plain_vs_res", "cifar_precision", "cifar_responses", "cifar_very_deep", "demo",
+    assert paper.suites() == ["cifar_plain_vs_res", "cifar_responses", "cifar_very_deep", "demo",
                               "imagenet_deeper", "imagenet_options", "imagenet_plain_vs_res"]
     suite = paper.suite("cifar_very_deep")
     assert [suite.seeds_of(name) for name in suite.experiments] == [5, 1]
@@ -252,14 +252,6 @@ def test_the_suites_of_imagenet_train_and_test_what_their_tables_show():
     members = paper.ensemble("table5").members
     deeper = paper.suite("imagenet_deeper")
     assert all(member.seed < deeper.seeds_of(member.experiment) for member in members)
-
-
-def test_the_suite_about_precision_runs_16_seeds_in_each():
-    suite = paper.suite("cifar_precision")
-    assert (suite.experiments, suite.seeds_of("cifar_resnet20")) == (("cifar_resnet20",), 16)
-    assert suite.precisions == ("auto", "fp16", "bf16")
-    assert "short" not in suite.presets, "short runs say nothing about the end of the schedule"
-    assert [name for name in paper.suites() if paper.suite(name).precisions] == ["cifar_precision"]
 
 
 def test_presets_of_plain_vs_res():
@@ -296,7 +288,6 @@ def test_unknown_names_suggest_the_nearest(call, name: str, near: str):
     ("tables: [table6", "seeds: {cifar_plain20: 0}\ntables: [table6", "at least 1"),
     ("tables: [table6", "seeds: {cifar_resnet110: 2}\ntables: [table6", "cifar_resnet110"),
     ("tables: [table6", "seeds: {cifar_plain20: two}\ntables: [table6", "'two' is not a whole number"),
-    ("tables: [table6", "precisions: [fp61]\ntables: [table6", "precisions.*fp61.*did you mean fp16"),
     ("experiments: [cifar_plain20", "experiments: [cifar_resnet110", "presets.short.experiments"),
     ("paper: {}", "paper: {", "line"),
 ])

@@ -112,7 +112,7 @@ def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkey
     assert found["experiments"][0]["run_seconds"] == tests * costs().images.validation
     assert "without reading and decoding images (repro bench input)" in lines[-1]
     cifar: list[str] = []
-    found = module.say_cost(read_suite("cifar_precision"), ["machine.precision=fp32"], cifar.append)
+    found = module.say_cost(read_suite("cifar_very_deep"), ["machine.precision=fp32"], cifar.append)
     assert found["experiments"][0]["run_seconds"] % 10_000 == 0
     assert "decoding" not in cifar[-1]
 
