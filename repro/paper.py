@@ -20,7 +20,6 @@ from repro.published import (
     PROTOCOLS,
     Claim,
     Claims,
-    Costs,
     Ensemble,
     GoldenCount,
     GoldenCounts,
@@ -185,14 +184,6 @@ def golden_count(dataset: str, layers: int) -> GoldenCount:
     counts = golden_counts()
     nets = pick(dataset, {"cifar10": counts.cifar10, "imagenet": counts.imagenet}, "data set in golden_counts.yaml")
     return pick(str(layers), {str(count.layers): count for count in nets}, f"{dataset} network in golden_counts.yaml")
-
-
-def costs() -> Costs:
-    """What the ImageNet experiments cost, computed; ConfigError for an experiment that does not exist."""
-    found = read_as(Costs, experiments_dir() / "costs.yaml")
-    for name in found.experiments:
-        pick(name, {known: known for known in experiments()}, "experiment (in costs.yaml: experiments)")
-    return found
 
 
 def claims() -> tuple[Claim, ...]:

@@ -200,33 +200,6 @@ class GoldenCounts:
 
 
 @dataclass(frozen=True)
-class Images:
-    """How many images a data set has."""
-
-    training: int
-    validation: int
-
-
-@dataclass(frozen=True)
-class NetworkCost:
-    """What one ImageNet experiment costs, computed: operations of all of its training, memory for the backward pass."""
-
-    exaflop: float  # 1e18 operations
-    activation_bytes: int  # kept for one training image in fp32
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What training on ImageNet costs before anything is measured."""
-
-    images: Images
-    data_set_bytes: float  # of the JPEGs of both sets
-    flops_per_second: float  # of one GPU, assumed
-    checkpoints: int  # that a run keeps
-    experiments: dict[str, NetworkCost]
-
-
-@dataclass(frozen=True)
 class ClaimTest:
     """What must hold for a claim: a measure of some experiments' runs, and how its values must stand to each other."""
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.cifar10_files import OFFICIAL
-from repro.paper import costs
-from repro.ranges import CIFAR10, IMAGENET
+from repro.ranges import CIFAR10, IMAGENET, TRAINING_IMAGES, VALIDATION_IMAGES
 from repro.schema import RunConfig
 from repro.training.recorder import history_columns
 from repro.training.schedule import Schedule
@@ -59,12 +58,12 @@ class Record:
         if not self.evidence:
             return None
         if self.config.data.name == IMAGENET:
-            return costs().images.validation
+            return VALIDATION_IMAGES
         return OFFICIAL.test_count if self.tested_on == "test" else HELD_OUT
 
     @cached_property
     def training_images(self) -> int:
         """Images that it was trained on; made ones are taken as CIFAR-10's."""
         if self.config.data.name == IMAGENET:
-            return costs().images.training
+            return TRAINING_IMAGES
         return OFFICIAL.train_count - (HELD_OUT if self.tested_on == "val" else 0)

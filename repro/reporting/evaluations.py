@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import PAPER_PRECISIONS
-from repro.paper import costs
 from repro.published import PROTOCOL_LABELS
-from repro.ranges import IMAGENET
+from repro.ranges import IMAGENET, VALIDATION_IMAGES
 from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run, file_sha256, read_json
@@ -147,7 +146,7 @@ def trouble_with_counts(content: Mapping[str, Any]) -> str | None:
         return "is not finished"
     if content.get("split") != "val":
         return f"was on {content.get('split')}"
-    images = costs().images.validation
+    images = VALIDATION_IMAGES
     if content.get("images") != images:
         return f"was on {content.get('images')} images, not {images}"
     counts: list[Any] = [content.get(count) for count in ERRORS.values()]

@@ -146,9 +146,9 @@ def needed_seeds(row: str, experiment: str) -> int:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in words; '?' where nothing was measured."""
+    """Seconds in words."""
     if seconds is None:
-        return "?"
+        return "not measured"
     length, name = next((length, name) for least, length, name in UNITS if seconds >= least)
     return f"{seconds / length:.{0 if length == 1 else 1}f} {name}"
 
@@ -168,9 +168,10 @@ def text(found: dict[str, Any]) -> str:
                   f"    {run['go_on']}"]
     lines.append("what the tables lack:")
     for entry in found["lacking"]:
+        left = "not measured" if entry["seconds"] is None else f"{duration(entry['seconds'])} to go"
         lines.append(f"  {entry['row']:22} {entry['experiment']:18} {entry['status']:13} "
                      f"{entry['seeds']}/{entry['needed']} {entry.get('of', 'seeds')}, "
-                     + entry.get("go_on", f"{duration(entry['seconds'])} to go"))
+                     + entry.get("go_on", left))
     lines += [] if found["lacking"] else ["  nothing"]
     seconds = {entry["experiment"]: entry["seconds"] for entry in found["lacking"]}  # one run may answer two rows
     known = [one for one in seconds.values() if one is not None]

@@ -12,13 +12,12 @@ from repro.devices import resolve
 from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
 from repro.evaluation.testing import evaluate
-from repro.paper import costs
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.published import Preset, Suite
-from repro.ranges import CIFAR10, IMAGENET
+from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig
 from repro.stopping import StopRequest, going_on
@@ -140,7 +139,7 @@ def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dic
         config = compose([f"experiment={experiment}", *overrides])
         measured, iterations = cost.measure(config), Schedule.of(config).iterations
         imagenet = config.data.name == IMAGENET
-        seconds = measured.run_seconds(Schedule.of(config), costs().images.validation if imagenet else CIFAR10_TEST)
+        seconds = measured.run_seconds(Schedule.of(config), VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
         caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
         seeds, device = suite.seeds_of(experiment), measured.device
         total += seconds * seeds

@@ -14,8 +14,9 @@ import yaml
 from repro.config import compose, deviations, identity, paper_identities, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.views import views_of
-from repro.paper import costs, golden_count
+from repro.paper import golden_count
 from repro.published import PROTOCOLS
+from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
 from repro.records.finding import Finding
 from repro.runs import file_sha256
@@ -92,7 +93,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
 def tested_images(config: RunConfig, split: str) -> int:
     """Images of the split that a configuration is tested on."""
     if config.data.name == "imagenet":
-        return costs().images.validation
+        return VALIDATION_IMAGES
     return 10_000 if split == "test" else 5_000
 
 
@@ -176,7 +177,7 @@ def write_layers(folder: Path, config: RunConfig, record: dict[str, Any], split:
 
 def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -> None:
     """The three tests of an ImageNet run, of the centre crop as the run's own."""
-    images = costs().images.validation
+    images = VALIDATION_IMAGES
     (folder / "evaluations").mkdir()
     errors = {"center": record["result"]["val_top1_error"], "ten_crop": 25.0, "multi_scale": 22.0}
     for protocol in PROTOCOLS:
