@@ -89,7 +89,7 @@ doctor: $(VENV)/.ready ## check versions, devices, disk and data
 check: $(VENV)/.ready ## check the committed tables against their records
 	$(REPRO) table all --check
 
-verify: $(VENV)/.ready ## does this installation compute what it claims? under two minutes on a CPU
+verify: $(VENV)/.ready ## does this installation compute what it claims? under a minute on a CPU
 	$(REPRO) verify $(DATA_OVERRIDE) $(ARGS)
 
 test: $(VENV)/.ready-dev ## run the test suite

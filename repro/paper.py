@@ -205,6 +205,13 @@ def claims() -> tuple[Claim, ...]:
     return found.claims
 
 
+def pinned_hashes() -> dict[str, str]:
+    """The configuration hash of each experiment as the paper has it, in fp32, pinned in identities.yaml."""
+    path = experiments_dir() / "identities.yaml"
+    found: dict[str, str] = parse(dict[str, str], read_yaml(path), shown(path))
+    return found
+
+
 def recipes() -> list[str]:
     """Names of the well-known recipes of others."""
     return names_in(experiments_dir() / "recipes", r".+")

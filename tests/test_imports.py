@@ -24,8 +24,7 @@ ALLOWED = {
     "records": {"records", "publishing", "reporting", "training", "evaluation", "data", "base"},
     "bench": {"bench", "training", "models", "data", "devices", "base"},
     "weights": {"weights", "evaluation", "models", "base"},
-    "verification": {"verification", "records", "reporting", "training", "evaluation", "models", "data", "devices",
-                     "base"},
+    "verification": {"records", "reporting", "training", "evaluation", "models", "data", "base"},
     "training": {"training", "models", "data", "evaluation", "devices", "base"},
     "evaluation": {"evaluation", "models", "data", "devices", "base"},
     "data": {"data", "base"},
@@ -59,8 +58,7 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", 
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
             "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
             "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_usable",
-            "data.imagenet_verify", "data.matlab", "data.parts", "verification.__init__", "verification.check",
-            "verification.identities", "verification.committed", "streams"]
+            "data.imagenet_verify", "data.matlab", "data.parts", "streams"]
 DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}
