@@ -28,7 +28,7 @@ from repro.models.build import build_imagenet_model
 from repro.paper import golden_counts, pinned_hashes, published_dir
 from repro.places import data_dir, in_tree, reference_dir, shown
 from repro.records.check import check_record
-from repro.records.finding import ERROR
+from repro.records.reading import ERROR
 from repro.reporting import tables
 from repro.reporting.complexity_table import half_a_digit
 from repro.runs import Run, scan
@@ -105,8 +105,8 @@ def perform(name: str, check: Callable[[], str]) -> CheckResult:
 
 def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> int:
     """How many values there were to compare; Mismatch with those that differ or are missing on one side."""
-    wrong = [f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-             for name in expected | found if name not in expected or name not in found or expected[name] != found[name]]
+    both = {name: (expected.get(name, "nothing"), found.get(name, "nothing")) for name in {**expected, **found}}
+    wrong = [f"{name}: expected {one}, found {other}" for name, (one, other) in both.items() if one != other]
     if wrong or not expected:
         raise Mismatch(wrong or ["nothing to compare"])
     return len(expected)

@@ -107,7 +107,7 @@ def test_the_short_table_is_the_committed_one():
 
 
 def test_the_multiply_adds_on_imagenet_are_the_golden_ones():
-    for name, _, counted in rows_after("multiply-adds of one image"):
+    for name, _, counted in rows_after("experiment | reproduces | multiply-adds"):
         model = compose([f"experiment={name.strip('`')}"]).model
         assert float(counted) == golden_count("imagenet", model.depth).multiply_adds[model.shortcut_option.name]
 

@@ -18,7 +18,7 @@ from repro.paper import golden_count
 from repro.published import PROTOCOLS
 from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
-from repro.records.finding import Finding
+from repro.records.reading import CheckResult
 from repro.runs import file_sha256
 from repro.schema import Family, Precision, RunConfig
 from repro.training.recorder import (
@@ -271,6 +271,6 @@ def set_everywhere(folder: Path, section: str, key: str, value: Any) -> None:
     edit(folder, change)
 
 
-def objections(folder: Path, *references: Path) -> list[Finding]:
+def objections(folder: Path, *references: Path) -> list[CheckResult]:
     """What `check_record` finds that is not ok, the last finding left out."""
     return [one for one in check_record(folder, references)[:-1] if one.verdict != "ok"]
