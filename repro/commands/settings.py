@@ -180,7 +180,7 @@ def show_differences(options: argparse.Namespace) -> int:
     """`repro diff`."""
     from repro import paper
     from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.published import pick
+    from repro.paper import pick
     from repro.reporting.settings import as_plain, difference_lines, differences, sources
 
     against = options.against

@@ -14,8 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from repro import paper
 from repro.completion.shell import BASH, FILES, FUNCTIONS, ZSH
 from repro.config import GROUPS, PATHS, experiments
+from repro.paper import PROTOCOLS
 from repro.places import conf_dir
-from repro.published import PROTOCOLS
 from repro.reporting.figure_data import names as figure_names
 from repro.reporting.tables import names as table_names
 from repro.schema import RunConfig

@@ -17,9 +17,8 @@ from typing import Any
 import yaml
 
 from repro.errors import ConfigError, StorageError
-from repro.paper import UniqueKeyLoader
+from repro.paper import PROTOCOLS, UniqueKeyLoader
 from repro.places import shown
-from repro.published import PROTOCOLS
 from repro.publishing import EXTRA_FILES, PUBLISHED_FILES
 from repro.wording import visible
 

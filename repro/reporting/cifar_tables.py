@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.paper import PLAIN_NETS, published_figure, published_table, reproduced_rows, second_references
-from repro.published import PublishedRow, PublishedTable
+from repro.paper import (
+    PLAIN_NETS,
+    PublishedRow,
+    PublishedTable,
+    published_figure,
+    published_table,
+    reproduced_rows,
+    second_references,
+)
 from repro.reporting import evidence
 from repro.reporting.evaluations import Tested
 from repro.reporting.selection import REFERENCE, YOURS, Answer, Pool, paper_runs, pools

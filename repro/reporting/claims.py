@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from repro.paper import claims, published_figure, suite
-from repro.published import Claim, ClaimTest
+from msgspec import structs
+
+from repro.paper import Claim, ClaimTest, claims, published_figure, suite
 from repro.reporting.claim_measures import UNITS, measured
 from repro.reporting.selection import (
     SYNTHETIC,
@@ -124,7 +125,7 @@ def short_comparisons(claim: Claim, found: list[Pool]) -> tuple[Comparison, ...]
         names = [name for name in test.experiments if any(name in of_pool for of_pool in answers)]
         samples = [[sample(test, of_pool[name], name, origin) for name in names]
                    for origin, of_pool in zip(origins, answers, strict=True)]
-        comparisons += compare(replace(test, experiments=tuple(names)), samples)
+        comparisons += compare(structs.replace(test, experiments=tuple(names)), samples)
     words = {PASS: SO_FAR, FAIL: NOT_SO_FAR}
     return tuple(replace(one, outcome=words[one.outcome]) for one in comparisons if one.outcome in words)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import PAPER_PRECISIONS
-from repro.published import PROTOCOL_LABELS
+from repro.paper import PROTOCOL_LABELS
 from repro.ranges import IMAGENET, VALIDATION_IMAGES
 from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary

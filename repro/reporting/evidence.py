@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from repro.paper import golden_count
-from repro.published import SecondReferences
+from repro.paper import SecondReferences, golden_count
 from repro.reporting.selection import Answer, error_key, is_number, precision, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run

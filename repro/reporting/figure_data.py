@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro.paper import published_figure, published_table
-from repro.published import Axis, Curve, Panel, PublishedFigure, pick
+from msgspec import structs
+
+from repro.paper import Axis, Curve, Panel, PublishedFigure, pick, published_figure, published_table
 from repro.reporting.evidence import machine_notes
 from repro.reporting.selection import Answer, Pool, median_run, paper_runs, pools, short_runs
 from repro.reporting.variants import LAYERS, SUITES, net_name, preset_of, split_name, title, warning
@@ -74,14 +75,14 @@ def described_figure(name: str) -> PublishedFigure:
     variant, base = split_name(name)
     figure = published_figure(base)
     if variant is None:
-        return replace(figure, title=f"Figure {figure.name.removeprefix('figure')}: {figure.title}")
+        return structs.replace(figure, title=f"Figure {figure.name.removeprefix('figure')}: {figure.title}")
     preset = preset_of(variant, base)
-    panels = tuple(replace(panel, curves=tuple(curve for curve in panel.curves
-                                               if curve.experiment in (preset.experiments or ())))
+    panels = tuple(structs.replace(panel, curves=tuple(curve for curve in panel.curves
+                                                       if curve.experiment in (preset.experiments or ())))
                    for panel in figure.panels)
     name = title(variant, preset, f"Figure {base.removeprefix('figure')}")
-    return replace(figure, title=name, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
-                   panels=tuple(panel for panel in panels if panel.curves))
+    return structs.replace(figure, title=name, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
+                           panels=tuple(panel for panel in panels if panel.curves))
 
 
 def chosen_answers(name: str, figure: PublishedFigure, results: Path | None, reference: Path) -> dict[str, Answer]:

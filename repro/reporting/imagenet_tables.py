@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import PAPER_PRECISIONS, paper_identities
-from repro.paper import ensemble, golden_count, published_table, reproduced_rows, second_references
-from repro.published import PROTOCOL_LABELS, Column, PublishedRow, PublishedTable
+from repro.paper import (
+    PROTOCOL_LABELS,
+    Column,
+    PublishedRow,
+    PublishedTable,
+    ensemble,
+    golden_count,
+    published_table,
+    reproduced_rows,
+    second_references,
+)
 from repro.reporting import evidence
 from repro.reporting.cifar_tables import TITLES, column_titles, open_status, verdict_text
 from repro.reporting.evaluations import (

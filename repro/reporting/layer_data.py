@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.config import scaled
-from repro.paper import published_figure
-from repro.published import Curve, pick
+from repro.paper import Curve, pick, published_figure
 from repro.reporting.evidence import machine_notes
 from repro.reporting.figure_data import answers_of, names, net_and_seed
 from repro.reporting.selection import Answer, median_run, pools, record

@@ -18,7 +18,7 @@ from repro.config import (
     to_dict,
     with_precision,
 )
-from repro.published import Preset
+from repro.paper import Preset
 from repro.ranges import IMAGENET
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from repro.published import Preset
+from repro.paper import Preset
 from repro.reporting import evidence
 from repro.reporting.selection import REFERENCE, Answer, is_number, pools, short_runs
 from repro.reporting.statistics import Summary

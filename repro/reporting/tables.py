@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from repro.paper import PLAIN_NETS, published_table, reproduced_rows
+from repro.paper import PLAIN_NETS, pick, published_table, reproduced_rows
 from repro.paper import tables as published_tables
-from repro.published import pick
 from repro.reporting.cifar_tables import plain_nets, table6
 from repro.reporting.claims import claims_table
 from repro.reporting.evaluations import TABLES

@@ -12,11 +12,11 @@ from repro.devices import resolve
 from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
 from repro.evaluation.testing import evaluate
+from repro.paper import Preset, Suite
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.published import Preset, Suite
 from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig

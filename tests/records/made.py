@@ -14,8 +14,7 @@ import yaml
 from repro.config import compose, deviations, identity, paper_identities, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.views import views_of
-from repro.paper import golden_count
-from repro.published import PROTOCOLS
+from repro.paper import PROTOCOLS, golden_count
 from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
 from repro.records.reading import CheckResult

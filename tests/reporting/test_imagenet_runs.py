@@ -9,8 +9,8 @@ import pytest
 
 from repro.config import compose, scaled
 from repro.errors import ConfigError
+from repro.paper import ClaimTest
 from repro.places import reference_dir
-from repro.published import ClaimTest
 from repro.publishing import publish
 from repro.reporting import figures, tables
 from repro.reporting.claim_measures import measured
