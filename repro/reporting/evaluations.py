@@ -13,7 +13,7 @@ from typing import Any
 from repro.config import PAPER_PRECISIONS
 from repro.paper import PROTOCOL_LABELS
 from repro.ranges import IMAGENET, VALIDATION_IMAGES
-from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
+from repro.reporting.selection import RunSelection, RunSet, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run, file_sha256, read_json
 
@@ -39,7 +39,7 @@ class Evaluation:
 class Tested:
     """The runs of one experiment from one origin, as far as they are tested under one protocol."""
 
-    answer: Answer
+    answer: RunSelection
     protocol: str
     found: tuple[Evaluation, ...]
     lacking: tuple[tuple[Run, str], ...]  # runs that count without a test that does, and why
@@ -63,7 +63,7 @@ class Tested:
                 *self.answer.notes()]
 
 
-def tested(pool: Pool, experiment: str, protocol: str) -> Tested:
+def tested(pool: RunSet, experiment: str, protocol: str) -> Tested:
     """The paper's runs of an experiment and their tests under a protocol."""
     answer = paper_runs(pool, experiment)
     found: list[Evaluation] = []

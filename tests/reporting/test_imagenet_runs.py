@@ -19,7 +19,7 @@ from repro.reporting.compare import compare, text
 from repro.reporting.figure_data import gather
 from repro.reporting.listing import entries, listing
 from repro.reporting.report import card, report
-from repro.reporting.selection import Pool, median_run, paper_runs
+from repro.reporting.selection import RunSet, median_run, paper_runs
 from repro.reporting.status import status
 from repro.reporting.status import text as status_text
 from repro.reporting.variants import net_name
@@ -31,7 +31,7 @@ SMOKE = ("machine=smoke",)
 
 
 def answer(root: Path, experiment: str):
-    return paper_runs(Pool("yours", tuple(scan(root / "runs"))), experiment)
+    return paper_runs(RunSet("yours", tuple(scan(root / "runs"))), experiment)
 
 
 def claim(name: str, results: Path, reference: Path):
@@ -70,7 +70,7 @@ def test_a_wiring_test_is_never_evidence_and_named_everywhere(results: Path, ref
     assert run.finished
     assert "@" in folder.parent.name
     assert answer(results, OPT_A).excluded[0].status == "wiring test"
-    own = Pool("yours", (run,))
+    own = RunSet("yours", (run,))
     assert not paper_runs(own, OPT_A).runs
     other = make_run(results, OPT_A, test=30.0)
     assert title(composed(OPT_A, SMOKE)).endswith("(wiring test)")
