@@ -27,7 +27,7 @@ from repro.places import data_dir, shown
 from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Engine, RunConfig
-from repro.sizes import parse_size, size_text
+from repro.sizes import size_text
 from repro.stopping import StopRequest, going_on
 from repro.training import checkpoint, cost, launcher
 from repro.training.background import Snapshot, Writer
@@ -311,16 +311,11 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
         checkpoint.save(folder, done, fetched | {"rows": rows}, {
             **spent, "identity": identity(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
             "devices": execution.step.world.size,
-            "versions": provenance.package_versions(), "utc": at}, part_bytes(config))
+            "versions": provenance.package_versions(), "utc": at})
         recorder.record["sessions"][-1] |= {"ended": at, "to_iteration": done}
         recorder.write(iteration=done, **spent)
 
     return write
-
-
-def part_bytes(config: RunConfig) -> int | None:
-    """The largest size of a checkpoint's files, in bytes; None for one file."""
-    return None if config.part_size is None else parse_size(config.part_size)
 
 
 def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwatch, say: Say) -> None:
