@@ -61,7 +61,8 @@ PLACE: dict[str, Any] = {
     "commit": str | None, "dirty": bool | None, "memory_format_ms": dict[str, float], "slurm": dict[str, Any],
     **dict.fromkeys(("python", "torch", "torchvision", "numpy", "system", "architecture"), str | None)}
 MAY_HAVE: dict[str, Any] = {
-    "deviations": list[str], "evaluated_on": str | None, "iteration": int, "memory_bytes": int, "parameters": int,
+    "deviations": list[str], "evaluated_on": str | None, "iteration": int, "memory_bytes": int,
+    "peak_memory_bytes": int, "parameters": int,
     "data": {"name": str, "split": str, "sha256": str}, "environment": PLACE, "sessions": [PLACE],
     "started": str, "ended": str, "warmup_end": int | None, "train_seconds": float, "evaluation_seconds": float,
     "weights_sha256": str, "history_sha256": str, "gradients_sha256": str, "responses": {"sha256": str},

@@ -81,7 +81,8 @@ SESSION: Shape = {"started": TIME, "from_iteration": WHOLE, "device": TEXT, **HO
                   "to_iteration?": WHOLE, "slurm?": {"job_id": TEXT, "restarts": WHOLE}}
 RECORD: Shape = {
     "schema": one_of(1), "experiment": TEXT, "seed": WHOLE, "identity": IDENTITY, "status": TEXT, "config": MAPPING,
-    "deviations": TEXTS, "evaluated_on": SPLIT, "iterations": WHOLE, "memory_bytes?": WHOLE, "parameters": WHOLE,
+    "deviations": TEXTS, "evaluated_on": SPLIT, "iterations": WHOLE, "memory_bytes?": WHOLE,
+    "peak_memory_bytes?": WHOLE, "parameters": WHOLE,
     "data": {"name": TEXT, "split": TEXT, "sha256": HASH, "one_folder?": FLAG, "left_out?": LEFT_OUT},
     "environment": {**PACKAGES, "system": TEXT, "architecture": TEXT, "cores": kind_or_null(WHOLE),
                     "interpreter": TEXT, "device": TEXT, "precision": PRECISION, "threads": WHOLE, **HOW},

@@ -9,7 +9,6 @@ from repro.devices import is_out_of_memory
 from repro.errors import ImageError, InUseError, LostProcessError, OutOfMemoryError, PeerError, StorageError
 from repro.runs import OUT_OF_MEMORY, utc_now
 from repro.schema import Device, RunConfig
-from repro.sizes import size_text
 from repro.training.background import Writer
 from repro.training.recorder import Recorder
 
@@ -56,7 +55,7 @@ def no_memory(error: Exception, config: RunConfig) -> str:
                                         f"{machine.evaluation_batch_size}, if it was in a test"]
     if machine.device is Device.cuda:
         free, total = torch.cuda.mem_get_info()
-        where += f" ({size_text(total - free)} used, {size_text(free)} free)"
+        where += f" ({(total - free) / 1e9:.1f} GB used, {free / 1e9:.1f} GB free)"
         less.insert(0, "devices=N, which share each mini-batch")
     if not machine.activation_checkpointing:
         less.insert(0, "machine.activation_checkpointing=true")

@@ -19,7 +19,16 @@ from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
-from repro.devices import describe, is_out_of_memory, place, resolve, set_up, settings_restored, synchronise
+from repro.devices import (
+    describe,
+    is_out_of_memory,
+    peak_memory,
+    place,
+    resolve,
+    set_up,
+    settings_restored,
+    synchronise,
+)
 from repro.errors import CaptureError, ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
@@ -27,7 +36,6 @@ from repro.places import data_dir, shown
 from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Engine, RunConfig
-from repro.sizes import size_text
 from repro.stopping import StopRequest, going_on
 from repro.training import checkpoint, cost, launcher
 from repro.training.background import Snapshot, Writer
@@ -38,7 +46,6 @@ from repro.training.folder import check_same_data, check_trainable, differing, e
 from repro.training.images import load_images
 from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
-from repro.training.memory import Memory, needed, shortage
 from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder, check_board, put_back
 from repro.training.schedule import Schedule
@@ -128,20 +135,16 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             else load_data(config, device))
     schedule = Schedule.of(config)
     model = place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
-    memory = needed(model, data, config, world.size)
     step = TrainStep(synced(model, config, world.size), data, config, schedule, world)
     done, watch, before = restore(step, folder, config, device, say)
     check_same_data(earlier, data.sha256, done, world)
     tests = world.told(lambda: past_tests(folder, data.evaluated_on, done))
     schedule = schedule.after(tests)
     step.follow(schedule)
-    if (text := shortage(memory, device, config)) is not None:
-        say(f"{runs.title(config)}: {text}")
     execution = Execution(step, config, say)
-    say_start(config, schedule, done, folder, data, execution, memory, before, say)
+    say_start(config, schedule, done, folder, data, execution, before, say)
     recorder = Recorder(folder, config, data.evaluated_on,
-                        facts(config, schedule, data, execution, memory, earlier, done, jobs, format_times),
-                        world.leader)
+                        facts(config, schedule, data, execution, earlier, done, jobs, format_times), world.leader)
     if done and (changed := elsewhere(*recorder.record["sessions"][-2:])):
         say(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
     recorder.begin(done)
@@ -313,7 +316,7 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
             "devices": execution.step.world.size,
             "versions": provenance.package_versions(), "utc": at})
         recorder.record["sessions"][-1] |= {"ended": at, "to_iteration": done}
-        recorder.write(iteration=done, **spent)
+        recorder.write(iteration=done, **spent, **peak_memory(execution.step.device))
 
     return write
 
@@ -338,8 +341,8 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
     watch.lap_evaluation()
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     ended = int(step.warmup_end)
-    recorder.write(iteration=done, **watch.values(), ended=utc_now(), warmup_end=ended if ended >= 0 else None,
-                   **measured, **recorder.finish())
+    recorder.write(iteration=done, **watch.values(), **peak_memory(step.device), ended=utc_now(),
+                   warmup_end=ended if ended >= 0 else None, **measured, **recorder.finish())
     recorder.close()
     checkpoint.remove_all(folder)
     result = recorder.record["result"]
@@ -348,8 +351,8 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
         f"iteration {done}, {duration(watch.train)} of training; {shown(folder)}")
 
 
-def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Execution, memory: Memory, earlier: Run,
-          done: int, jobs: int, format_times: dict[str, float] | None) -> dict[str, Any]:
+def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Execution, earlier: Run, done: int,
+          jobs: int, format_times: dict[str, float] | None) -> dict[str, Any]:
     """What the record says of a run beside its configuration and its numbers."""
     record = earlier.record if earlier.record and done else {}
     device = execution.step.device
@@ -358,8 +361,7 @@ def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Executio
            **({} if format_times is None else {"memory_format_ms": format_times})}
     session = {"started": utc_now(), "from_iteration": done, "device": describe(device), **how,
                **provenance.code_version(), **provenance.package_versions(), **provenance.slurm_job()}
-    return {"iterations": schedule.iterations, "memory_bytes": memory.total,
-            "parameters": sum(p.numel() for p in execution.step.model.parameters()),
+    return {"iterations": schedule.iterations, "parameters": sum(p.numel() for p in execution.step.model.parameters()),
             "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256, **about_files(data)},
             "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(device),
                             "precision": config.machine.precision.name, "threads": torch.get_num_threads(), **how},
@@ -379,15 +381,14 @@ def silent(text: str) -> None:
 
 
 def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, data: Data, execution: Execution,
-              memory: Memory, before: str | None, say: Say) -> None:
-    """Before the first step: what trains, where, how far it is, the memory it needs, and what it departs from."""
+              before: str | None, say: Say) -> None:
+    """Before the first step: what trains, where, how far it is, and what it departs from."""
     where = f"from iteration {done}" if done else "from the start"
     size = execution.step.world.size
     several = "" if size == 1 else f"{size} processes, each on "
     say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {several}{describe(execution.step.device)}, "
-        f"{config.machine.precision.name}, engine {execution.kind}, about {size_text(memory.total)} for tensors "
-        f"{'' if size == 1 else 'of each '}(computed), split {data.split} (tested on {data.evaluated_on}), "
-        f"{shown(folder)}")
+        f"{config.machine.precision.name}, engine {execution.kind}, split {data.split} "
+        f"(tested on {data.evaluated_on}), {shown(folder)}")
     if before not in (None, execution.kind):
         say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
     if config.data.wiring_test:
