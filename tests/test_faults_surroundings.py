@@ -368,18 +368,6 @@ def test_the_meeting_place_of_processes_is_a_free_port_on_this_machine_alone(mon
         assert torch.distributed.TCPStore("127.0.0.1", ports.pop(), 1, is_master=True).port
 
 
-@pytest.mark.fault(35)
-def test_processes_are_told_the_free_port_and_not_the_one_in_the_environment(monkeypatch, tmp_path):
-    from repro.training import launcher
-
-    told = []
-    monkeypatch.setattr(launcher.subprocess, "Popen", lambda words, env, **rest: told.append(env))
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    monkeypatch.setenv("MASTER_ADDR", "example.invalid")
-    launcher.started(0, 2, tmp_path, 12345)
-    assert (told[0]["MASTER_PORT"], told[0]["MASTER_ADDR"]) == ("12345", "127.0.0.1")
-
-
 # ---- users and permissions
 
 @pytest.fixture

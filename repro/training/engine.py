@@ -210,7 +210,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
         check_finite(step, recorder, writer)
         writer.finish()
         if done < schedule.iterations:
-            save(execution, recorder, folder, done, watch)()
+            world.told(save(execution, recorder, folder, done, watch))  # nobody leaves before it is written
             recorder.write(status="interrupted", ended=utc_now())
             recorder.close()
             reason = stop.reason or ("max_seconds" if config.max_seconds else "another process")
