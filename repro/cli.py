@@ -16,7 +16,6 @@ from repro.commands import (
     complexity,
     files,
     machine,
-    packing,
     pending,
     records,
     report,
@@ -35,7 +34,7 @@ from repro.streams import keep_on_without_output, open_streams
 from repro.wording import visible
 
 MODULES = (training, tables, claims, testing, files, complexity, machine, settings, compare, status, report, pending,
-           bench, packing, weights, records, verify)
+           bench, weights, records, verify)
 
 DESCRIPTION = """\
 Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).

@@ -69,7 +69,7 @@ def test_every_repro_command_names_things_that_exist(command):
         assert all(suite(name).claims for name in arguments)
     else:
         assert kind in ("list", "complexity", "responses", "report", "status", "compare", "doctor", "completion",
-                        "bench", "pending", "pack", "unpack", "data", "weights")
+                        "bench", "pending", "data", "weights")
 
 
 def test_every_make_target_exists():

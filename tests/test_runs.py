@@ -14,16 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repro import runs
-from repro.config import compose, identity, paper_identities, with_precision
+from repro.config import compose, identity, paper_identities, to_dict, with_precision
 from repro.errors import InUseError, StorageError
 from repro.publishing import PUBLISHED_FILES, copy_record
 from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
 from repro.schema import Precision
 from repro.training.recorder import append_text
 from tests.data.conftest import ordinary_user
-from tests.packing.made import recorded
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
+CONFIG = to_dict(compose(["experiment=cifar_resnet20", "train.iterations=20", "train.lr_drops=[]",
+                          "evaluation.interval=10", "machine.precision=fp32"]))
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def finished(tmp_path) -> Path:
     folder.mkdir(parents=True)
     result = {"iteration": 20, "learning_rate": 0.1, "train_top1_error": 60.5, "test_top1_error": 61.25}
     record = {"schema": 1, "experiment": "cifar_resnet20", "seed": 0, "identity": "0" * 12, "status": "finished",
-              "config": recorded(), "iterations": 20,
+              "config": CONFIG, "iterations": 20,
               "result": result}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text(f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n")
