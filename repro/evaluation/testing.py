@@ -26,7 +26,7 @@ from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.places import results_dir, shown
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, file_sha256, locked
+from repro.runs import Run, file_sha256, hold_lock
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest, going_on
 
@@ -67,7 +67,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
     about |= about_carried(carried)
     path = place_of(config, run, weights, digest, carried) / protocol
-    with locked(path.with_name(f"{path.name}.lock")) as note:
+    with hold_lock(path.with_name(f"{path.name}.lock")) as note:
         if note:
             print_now(note)
         kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume is Resume.never,

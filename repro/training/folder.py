@@ -28,7 +28,7 @@ def check_trainable(config: RunConfig) -> None:
 def held(folder: Path, world: World, say: Say) -> Iterator[None]:
     """Hold the run's folder, in the leader; an error of it is raised in every process."""
     with ExitStack() as stack:
-        note = world.told(lambda: stack.enter_context(runs.locked(folder)))
+        note = world.told(lambda: stack.enter_context(runs.hold_lock(folder)))
         if note:
             say(f"{shown(folder)}: {note}")
         yield
@@ -111,7 +111,7 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def put_aside(folder: Path, say: Say) -> None:
     """Move what an earlier run left in a folder into `<folder>.old-<k>` beside it."""
-    content = [path for path in folder.iterdir() if path.name != runs.LOCK]
+    content = [path for path in folder.iterdir() if not path.name.startswith(runs.LOCK)]
     if not content:
         return
     number = 1

@@ -86,7 +86,7 @@ def add_responses(run: Run, overrides: list[str], say: Say) -> None:
                           "this is a run of ImageNet")
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
-    with runs.locked(run.folder):
+    with runs.hold_lock(run.folder):
         model = place(load_weights(build_model(config.model), run.folder / "weights.pt"), config, device)
         data = on_device(load_arrays(config.data), config.data, device)
         measured = measure_responses(model, data, config, run.folder)

@@ -254,7 +254,8 @@ def both_ranks(tmp_path, *own: Sequence[str]) -> list[str]:
     """Two tasks of srun with words of their own, which fail with 2 within seconds: what each says."""
     began = time.monotonic()
     processes = [start([sys.executable, "-m", "repro", "run", *QUICK, f"results={tmp_path}", *mine],
-                       SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost", MASTER_PORT=str(port))
+                       SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost",
+                       MASTER_PORT=str(port))
                  for port in [free_port()] for rank, mine in enumerate(own)]
     said = [finish(process, 2) for process in processes]
     assert time.monotonic() - began < 60, "half of machine.timeout_seconds"

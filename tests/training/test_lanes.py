@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro.errors import CaptureError, DivergedError, InUseError, OutOfMemoryError, Stopped, StorageError
-from repro.runs import locked, read_run, run_folder
+from repro.runs import hold_lock, read_run, run_folder
 from repro.stopping import StopRequest
 from repro.training import engine, lanes
 from repro.training.execution import Execution
@@ -127,7 +127,7 @@ def test_a_run_that_failed_keeps_no_memory_while_the_others_go_on(monkeypatch):
 
 def test_a_run_that_somebody_else_does_is_left_to_them():
     runs = configs("", "")
-    with locked(run_folder(runs[0])):
+    with hold_lock(run_folder(runs[0])):
         (failure,) = run_together(runs, 2)
     assert isinstance(failure, InUseError)
     assert read_run(run_folder(runs[1])).finished
