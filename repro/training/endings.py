@@ -14,7 +14,7 @@ from repro.training.recorder import Recorder
 
 
 @contextmanager
-def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | None] | None,
+def save_on_failure(recorder: Recorder, writer: Writer, save: Callable[[], int | None] | None,
                 advice: str) -> Iterator[None]:
     """Around the updates of a run: what stops them leaves as much behind as can be saved.
 
@@ -32,16 +32,16 @@ def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | Non
         if save is not None and not isinstance(error, PeerError):
             with suppress(StorageError, InUseError):
                 saved = saved if (at := save()) is None else f"saved at iteration {at}"
-        note(recorder, "interrupted")
+        record_end(recorder, "interrupted")
         raise type(error)(f"{error}\n{saved}; {advice}") from error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        note(recorder, OUT_OF_MEMORY)
+        record_end(recorder, OUT_OF_MEMORY)
         raise OutOfMemoryError(f"{no_memory(error, recorder.config)}\nthe last checkpoint stays; {advice}") from error
 
 
-def note(recorder: Recorder, status: str) -> None:
+def record_end(recorder: Recorder, status: str) -> None:
     """Write how a run ended into its record, if that can be written."""
     with suppress(StorageError, InUseError):
         recorder.write(status=status, ended=utc_now())

@@ -18,7 +18,7 @@ from repro.devices import resolve
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
-from repro.stopping import SIGNALS, StopRequest, going_on
+from repro.stopping import SIGNALS, StopRequest, command_to_go_on
 from repro.streams import keep_on_without_output, open_streams
 from repro.training.checkpoint import list_checkpoints
 
@@ -125,7 +125,7 @@ def failure(error: ProcessExitedException, answers: Sequence[ReproError | None],
         how = f"died of {signal.Signals(-error.exit_code).name}"
     saved = ("the last checkpoint is intact" if list_checkpoints(run_folder(resolve(config)))
              else "nothing was saved yet")
-    go_on = shlex.join(going_on(command or ["repro", "run", f"experiment={config.name}"]))
+    go_on = shlex.join(command_to_go_on(command or ["repro", "run", f"experiment={config.name}"]))
     return LostProcessError(f"{config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others were "
                             f"stopped, {saved}\ngo on with: {go_on}")
 

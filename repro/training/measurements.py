@@ -24,7 +24,7 @@ from repro.provenance import code_version, package_versions
 from repro.ranges import IMAGENET
 from repro.runs import Run
 from repro.schema import Precision, RunConfig
-from repro.training.execution import tested
+from repro.training.execution import evaluate_together
 from repro.training.recorder import write_responses
 from repro.training.step import TrainStep
 
@@ -40,13 +40,13 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path, say: Sa
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
         step.world.average_buffers(averaged)
-        outcome = tested(averaged, step)
+        outcome = evaluate_together(averaged, step)
         say(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics averaged "
             f"over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
             "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
             **outcome.errors_on(data.evaluated_on)}
-    if not step.world.leader:
+    if not step.world.is_main:
         return measured
     if config.evaluation.responses:
         assert isinstance(data, DeviceData)

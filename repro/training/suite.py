@@ -21,9 +21,9 @@ from repro.published import Preset, Suite
 from repro.ranges import CIFAR10, IMAGENET
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig
-from repro.stopping import StopRequest, going_on
+from repro.stopping import StopRequest, command_to_go_on
 from repro.training import cost, engine, lanes, launcher
-from repro.training.distributed import started_by_others, with_devices
+from repro.training.distributed import rank_from_environment, with_devices
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
 
@@ -70,7 +70,7 @@ def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], 
     for protocol, (config, folder) in product(suite.protocols, finished):
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
-                          f"go on with: {shlex.join(going_on(command))}", stop.exit_code)
+                          f"go on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
         print(evaluate(config, protocol, folder / "weights.pt", command, stop)[0], flush=True)
     there = {(config.name, config.seed) for config, _ in finished}
     for name in suite.ensembles:
@@ -96,7 +96,7 @@ def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[st
 def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str],
                         run: Callable[[RunConfig, list[str]], Run] = engine.run) -> list[ReproError]:
     """Run each configuration on all of its devices; errors as in `lanes.run_all`."""
-    if started_by_others() is not None:
+    if rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
                           "srun start its runs with `repro run`")
     failures = list[ReproError]()

@@ -19,9 +19,9 @@ from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, LostProcessError, PeerError
 from repro.models import build_model
 from repro.training import checkpoint
-from repro.training.distributed import World, first_host, join, started_by_others, with_devices
+from repro.training.distributed import World, first_host, join, rank_from_environment, with_devices
 from repro.training.launcher import failure, free_port
-from repro.training.synced import batch_norm_group, check_shares, synced
+from repro.training.synced import batch_norm_group, check_shares, sync_batch_norm
 from tests.made import tiny_config
 from tests.made_images import SMOKE, make_folder
 
@@ -226,19 +226,19 @@ def test_engines_of_one_device_are_refused_for_several(engine):
 
 
 def test_srun_and_torchrun_tell_who_a_process_is(monkeypatch):
-    assert started_by_others() is None
+    assert rank_from_environment() is None
     for name, value in {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert started_by_others() == (3, 8, 1)
+    assert rank_from_environment() == (3, 8, 1)
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert started_by_others() == (1, 2, 1)
+    assert rank_from_environment() == (1, 2, 1)
     with pytest.raises(ConfigError, match="devices=4"):
         with_devices(tiny_config("devices=4"))
     assert with_devices(tiny_config()).devices == 2
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(ConfigError, match="RANK=x"):
-        started_by_others()
+        rank_from_environment()
 
 
 @pytest.mark.fault(49)
@@ -302,8 +302,8 @@ def test_statistics_over_more_images_than_a_process_has_need_a_gpu():
         check_shares(tiny_config("train.batch_norm_group=8"), 4)
     check_shares(tiny_config("train.batch_norm_group=8"), 2)
     model = torch.nn.BatchNorm2d(3)
-    assert synced(model, tiny_config("train.batch_norm_group=8"), 2) is model
-    assert isinstance(synced(model, config, 2), torch.nn.SyncBatchNorm)
+    assert sync_batch_norm(model, tiny_config("train.batch_norm_group=8"), 2) is model
+    assert isinstance(sync_batch_norm(model, config, 2), torch.nn.SyncBatchNorm)
 
 
 def test_the_first_of_slurms_hosts(monkeypatch):

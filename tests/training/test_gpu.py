@@ -104,7 +104,7 @@ def test_order_and_mini_batches_are_those_of_the_cpu():
     config = tiny_config()
     cpu = TrainStep(build_model(config.model), tiny_data(), config, Schedule.of(config))
     for step in (gpu, cpu):
-        step.input.cover(32)
+        step.input.prepare(32)
         step.iteration.fill_(2)
     for left, right in zip(gpu.batch(), cpu.batch(), strict=True):
         assert torch.equal(left.cpu(), right)
@@ -175,7 +175,7 @@ def test_a_snapshot_is_of_the_moment_though_the_host_runs_ahead():
     alone.advance(10)
     snapshot = Snapshot(one.step.state(), one.step.device)
     one.advance(200)
-    found = snapshot.fetched()
+    found = snapshot.fetch()
     assert int(found["counters"]["iteration"]) == 10
     expected = alone.step.state()["model"]
     assert all(torch.equal(found["model"][key], expected[key].cpu()) for key in expected)

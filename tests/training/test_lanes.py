@@ -67,8 +67,8 @@ def test_runs_that_take_turns_are_bit_for_bit_those_left_alone(way, monkeypatch)
     runs = configs(*(f"engine={way} machine.steps_per_graph=4 {more}" for more in
                      ("", "train.warmup=error80", "train.lr=0.02")))
     turns = []
-    original = lanes.Lane.turn
-    monkeypatch.setattr(lanes.Lane, "turn", lambda self: (turns.append(self.config.seed), original(self))[1])
+    original = lanes.Lane.advance
+    monkeypatch.setattr(lanes.Lane, "advance", lambda self: (turns.append(self.config.seed), original(self))[1])
     assert run_together(runs, 2) == []
     assert turns[:4] == [0, 1, 0, 1], "two at a time"
     assert 2 in turns
@@ -106,19 +106,19 @@ def test_a_run_without_memory_leaves_the_others_alone(error, monkeypatch):
 
 def test_a_run_that_failed_keeps_no_memory_while_the_others_go_on(monkeypatch):
     steps, alive = weakref.WeakValueDictionary(), []
-    original, init = lanes.Lane.turn, engine.TrainStep.__init__
+    original, init = lanes.Lane.advance, engine.TrainStep.__init__
 
     def remembered(self, model, data, config, schedule, world):
         init(self, model, data, config, schedule, world)
         steps[config.seed] = self
 
-    def turn(self):
+    def advance(self):
         gc.collect()
         alive.append(0 in steps)
         return original(self)
 
     monkeypatch.setattr(engine.TrainStep, "__init__", remembered)
-    monkeypatch.setattr(lanes.Lane, "turn", turn)
+    monkeypatch.setattr(lanes.Lane, "advance", advance)
     failures = run_together(configs("train.lr=1e30", ""), 2)
     assert len(failures) == 1
     assert True in alive
@@ -185,10 +185,10 @@ def test_runs_of_other_machine_settings_wait():
     """torch's settings for precision and determinism are one for the whole process."""
     runs = configs("", "machine.deterministic=true", "")
     alive = []
-    original = lanes.Lane.turn
+    original = lanes.Lane.advance
 
     class Watched(lanes.Lane):
-        def turn(self):
+        def advance(self):
             alive.append(self.config.machine.deterministic)
             return original(self)
 
