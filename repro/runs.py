@@ -440,7 +440,6 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(remove_empty, folder)  # leave no empty folders behind a run that never began
             lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
             try:
                 stack.enter_context(lock.acquire(LET_GO_SECONDS))
@@ -463,24 +462,16 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
             raise InUseError(in_use_message(folder, lock_owner(path))) from None
         except OSError as error:
             raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
-        stack.callback(remove_own, path)
         _held.add(folder)
-        stack.callback(_held.discard, folder)
-        yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
-
-
-def remove_own(path: Path) -> None:
-    """Remove a lock unless another process has written it since."""
-    with suppress(OSError):  # if an error is on its way, it is the one to know
-        if is_ours(path):
-            path.unlink()
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a folder and the one around it where they are empty."""
-    with suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
+        try:
+            yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
+        finally:
+            _held.discard(folder)
+            with suppress(OSError):  # if an error is on its way, it is the one to know
+                if is_ours(path):
+                    path.unlink()
+                folder.rmdir()  # leave no empty folders behind a run that never began
+                folder.parent.rmdir()
 
 
 def check_held(folder: Path) -> bool:

@@ -76,7 +76,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
     config = with_devices(config)
     check_shares(resolve(config), config.devices or 1)
     if config.devices != 1 and rank_from_environment() is None:
-        return launcher.launch(config, command)
+        return launcher.launch(run, config, command)
     with StopRequest(config.max_seconds) as stop:
         stepwise = run_stepwise(config, stop, command, say)
         try:
@@ -91,7 +91,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
                               + shlex.join(go_on_command(config, command)), stop.exit_code) from error
             say(f"{error}\ngoing on in a fresh process, engine=eager")
             left = stop.seconds_left()
-    return launcher.launch(replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
+    return launcher.launch(run, replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
 
 
 def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None = None, say: Say = print,

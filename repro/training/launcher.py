@@ -6,7 +6,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import Connection
@@ -22,14 +22,15 @@ from repro.stopping import SIGNALS, StopRequest, command_to_go_on
 from repro.streams import keep_on_without_output, open_streams
 from repro.training.checkpoint import list_checkpoints
 
+Train = Callable[[RunConfig, list[str] | None], object]
 GRACE = 10.0  # Choice: seconds in which the others may end by themselves when one has failed; then as many to SIGKILL
 LOOK = 0.1  # seconds between two looks at the signals received
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def launch(config: RunConfig, command: list[str] | None = None) -> Run:
-    """Train a configuration by `config.devices` processes of this machine and return its run.
+def launch(train: Train, config: RunConfig, command: list[str] | None = None) -> Run:
+    """Train a configuration by `config.devices` processes of this machine, which each call `train`; its run.
 
     Signals go on to all of them, and they stop together. If one dies, the others are stopped, and LostProcessError (1)
     names it. Raises what the first process that failed raises otherwise.
@@ -47,8 +48,8 @@ def launch(config: RunConfig, command: list[str] | None = None) -> Run:
         try:
             with environment_of_workers(size):
                 workers.append(start_processes(  # type: ignore[no-untyped-call]
-                    work, (size, free_port(), os.getpid(), [answer for _, answer in pipes], config, command), size,
-                    join=False, start_method="spawn"))
+                    work, (size, free_port(), os.getpid(), [answer for _, answer in pipes], train, config, command),
+                    size, join=False, start_method="spawn"))
             forwarded = False
             while not workers[0].join(LOOK, GRACE):
                 if stop.received is not None and not forwarded:
@@ -84,8 +85,8 @@ def environment_of_workers(size: int) -> Iterator[None]:
         os.environ.update(before)
 
 
-def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connection], config: RunConfig,
-         command: list[str] | None) -> None:
+def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connection], train: Train,
+         config: RunConfig, command: list[str] | None) -> None:
     """One of the processes: it sends an error of ours to the launcher; only the first one's output is shown."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
     with suppress(OSError, AttributeError):
@@ -102,10 +103,8 @@ def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connect
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if sys.platform in LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
-    from repro.training import engine
-
     try:
-        engine.run(config, command)
+        train(config, command)
     except ReproError as error:
         answers[rank].send(error)
         sys.exit(error.exit_code)

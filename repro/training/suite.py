@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -55,7 +56,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         except CaptureError as error:
             print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
             eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
-            failures = one_after_the_other(eager, stop, command, launcher.launch)
+            failures = one_after_the_other(eager, stop, command, partial(launcher.launch, engine.run))
         test_finished(suite, configs, overrides, stop, command)
     return preset, failures
 
