@@ -18,7 +18,6 @@ from repro.schema import (
     RunConfig,
     Split,
 )
-from repro.sizes import parse_size
 
 SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
 CIFAR10, IMAGENET = "cifar10", "imagenet"
@@ -82,11 +81,6 @@ def check_ranges(config: RunConfig) -> None:
     for name, value, good, allowed in rules:
         if not good:
             raise ConfigError(f"{name}={value}: allowed is {allowed}")
-    if config.part_size is not None:
-        try:
-            parse_size(config.part_size)
-        except ValueError as error:
-            raise ConfigError(f"part_size: {error}") from error
     if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
         raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
 

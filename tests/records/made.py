@@ -64,7 +64,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
-        "deviations": deviations(config), "evaluated_on": split, "iterations": marks[-1], "memory_bytes": 10**9,
+        "deviations": deviations(config), "evaluated_on": split, "iterations": marks[-1], "peak_memory_bytes": 10**9,
         "parameters": parameters(config), "data": {"name": config.data.name, "split": config.data.split.name,
                                                    "sha256": "b" * 64 if imagenet else OFFICIAL.sha256},
         "environment": {**VERSIONS, "system": "Linux", "architecture": "x86_64", "cores": 2, "interpreter": "cpython",
