@@ -58,8 +58,8 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", 
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
             "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
-            "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_usable",
-            "data.imagenet_verify", "data.matlab", "data.parts", "verification.__init__", "verification.check",
+            "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics",
+            "data.imagenet_verify", "data.parts", "verification.__init__", "verification.check",
             "verification.identities", "verification.committed", "streams"]
 DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.

@@ -15,7 +15,7 @@ from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
 from repro.data.loader import Loader
 from repro.data.parts import cores_here
-from repro.schema import Crop, DataConfig, Decoder, MachineConfig, Normalization, RunConfig
+from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
 MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pixels, of which the mean image is made
@@ -27,18 +27,12 @@ class TrainingCrop:
     """Reads an image and cuts a random crop from it; a small object, so that it can go to other processes."""
 
     images: ImageSet
-    crop: Crop
     size: int
-    decoder: Decoder
 
     def __call__(self, request: Request) -> np.ndarray:
         """(index, draws...) -> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        index, *drawn = request
-        picture = pictures.open_rgb(self.images.path(index), self.decoder)
-        if self.crop is Crop.shorter_side:
-            side, top, left, flip = drawn
-            return pictures.random_crop(picture, side, top, left, bool(flip), self.size)
-        return pictures.random_resized_crop(picture, drawn, self.size)
+        index, side, top, left, flip = request
+        return pictures.random_crop(pictures.open_rgb(self.images.path(index)), side, top, left, bool(flip), self.size)
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,10 @@ class CentreCrop:
     images: ImageSet
     shorter_side: int
     size: int
-    decoder: Decoder
 
     def __call__(self, index: int) -> np.ndarray:
         """-> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        return pictures.center_crop(pictures.open_rgb(self.images.path(index), self.decoder), self.shorter_side,
-                                    self.size)
+        return pictures.center_crop(pictures.open_rgb(self.images.path(index)), self.shorter_side, self.size)
 
 
 @dataclass(frozen=True)
@@ -101,15 +93,12 @@ class ImageNetData:
 
     def training_loader(self) -> Loader:
         """Reads the crops of `training_requests`."""
-        return self.loader(TrainingCrop(self.files.train, self.config.crop, self.crop_size, self.machine.decoder))
+        return self.loader(TrainingCrop(self.files.train, self.crop_size))
 
     def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
         """What `training_loader` needs for the images `index` (B,) at the positions (B,) of a run."""
-        drawn: draws.TrainingDraws | draws.ResizedDraws = draws.resized_draws(position, seed)
-        if self.config.crop is Crop.shorter_side:
-            assert self.config.shorter_side is not None
-            low, high = self.config.shorter_side
-            drawn = draws.training_draws(position, seed, low, high)
+        assert self.config.shorter_side is not None
+        drawn = draws.training_draws(position, seed, *self.config.shorter_side)
         flip = drawn.flip & self.config.flip
         columns = [index, *drawn._replace(flip=flip)]
         return list(zip(*(column.tolist() for column in columns), strict=True))
@@ -129,7 +118,7 @@ class ImageNetData:
         indices = list(range(rank, len(images), size))
         batch_size = min(batch_size, MOST_TESTED_AT_ONCE)
         parts = [indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)]
-        loader = self.loader(CentreCrop(images, self.config.test_shorter_side, self.crop_size, self.machine.decoder))
+        loader = self.loader(CentreCrop(images, self.config.test_shorter_side, self.crop_size))
         try:
             for part, pixels in zip(parts, loader.batches(parts), strict=True):
                 on_device = torch.from_numpy(pixels).to(self.mean.device)

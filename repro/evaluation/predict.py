@@ -8,7 +8,7 @@ import numpy as np
 from torchvision.models import ResNet50_Weights
 
 from repro.data.cifar10 import on_device
-from repro.data.imagenet_usable import usable
+from repro.data.imagenet_files import find
 from repro.data.pictures import center_crop, open_rgb
 from repro.data.sources import load_arrays
 from repro.devices import place, resolve, set_up, settings_restored
@@ -20,6 +20,7 @@ from repro.evaluation.views import CENTER, Views, views_of
 from repro.evaluation.weight_files import read_weights, run_beside
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
+from repro.places import data_dir
 from repro.ranges import CIFAR10, CLASSES, IMAGENET
 from repro.schema import RunConfig
 
@@ -48,7 +49,7 @@ def predict(config: RunConfig, weights: Path, images: Sequence[Path]) -> tuple[s
     values, bad = [], []
     for path in images:
         try:
-            crop = center_crop(open_rgb(path, config.machine.decoder), views.shorter_sides[0], views.crop_size)
+            crop = center_crop(open_rgb(path), views.shorter_sides[0], views.crop_size)
         except DataError as error:
             bad.append(str(error))
             continue
@@ -60,7 +61,8 @@ def predict(config: RunConfig, weights: Path, images: Sequence[Path]) -> tuple[s
 def mean_of(config: RunConfig, weights: Path) -> Normaliser:
     """What is subtracted from an image of the configuration's data set."""
     if config.data.name == IMAGENET:
-        return normaliser_of(config, weights, lambda: usable(config, print_now).fingerprint)
+        root = data_dir(config.data.root)
+        return normaliser_of(config, weights, lambda: find(root, config.data.wiring_test, print_now).fingerprint)
     data = on_device(load_arrays(config.data), config.data, device=set_up(config))
     return Normaliser(data.mean.cpu(), None if data.std is None else data.std.cpu())
 

@@ -6,7 +6,7 @@ from repro.paper import golden_count
 from repro.ranges import CIFAR10, CLASSES, IMAGENET, SYNTHETIC
 from repro.records.finding import ERROR, WARNING, Problems, told
 from repro.records.known import Record
-from repro.schema import Family, OnBad
+from repro.schema import Family
 
 UNKNOWN = "was not recorded, so nobody can look at the code that ran"
 
@@ -57,8 +57,6 @@ def check_data(record: Record) -> Problems:
         yield ERROR, "synthetic images are no evidence about CIFAR-10"
     if config.wiring_test or data.get("one_folder"):
         yield ERROR, "a wiring test is no evidence about ImageNet"
-    if ("left_out" in data) != (config.on_bad is OnBad.skip):
-        yield ERROR, f"data.left_out is {told(data.get('left_out'))}, but data.on_bad is {config.on_bad.name}"
     for key, due in (("name", config.name), ("split", config.split.name)):
         if data[key] != due:
             yield ERROR, f"data.{key} is {told(data[key])}, that of the configuration {due}"

@@ -71,7 +71,6 @@ SIDES = Kind("a list of whole numbers", lambda value: isinstance(value, list) an
 SPLIT = one_of("test", "val")
 PRECISION = one_of("fp32", "tf32", "bf16", "fp16")
 
-LEFT_OUT: Shape = {"train": WHOLE, "val": WHOLE, "first": TEXTS, "sha256": HASH}
 PACKAGES: Shape = dict.fromkeys(("python", "torch", "torchvision", "hydra-core", "omegaconf", "numpy"), VERSION)
 CODE: Shape = {"repro": VERSION, "commit": COMMIT, "dirty": kind_or_null(FLAG)}
 HOW: Shape = {"engine?": TEXT, "updates_per_graph?": WHOLE, "jobs_per_device?": WHOLE, "devices?": WHOLE,
@@ -82,7 +81,7 @@ SESSION: Shape = {"started": TIME, "from_iteration": WHOLE, "device": TEXT, **HO
 RECORD: Shape = {
     "schema": one_of(1), "experiment": TEXT, "seed": WHOLE, "identity": IDENTITY, "status": TEXT, "config": MAPPING,
     "deviations": TEXTS, "evaluated_on": SPLIT, "iterations": WHOLE, "memory_bytes?": WHOLE, "parameters": WHOLE,
-    "data": {"name": TEXT, "split": TEXT, "sha256": HASH, "one_folder?": FLAG, "left_out?": LEFT_OUT},
+    "data": {"name": TEXT, "split": TEXT, "sha256": HASH, "one_folder?": FLAG},
     "environment": {**PACKAGES, "system": TEXT, "architecture": TEXT, "cores": kind_or_null(WHOLE),
                     "interpreter": TEXT, "device": TEXT, "precision": PRECISION, "threads": WHOLE, **HOW},
     "started": TIME, "warmup_end": kind_or_null(WHOLE), "sessions": Kind("a list of sessions", lambda value:
@@ -96,9 +95,9 @@ RECORD: Shape = {
 EVALUATION: Shape = {
     "schema": one_of(1), "protocol": TEXT, "definition": TEXT, "experiment": TEXT, "seed": kind_or_null(WHOLE),
     "identity": kind_or_null(IDENTITY), "deviations": kind_or_null(TEXTS), "weights_sha256": HASH,
-    "data_fingerprint": HASH, "split": TEXT, "wiring_test": FLAG, "one_folder": FLAG, "left_out?": LEFT_OUT,
+    "data_fingerprint": HASH, "split": TEXT, "wiring_test": FLAG, "one_folder": FLAG,
     "model": MAPPING, "settings": {"shorter_sides": SIDES, "crop_size": WHOLE, "normalisation_sha256": HASH},
-    "precision": PRECISION, "decoder": TEXT, "versions": PACKAGES, **CODE, "device": TEXT, "images": WHOLE,
+    "precision": PRECISION, "versions": PACKAGES, **CODE, "device": TEXT, "images": WHOLE,
     "classes": WHOLE, "images_done": WHOLE, "top1_errors": WHOLE, "top5_errors": WHOLE, "finished": FLAG,
     "val_top1_error": PERCENT, "val_top5_error": PERCENT, "probabilities_sha256": HASH, "labels_sha256": HASH,
     "utc": TIME}

@@ -244,8 +244,6 @@ FORGERIES = {
     "another data set in the record": (RESNET, lambda f: put(f, "imagenet", "data", "name"), "data", "data.name is"),
     "another split of the images": (RESNET, lambda f: put(f, "45k", "data", "split"), "data", "data.split is '45k'"),
     "one folder for both sets": (IMAGENET, lambda f: put(f, True, "data", "one_folder"), "data", "a wiring test"),
-    "files left out unasked": (IMAGENET, lambda f: put(f, {"train": 1, "val": 0, "first": [], "sha256": "a" * 64},
-                                                       "data", "left_out"), "data", "but data.on_bad is fail"),
     # layers
     "changed responses": (RESNET, lambda f: cell(f, 3, "std", 0.6, name=R), "layers", "responses.csv was changed"),
     "changed gradients": (RESNET, lambda f: cell(f, 3, "norm", 0.6, name="gradients.csv"), "layers",
