@@ -57,7 +57,7 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", 
             "doctor.__init__", "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
-            "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
+            "data.fetch", "data.npm", "data.pictures", "data.imagenet_files",
             "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics",
             "data.imagenet_verify", "data.parts", "verification.__init__", "verification.check",
             "verification.identities", "verification.committed", "streams"]

@@ -17,7 +17,7 @@ from repro.bench.input_plan import COLOUR, PLAIN, SHORTER_SIDE, SIZE, InputJob
 from repro.bench.plan import print_result
 from repro.data.augment import normalised
 from repro.data.draws import normals, training_draws
-from repro.data.loader import Loader
+from repro.data.loader import read_ahead
 from repro.data.pictures import open_rgb, random_crop
 from repro.schema import Loader as Kind
 
@@ -98,7 +98,7 @@ def reader(job: InputJob) -> Callable[[int], None]:
                 coloured(torch.stack(crops), torch.tensor([request[0] for request in batch]), mean)
 
     def ahead(count: int) -> None:
-        for _ in Loader(read, Kind(kind), job.workers).batches(requests(count)):
+        for _ in read_ahead(read, requests(count), Kind(kind), job.workers):
             pass
 
     return ahead if kind else alone

@@ -1,8 +1,10 @@
 """ImageNet as a run sees it: crops of files, read ahead, and the colour and mean that are done on the device."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from repro.data.augment import normalised
 from repro.data.cifar10 import channel_statistics
 from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
-from repro.data.loader import Loader
+from repro.data.loader import Read, read_ahead
 from repro.data.parts import cores_here
 from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
@@ -87,16 +89,16 @@ class ImageNetData:
         """So many blank images in the form in which the network gets them, for measuring memory."""
         return torch.zeros(count, 3, self.crop_size, self.crop_size, device=self.mean.device)
 
-    def loader(self, read: Callable[..., np.ndarray]) -> Loader:
-        """Threads or processes that read with this function."""
-        return Loader(read, self.machine.loader, self.machine.workers or workers_of_each())
+    def read_ahead(self, read: Read, requests: Iterable[Sequence[Any]]) -> Generator[Any, None, None]:
+        """`repro.data.loader.read_ahead` as the machine is configured."""
+        return read_ahead(read, requests, self.machine.loader, self.machine.workers or workers_of_each())
 
-    def training_loader(self) -> Loader:
-        """Reads the crops of `training_requests`."""
-        return self.loader(TrainingCrop(self.files.train, self.crop_size))
+    def training_crops(self, requests: Iterable[Sequence[Request]]) -> Generator[Any, None, None]:
+        """The crops (B, S, S, 3) uint8 of each of `training_requests`."""
+        return self.read_ahead(TrainingCrop(self.files.train, self.crop_size), requests)
 
     def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
-        """What `training_loader` needs for the images `index` (B,) at the positions (B,) of a run."""
+        """What `training_crops` needs for the images `index` (B,) at the positions (B,) of a run."""
         assert self.config.shorter_side is not None
         drawn = draws.training_draws(position, seed, *self.config.shorter_side)
         flip = drawn.flip & self.config.flip
@@ -118,14 +120,12 @@ class ImageNetData:
         indices = list(range(rank, len(images), size))
         batch_size = min(batch_size, MOST_TESTED_AT_ONCE)
         parts = [indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)]
-        loader = self.loader(CentreCrop(images, self.config.test_shorter_side, self.crop_size))
-        try:
-            for part, pixels in zip(parts, loader.batches(parts), strict=True):
+        read = CentreCrop(images, self.config.test_shorter_side, self.crop_size)
+        with closing(self.read_ahead(read, parts)) as crops:
+            for part, pixels in zip(parts, crops, strict=True):
                 on_device = torch.from_numpy(pixels).to(self.mean.device)
                 yield (normalised(on_device.permute(0, 3, 1, 2), self.mean, self.std),
                        labels[part].to(self.mean.device))
-        finally:
-            loader.close()
 
 
 def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatistics | None,

@@ -4,13 +4,13 @@ import hashlib
 import json
 import shlex
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from repro.config import flat, to_dict
 from repro.data.imagenet_files import ImageNetFiles, find
-from repro.data.loader import Loader
+from repro.data.loader import read_ahead
 from repro.devices import describe, place, resolve, set_up, settings_restored
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.kept import Kept, json_path
@@ -85,23 +85,20 @@ def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, comm
     images, machine = len(kept.labels), config.machine
     starts = range(kept.done, images, scorer.images_at_once)
     requests = [range(start, min(start + scorer.images_at_once, images)) for start in starts]
-    loader = Loader(reader, machine.loader, machine.workers)
     name = f"{config.name} {LABELS[scorer.views.protocol]}"
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
-    with kept, asked as stop, Progress(name, kept.done, images) as progress:
+    crops = read_ahead(reader, requests, machine.loader, machine.workers)
+    with kept, asked as stop, Progress(name, kept.done, images) as progress, closing(crops):
         saved = time.monotonic()
-        try:
-            for loaded in loader.batches(requests):
-                kept.add(scorer(loaded))
-                progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
-                if stop.reason is not None and kept.done < images:
-                    raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
-                                  f"kept\ngo on with: {shlex.join(going_on(command))}", stop.exit_code)
-                if time.monotonic() - saved >= machine.checkpoint_seconds:
-                    kept.save()
-                    saved = time.monotonic()
-        finally:
-            loader.close()
+        for loaded in crops:
+            kept.add(scorer(loaded))
+            progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
+            if stop.reason is not None and kept.done < images:
+                raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
+                              f"kept\ngo on with: {shlex.join(going_on(command))}", stop.exit_code)
+            if time.monotonic() - saved >= machine.checkpoint_seconds:
+                kept.save()
+                saved = time.monotonic()
         kept.finish()
 
 
