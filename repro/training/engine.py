@@ -381,7 +381,7 @@ def about_files(data: Data) -> dict[str, Any]:
     """For the record: that a wiring test is tested on its training images, and what was left out of ImageNet."""
     if not isinstance(data, ImageNetData):
         return {}
-    return {**({"one_folder": True} if data.files.one_folder else {}), **data.files.noted()}
+    return {"one_folder": True} if data.files.one_folder else {}
 
 
 def silent(text: str) -> None:

@@ -1,7 +1,7 @@
 """Where the mini-batches of a run come from: a data set that lies on the device, or files that are read ahead."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from typing import Protocol
 
@@ -86,8 +86,7 @@ class StreamInput:
         size, own = data.crop_size, share.stop - share.start
         self.pixels = torch.zeros((own, size, size, 3), dtype=torch.uint8, device=data.mean.device)
         self.labels = torch.zeros(own, dtype=torch.int64, device=data.mean.device)
-        self.loader = data.training_loader()
-        self.crops: Iterator[np.ndarray] | None = None
+        self.crops: Generator[np.ndarray, None, None] | None = None
         self.requested: deque[Tensor] = deque()  # labels of the mini-batches that are being read
         self.at = -1  # position that `pixels` holds
         self.next = -1  # position of the mini-batch that comes out of `crops` next
@@ -97,8 +96,9 @@ class StreamInput:
         if position == self.at:
             return False
         if self.crops is None or position != self.next:
+            self.close()
             self.requested = deque()
-            self.crops = self.loader.batches(self.requests(position, self.requested))
+            self.crops = self.data.training_crops(self.requests(position, self.requested))
         pixels = torch.from_numpy(next(self.crops))
         labels = self.requested.popleft()
         if self.pixels.device.type == "cuda":
@@ -124,4 +124,6 @@ class StreamInput:
 
     def close(self) -> None:
         """See `Input`."""
-        self.loader.close()
+        if self.crops is not None:
+            self.crops.close()
+            self.crops = None

@@ -191,7 +191,7 @@ def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -
             "one_folder": False, "model": model,
             "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                          "normalisation_sha256": "c" * 64},
-            "precision": "fp32", "decoder": "pillow", "versions": VERSIONS, **CODE, "device": "made-up device",
+            "precision": "fp32", "versions": VERSIONS, **CODE, "device": "made-up device",
             "images": images, "classes": 1000, "images_done": images, "top1_errors": top1, "top5_errors": top5,
             "finished": True, "val_top1_error": 100 * top1 / images, "val_top5_error": 100 * top5 / images,
             "probabilities_sha256": "d" * 64, "labels_sha256": "e" * 64, "utc": record["ended"]}
