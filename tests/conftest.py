@@ -1,5 +1,6 @@
 """Shared fixtures: made-up data sets, configurations, and the real CIFAR-10 where it lies on the machine."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from repro import config
 from repro.places import TREE
 from tests.outcome import Outcome
 
@@ -37,6 +39,23 @@ def clean_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("REPRO_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """Hydra composes a configuration of conf/ once in a session: it takes 0.15 s, and many tests ask for the same."""
+    composed, compose = {}, config.composed_node
+
+    def cached(overrides=(), with_hydra=False):
+        if config.own_folders(overrides) or config.conf_dir() != TREE / "conf":
+            return compose(overrides, with_hydra)
+        key = (*overrides, with_hydra, *config.environment_overrides())
+        if key not in composed:
+            composed[key] = compose(overrides, with_hydra)
+        return copy.deepcopy(composed[key])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "composed_node", cached)
+        yield
 
 
 @pytest.fixture
