@@ -18,7 +18,7 @@ SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),s
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses imagenet-plain-vs-res imagenet-options
 .PHONY: imagenet-deeper imagenet-wiring pending data tables figures claims report status bench gpu-check
-.PHONY: doctor check verify test test-oldest torture lint clean
+.PHONY: doctor check verify test test-all test-oldest torture lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -93,7 +93,11 @@ verify: $(VENV)/.ready ## does this installation compute what it claims? under a
 	$(REPRO) verify $(DATA_OVERRIDE) $(ARGS)
 
 test: $(VENV)/.ready-dev ## run the test suite
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto -m "not slow"
+
+test-all: test ## also what takes long (SLURM, kills, the wheel), and the suite with the oldest torch
+	$(VENV)/bin/python -m pytest -n auto -m slow
+	$(MAKE) test-oldest
 
 test-oldest: ## run the test suite with the oldest supported torch (2.11) and torchvision (0.26)
 	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"

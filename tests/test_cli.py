@@ -595,6 +595,7 @@ def test_publish_of_an_unfinished_run(here, other_reference, tmp_path):
 
 # ---- on the real data
 
+@pytest.mark.slow
 def test_a_short_run_on_real_cifar10_and_eval_of_its_weights(direct, real_cifar10, tmp_path):
     short = ["experiment=cifar_resnet20", "model.blocks_per_stage=1", "scale=0.0001", "evaluation.interval=64000",
              "machine.tensorboard=false", f"data.root={real_cifar10}"]

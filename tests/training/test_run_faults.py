@@ -359,6 +359,7 @@ def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(tmp_path)
 
 # ---- kills
 
+@pytest.mark.slow
 @pytest.mark.fault(20, 21)
 @pytest.mark.parametrize(("extra", "code", "words"), [
     (("--kills", "4"), 0, ("weights and history as of the run left alone", "4 kills; lost: nothing")),
