@@ -25,8 +25,8 @@ FLOORS = (
     {"__main__"},
 )
 # To import these never loads torch (2 s); they, the command line aside, need none inside functions either.
-NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files", "data.imagenet_files",
-            "errors", "evaluation.views", "hydra_cli", "hydra_guard", "paper", "places", "provenance", "publishing",
+NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files",
+            "data.imagenet_files", "errors", "evaluation.views", "hydra_cli", "hydra_guard", "paper", "places", "provenance", "publishing",
             "ranges", "records", "reporting", "runs", "schema", "stopping", "streams", "training.schedule", "versions",
             "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "hydra_cli"}
@@ -38,7 +38,7 @@ SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 
 @functools.cache
 def imports(module: str, late: bool = True) -> frozenset[str]:
-    """What a module of ours imports: ours as data.loader, others as torch; without `late` those at module level only."""
+    """What a module of ours imports: ours as data.loader, others as torch; without `late` at module level only."""
     tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
     inside = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef)
               for node in ast.walk(function)}
