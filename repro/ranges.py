@@ -24,6 +24,7 @@ SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever 
 CIFAR10, IMAGENET = "cifar10", "imagenet"
 DATA_SETS = (CIFAR10, SYNTHETIC, IMAGENET)
 CLASSES = 1000  # of ImageNet, Sec. 4.1
+TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
 DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152), Family.vgg: (16, 19)}  # Table 1, Sec. 3.3
 Rule = tuple[str, Any, Any, str]  # key, value, whether it is good, what is allowed
 

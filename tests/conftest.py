@@ -41,11 +41,12 @@ def clean_environment(monkeypatch, tmp_path):
 
 @pytest.fixture
 def repro(tmp_path):
-    """Run the command line as a subprocess: repro("run", ...) -> CompletedProcess."""
+    """Run the command line as a process: repro("run", ...) -> CompletedProcess."""
+    from tests.warm import complete
+
     def call(*arguments, timeout=120, **environment):
         variables = {**os.environ, "REPRO_RESULTS": str(tmp_path / "results"), **environment}
-        return subprocess.run([sys.executable, "-m", "repro", *arguments], capture_output=True, text=True,
-                              timeout=timeout, env=variables, cwd=tmp_path, check=False)
+        return complete(*arguments, timeout=timeout, env=variables, cwd=tmp_path)
     return call
 
 

@@ -23,8 +23,7 @@ ALLOWED = {
     "records": {"records", "publishing", "reporting", "training", "evaluation", "data", "base"},
     "bench": {"bench", "training", "models", "data", "devices", "base"},
     "weights": {"weights", "evaluation", "models", "base"},
-    "verification": {"verification", "records", "reporting", "training", "evaluation", "models", "data", "devices",
-                     "base"},
+    "verification": {"records", "reporting", "training", "evaluation", "models", "data", "base"},
     "training": {"training", "models", "data", "evaluation", "devices", "base"},
     "evaluation": {"evaluation", "models", "data", "devices", "base"},
     "data": {"data", "base"},
@@ -45,21 +44,18 @@ BASE = {
     "config": {"errors", "hydra_guard", "places", "ranges", "schema", "sizes", "wording"},
     "provenance": {"__init__", "places"},
     "versions": {"__init__", "places"},
-    "published": {"config", "errors"},
-    "paper": {"config", "errors", "places", "published", "schema"},
+    "paper": {"config", "errors", "places"},
     "runs": {"config", "errors", "places", "ranges", "schema", "wording"},
     "stopping": set(),
     "streams": {"errors"},
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", "ranges", "schema", "errors", "places",
-            "paper", "published", "runs", "provenance", "publishing", "sizes", "versions", "completion",
-            "__init__",
+            "paper", "runs", "provenance", "publishing", "sizes", "versions", "completion", "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
             "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
             "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_usable",
-            "data.imagenet_verify", "data.matlab", "data.parts", "verification.__init__", "verification.check",
-            "verification.identities", "verification.committed", "streams"]
+            "data.imagenet_verify", "data.matlab", "data.parts", "streams"]
 DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}

@@ -103,8 +103,7 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
 
 def training_images(config: "RunConfig") -> int | None:
     """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
-    from repro.paper import costs
-    from repro.ranges import IMAGENET, SYNTHETIC
+    from repro.ranges import IMAGENET, SYNTHETIC, TRAINING_IMAGES
 
     if config.data.name == SYNTHETIC:
         from repro.data.synthetic import TRAIN_IMAGES
@@ -113,7 +112,7 @@ def training_images(config: "RunConfig") -> int | None:
     if config.data.wiring_test:
         return None
     if config.data.name == IMAGENET:
-        return costs().images.training
+        return TRAINING_IMAGES
     return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
 
 
@@ -122,7 +121,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     from repro import paper
     from repro.config import deviations
     from repro.places import reference_dir
-    from repro.reporting.run_cost import benchmarks, computed, measured_times
+    from repro.reporting.run_cost import benchmarks, measured_times
     from repro.reporting.settings import counts
     from repro.training.progress import duration
 
@@ -130,8 +129,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     times = measured_times(config.name, identities, schedule.iterations, results_of(config.results), reference_dir())
     times += benchmarks(config.name, reference_dir()) if not deviations(config) else []
     suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
-    counted = counts(config, schedule.iterations)
-    return {**counted, **computed(config, counted), "suite": suite, "mini_batch": config.train.mini_batch_size,
+    return {**counts(config, schedule.iterations), "suite": suite,
             "times": [{**one, "text": duration(one["seconds"])} for one in times]}
 
 
@@ -167,7 +165,7 @@ def schedule_lines(schedule: dict[str, Any]) -> list[str]:
 
 def facts_lines(facts: dict[str, Any]) -> list[str]:
     """Schedule, cost, folder, deviations and rows for a person."""
-    from repro.reporting.run_cost import computed_lines, time_lines
+    from repro.reporting.run_cost import time_lines
 
     schedule, cost = facts["schedule"], facts["cost"]
     lines = schedule_lines(schedule) if schedule else [
@@ -178,8 +176,7 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     if "multiply_adds" in cost:
         lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
                   "for the forward passes of all training mini-batches"]
-    lines += computed_lines(cost, cost["mini_batch"])
-    if schedule and (cost["times"] or "gpu_hours" not in cost):
+    if schedule:
         lines += time_lines(cost["times"], cost["suite"])
     lines += ["", "folder and identity:"]
     lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
@@ -191,7 +188,7 @@ def show_differences(options: argparse.Namespace) -> int:
     """`repro show experiment=NAME --against NAME`."""
     from repro import paper
     from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.published import pick
+    from repro.paper import pick
     from repro.reporting.settings import as_plain, difference_lines, differences, sources
 
     against = options.against

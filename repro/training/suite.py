@@ -12,13 +12,12 @@ from repro.devices import resolve
 from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
 from repro.evaluation.testing import evaluate
-from repro.paper import costs
+from repro.paper import Preset, Suite
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.published import Preset, Suite
-from repro.ranges import CIFAR10, IMAGENET
+from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig
 from repro.stopping import StopRequest, going_on
@@ -44,10 +43,8 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     preset = suite.preset(chosen)
     assert preset.experiments is not None
     precision = short_precision(preset, overrides) if preset.overrides else None  # not for the paper's schedule
-    configs = [config_of(experiment, seed, preset, words, precision) for experiment in preset.experiments
-               for seed in range(seeds or suite.seeds_of(experiment)) for words in in_each_precision(suite, overrides)]
-    if suite.precisions:
-        say_precisions(configs)
+    configs = [config_of(experiment, seed, preset, overrides, precision) for experiment in preset.experiments
+               for seed in range(seeds or suite.seeds_of(experiment))]
     make_data(configs[0])
     with StopRequest(configs[0].max_seconds) as stop:
         try:
@@ -138,11 +135,11 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
 def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     total, entries, device, caveat = 0.0, [], "", ""
-    for experiment, words in product(suite.experiments, in_each_precision(suite, overrides)):
-        config = compose([f"experiment={experiment}", *words])
+    for experiment in suite.experiments:
+        config = compose([f"experiment={experiment}", *overrides])
         measured, iterations = cost.measure(config), Schedule.of(config).iterations
         imagenet = config.data.name == IMAGENET
-        seconds = measured.run_seconds(Schedule.of(config), costs().images.validation if imagenet else CIFAR10_TEST)
+        seconds = measured.run_seconds(Schedule.of(config), VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
         caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
         seeds, device = suite.seeds_of(experiment), measured.device
         total += seconds * seeds
@@ -153,21 +150,6 @@ def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dic
     say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
     return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
-
-
-def in_each_precision(suite: Suite, overrides: list[str]) -> list[list[str]]:
-    """The overrides once for each precision of the suite; as they are if it names none, or if they ask for one."""
-    if not suite.precisions or any(override.startswith("machine.precision=") for override in overrides):
-        return [overrides]
-    return [[f"machine.precision={precision}", *overrides] for precision in suite.precisions]
-
-
-def say_precisions(configs: list[RunConfig]) -> None:
-    """One line that names the precisions of resolved runs, and what stands for tf32 where there is none."""
-    names = list(dict.fromkeys(config.machine.precision.name for config in configs))
-    instead = "" if configs[0].machine.device is Device.cuda or "fp32" not in names else (
-        "; fp32 stands in the place of tf32, which needs CUDA: both are the paper's")
-    print(f"each seed in {', '.join(names)}{instead}", flush=True)
 
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:

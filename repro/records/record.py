@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.cifar10_files import OFFICIAL
-from repro.paper import costs
-from repro.ranges import CIFAR10, IMAGENET
+from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.schema import RunConfig
 from repro.training.recorder import history_columns
 from repro.training.schedule import Schedule
@@ -19,7 +18,7 @@ HELD_OUT = 5_000  # Sec. 4.2: a 45k/5k train/validation split
 class Record:
     """A record; errors in percent, times in seconds.
 
-    `history` and `timing` are the rows of their CSV; empty where these can't be read, and then `unread` says why.
+    `history` has the rows of history.csv; none where it can't be read, and then `unread` says why.
     """
 
     folder: Path
@@ -27,8 +26,7 @@ class Record:
     content: dict[str, Any]
     config: RunConfig
     history: list[dict[str, Any]] = field(default_factory=list)
-    timing: list[dict[str, Any]] = field(default_factory=list)
-    unread: dict[str, str] = field(default_factory=dict)
+    unread: str = ""
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -59,12 +57,5 @@ class Record:
         if not self.evidence:
             return None
         if self.config.data.name == IMAGENET:
-            return costs().images.validation
+            return VALIDATION_IMAGES
         return OFFICIAL.test_count if self.tested_on == "test" else HELD_OUT
-
-    @cached_property
-    def training_images(self) -> int:
-        """Images that it was trained on; made ones are taken as CIFAR-10's."""
-        if self.config.data.name == IMAGENET:
-            return costs().images.training
-        return OFFICIAL.train_count - (HELD_OUT if self.tested_on == "val" else 0)
