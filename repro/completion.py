@@ -9,8 +9,8 @@ from argcomplete.completers import FilesCompleter
 
 from repro import paper
 from repro.config import GROUPS, PATHS, experiments, keys
+from repro.paper import PROTOCOLS
 from repro.places import conf_dir
-from repro.published import PROTOCOLS
 from repro.reporting.figure_data import names as figure_names
 from repro.reporting.tables import names as table_names
 from repro.schema import RunConfig

@@ -39,8 +39,8 @@ GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
 FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
 NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
-                "part_size", "data.root", "model.depth", "machine.device", "machine.steps_per_graph",
-                "machine.timeout_seconds", "machine.decoder", "machine.loader", "machine.workers",
+                "data.root", "model.depth", "machine.device", "machine.steps_per_graph", "machine.timeout_seconds",
+                "machine.loader", "machine.workers",
                 "machine.activation_checkpointing", "machine.channels_last", "machine.threads", "machine.deterministic",
                 "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
@@ -50,7 +50,7 @@ ADDED_LATER: dict[str, Any] = {
     "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean",
     "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
     "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
-    "data.on_bad": "fail", "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1,
+    "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1,
     "train.plateau_drops": 2}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}

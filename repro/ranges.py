@@ -13,12 +13,10 @@ from repro.schema import (
     LrPolicy,
     MomentumForm,
     Normalization,
-    OnBad,
     Precision,
     RunConfig,
     Split,
 )
-from repro.sizes import parse_size
 
 SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
 CIFAR10, IMAGENET = "cifar10", "imagenet"
@@ -82,11 +80,6 @@ def check_ranges(config: RunConfig) -> None:
     for name, value, good, allowed in rules:
         if not good:
             raise ConfigError(f"{name}={value}: allowed is {allowed}")
-    if config.part_size is not None:
-        try:
-            parse_size(config.part_size)
-        except ValueError as error:
-            raise ConfigError(f"part_size: {error}") from error
     if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
         raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
 
@@ -108,7 +101,6 @@ def cifar_rules(config: RunConfig) -> list[Rule]:
             ("test_shorter_side", data.test_shorter_side))),
         ("data.color_noise_std", data.color_noise_std, data.color_noise_std == 0, f"0 with data.name={data.name}"),
         ("data.wiring_test", data.wiring_test, not data.wiring_test, f"false with data.name={data.name}"),
-        ("data.on_bad", data.on_bad.name, data.on_bad is OnBad.fail, f"fail with data.name={data.name}"),
         ("train.lr_policy", config.train.lr_policy.name, config.train.lr_policy is LrPolicy.drops or
          data.split is Split["45k"], "drops; plateau needs validation images (data.split=45k)"),
     ]
@@ -126,12 +118,11 @@ def imagenet_rules(config: RunConfig) -> list[Rule]:
          f"{', '.join(map(str, depths))} for model.family={model.family.name}"),
         ("model.num_classes", model.num_classes, model.num_classes == CLASSES or
          (data.wiring_test and model.num_classes >= 2), f"{CLASSES}, but in a wiring test"),
-        ("data.crop", data.crop.name, data.crop is not Crop.padded, "shorter_side or random_resized"),
+        ("data.crop", data.crop.name, data.crop is Crop.shorter_side, "shorter_side with data.name=imagenet"),
         ("data.padding", data.padding, data.padding == 0, "0 with data.name=imagenet"),
         ("data.crop_size", data.crop_size, 32 <= size <= 1024, "32 to 1024 pixels"),
-        ("data.shorter_side", side, side is None if data.crop is not Crop.shorter_side else
-         side is not None and len(side) == 2 and size <= side[0] <= side[1] <= 4096,
-         "[from, to] from data.crop_size to 4096 pixels with data.crop=shorter_side, else null"),
+        ("data.shorter_side", side, side is not None and len(side) == 2 and
+         size <= side[0] <= side[1] <= 4096, "[from, to] from data.crop_size to 4096 pixels"),
         ("data.test_shorter_side", data.test_shorter_side, size <= tested <= 4096, "data.crop_size to 4096 pixels"),
         ("data.color_noise_std", data.color_noise_std, 0 <= data.color_noise_std <= 10, "0 to 10"),
         ("evaluation.responses", config.evaluation.responses, not config.evaluation.responses,

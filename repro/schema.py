@@ -90,24 +90,11 @@ class Crop(Enum):
     """How a training image is cropped.
 
     `padded`: from the image with a border (Sec. 4.2). `shorter_side`: from the image resized so that its shorter side
-    is a random length (Sec. 3.4). `random_resized`: a random part of the image, resized (Szegedy et al. 2015).
+    is a random length (Sec. 3.4).
     """
 
     padded = "padded"
     shorter_side = "shorter_side"
-    random_resized = "random_resized"
-
-
-class OnBad(Enum):
-    """What is done about images that can't be read: a stray link, an empty or damaged file, one that may not be opened.
-
-    `fail`: a run ends as soon as one is met; `repro data verify imagenet` names them all. `skip`: every image is opened
-    before the first update (once, the outcome is kept), and the bad ones are left out of both sets; what was left out
-    is said and recorded. Never the paper's set, so no paper run, even where nothing was bad.
-    """
-
-    fail = "fail"
-    skip = "skip"
 
 
 class WarmUp(Enum):
@@ -175,14 +162,6 @@ class Engine(Enum):
     graph = "graph"
 
 
-class Decoder(Enum):
-    """What decodes JPEGs. `auto`: TorchCodec where it is installed and decodes, else Pillow."""
-
-    auto = "auto"
-    pillow = "pillow"
-    torchcodec = "torchcodec"
-
-
 class Loader(Enum):
     """What reads images ahead of the updates: threads of this process, or processes of their own."""
 
@@ -235,7 +214,6 @@ class DataConfig:
     flip: bool = MISSING
     color_noise_std: float = MISSING  # along the principal components of the pixels; 0: none
     wiring_test: bool = MISSING  # takes any number of classes and one folder for both sets; never evidence
-    on_bad: OnBad = MISSING  # of ImageNet's images only
 
 
 @dataclass
@@ -286,7 +264,6 @@ class MachineConfig:
     steps_per_graph: int | None = None  # updates in one captured graph; None: by the depth of the network
     activation_checkpointing: bool = False  # forget activations and compute them again: less memory, same numbers
     timeout_seconds: float = 120.0  # after which a process that is waited for counts as lost
-    decoder: Decoder = Decoder.auto
     loader: Loader = Loader.auto
     workers: int | None = None  # threads or processes that read images; None: by the cores of this machine
     evaluation_batch_size: int = MISSING
@@ -307,7 +284,6 @@ class RunConfig:
     resume: Resume = Resume.auto
     results: str | None = None
     engine: Engine = Engine.auto
-    part_size: str | None = None  # checkpoints in files of at most this size, as 16MiB
     devices: int | None = None  # processes that share every mini-batch, a device each; see with_devices
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -37,11 +37,10 @@ BASE = {
     "errors": set(),
     "schema": set(),
     "places": {"errors", "wording"},
-    "sizes": set(),
-    "ranges": {"errors", "schema", "sizes"},
+    "ranges": {"errors", "schema"},
     "wording": set(),
     "hydra_guard": {"errors", "places"},
-    "config": {"errors", "hydra_guard", "places", "ranges", "schema", "sizes", "wording"},
+    "config": {"errors", "hydra_guard", "places", "ranges", "schema", "wording"},
     "provenance": {"__init__", "places"},
     "versions": {"__init__", "places"},
     "paper": {"config", "errors", "places"},
@@ -50,12 +49,12 @@ BASE = {
     "streams": {"errors"},
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", "ranges", "schema", "errors", "places",
-            "paper", "runs", "provenance", "publishing", "sizes", "versions", "completion", "__init__",
+            "paper", "runs", "provenance", "publishing", "versions", "completion", "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files", "data.download",
-            "data.fetch", "data.npm", "data.pictures", "data.loader", "data.reader_processes", "data.imagenet_files",
-            "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics", "data.imagenet_usable",
-            "data.imagenet_verify", "data.matlab", "data.parts", "streams"]
+            "data.fetch", "data.npm", "data.pictures", "data.imagenet_files",
+            "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics",
+            "data.imagenet_verify", "data.parts", "streams"]
 DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,14 @@ from torchvision.transforms import functional
 
 from repro.bench.bench import ran, spread
 from repro.bench.input_contender import Request, requests
-from repro.bench.input_plan import CONTENDERS, DECODERS, PLAIN, SIZE, InputJob, InputSettings
+from repro.bench.input_plan import CONTENDERS, PLAIN, SIZE, InputJob, InputSettings
 from repro.data.parts import cores_here
-from repro.data.pictures import decoder_here, open_rgb, random_crop
+from repro.data.pictures import open_rgb, random_crop
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
 from repro.places import own_module, shown, user_path
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
-from repro.schema import Decoder
 
 Run = Callable[[InputJob], dict[str, Any]]
 PROGRAM = tuple(own_module("repro.bench.input_contender"))
@@ -54,21 +53,13 @@ def bench_input(settings: InputSettings, say: Callable[[str], None] = print, run
     return {"bench": "input", "quick": settings.quick, "rounds": settings.rounds, "images": settings.images,
             "files": len(files), "made": settings.root is None, "workers": workers, "device": cpu_name(),
             "compared": compared, "contenders": [record_of(name, *found, plain) for name, found in series.items()],
-            "versions": package_versions() | {name: version_of(name) for name in DECODERS}, "machine": machine(),
+            "versions": package_versions() | {"pillow": version("pillow")}, "machine": machine(),
             "utc": utc_now()} | start
 
 
 def load() -> float:
     """What else computes on this machine, as its load average of the last minute."""
     return round(os.getloadavg()[0], 2)
-
-
-def version_of(package: str) -> str | None:
-    """Of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def image_folder(setting: str) -> Path:
@@ -94,9 +85,8 @@ def made_folder(stack: ExitStack) -> Path:
 
 
 def compare(files: list[Path]) -> dict[str, Any]:
-    """How far crops of these files are from those of the plain way, by every decoder that is here."""
-    decoders = {decoder_here(Decoder.pillow), decoder_here(Decoder.auto)}
-    differences = [difference(path, request, decoder) for decoder in decoders
+    """How far crops of these files are from those of the plain way."""
+    differences = [difference(path, request)
                    for path, request in zip(files, chain(*requests(len(files))), strict=True)]
     values = np.concatenate(differences)
     found = {"crops": len(differences), "largest_difference": int(values.max()),
@@ -106,7 +96,7 @@ def compare(files: list[Path]) -> dict[str, Any]:
     return found
 
 
-def difference(path: Path, request: Request, decoder: Decoder) -> np.ndarray:
+def difference(path: Path, request: Request) -> np.ndarray:
     """Absolute differences of a crop's values to the same crop of the whole resized image: (224, 224, 3) int64."""
     _, side, top_bits, left_bits, flip = request
     with Image.open(path) as image:
@@ -114,7 +104,7 @@ def difference(path: Path, request: Request, decoder: Decoder) -> np.ndarray:
     top, left = ((bits * (length - SIZE + 1)) >> 32
                  for bits, length in zip((top_bits, left_bits), whole.shape[:2], strict=True))
     plain = whole[top : top + SIZE, left : left + SIZE]
-    ours = random_crop(open_rgb(path, decoder), side, top_bits, left_bits, bool(flip), SIZE)
+    ours = random_crop(open_rgb(path), side, top_bits, left_bits, bool(flip), SIZE)
     found: np.ndarray = np.abs(ours.astype(int) - (plain[:, ::-1] if flip else plain))
     return found
 
@@ -126,8 +116,6 @@ def rounds(settings: InputSettings, job: InputJob, run: Run, say: Callable[[str]
     """All rounds of all contenders, in turn; one that fails is not tried again."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     failed: dict[str, str] = {}
-    if decoder_here(Decoder.auto) is not Decoder.torchcodec:
-        failed = {name: "TorchCodec can't be used here" for name in CONTENDERS if name.startswith("torchcodec")}
     for number in range(1, settings.rounds + 1):
         for name in [name for name in CONTENDERS if name not in failed]:
             result = run(InputJob(name, job.root, job.images, job.workers))

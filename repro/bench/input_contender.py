@@ -17,9 +17,8 @@ from repro.bench.input_plan import COLOUR, PLAIN, SHORTER_SIDE, SIZE, InputJob
 from repro.bench.plan import print_result
 from repro.data.augment import normalised
 from repro.data.draws import normals, training_draws
-from repro.data.loader import Loader
+from repro.data.loader import read_ahead
 from repro.data.pictures import open_rgb, random_crop
-from repro.schema import Decoder
 from repro.schema import Loader as Kind
 
 SEED, STD = 0, 0.1  # Sec. 3.4, AlexNet: std of the colour noise
@@ -58,14 +57,14 @@ def plain_images(root: str) -> ImageFolder:
 class OurCrops:
     """This project's way: the decoded file, of which only the part that the crop shows is resized; uint8 crops."""
 
-    def __init__(self, files: list[Path], decoder: Decoder):
-        self.files, self.decoder = files, decoder
+    def __init__(self, files: list[Path]):
+        self.files = files
 
     def __call__(self, request: Request) -> Any:
         """(position, shorter side, top, left, flip) -> uint8 (224, 224, 3)."""
         position, side, top, left, flip = request
         path = self.files[position % len(self.files)]
-        return random_crop(open_rgb(path, self.decoder), side, top, left, bool(flip), SIZE)
+        return random_crop(open_rgb(path), side, top, left, bool(flip), SIZE)
 
 
 def requests(count: int) -> list[list[Request]]:
@@ -89,7 +88,7 @@ def reader(job: InputJob) -> Callable[[int], None]:
         return lambda count: [folder[number % len(folder)] for number in range(count)].clear()
     name, _, kind = job.contender.partition(":")
     files = [Path(path) for path, _ in ImageFolder(job.root).samples]
-    read = OurCrops(files, Decoder("pillow" if name == COLOUR else name))
+    read = OurCrops(files)
     mean = torch.full((3, SIZE, SIZE), 115.0)
 
     def alone(count: int) -> None:
@@ -99,7 +98,7 @@ def reader(job: InputJob) -> Callable[[int], None]:
                 coloured(torch.stack(crops), torch.tensor([request[0] for request in batch]), mean)
 
     def ahead(count: int) -> None:
-        for _ in Loader(read, Kind(kind), job.workers).batches(requests(count)):
+        for _ in read_ahead(read, requests(count), Kind(kind), job.workers):
             pass
 
     return ahead if kind else alone

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data.pictures import BITS, TRIES
-from repro.data.random import COLOR_STREAM, CROP_STREAM, RESIZED_STREAM, uniform_bits
+from repro.data.pictures import BITS
+from repro.data.random import COLOR_STREAM, CROP_STREAM, uniform_bits
 
 FLIP, SIDE, TOP, LEFT = range(4)  # streams from CROP_STREAM on
 
@@ -24,13 +24,6 @@ class TrainingDraws(NamedTuple):
     flip: Tensor
 
 
-class ResizedDraws(NamedTuple):
-    """Draws of `pictures.random_resized_crop`: int64 (B, 22), and bool (B,)."""
-
-    bits: Tensor
-    flip: Tensor
-
-
 def training_draws(position: Tensor, seed: int, low: int, high: int) -> TrainingDraws:
     """Shorter side uniform in low..high, both included, where to crop and whether to flip (Sec. 3.4).
 
@@ -38,12 +31,6 @@ def training_draws(position: Tensor, seed: int, low: int, high: int) -> Training
     """
     side, top, left = (uniform_bits(position, seed, CROP_STREAM + which) for which in (SIDE, TOP, LEFT))
     return TrainingDraws(low + ((side * (high - low + 1)) >> BITS), top, left, flips(position, seed))
-
-
-def resized_draws(position: Tensor, seed: int) -> ResizedDraws:
-    """What RandomResizedCrop and the flip need, for each position (B,) int64."""
-    columns = [uniform_bits(position, seed, RESIZED_STREAM + which) for which in range(2 * TRIES + 2)]
-    return ResizedDraws(torch.stack(columns, dim=-1), flips(position, seed))
 
 
 def flips(position: Tensor, seed: int) -> Tensor:

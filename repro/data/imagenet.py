@@ -1,8 +1,10 @@
 """ImageNet as a run sees it: crops of files, read ahead, and the colour and mean that are done on the device."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,9 @@ from repro.data.augment import normalised
 from repro.data.cifar10 import channel_statistics
 from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
-from repro.data.loader import Loader
+from repro.data.loader import Read, read_ahead
 from repro.data.parts import cores_here
-from repro.schema import Crop, DataConfig, Decoder, MachineConfig, Normalization, RunConfig
+from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
 MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pixels, of which the mean image is made
@@ -27,18 +29,12 @@ class TrainingCrop:
     """Reads an image and cuts a random crop from it; a small object, so that it can go to other processes."""
 
     images: ImageSet
-    crop: Crop
     size: int
-    decoder: Decoder
 
     def __call__(self, request: Request) -> np.ndarray:
         """(index, draws...) -> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        index, *drawn = request
-        picture = pictures.open_rgb(self.images.path(index), self.decoder)
-        if self.crop is Crop.shorter_side:
-            side, top, left, flip = drawn
-            return pictures.random_crop(picture, side, top, left, bool(flip), self.size)
-        return pictures.random_resized_crop(picture, drawn, self.size)
+        index, side, top, left, flip = request
+        return pictures.random_crop(pictures.open_rgb(self.images.path(index)), side, top, left, bool(flip), self.size)
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,10 @@ class CentreCrop:
     images: ImageSet
     shorter_side: int
     size: int
-    decoder: Decoder
 
     def __call__(self, index: int) -> np.ndarray:
         """-> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        return pictures.center_crop(pictures.open_rgb(self.images.path(index), self.decoder), self.shorter_side,
-                                    self.size)
+        return pictures.center_crop(pictures.open_rgb(self.images.path(index)), self.shorter_side, self.size)
 
 
 @dataclass(frozen=True)
@@ -86,30 +80,18 @@ class ImageNetData:
         assert self.config.crop_size is not None
         return self.config.crop_size
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of images that stay on the device: none but one mini-batch of crops, which counts as work space."""
-        return 0
+    def read_ahead(self, read: Read, requests: Iterable[Sequence[Any]]) -> Generator[Any, None, None]:
+        """`repro.data.loader.read_ahead` as the machine is configured."""
+        return read_ahead(read, requests, self.machine.loader, self.machine.workers or workers_of_each())
 
-    def sample(self, count: int) -> Tensor:
-        """So many blank images in the form in which the network gets them, for measuring memory."""
-        return torch.zeros(count, 3, self.crop_size, self.crop_size, device=self.mean.device)
-
-    def loader(self, read: Callable[..., np.ndarray]) -> Loader:
-        """Threads or processes that read with this function."""
-        return Loader(read, self.machine.loader, self.machine.workers or workers_of_each())
-
-    def training_loader(self) -> Loader:
-        """Reads the crops of `training_requests`."""
-        return self.loader(TrainingCrop(self.files.train, self.config.crop, self.crop_size, self.machine.decoder))
+    def training_crops(self, requests: Iterable[Sequence[Request]]) -> Generator[Any, None, None]:
+        """The crops (B, S, S, 3) uint8 of each of `training_requests`."""
+        return self.read_ahead(TrainingCrop(self.files.train, self.crop_size), requests)
 
     def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
-        """What `training_loader` needs for the images `index` (B,) at the positions (B,) of a run."""
-        drawn: draws.TrainingDraws | draws.ResizedDraws = draws.resized_draws(position, seed)
-        if self.config.crop is Crop.shorter_side:
-            assert self.config.shorter_side is not None
-            low, high = self.config.shorter_side
-            drawn = draws.training_draws(position, seed, low, high)
+        """What `training_crops` needs for the images `index` (B,) at the positions (B,) of a run."""
+        assert self.config.shorter_side is not None
+        drawn = draws.training_draws(position, seed, *self.config.shorter_side)
         flip = drawn.flip & self.config.flip
         columns = [index, *drawn._replace(flip=flip)]
         return list(zip(*(column.tolist() for column in columns), strict=True))
@@ -129,14 +111,12 @@ class ImageNetData:
         indices = list(range(rank, len(images), size))
         batch_size = min(batch_size, MOST_TESTED_AT_ONCE)
         parts = [indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)]
-        loader = self.loader(CentreCrop(images, self.config.test_shorter_side, self.crop_size, self.machine.decoder))
-        try:
-            for part, pixels in zip(parts, loader.batches(parts), strict=True):
+        read = CentreCrop(images, self.config.test_shorter_side, self.crop_size)
+        with closing(self.read_ahead(read, parts)) as crops:
+            for part, pixels in zip(parts, crops, strict=True):
                 on_device = torch.from_numpy(pixels).to(self.mean.device)
                 yield (normalised(on_device.permute(0, 3, 1, 2), self.mean, self.std),
                        labels[part].to(self.mean.device))
-        finally:
-            loader.close()
 
 
 def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatistics | None,

@@ -6,10 +6,9 @@ repro/data/imagenet_labels.py). A wiring test takes any folders of classes, and 
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,14 +30,12 @@ from repro.places import shown
 from repro.ranges import CLASSES
 
 TRAIN, VAL = "train", "val"
-LAYOUT = ("train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with ILSVRC2012_devkit_t12.tar.gz "
+LAYOUT = ("train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with Kaggle's LOC_val_solution.csv "
           "beside val/")
 ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 # What a person has to do, since nobody may pass these images on.
-BY_HAND = (f"get {', '.join(ARCHIVES)} and ILSVRC2012_devkit_t12.tar.gz with an account of "
-           f"image-net.org, unpack the images into one folder as {LAYOUT}, and name it by data.root=FOLDER or "
-           "REPRO_DATA")
-SKIPPING = "data.on_bad=skip leaves bad files out, which makes it no run of the paper's"
+BY_HAND = (f"get {' and '.join(ARCHIVES)} with an account of image-net.org, unpack the images into one folder as "
+           f"{LAYOUT}, and name it by data.root=FOLDER or REPRO_DATA")
 OTHERS = "images of other sets can only make a wiring test: data.wiring_test=true"
 FEW = 5  # names of classes in a message
 BLOCK = 10_000  # files that are hashed at once
@@ -76,9 +73,8 @@ class ImageSet:
 class ImageNetFiles:
     """Both sets; the classes' names, sorted: label k is wnids[k].
 
-    fingerprint: SHA-256 over path, bytes and label of every file of both, and over the paths of what was left out;
-    one_folder: whether both are the same images (wiring tests only); hidden: files that were skipped because their
-    names begin with a dot; left_out: what data.on_bad=skip took out of both, for a run's record; None without it.
+    fingerprint: SHA-256 over path, bytes and label of every file of both; one_folder: whether both are the same images
+    (wiring tests only); hidden: files that were skipped because their names begin with a dot.
     """
 
     train: ImageSet
@@ -87,11 +83,6 @@ class ImageNetFiles:
     fingerprint: str
     one_folder: bool
     hidden: int
-    left_out: dict[str, Any] | None = None
-
-    def noted(self) -> dict[str, Any]:
-        """For a record: what was left out; nothing where data.on_bad is fail."""
-        return {} if self.left_out is None else {"left_out": self.left_out}
 
 
 @dataclass(frozen=True)
@@ -124,35 +115,26 @@ def find(root: Path, wiring_test: bool = False, say: Say | None = None,
     found = list_sets(root, wiring_test, say, val_alone)
     if val_alone and not len(found.train.names):
         expected = replace(expected, train=0)
-    wrong = differences(found, (len(found.train.names), len(found.val.names)), expected, wiring_test)
-    bad = [str(one.problems) for one in found.each if one.problems.count]
-    refuse(root, wiring_test, [*wrong, *bad], f"; {SKIPPING}" if bad else "")
-    return finished(found)
+    wrong = [*differences(found, expected, wiring_test),
+             *(str(one.problems) for one in found.each if one.problems.count)]
+    if wrong:
+        raise DataError(f"the images in {shown(root)} are not as they should be: {'; '.join(wrong)}. Put it right, or "
+                        f"name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
+    train, val = found.train, found.val
+    first, second = image_set(train, train.classes), image_set(val, train.classes)
+    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), found.one_folder,
+                         sum(one.problems.hidden for one in found.each))
 
 
-def list_sets(root: Path, wiring_test: bool, say: Say | None, val_alone: bool = False) -> Listings:
+def list_sets(root: Path, wiring_test: bool, say: Say | None, val_alone: bool) -> Listings:
     """List the files of both sets. DataError where there are none, StorageError for a folder that can't be read."""
     if val_alone and not wiring_test and (root / VAL).is_dir() and not (root / TRAIN).exists():
         val = listed(root / VAL, say)
-        return Listings(root, replace(val.without(range(len(val.names))), problems=Problems()), val)
+        none = replace(val, names=val.names[:0], sizes=val.sizes[:0], places=val.places[:0], problems=Problems())
+        return Listings(root, none, val)
     train_folder, val_folder = set_folders(root, wiring_test)
     train = listed(train_folder, say)
     return Listings(root, train, train if train_folder == val_folder else listed(val_folder, say))
-
-
-def refuse(root: Path, wiring_test: bool, wrong: list[str], advice: str = "") -> None:
-    """Raise DataError if anything is wrong; `advice`: what else can be done."""
-    if wrong:
-        raise DataError(f"the images in {shown(root)} are not as they should be: {'; '.join(wrong)}. Put it right, or "
-                        f"name another folder by data.root=FOLDER{advice}" + ("" if wiring_test else f"; {OTHERS}"))
-
-
-def finished(found: Listings, left_out: dict[str, Any] | None = None, paths: Sequence[bytes] = ()) -> ImageNetFiles:
-    """The images of these listings, from which the files of `paths` were left out."""
-    train, val = found.train, found.val
-    first, second = image_set(train, train.classes), image_set(val, train.classes)
-    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second), paths),
-                         found.one_folder, sum(one.problems.hidden for one in found.each), left_out)
 
 
 def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
@@ -193,19 +175,16 @@ def listed(folder: Path, say: Say | None) -> Listing:
     raise DataError(f"{shown(folder)} holds no folders of classes; expected is {LAYOUT}")
 
 
-def differences(found: Listings, images: tuple[int, int], expected: Expected, wiring_test: bool) -> Iterator[str]:
-    """What is wrong with classes and numbers of images, which are given for both sets.
-
-    In a wiring test the classes of the training images may be any.
-    """
+def differences(found: Listings, expected: Expected, wiring_test: bool) -> Iterator[str]:
+    """What is wrong with classes and numbers of images; in a wiring test the classes of the training set may be any."""
     train, val = found.train, found.val
     only_val = sorted(set(val.classes) - set(train.classes))
     if only_val:
         yield f"{few(only_val)} only in {shown(val.folder)}"
     if wiring_test:
         return
-    for listing, count, wanted in ((train, images[0], expected.train), (val, images[1], expected.val)):
-        name = shown(listing.folder)
+    for listing, wanted in ((train, expected.train), (val, expected.val)):
+        name, count = shown(listing.folder), len(listing.names)
         odd = [wnid for wnid in listing.classes if not WNID.fullmatch(wnid)]
         if odd:
             yield f"{few(odd)} in {name}: not a wnid such as n01440764"
@@ -231,9 +210,8 @@ def image_set(listing: Listing, wnids: tuple[str, ...]) -> ImageSet:
     return ImageSet(listing.folder, listing.names, labels[listing.places])
 
 
-def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet], left_out: Sequence[bytes] = ()) -> str:
-    """SHA-256 over path below train/ or val/, bytes and label of every file, a line each, in the order of the sets;
-    then over the paths of files that were left out."""
+def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet]) -> str:
+    """SHA-256 over path below train/ or val/, bytes and label of every file, a line each, in the order of the sets."""
     digest = hashlib.sha256()
     for name, (listing, images) in ((TRAIN, train), (VAL, val)):
         for begin in range(0, len(images), BLOCK):
@@ -241,5 +219,4 @@ def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet], 
             rows = zip(images.names[part].tolist(), listing.sizes[part].tolist(), images.labels[part].tolist(),
                        strict=True)
             digest.update(b"".join(b"%s/%s\0%d\0%d\n" % (name.encode(), *row) for row in rows))
-    digest.update(b"".join(b"left out\0%s\n" % path for path in left_out))
     return digest.hexdigest()

@@ -7,8 +7,8 @@ Every file is looked at once (one stat: kind and size); nothing is opened. Names
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,8 @@ MOST_NAMED = 10  # of bad files
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
 SAY_SECONDS = 5.0  # between lines while a set is listed
 NESTED, NO_IMAGES = "a folder in a class's folder", "a class's folder without images"
-# Reasons of what was never an image of the set.
-OTHER_FILES = (STRAY := "in no class's folder", OTHER_NAME := "not named as ImageNet's validation images are",
-               NO_IMAGE := "not an image file by its name")
+STRAY, OTHER_NAME, NO_IMAGE = ("in no class's folder", "not named as ImageNet's validation images are",
+                               "not an image file by its name")
 Say = Callable[[str], None]
 Names = NDArray[np.bytes_]
 Numbers = NDArray[np.int64]
@@ -48,10 +47,6 @@ class Problems:
         """One more."""
         self.files.append((path, reason))
 
-    def of(self, *reasons: str) -> "Problems":
-        """Those with one of these reasons."""
-        return Problems([one for one in self.files if one[1] in reasons])
-
     def merge(self, other: "Problems") -> None:
         """Those of another folder, which come later."""
         self.files += other.files
@@ -69,40 +64,25 @@ def and_more(count: int) -> str:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in one folder, by name: image files (N,) with their bytes and when they were changed (nanoseconds),
-    folders; and what is wrong with the rest."""
+    """What is in one folder, by name: image files (N,) with their bytes, folders; and what is wrong with the rest."""
 
     names: Names
     sizes: Numbers
-    times: Numbers
     folders: list[bytes]
     problems: Problems
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a set by class and name: paths (N,) relative to `folder`, bytes, when they were changed (N,), and
-    places (N,) in `classes`."""
+    """The images of a set by class and name: paths (N,) relative to `folder`, bytes, and places (N,) in `classes`."""
 
     folder: Path
     names: Names
     sizes: Numbers
-    times: Numbers
     places: Numbers
     classes: tuple[str, ...]
     problems: Problems
 
-    def without(self, numbers: Sequence[int]) -> "Listing":
-        """The same without the images of these numbers."""
-        kept = np.ones(len(self.names), bool)
-        kept[list(numbers)] = False
-        return replace(self, names=self.names[kept], sizes=self.sizes[kept], times=self.times[kept],
-                       places=self.places[kept])
-
-    def empty_classes(self) -> list[str]:
-        """Classes that no image is of."""
-        counts = np.bincount(self.places, minlength=len(self.classes))
-        return [wnid for wnid, count in zip(self.classes, counts.tolist(), strict=True) if not count]
 
 
 def contents(folder: Path) -> Contents:
@@ -110,7 +90,7 @@ def contents(folder: Path) -> Contents:
 
     StorageError if the folder or an entry can't be read.
     """
-    files: list[tuple[bytes, int, int]] = []
+    files: list[tuple[bytes, int]] = []
     folders: list[bytes] = []
     bad: list[tuple[bytes, str]] = []
     problems = Problems()
@@ -126,16 +106,15 @@ def contents(folder: Path) -> Contents:
                 elif reason := problem_of(entry.name, status):
                     bad.append((entry.path, reason))
                 elif status is not None:
-                    files.append((entry.name, status.st_size, status.st_mtime_ns))
+                    files.append((entry.name, status.st_size))
     except OSError as error:
         unreadable = Path(os.fsdecode(error.filename or folder))
         raise StorageError(f"can't read {shown(unreadable)}: {error.strerror}") from error
     for path, reason in sorted(bad):
         problems.add(path, reason)
     files.sort()
-    names, sizes, times = zip(*files, strict=True) if files else ((), (), ())
-    return Contents(np.array(names, np.bytes_), np.array(sizes, np.int64), np.array(times, np.int64), sorted(folders),
-                    problems)
+    names, sizes = zip(*files, strict=True) if files else ((), ())
+    return Contents(np.array(names, np.bytes_), np.array(sizes, np.int64), sorted(folders), problems)
 
 
 def status_of(entry: os.DirEntry[bytes]) -> os.stat_result | None:
@@ -180,7 +159,6 @@ def list_classes(folder: Path, inside: Contents, say: Say | None = None) -> List
             say(f"  listing {shown(folder)}: {sum(map(len, names)):,} images in {number:,} of "
                 f"{len(inside.folders):,} folders")
     return Listing(folder, np.concatenate(names), np.concatenate([found.sizes for found in found_all]),
-                   np.concatenate([found.times for found in found_all]),
                    np.repeat(np.arange(len(names)), list(map(len, names))),
                    tuple(map(os.fsdecode, inside.folders)), problems)
 
@@ -209,7 +187,7 @@ def list_flat(folder: Path, inside: Contents) -> Listing:
     good = np.array([match is not None for match in matches])
     places = all_places.reshape(-1)[numbers - 1]
     order = np.argsort(places, kind="stable")  # by name within a class
-    return Listing(folder, inside.names[good][order], inside.sizes[good][order], inside.times[good][order],
+    return Listing(folder, inside.names[good][order], inside.sizes[good][order],
                    places[order].astype(np.int64), tuple(classes.tolist()), problems)
 
 

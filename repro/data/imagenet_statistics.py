@@ -131,7 +131,7 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
 
 
 def statistics_folder(results: Path) -> Path:
-    """Where mean images lie, and which images can't be read, by the fingerprint of their set."""
+    """Where mean images lie, by the fingerprint of their set."""
     return results / "data"
 
 

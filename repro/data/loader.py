@@ -1,22 +1,49 @@
 """Reading ahead: items such as image crops, read by threads or processes and given out as mini-batches in order.
 
-Each mini-batch is dealt out to the workers when it is asked for, so what it holds never depends on who was faster.
+What an item is depends on its request alone, never on who reads it.
 """
 
+import atexit
+import ctypes
+import os
+import signal
 import sys
+import threading
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from repro.data.parts import cores_here
-from repro.data.reader_processes import Processes
+from repro.errors import LostProcessError, ReproError
 from repro.schema import Loader as Kind
+from repro.stopping import SIGNALS
 
 Read = Callable[[Any], np.ndarray]
 FEW = 4
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def read_ahead(read: Read, requests: Iterable[Sequence[Any]], kind: Kind = Kind.auto, workers: int | None = None,
+               ahead: int = 4) -> Generator[Any, None, None]:
+    """For each request its items read: an array (B, ...), or a list of arrays where their shapes differ.
+
+    `requests` may be endless; about `ahead` of them are being read beside the one that is given out. The workers start
+    with the first mini-batch and end with the iterator: close it. The error of an item (DataError) is raised when its
+    mini-batch is due, LostProcessError when a process is gone.
+    """
+    workers = workers or cores_here()
+    read_by = by_threads if kind_here(kind, workers) is Kind.threads else by_processes
+    return read_by(read, requests, workers, ahead)
 
 
 def kind_here(kind: Kind, workers: int) -> Kind:
@@ -31,94 +58,99 @@ def kind_here(kind: Kind, workers: int) -> Kind:
     return Kind.processes if sys.platform == "linux" and workers > FEW else Kind.threads
 
 
-class Crew(Protocol):
-    """Workers that read the items of mini-batches."""
-
-    def start(self, items: Sequence[Any]) -> None:
-        """Have another mini-batch read."""
-
-    def finish(self) -> list[np.ndarray]:
-        """The items of the earliest mini-batch that is not given out yet, valid until the next call of any method.
-
-        Raises the error of the first item that could not be read.
-        """
-
-    def close(self) -> None:
-        """End all workers, whatever they do."""
-
-
-class Loader:
-    """Reads mini-batches ahead, in order, with `read`: one item of a request -> an array.
-
-    `ahead` mini-batches are being read beside the one that is given out. `read` is called in other threads, or in
-    forked processes with one torch thread each; there the consumer reads one item, to learn how large it is.
-    """
-
-    def __init__(self, read: Read, kind: Kind = Kind.auto, workers: int | None = None, ahead: int = 4):
-        self.read, self.workers, self.ahead = read, workers or cores_here(), ahead
-        self.kind = kind_here(kind, self.workers)
-        self.crews: list[Crew] = []
-
-    def batches(self, requests: Iterable[Sequence[Any]]) -> Iterator[Any]:
-        """For each request, its items read: an array (B, ...), or a list of arrays where their shapes differ.
-
-        `requests` may be endless; it is asked in this thread, `ahead` requests before its mini-batch is given out. The
-        error of an item (DataError) is raised when its mini-batch is due, LostProcessError when a process is gone.
-        The workers start with the first mini-batch and end with the iterator, which may be dropped at any time.
-        """
-        waiting = iter(requests)
-        first = next(waiting, None)
-        if first is None:
-            return
-        crew = self.crew(first)
-        self.crews.append(crew)
-        try:
-            crew.start(first)
-            started = 1
-            while started:
-                while started <= self.ahead and (request := next(waiting, None)) is not None:
-                    crew.start(request)
-                    started += 1
-                yield together(crew.finish())
-                started -= 1
-        finally:
-            self.crews.remove(crew)
-            crew.close()
-
-    def crew(self, first: Sequence[Any]) -> Crew:
-        """The workers for a first mini-batch and those that follow it."""
-        if self.kind is Kind.threads:
-            return Threads(self.read, self.workers)
-        largest = self.read(first[0]).nbytes * len(first) if len(first) else 0
-        return Processes(self.read, self.workers, largest, self.ahead + 1)
-
-    def close(self) -> None:
-        """End all workers at once; an iterator that is still held can't be used any more."""
-        for crew in self.crews:
-            crew.close()
+def by_threads(read: Read, requests: Iterable[Sequence[Any]], workers: int, ahead: int) -> Generator[Any, None, None]:
+    """`read_ahead` by threads of this process: nothing is sent, but only what releases Python's lock runs at once."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="repro-reader")
+    waiting: deque[list[Any]] = deque()
+    try:
+        for request in requests:
+            waiting.append([pool.submit(read, item) for item in request])
+            if len(waiting) > ahead:
+                yield together([future.result() for future in waiting.popleft()])
+        while waiting:
+            yield together([future.result() for future in waiting.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def together(items: list[np.ndarray]) -> Any:
-    """A copy of arrays of one shape as one array, of others as they are."""
-    return np.stack(items) if len({item.shape for item in items}) == 1 else [item.copy() for item in items]
+class Items(Dataset[Any]):
+    """What `read` makes of each item, or the error that a user can act on."""
 
-
-class Threads:
-    """Threads of this process: nothing is sent, but only what releases Python's lock runs at the same time."""
-
-    def __init__(self, read: Read, workers: int):
+    def __init__(self, read: Read):
         self.read = read
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="repro-reader")
-        self.batches: deque[list[Future[np.ndarray]]] = deque()
 
-    def start(self, items: Sequence[Any]) -> None:
-        """See Crew."""
-        self.batches.append([self.pool.submit(self.read, item) for item in items])
+    def __getitem__(self, item: Any) -> np.ndarray | ReproError:
+        try:
+            return self.read(item)
+        except ReproError as error:  # as a value: the DataLoader would wrap its message in a traceback
+            return error
 
-    def finish(self) -> list[np.ndarray]:
-        """See Crew."""
-        return [future.result() for future in self.batches.popleft()]
 
-    def close(self) -> None:
-        """See Crew; what a thread has begun it reads to the end."""
-        self.pool.shutdown(cancel_futures=True)
+def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ahead: int) -> Generator[Any, None, None]:
+    """`read_ahead` by forked processes; each reads whole mini-batches."""
+    others, main = active_children(), threading.current_thread() is threading.main_thread()
+    on_death = signal.getsignal(signal.SIGCHLD)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in the workers for good: the consumer ends them
+    try:
+        with warnings.catch_warnings():  # of threads while forking (the workers use none), of more workers than cores
+            warnings.simplefilter("ignore")
+            batches = iter(DataLoader(
+                Items(read), batch_sampler=map(list, requests), num_workers=workers, collate_fn=list,
+                prefetch_factor=max(1, -(-ahead // workers)), multiprocessing_context="fork",
+                worker_init_fn=partial(end_with, os.getpid()),
+                generator=torch.Generator()))  # its seed, which nothing uses, would be drawn from torch's own
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if main:
+            signal.signal(signal.SIGCHLD, on_death)  # torch's handler would raise wherever the consumer is
+    ours = [child for child in active_children() if child not in others]
+    try:
+        while True:
+            if main:  # a worker that dies while it sends would leave us waiting for the rest
+                signal.signal(signal.SIGCHLD, lambda *_: check(ours))
+            try:
+                check(ours)
+                items = next(batches, None)
+            except RuntimeError:
+                check(ours)
+                raise
+            finally:
+                if main:
+                    signal.signal(signal.SIGCHLD, on_death)
+            if items is None:
+                return
+            yield together(items)
+    finally:
+        del batches  # ends the workers
+
+
+def check(workers: Sequence[BaseProcess]) -> None:
+    """LostProcessError if one of these is gone before its time."""
+    if code := next((worker.exitcode for worker in workers if worker.exitcode), None):
+        how = f"killed by signal {-code}" if code < 0 else f"it ended with {code}"
+        raise LostProcessError(f"a process that reads images is gone: {how}; if memory ran out, have fewer with "
+                               "machine.workers=N, or threads with machine.loader=threads")
+
+
+def end_with(parent: int, worker: int) -> None:
+    """Have the kernel kill this worker, on Linux, as soon as its parent is gone: it would keep the run's lock."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+@atexit.register
+def kill_workers() -> None:
+    """End what reads on at exit: multiprocessing would wait, since SIGTERM is blocked there."""
+    for child in active_children():
+        if child.daemon:
+            child.kill()
+
+
+def together(items: list[Any]) -> Any:
+    """Arrays of one shape as one array, others as they are; raises the first error among them."""
+    for item in items:
+        if isinstance(item, ReproError):
+            raise item
+    return np.stack(items) if len({item.shape for item in items}) == 1 else items

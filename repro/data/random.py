@@ -10,7 +10,7 @@ from torch import Tensor
 
 MASK = 0xFFFFFFFF
 ORDER_STREAM, ORDER_TIES_STREAM, AUGMENT_STREAM, SYNTHETIC_STREAM = 0, 1, 2, 3  # synthetic images use 3 and 4
-CROP_STREAM, COLOR_STREAM, RESIZED_STREAM = 5, 9, 13  # ImageNet: 5 to 8, 9 to 12, 13 to 34
+CROP_STREAM, COLOR_STREAM = 5, 9  # ImageNet: 5 to 8, 9 to 12
 
 
 def mix(x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import hashlib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,12 @@ from repro.data import imagenet_statistics
 from repro.data.augment import normalised
 from repro.data.cifar10 import channel_statistics, on_device
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
+from repro.data.imagenet_files import find
 from repro.data.imagenet_statistics import BESIDE, statistics_folder
-from repro.data.imagenet_usable import usable
 from repro.data.sources import load_arrays
 from repro.devices import set_up
 from repro.errors import DataError, StorageError
-from repro.places import results_dir, shown
+from repro.places import data_dir, results_dir, shown
 from repro.ranges import IMAGENET
 from repro.schema import Normalization, RunConfig
 
@@ -82,7 +81,8 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
 def mean_of(config: RunConfig, weights: Path) -> Normaliser:
     """What is subtracted from an image of a resolved configuration's data set."""
     if config.data.name == IMAGENET:
-        return normaliser_of(config, weights, lambda: usable(config, partial(print, flush=True)).fingerprint)
+        root = data_dir(config.data.root)
+        return normaliser_of(config, weights, lambda: find(root, config.data.wiring_test, print).fingerprint)
     data = on_device(load_arrays(config.data), config.data, device=set_up(config))
     return Normaliser(data.mean.cpu(), None if data.std is None else data.std.cpu())
 

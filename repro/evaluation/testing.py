@@ -4,15 +4,13 @@ import hashlib
 import json
 import shlex
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from repro.config import flat, to_dict
-from repro.data.imagenet_files import ImageNetFiles
-from repro.data.imagenet_usable import usable
-from repro.data.loader import Loader
-from repro.data.pictures import decoder_here
+from repro.data.imagenet_files import ImageNetFiles, find
+from repro.data.loader import read_ahead
 from repro.devices import describe, place, resolve, set_up, settings_restored
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.kept import Kept, json_path
@@ -24,17 +22,17 @@ from repro.evaluation.weight_files import Carried, read_weights, run_beside
 from repro.evaluation.weights import about_carried, imported_folder, load_weights, training_note
 from repro.models import build_model
 from repro.models.vgg import CROP
-from repro.places import results_dir, shown
+from repro.places import data_dir, results_dir, shown
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, file_sha256, locked
+from repro.runs import Run, file_sha256, hold_lock
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
-from repro.stopping import StopRequest, going_on
+from repro.stopping import StopRequest, command_to_go_on
 
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
 # Settings of a network that change only its training.
 TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
 # What must be the same in the record beside the weights and in the command: what the network is and is shown.
-OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test", "on_bad")
+OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test")
 
 
 @settings_restored()
@@ -60,14 +58,14 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
         raise StorageError(f"{shown(weights)}: {error.strerror}") from error
     views = views_of(protocol, config.data)
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
-    files = usable(config, print_now, stop,
-                   val_alone=run is None and config.data.normalization is Normalization.per_channel)
+    files = find(data_dir(config.data.root), config.data.wiring_test, print_now,
+                 val_alone=run is None and config.data.normalization is Normalization.per_channel)
     check_classes(config, len(files.wnids))
     normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
     about |= about_carried(carried)
     path = place_of(config, run, weights, digest, carried) / protocol
-    with locked(path.with_name(f"{path.name}.lock")) as note:
+    with hold_lock(path.with_name(f"{path.name}.lock")) as note:
         if note:
             print_now(note)
         kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume is Resume.never,
@@ -76,7 +74,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
             print_now(kept.note)
         if not kept.finished:
             model = place(load_weights(build_model(config.model), weights), config, device)
-            reader = ViewReader(files.val, views, config.machine.decoder)
+            reader = ViewReader(files.val, views)
             test(kept, Scorer(model, views, normaliser, config.machine), reader, config, command, stop)
     return in_words(kept.record, path, weights), kept.record
 
@@ -87,23 +85,20 @@ def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, comm
     images, machine = len(kept.labels), config.machine
     starts = range(kept.done, images, scorer.images_at_once)
     requests = [range(start, min(start + scorer.images_at_once, images)) for start in starts]
-    loader = Loader(reader, machine.loader, machine.workers)
     name = f"{config.name} {LABELS[scorer.views.protocol]}"
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
-    with kept, asked as stop, Progress(name, kept.done, images) as progress:
+    crops = read_ahead(reader, requests, machine.loader, machine.workers)
+    with kept, asked as stop, Progress(name, kept.done, images) as progress, closing(crops):
         saved = time.monotonic()
-        try:
-            for loaded in loader.batches(requests):
-                kept.add(scorer(loaded))
-                progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
-                if stop.reason is not None and kept.done < images:
-                    raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
-                                  f"kept\ngo on with: {shlex.join(going_on(command))}", stop.exit_code)
-                if time.monotonic() - saved >= machine.checkpoint_seconds:
-                    kept.save()
-                    saved = time.monotonic()
-        finally:
-            loader.close()
+        for loaded in crops:
+            kept.add(scorer(loaded))
+            progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
+            if stop.reason is not None and kept.done < images:
+                raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
+                              f"kept\ngo on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
+            if time.monotonic() - saved >= machine.checkpoint_seconds:
+                kept.save()
+                saved = time.monotonic()
         kept.finish()
 
 
@@ -154,10 +149,9 @@ def about_test(config: RunConfig, views: Views, normaliser: Normaliser, files: I
         "deviations": record.get("deviations") if record else None,  # None: nobody knows
         "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
         "wiring_test": config.data.wiring_test, "one_folder": files.one_folder, "model": network(config),
-        **files.noted(), "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
+        "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                      "normalisation_sha256": normaliser.sha256},
-        "precision": config.machine.precision.name, "decoder": decoder_here(config.machine.decoder).name,
-        "versions": package_versions(), **code_version()}
+        "precision": config.machine.precision.name, "versions": package_versions(), **code_version()}
 
 
 def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
@@ -166,7 +160,6 @@ def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
     label = f" ({WIRING_TEST})" if record["wiring_test"] else ""
     label += f" ({record['weights_of']})" if record.get("weights_of") else ""
     label += " tested on the training images" if record.get("one_folder") else ""
-    label += f" ({record['left_out']['val']:,} validation files left out)" if "left_out" in record else ""
     return (f"{record['experiment']}{seed}{label}: val error top-1 {record['val_top1_error']:.2f} %, top-5 "
             f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "
             f"{LABELS[record['protocol']]}, {record['precision']})\n"

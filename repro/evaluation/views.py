@@ -10,7 +10,7 @@ from repro.data.pictures import center_crop, open_rgb, resized
 from repro.errors import ConfigError
 from repro.paper import PROTOCOL_LABELS, PROTOCOLS, pick
 from repro.ranges import IMAGENET
-from repro.schema import DataConfig, Decoder
+from repro.schema import DataConfig
 
 CENTER, TEN_CROP, MULTI_SCALE = PROTOCOLS
 SINGLE_VIEW = "single_view"  # of CIFAR-10: the image as it is (Sec. 4.2)
@@ -74,11 +74,10 @@ class ViewReader:
 
     images: ImageSet
     views: Views
-    decoder: Decoder
 
     def __call__(self, index: int) -> np.ndarray:
         """uint8: the centre crop (S, S, 3); `six_crops`; or all scales, `packed`. DataError if unreadable."""
-        picture = open_rgb(self.images.path(index), self.decoder)
+        picture = open_rgb(self.images.path(index))
         sides, size = self.views.shorter_sides, self.views.crop_size
         if self.views.protocol == CENTER:
             return center_crop(picture, sides[0], size)

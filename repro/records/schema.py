@@ -50,8 +50,9 @@ LATER: Kinds = {"device": Text, "utc": Time, **CODE, **PACKAGES}  # of responses
 Responses = struct("Responses", {"images": Whole, "evaluated_on": Split, "precision": Precision, "sha256": Sha256,
                                  **LATER}, LATER)
 EXTRAS: Kinds = {
-    "memory_bytes": Whole, "weights_sha256": Sha256, "recomputed_batch_norm": Averaged, "responses": Responses,
-    "gradients_sha256": Sha256, "best_on_test": struct("BestOnTest", {"iteration": Whole, "test_top1_error": Percent})}
+    "memory_bytes": Whole, "peak_memory_bytes": Whole, "weights_sha256": Sha256, "recomputed_batch_norm": Averaged,
+    "responses": Responses, "gradients_sha256": Sha256,
+    "best_on_test": struct("BestOnTest", {"iteration": Whole, "test_top1_error": Percent})}
 RunRecord = struct("RunRecord", {
     "schema": Literal[1], "experiment": Text, "seed": Whole, "identity": ConfigHash, "status": Text, "config": Mapping,
     "deviations": list[str], "evaluated_on": Split, "iterations": Whole, "iteration": Whole, "parameters": Whole,

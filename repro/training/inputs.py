@@ -1,7 +1,7 @@
 """Where the mini-batches of a run come from: a data set that lies on the device, or files that are read ahead."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from typing import Protocol
 
@@ -22,13 +22,13 @@ class Input(Protocol):
     """The training images of a run, by their position in it: iteration x mini-batch + place in the mini-batch."""
 
     images: int  # of one pass
-    covers: int  # updates that `cover` prepares at once
+    prepared_updates: int  # updates that `prepare` prepares at once
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """Prepare the mini-batch that begins at this position; whether anything had to be changed."""
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at these positions (B,) int64, which are covered: float32 (B, 3, H, W) and int64 (B,)."""
+        """The images at these positions (B,) int64, which are prepared: float32 (B, 3, H, W) and int64 (B,)."""
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -51,10 +51,10 @@ class DeviceInput:
     def __init__(self, data: DeviceData, config: RunConfig):
         self.data, self.config = data, config
         self.images = len(data.train_images)
-        self.covers = self.images  # two passes lie ready
+        self.prepared_updates = self.images  # two passes lie ready
         self.order = TrainingOrder(self.images, config.seed, data.train_images.device)
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """See `Input`."""
         return self.order.cover(position)
 
@@ -77,7 +77,7 @@ class StreamInput:
     The crops of one mini-batch lie in `pixels`, (B, H, W, 3) uint8, and `labels`, (B,) int64, both replaced in place.
     """
 
-    covers = 1
+    prepared_updates = 1
 
     def __init__(self, data: ImageNetData, config: RunConfig, share: slice):
         self.data, self.config, self.share = data, config, share
@@ -86,19 +86,19 @@ class StreamInput:
         size, own = data.crop_size, share.stop - share.start
         self.pixels = torch.zeros((own, size, size, 3), dtype=torch.uint8, device=data.mean.device)
         self.labels = torch.zeros(own, dtype=torch.int64, device=data.mean.device)
-        self.loader = data.training_loader()
-        self.crops: Iterator[np.ndarray] | None = None
+        self.crops: Generator[np.ndarray, None, None] | None = None
         self.requested: deque[Tensor] = deque()  # labels of the mini-batches that are being read
         self.at = -1  # position that `pixels` holds
         self.next = -1  # position of the mini-batch that comes out of `crops` next
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """See `Input`. Waits for the files where they are not read yet; DataError if one can't be."""
         if position == self.at:
             return False
         if self.crops is None or position != self.next:
+            self.close()
             self.requested = deque()
-            self.crops = self.loader.batches(self.requests(position, self.requested))
+            self.crops = self.data.training_crops(self.requests(position, self.requested))
         pixels = torch.from_numpy(next(self.crops))
         labels = self.requested.popleft()
         if self.pixels.device.type == "cuda":
@@ -124,4 +124,6 @@ class StreamInput:
 
     def close(self) -> None:
         """See `Input`."""
-        self.loader.close()
+        if self.crops is not None:
+            self.crops.close()
+            self.crops = None

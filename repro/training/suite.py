@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -20,9 +21,9 @@ from repro.provenance import code_version, machine, package_versions
 from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig
-from repro.stopping import StopRequest, going_on
+from repro.stopping import StopRequest, command_to_go_on
 from repro.training import cost, engine, lanes, launcher
-from repro.training.distributed import started_by_others, with_devices
+from repro.training.distributed import rank_from_environment, with_devices
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
 
@@ -52,7 +53,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         except CaptureError as error:
             print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
             eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
-            failures = one_after_the_other(eager, stop, command, launcher.launch)
+            failures = one_after_the_other(eager, stop, command, partial(launcher.launch, engine.run))
         test_finished(suite, configs, overrides, stop, command)
     return preset, failures
 
@@ -67,7 +68,7 @@ def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], 
     for protocol, (config, folder) in product(suite.protocols, finished):
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
-                          f"go on with: {shlex.join(going_on(command))}", stop.exit_code)
+                          f"go on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
         print(evaluate(config, protocol, folder / "weights.pt", command, stop)[0], flush=True)
     there = {(config.name, config.seed) for config, _ in finished}
     for name in suite.ensembles:
@@ -93,7 +94,7 @@ def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[st
 def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str],
                         run: Callable[[RunConfig, list[str]], Run] = engine.run) -> list[ReproError]:
     """Run each configuration on all of its devices; errors as in `lanes.run_all`."""
-    if started_by_others() is not None:
+    if rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
                           "srun start its runs with `repro run`")
     failures = list[ReproError]()

@@ -12,14 +12,10 @@ from repro.bench import input as input_module
 from repro.bench.input import bench_input, compare, image_folder
 from repro.bench.input_contender import coloured, main, plain_images, requests
 from repro.bench.input_plan import CONTENDERS, PLAIN, InputJob, input_settings
-from repro.data.pictures import decoder_here
 from repro.errors import ComparisonError, ConfigError, DataError
 from repro.reporting.input_table import input_table
-from repro.schema import Decoder
 from tests.outcome import says
 
-HERE = [name for name in CONTENDERS
-        if not name.startswith("torchcodec") or decoder_here(Decoder.auto) is Decoder.torchcodec]
 PER_CORE = {PLAIN: (200, 190, 210, 205, 195), "pillow": (400, 450, 500, 480, 470)}
 
 
@@ -74,7 +70,7 @@ def test_a_job_survives_its_line():
     assert InputJob.of(job.text()) == job
 
 
-@pytest.mark.parametrize("contender", HERE)
+@pytest.mark.parametrize("contender", CONTENDERS)
 def test_each_way_reads_images_and_is_timed(images, contender, capsys, monkeypatch):
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)  # the test's own process keeps its threads
     main(InputJob(contender, str(images / "val"), 6, 2).text())
@@ -131,7 +127,7 @@ def test_the_folder_is_val_or_train_or_the_root_itself(images, tmp_path):
 
 def test_rounds_are_interleaved_and_medians_compared(images, made):
     record = bench_input(input_settings([f"data.root={images}", "workers=3"], False), lambda line: None)
-    assert [job.contender for job in made.asked] == HERE * 5
+    assert [job.contender for job in made.asked] == list(CONTENDERS) * 5
     assert {job.workers for job in made.asked} == {3}
     found = {one["contender"]: one for one in record["contenders"]}
     assert set(found) == set(CONTENDERS)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from repro.data.draws import normals, resized_draws, training_draws
+from repro.data.draws import normals, training_draws
 
 POSITIONS = torch.arange(200_000)
 SAME = [[284, 340], [3156830691, 271862109], [29420226, 428093765], [True, True]]
@@ -50,15 +50,14 @@ def test_offsets_are_uniform_and_half_of_the_images_are_flipped(seed):
 
 def test_the_draws_of_an_image_are_independent_of_each_other():
     drawn = training_draws(POSITIONS, 0, 256, 480)
-    others = (*normals(POSITIONS, 0).T, *resized_draws(POSITIONS, 0).bits.T[:4])
-    columns = [column.double() for column in (*drawn, *others)]
+    columns = [column.double() for column in (*drawn, *normals(POSITIONS, 0).T)]
     together = torch.corrcoef(torch.stack(columns))
     assert float((together - torch.eye(len(columns))).abs().max()) < 5 / math.sqrt(len(POSITIONS))
 
 
 def test_draws_depend_on_the_position_and_not_on_the_mini_batch():
     def all_draws(position):
-        return (*training_draws(position, 5, 256, 480), *resized_draws(position, 5), normals(position, 5))
+        return (*training_draws(position, 5, 256, 480), normals(position, 5))
 
     mixed = torch.tensor([95, 3, 3, 60])
     whole, part = all_draws(POSITIONS[:96]), all_draws(mixed)
@@ -93,12 +92,3 @@ def test_normals_are_standard_normal():
         share = (torch.special.ndtr(column) * 40).long().clamp(max=39)
         assert abs(chi_square(share, 40)) < 4
     assert float(drawn.abs().max()) < 6.7
-
-
-def test_resized_draws_have_the_bits_of_ten_tries():
-    drawn = resized_draws(POSITIONS[:50_000], 2)
-    assert drawn.bits.shape == (50_000, 22)
-    assert drawn.bits.dtype == torch.int64
-    assert drawn.flip.shape == (50_000,)
-    for column in drawn.bits.T:
-        assert abs(chi_square(column >> 27, 32)) < 4

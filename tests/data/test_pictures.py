@@ -1,7 +1,6 @@
 """Image files of every kind as RGB, and crops of them against the plain way: resize the whole image, then crop."""
 
 import io
-import math
 import struct
 import zlib
 from pathlib import Path
@@ -13,10 +12,8 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import functional
 
-from repro.data import pictures
-from repro.data.pictures import Picture, center_crop, open_rgb, random_crop, random_part, random_resized_crop, resized
-from repro.errors import ConfigError, DataError
-from repro.schema import Decoder
+from repro.data.pictures import Picture, center_crop, open_rgb, random_crop, resized
+from repro.errors import DataError
 
 SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet-sample" / "val"
 HALF = 1 << 31
@@ -69,7 +66,7 @@ SIZES = [(500, 375), (375, 500), (224, 224), (225, 301), (97, 64), (1999, 1401),
 @pytest.mark.parametrize("shorter_side", [224, 256, 333, 480])
 def test_a_crop_is_that_of_the_whole_resized_image(size, shorter_side):
     picture = picture_of(noise(*size))
-    whole = plain(picture.pixels, shorter_side)
+    whole = plain(picture.image, shorter_side)
     height, width = whole.shape[:2]
     assert differ_by(resized(picture, shorter_side), whole) == 0
     for top_bits, left_bits in [(0, 0), (HALF, HALF // 3), (2**32 - 1, 2**32 - 1)]:
@@ -89,7 +86,7 @@ def test_the_comparison_sees_a_crop_that_is_half_a_pixel_off():
 
 def test_the_last_row_and_column_can_be_reached_and_no_more():
     picture = picture_of(noise(300, 260))
-    whole = plain(picture.pixels, 260)
+    whole = plain(picture.image, 260)
     last = random_crop(picture, 260, 2**32 - 1, 2**32 - 1, False, 224)
     assert is_the_same(last, whole[-224:, -224:])
 
@@ -97,17 +94,14 @@ def test_the_last_row_and_column_can_be_reached_and_no_more():
 @pytest.mark.parametrize("size", [(500, 375), (375, 501), (333, 500), (257, 1000), (64, 97)])
 def test_the_centre_is_that_of_torchvision(size):
     picture = picture_of(noise(*size))
-    expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture.pixels))
+    expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture.image))
     assert is_the_same(center_crop(picture, 256, 224), np.asarray(expected))
 
 
-@pytest.mark.parametrize("decoded", [False, True], ids=["image", "array"])
-def test_crops_of_photos_are_those_of_the_plain_way(decoded):
+def test_crops_of_photos_are_those_of_the_plain_way():
     for number, path in enumerate(sample_files(12)):
         picture = open_rgb(path)
         image = Image.open(path).convert("RGB")
-        if decoded:
-            picture = Picture(path, np.asarray(picture.pixels))
         side, bits = 256 + 20 * number, (number * 357_913_941) % 2**32
         whole = plain(image, side)
         top, left = (bits * (whole.shape[0] - 223)) >> 32, (bits * (whole.shape[1] - 223)) >> 32
@@ -115,63 +109,6 @@ def test_crops_of_photos_are_those_of_the_plain_way(decoded):
                            whole[top : top + 224, left : left + 224], 2e-5)
         expected = functional.center_crop(functional.resize(image, 256), 224)
         assert is_the_same(center_crop(picture, 256, 224), np.asarray(expected), 2e-5)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_pixels_and_pillow_images_give_the_same_crops(size):
-    pixels = noise(*size)
-    image, array = picture_of(pixels), Picture(Path("made.png"), pixels)
-    assert image.size == array.size == size
-    for side in (224, 300, 480):
-        assert is_the_same(random_crop(image, side, HALF, HALF // 5, False, 224),
-                           random_crop(array, side, HALF, HALF // 5, False, 224))
-    drawn = ([HALF // 3] * 22, False)
-    assert np.array_equal(random_resized_crop(image, drawn, 224), random_resized_crop(array, drawn, 224))
-
-
-@pytest.mark.parametrize("size", [(500, 375), (100, 900), (900, 100), (1, 1), (7, 5)])
-def test_a_random_part_lies_in_the_image_and_has_an_allowed_shape(size):
-    width, height = size
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        left, top, across, down = random_part(width, height, generator.integers(0, 2**32, 22).tolist())
-        assert 0 <= left <= left + across <= width
-        assert 0 <= top <= top + down <= height
-        assert across > 0
-        assert down > 0
-        if min(size) > 50:
-            assert 0.7 < across / down < 1.4
-            assert across * down > 0.07 * width * height
-
-
-def test_random_parts_are_distributed_as_those_of_torchvision():
-    """Means and deviations of 4,000 parts each; a uniform choice of the ratio instead of its logarithm would fail."""
-    import torch
-
-    generator, image, ratio = np.random.default_rng(1), torch.zeros(3, 375, 500), [3 / 4, 4 / 3]
-    torch.manual_seed(0)
-    ours = np.array([random_part(500, 375, generator.integers(0, 2**32, 22).tolist()) for _ in range(4000)], float)
-    theirs = np.array([transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], ratio)
-                       for _ in range(4000)], float)[:, [1, 0, 3, 2]]
-    for of in (lambda part: np.log(part[:, 2] / part[:, 3]), lambda part: part[:, 2] * part[:, 3] / 187_500,
-               lambda part: part[:, 0] / 500, lambda part: part[:, 1] / 375):
-        a, b = of(ours), of(theirs)
-        error = math.sqrt((a.var() + b.var()) / 4000)
-        assert abs(a.mean() - b.mean()) < 4 * error
-        assert abs(a.std() / b.std() - 1) < 0.06
-
-
-def test_without_a_try_that_fits_the_centre_is_taken_as_by_torchvision():
-    assert random_part(100, 900, [2**32 - 1] * 22) == (0, 383, 100, 133)
-    assert random_part(900, 100, [2**32 - 1] * 22) == (383, 0, 133, 100)
-
-
-def test_a_random_part_is_resized_as_by_torchvision():
-    picture, bits = picture_of(noise(500, 375)), [HALF // 3] * 22
-    left, top, across, down = random_part(500, 375, bits)
-    expected = functional.resized_crop(picture.pixels, top, left, down, across, [224, 224])
-    assert np.array_equal(random_resized_crop(picture, (bits, False), 224), np.asarray(expected))
-    assert np.array_equal(random_resized_crop(picture, (bits, True), 224), np.asarray(expected)[:, ::-1])
 
 
 def png16(pixels: np.ndarray) -> bytes:
@@ -184,10 +121,10 @@ def png16(pixels: np.ndarray) -> bytes:
                                            + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
 
 
-def pixels_of(path: Path, decoder: Decoder = Decoder.pillow) -> np.ndarray:
-    picture = open_rgb(path, decoder)
+def pixels_of(path: Path) -> np.ndarray:
+    picture = open_rgb(path)
     assert center_crop(picture, 256, 224).shape == (224, 224, 3)
-    pixels = np.asarray(picture.pixels)
+    pixels = np.asarray(picture.image)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (*picture.size[::-1], 3)
     return pixels
@@ -241,7 +178,7 @@ def test_a_rotation_noted_in_exif_is_not_applied_as_in_imagefolder(tmp_path):
     picture = open_rgb(path)
     assert picture.size == (60, 40)
     theirs = np.asarray(default_loader(str(path)))
-    assert (np.asarray(picture.pixels) == theirs).all()
+    assert (np.asarray(picture.image) == theirs).all()
     centre, whole = center_crop(picture, 40, 40), random_crop(picture, 40, 0, 2**31, False, 40)
     assert (centre == theirs[:, 10:50]).all(), "evaluation"
     assert (whole == theirs[:, 10:50]).all(), "training"
@@ -302,8 +239,7 @@ def test_samples_of_32_bits_are_refused(tmp_path):
 def test_tiny_and_thin_images_give_crops(tmp_path, size):
     path = saved(tmp_path, Image.new("RGB", size, (10, 200, 30)), "thin.png")
     picture = open_rgb(path)
-    for crop in (center_crop(picture, 256, 224), random_crop(picture, 480, 2**32 - 1, HALF, True, 224),
-                 random_resized_crop(picture, ([HALF] * 22, True), 224)):
+    for crop in (center_crop(picture, 256, 224), random_crop(picture, 480, 2**32 - 1, HALF, True, 224)):
         assert crop.shape == (224, 224, 3)
         assert (crop == [10, 200, 30]).all()
 
@@ -318,56 +254,3 @@ def test_crops_can_be_written_to():
     crop = random_crop(picture_of(noise(300, 300)), 256, 0, 0, True, 224)
     assert crop.flags.writeable
     assert crop.flags.c_contiguous
-
-
-@pytest.fixture
-def torchcodec():
-    if pictures.decoder_here(Decoder.auto) is not Decoder.torchcodec:
-        pytest.skip("TorchCodec is not installed")
-
-
-@pytest.mark.usefixtures("torchcodec")
-def test_torchcodec_gives_pillows_pixels(tmp_path):
-    options = [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"restart_marker_rows": 1}]
-    for number, option in enumerate(options):
-        path = saved(tmp_path, Image.fromarray(noise(101, 67)), f"{number}.jpg", **option)
-        assert isinstance(open_rgb(path, Decoder.torchcodec).pixels, np.ndarray)
-        assert np.array_equal(pixels_of(path, Decoder.torchcodec), pixels_of(path))
-    for image, name in [(Image.fromarray(noise(50, 40, 1)[:, :, 0]), "grey.jpg"),
-                        (Image.new("CMYK", (50, 40), (0, 200, 99, 9)), "cmyk.jpg"),
-                        (Image.fromarray(noise(50, 40)), "colour.png")]:
-        path = saved(tmp_path, image, name)
-        assert np.array_equal(pixels_of(path, Decoder.torchcodec), pixels_of(path))
-
-
-@pytest.mark.usefixtures("torchcodec")
-@pytest.mark.parametrize("name", DAMAGED)
-def test_torchcodec_leaves_damaged_files_to_pillow_which_names_them(tmp_path, name):
-    (tmp_path / name).write_bytes(DAMAGED[name]())
-    with pytest.raises(DataError, match=name):
-        open_rgb(tmp_path / name, Decoder.torchcodec)
-
-
-@pytest.mark.usefixtures("torchcodec")
-def test_torchcodec_gives_pillows_pixels_of_photos():
-    for path in sample_files(20):
-        assert np.array_equal(pixels_of(path, Decoder.torchcodec), pixels_of(path))
-
-
-@pytest.fixture
-def no_torchcodec(monkeypatch):
-    def missing(data: bytes) -> None:
-        raise ModuleNotFoundError("No module named 'torchcodec'")
-
-    monkeypatch.setattr(pictures, "decoded_jpeg", missing)
-    pictures.decoder_here.cache_clear()
-    yield
-    pictures.decoder_here.cache_clear()
-
-
-@pytest.mark.usefixtures("no_torchcodec")
-def test_without_torchcodec_pillow_decodes_unless_torchcodec_was_asked_for(tmp_path):
-    path = saved(tmp_path, Image.fromarray(noise(40, 30)), "any.jpg")
-    assert isinstance(open_rgb(path, Decoder.auto).pixels, Image.Image)
-    with pytest.raises(ConfigError, match=r"machine.decoder=torchcodec: .*No module named.*machine.decoder=pillow"):
-        open_rgb(path, Decoder.torchcodec)

@@ -21,7 +21,6 @@ from repro.evaluation.scores import Scorer
 from repro.evaluation.weights import training_note
 from repro.models import build_model
 from repro.places import TREE
-from repro.schema import Decoder
 from repro.stopping import StopRequest
 from tests.evaluation.made import CLASSES, TINY, make_images, make_run, make_weights, tiny
 
@@ -65,7 +64,7 @@ def brute_force(root: Path, weights: Path, ten: bool) -> tuple[np.ndarray, int, 
     labels = [sorted({path.parent.name for path in files}).index(path.parent.name) for path in files]
     scores = []
     for path in files:
-        picture = torch.from_numpy(resized(open_rgb(root / path, Decoder.pillow), 37)).permute(2, 0, 1)
+        picture = torch.from_numpy(resized(open_rgb(root / path), 37)).permute(2, 0, 1)
         views = transforms.TenCrop(32)(picture) if ten else [transforms.CenterCrop(32)(picture)]
         with torch.no_grad():
             scores.append(model(torch.stack([view.double() - mean for view in views])).softmax(1).mean(0))
@@ -91,7 +90,7 @@ def test_the_record_says_what_was_done_and_that_it_is_a_wiring_test(few, weights
     assert json.loads(kept_at(tmp_path, "multi_scale").with_suffix(".json").read_text()) == record
     expected = {"schema": 1, "protocol": "multi_scale", "experiment": "imagenet_resnet18", "seed": None, "split": "val",
                 "identity": None, "images": 10, "images_done": 10, "precision": "fp32", "wiring_test": True,
-                "finished": True, "decoder": "pillow"}
+                "finished": True}
     assert record | expected == record
     assert record["settings"]["shorter_sides"] == [32, 37, 55, 69, 91]
     assert "WIRING TEST, says nothing about ImageNet" in text
@@ -265,7 +264,7 @@ def test_only_weights_pt_is_said_to_be_of_the_run_beside_it(tmp_path):
 
 
 def test_the_command_that_goes_on_does_not_begin_anew():
-    assert testing.going_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
+    assert testing.command_to_go_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
 
 
 def test_a_bad_image_is_named_and_what_was_done_is_kept(weights, tmp_path):

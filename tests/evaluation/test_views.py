@@ -10,7 +10,6 @@ from repro.data.imagenet_files import find
 from repro.errors import ConfigError
 from repro.evaluation.scores import ten_crops
 from repro.evaluation.views import ViewReader, Views, packed, protocol_of, six_crops, unpacked, views_of
-from repro.schema import Decoder
 from tests.evaluation.made import make_images
 
 
@@ -77,10 +76,10 @@ def test_a_data_set_has_its_own_protocols():
 
 def test_a_reader_gives_the_views_of_a_file(tmp_path):
     images = find(make_images(tmp_path), wiring_test=True).val
-    assert ViewReader(images, Views("center", (37,), 32), Decoder.pillow)(0).shape == (32, 32, 3)
-    six = ViewReader(images, Views("ten_crop", (37,), 32), Decoder.pillow)(0)
+    assert ViewReader(images, Views("center", (37,), 32))(0).shape == (32, 32, 3)
+    six = ViewReader(images, Views("ten_crop", (37,), 32))(0)
     assert six.shape == (6, 32, 32, 3)
-    scales = unpacked(ViewReader(images, Views("multi_scale", (32, 37, 55), 32), Decoder.pillow)(0))
+    scales = unpacked(ViewReader(images, Views("multi_scale", (32, 37, 55), 32))(0))
     assert [min(picture.shape[:2]) for picture in scales] == [32, 37, 55]
     assert scales[1].shape[0] != scales[1].shape[1], "the whole image, not a square of it"
     assert np.array_equal(six[0], scales[1][:32, :32])

@@ -64,7 +64,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
-        "deviations": deviations(config), "evaluated_on": split, "iterations": marks[-1], "memory_bytes": 10**9,
+        "deviations": deviations(config), "evaluated_on": split, "iterations": marks[-1], "peak_memory_bytes": 10**9,
         "parameters": parameters(config), "data": {"name": config.data.name, "split": config.data.split.name,
                                                    "sha256": "b" * 64 if imagenet else OFFICIAL.sha256},
         "environment": {**VERSIONS, "system": "Linux", "architecture": "x86_64", "cores": 2, "interpreter": "cpython",
@@ -191,7 +191,7 @@ def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -
             "one_folder": False, "model": model,
             "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                          "normalisation_sha256": "c" * 64},
-            "precision": "fp32", "decoder": "pillow", "versions": VERSIONS, **CODE, "device": "made-up device",
+            "precision": "fp32", "versions": VERSIONS, **CODE, "device": "made-up device",
             "images": images, "classes": 1000, "images_done": images, "top1_errors": top1, "top5_errors": top5,
             "finished": True, "val_top1_error": 100 * top1 / images, "val_top5_error": 100 * top5 / images,
             "probabilities_sha256": "d" * 64, "labels_sha256": "e" * 64, "utc": record["ended"]}

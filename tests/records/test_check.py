@@ -213,7 +213,7 @@ def test_an_old_record_without_newer_keys_keeps_the_values_that_its_run_had(reco
 
     def older(content):
         del content["config"]["model"]["zero_padding"], content["config"]["train"]["plateau_drops"]
-        del content["config"]["engine"], content["memory_bytes"]
+        del content["config"]["engine"], content["peak_memory_bytes"]
         (folder / "config.yaml").write_text(yaml.safe_dump(content["config"]))
     edit(folder, older)
     assert objections(folder) == []

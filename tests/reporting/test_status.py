@@ -10,8 +10,8 @@ from repro.reporting.status import status, text
 HOLD = """
 import sys, time
 from pathlib import Path
-from repro.runs import locked
-with locked(Path(sys.argv[1])):
+from repro.runs import hold_lock
+with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

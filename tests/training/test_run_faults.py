@@ -1,6 +1,7 @@
 """A run meets a full disk, too little memory, a killed reader, a damaged history, a checkpoint from elsewhere."""
 
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -14,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.data.reader_processes import Processes
+from repro.data import loader
 from repro.errors import LostProcessError, Stopped, StorageError
 from repro.places import TREE
-from repro.runs import locked, read_run, run_folder, scan
+from repro.runs import hold_lock, read_run, run_folder, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data
 from tests.made_cli import TINY
@@ -109,7 +110,7 @@ def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(s
     with suppress(OSError), (folder.parent / "ballast").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    with pytest.raises(StorageError, match=r"can't write .*run\.lock: No space left on device"), locked(folder):
+    with pytest.raises(StorageError, match=r"can't write .*run\.lock: No space left on device"), hold_lock(folder):
         pass
     assert list(folder.iterdir()) == []
 
@@ -244,15 +245,14 @@ def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_pat
              "machine.workers=2", "train.iterations=6", "train.lr_drops=[]", "evaluation.interval=3",
              "machine.checkpoint_seconds=1000", f"results={tmp_path / 'results'}"]
     from repro.config import compose
-    original, calls = Processes.finish, iter(range(100))
+    original, calls = loader.together, iter(range(100))
 
-    def finish(crew):
+    def together(items):
         if next(calls) == 2:
-            os.kill(crew.processes[0].pid, signal.SIGKILL)
-            crew.processes[0].join()
-        return original(crew)
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        return original(items)
     with monkeypatch.context() as patch:
-        patch.setattr(Processes, "finish", finish)
+        patch.setattr(loader, "together", together)
         with pytest.raises(LostProcessError, match=r"killed by signal 9(.|\n)*machine.workers=N(.|\n)*saved at iter"):
             engine.run(compose(words), say=silent)
     run, = scan(tmp_path / "results" / "runs")

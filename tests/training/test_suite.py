@@ -94,7 +94,7 @@ def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_proces
 
     launched = []
     monkeypatch.setattr(module, "run_unfinished", fails)
-    monkeypatch.setattr(module.launcher, "launch", lambda config, command: launched.append(config))
+    monkeypatch.setattr(module.launcher, "launch", lambda train, config, command: launched.append(config))
     monkeypatch.setattr(module, "make_data", lambda config: None)
     _, failures = module.run_suite("cifar_plain_vs_res", "paper", 1, ["machine.device=cpu", "engine=graph"], COMMAND)
     assert failures == []

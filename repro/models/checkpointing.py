@@ -13,16 +13,16 @@ from torch.utils.checkpoint import checkpoint
 class Stage(nn.Sequential):
     """Blocks one after the other, `(N, in, H, W) -> (N, out, H', W')`.
 
-    With `recomputed` on, n blocks are cut into about sqrt(n) segments (Chen et al., arXiv 1604.06174): a forward pass
+    With `checkpointing`, n blocks are cut into about sqrt(n) segments (Chen et al., arXiv 1604.06174): a forward pass
     that needs gradients keeps only each segment's input, and the backward pass computes one segment again at a time.
     Outputs, gradients and batch-normalisation statistics are the same.
     """
 
-    recomputed = False
+    checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H', W')."""
-        if not self.recomputed or not torch.is_grad_enabled():
+        if not self.checkpointing or not torch.is_grad_enabled():
             for block in self:
                 x = block(x)
             return x
@@ -63,8 +63,8 @@ def statistics_untouched(module: nn.Module) -> Iterator[None]:
             other.track_running_stats = True
 
 
-def recompute(model: nn.Module, on: bool) -> None:
+def set_checkpointing(model: nn.Module, on: bool) -> None:
     """Turn activation checkpointing on or off in all stages of a network."""
     for module in model.modules():
         if isinstance(module, Stage):
-            module.recomputed = on
+            module.checkpointing = on

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from repro.config import paper_config
 from repro.models import build_model
 from repro.models.build import build_imagenet_model
-from repro.models.recompute import Stage, recompute
+from repro.models.checkpointing import Stage, set_checkpointing
 
 
 def trained_once(model, images):
@@ -32,7 +32,7 @@ def test_gradients_and_statistics_are_the_same_bit_for_bit(depth, group):
     config = replace(paper_config("cifar_resnet20").model, blocks_per_stage=(depth - 2) // 6)
     plain = build_model(config, 0, group).train()
     other = copy.deepcopy(plain)
-    recompute(other, True)
+    set_checkpointing(other, True)
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 50
     for left, right in zip(trained_once(plain, images), trained_once(other, images), strict=True):
         assert_equal(left, right)
@@ -44,11 +44,11 @@ def test_statistics_would_move_twice_without_care(monkeypatch):
     """Negative control."""
     from contextlib import nullcontext
 
-    from repro.models import recompute as module
+    from repro.models import checkpointing as module
 
     monkeypatch.setattr(module, "contexts", lambda segment: (nullcontext(), nullcontext()))
     model = build_model(paper_config("cifar_resnet20").model).train()
-    recompute(model, True)
+    set_checkpointing(model, True)
     trained_once(model, torch.randn(8, 3, 32, 32))
     assert int(model.stage1[0].bn1.num_batches_tracked) == 2
 
@@ -56,7 +56,7 @@ def test_statistics_would_move_twice_without_care(monkeypatch):
 def test_bottleneck_networks_have_stages_too():
     model = build_imagenet_model(50, num_classes=10).train()
     other = copy.deepcopy(model)
-    recompute(other, True)
+    set_checkpointing(other, True)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     assert_equal(trained_once(model, images)[0], trained_once(other, images)[0])
 
@@ -69,7 +69,7 @@ def test_segments_are_about_as_many_as_they_are_long(blocks, lengths):
 
 def test_a_test_of_the_network_keeps_nothing_and_computes_nothing_twice():
     model = build_model(paper_config("cifar_resnet20").model).eval()
-    recompute(model, True)
+    set_checkpointing(model, True)
     calls = []
     model.stage1[0].conv1.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
