@@ -13,6 +13,7 @@ from repro.commands import (
     bench,
     claims,
     complexity,
+    evaluation,
     files,
     machine,
     pending,
@@ -21,7 +22,6 @@ from repro.commands import (
     settings,
     status,
     tables,
-    testing,
     training,
     verify,
     weights,
@@ -32,7 +32,7 @@ from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams
 from repro.wording import visible
 
-MODULES = (training, tables, claims, testing, files, complexity, machine, settings, status, report, pending,
+MODULES = (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
            bench, weights, records, verify)
 
 DESCRIPTION = """\

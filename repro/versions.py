@@ -77,7 +77,7 @@ def requirement_problem(requirement: "Requirement") -> VersionProblem | None:
     """A package that is not installed or not in a version that we require."""
     name, needed = requirement.name, str(requirement.specifier)
     next_step = NEW_PAIR if name in COMPUTING else f"`python -m pip install '{name}{needed}'`"
-    found = installed(name)
+    found = installed_version(name)
     if found is None:
         return VersionProblem(name, f"{name} is not installed ({needed} is needed)", next_step)
     if not requirement.specifier.contains(found, prereleases=True):
@@ -89,7 +89,7 @@ def pair_problems() -> list[VersionProblem]:
     """A torch that the installed torchvision was not built for, by torchvision's own requirement."""
     from packaging.requirements import Requirement
 
-    torch, torchvision = installed("torch"), installed("torchvision")
+    torch, torchvision = installed_version("torch"), installed_version("torchvision")
     if torch is None or torchvision is None:
         return []
     needed = [requirement.specifier for requirement in map(Requirement, requires("torchvision") or [])
@@ -99,7 +99,7 @@ def pair_problems() -> list[VersionProblem]:
             for specifier in needed if not specifier.contains(torch, prereleases=True)]
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     """The version of an installed package; None if it is not installed."""
     try:
         return version(name)

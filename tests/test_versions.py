@@ -130,13 +130,14 @@ def test_the_requirements_of_a_wheel_are_read_from_its_metadata(monkeypatch):
 
 
 @pytest.mark.fault(48)
-def test_a_command_stops_before_it_imports_torch(repro, tmp_path):
+def test_a_command_stops_before_it_imports_torch(tmp_path):
     """A real process, with another torch in the metadata."""
     fake = tmp_path / "fake" / "torch-2.10.0.dist-info"
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.10.0\n")
     (fake.parent / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     path = os.pathsep.join([str(fake.parent), str(Path(versions.TREE))])
-    done = repro("run", "experiment=cifar_resnet20", PYTHONPATH=path)
+    done = subprocess.run([sys.executable, "-m", "repro", "run", "experiment=cifar_resnet20"], capture_output=True,
+                          text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
     says(done, 2, "torch 2.10.0 is not supported", "torch 2.11 with torchvision 0.26")
     assert not (tmp_path / "results").exists()

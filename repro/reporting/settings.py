@@ -135,13 +135,13 @@ def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Ma
             if value != other[key] and not (key == "machine.precision" and {value, other[key]} <= exact)]
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it stands in YAML: null, true, [1, 2]."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Rows of texts as lines, their columns aligned, the last one free."""
+def align(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Rows of texts as lines in columns; the last one is free."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     return [(indent + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
              ).rstrip() for row in rows]
@@ -154,19 +154,19 @@ def settings_lines(found: Sequence[Setting]) -> list[str]:
         sections.setdefault(one.key.partition(".")[0] if "." in one.key else "run", []).append(one)
     lines = []
     for section, members in sections.items():
-        rows = [(one.key, said(one.value), one.source + (
-            f"; instead of {said(one.paper)} ({one.paper_source})" if one.differs else ""))
+        rows = [(one.key, format_value(one.value), one.source + (
+            f"; instead of {format_value(one.paper)} ({one.paper_source})" if one.differs else ""))
             for one in members]
-        lines += ["", f"{section}:", *aligned(rows)]
+        lines += ["", f"{section}:", *align(rows)]
     return lines
 
 
 def difference_lines(found: Sequence[Difference], name: str) -> list[str]:
     """The differences for a person."""
     rows = [("setting", "here", name, "the paper", "why it matters")]
-    rows += [(one.key, said(one.here), said(one.theirs), said(one.paper) if one.third else "", one_line(one.why))
-             for one in found]
-    return aligned(rows) if found else ["  no setting that changes numbers differs"]
+    rows += [(one.key, format_value(one.here), format_value(one.theirs), format_value(one.paper) if one.third else "",
+              one_line(one.why)) for one in found]
+    return align(rows) if found else ["  no setting that changes numbers differs"]
 
 
 def as_plain(found: Sequence[Setting] | Sequence[Difference]) -> list[dict[str, Any]]:
@@ -246,11 +246,11 @@ def errors_of(run: Run) -> dict[str, float]:
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     """Two runs side by side for a person."""
-    settings = [("setting", "A", "B"), *((one["key"], *map(said, one["values"])) for one in found["settings"])]
+    settings = [("setting", "A", "B"), *((one["key"], *map(format_value, one["values"])) for one in found["settings"])]
     errors = [("error (%)", "A", "B"), *((key, *("-" if value is None else f"{value:.2f}" for value in values))
                                          for key, values in found["errors"].items())]
     at = found["first_difference"]
     return [*(f"{name}: {run}" for name, run in zip("AB", found["runs"], strict=True)), "",
-            *(aligned(settings) if found["settings"] else ["  no setting differs"]), "", *aligned(errors), "",
+            *(align(settings) if found["settings"] else ["  no setting differs"]), "", *align(errors), "",
             "  the histories agree where both were tested" if at is None
             else f"  the histories differ from iteration {at} on"]

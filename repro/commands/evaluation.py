@@ -1,4 +1,4 @@
-"""Commands that test trained networks: eval, ensemble."""
+"""Commands that evaluate trained networks: eval, ensemble."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ OWN_KEYS = ("weights", "protocol")  # beside those of a run's configuration
 
 def register(add: Add) -> None:
     """Add these commands."""
-    evaluate = add("eval", "test a network: its finished run's weights, or those in a file", evaluate_weights)
+    evaluate = add("eval", "evaluate a network: its finished run's weights, or those in a file", evaluate_weights)
     evaluate.add_argument("overrides", nargs="+", metavar="key=value",
                           help="experiment=NAME; weights=FILE (a plain state_dict, or what `repro weights` wrote; "
                                "without it, those of the finished run); protocol=center|ten_crop|multi_scale "
