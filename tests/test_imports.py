@@ -56,11 +56,9 @@ NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", 
             "paper", "published", "runs", "provenance", "publishing", "packing", "sizes", "versions", "completion",
             "doctor.__init__", "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
-            "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.cifar10_files",
-            "data.fetch", "data.pictures", "data.imagenet_files",
-            "data.imagenet_labels", "data.imagenet_listing", "data.imagenet_statistics",
-            "data.imagenet_verify", "data.parts", "verification.__init__", "verification.check",
-            "verification.identities", "verification.committed", "streams"]
+            "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.pictures", "data.parts",
+            "data.imagenet_labels", "verification.__init__", "verification.check", "verification.identities",
+            "verification.committed", "streams"]
 DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}
