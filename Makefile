@@ -17,8 +17,8 @@ SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),s
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses imagenet-plain-vs-res imagenet-options
-.PHONY: imagenet-deeper imagenet-wiring precision pending data tables figures claims report status bench gpu-check
-.PHONY: doctor check verify test test-oldest torture lint clean
+.PHONY: imagenet-deeper imagenet-wiring pending data tables figures claims report status bench gpu-check
+.PHONY: doctor check verify test test-all test-oldest torture lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -56,9 +56,6 @@ imagenet-deeper: $(VENV)/.ready ## 50, 101 and 152 layers on ImageNet and the en
 imagenet-wiring: $(VENV)/.ready ## ResNet-34 learns a small folder of images by heart: DATA= it; minutes on a CPU, no result
 	$(REPRO) run experiment=imagenet_optB machine=smoke $(DATA_OVERRIDE) $(ARGS)
 
-precision: $(VENV)/.ready ## 16 seeds of ResNet-20 in each precision; needs a GPU
-	$(REPRO) suite cifar_precision preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
-
 pending: $(VENV)/.ready ## advance the full-length runs that results/reference lacks, cheapest first; stop it when you like
 	$(REPRO) pending $(DATA_OVERRIDE) $(ARGS)
 
@@ -92,11 +89,15 @@ doctor: $(VENV)/.ready ## check versions, devices, disk and data
 check: $(VENV)/.ready ## check the committed tables against their records
 	$(REPRO) table all --check
 
-verify: $(VENV)/.ready ## does this installation compute what it claims? under two minutes on a CPU
+verify: $(VENV)/.ready ## does this installation compute what it claims? under a minute on a CPU
 	$(REPRO) verify $(DATA_OVERRIDE) $(ARGS)
 
 test: $(VENV)/.ready-dev ## run the test suite
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto -m "not slow"
+
+test-all: test ## also what takes long (SLURM, kills, the wheel), and the suite with the oldest torch
+	$(VENV)/bin/python -m pytest -n auto -m slow
+	$(MAKE) test-oldest
 
 test-oldest: ## run the test suite with the oldest supported torch (2.11) and torchvision (0.26)
 	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"

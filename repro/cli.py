@@ -12,11 +12,9 @@ from repro import OLDEST_PYTHON, __version__
 from repro.commands import (
     bench,
     claims,
-    compare,
     complexity,
     files,
     machine,
-    packing,
     pending,
     records,
     report,
@@ -34,8 +32,8 @@ from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams
 from repro.wording import visible
 
-MODULES = (training, tables, claims, testing, files, complexity, machine, settings, compare, status, report, pending,
-           bench, packing, weights, records, verify)
+MODULES = (training, tables, claims, testing, files, complexity, machine, settings, status, report, pending,
+           bench, weights, records, verify)
 
 DESCRIPTION = """\
 Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
@@ -72,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without arguments those of this process are taken, and its signals and standard streams too.
     """
     if arguments is None:
+        if "_ARGCOMPLETE" in os.environ:
+            from repro.completion import complete
+
+            complete(build_parser()[0])
         open_streams()
         raise_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -141,7 +143,7 @@ def dispatch(arguments: list[str]) -> int:
         parser.print_help()
         return 2
     options = parser.parse_args(arguments)
-    if sys.version_info[:2] < OLDEST_PYTHON and arguments[0] != "doctor":
+    if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     handler: Handler = options.handler
     return handler(options)
@@ -163,7 +165,6 @@ def build_parser() -> tuple[Parser, list[str]]:
     describe_run(add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([])))
     for module in MODULES:
         module.register(add)
-    parser.set_defaults(parser=parser)  # `completion` reads it
     return parser, names
 
 
@@ -174,7 +175,7 @@ def one_of_several(arguments: list[str]) -> bool:
 
 
 def describe_run(command: argparse.ArgumentParser) -> None:
-    """Name the arguments of `repro run`, which never reach this parser, for `repro completion`."""
+    """Name the arguments of `repro run`, which never reach this parser, for the completion."""
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.add_argument("--cfg", choices=("job", "hydra", "all"))
     command.add_argument("--config-dir", metavar="DIR")

@@ -39,8 +39,8 @@ GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
 FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
 NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
-                "part_size", "data.root", "model.depth", "machine.device", "machine.steps_per_graph",
-                "machine.timeout_seconds", "machine.loader", "machine.workers",
+                "data.root", "model.depth", "machine.device", "machine.steps_per_graph", "machine.timeout_seconds",
+                "machine.loader", "machine.workers",
                 "machine.activation_checkpointing", "machine.channels_last", "machine.threads", "machine.deterministic",
                 "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
                 "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")

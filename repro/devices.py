@@ -84,6 +84,11 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     return torch.device(machine.device.name)
 
 
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The most bytes of a GPU that the tensors of this process took at once; nothing of a CPU."""
+    return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+
+
 def set_tf32(on: bool) -> None:
     """Matrix products and convolutions on CUDA in TF32, or in plain fp32.
 

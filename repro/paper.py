@@ -1,46 +1,309 @@
-"""Read experiments/: what the paper printed and which runs answer it. Never imports torch.
+"""What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
 
-Every reader raises ConfigError (exit 2) that names the file and the key, for a key that is wrong, missing, given
-twice or of the wrong type, and for a name that does not exist. `repro.published` has the shapes.
+A file is read once, into frozen structs. Every reader raises ConfigError (exit 2) that names the file and the key, for
+a key that is wrong, missing, given twice or of the wrong type, and for a name that does not exist. Errors of networks
+are in percent. Never imports torch.
 """
 
+import functools
 import re
-from collections.abc import Callable, Hashable
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Hashable, Iterable
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import msgspec
 import yaml
+from msgspec import Meta, Struct
 
-from repro.config import check_experiment, experiments, keys, suggest
+from repro.config import experiments, keys, suggest
 from repro.errors import ConfigError
 from repro.places import conf_dir, experiments_dir, shown
-from repro.published import (
-    PROTOCOLS,
-    Claim,
-    Claims,
-    Costs,
-    Ensemble,
-    GoldenCount,
-    GoldenCounts,
-    PublishedFigure,
-    PublishedTable,
-    Recipe,
-    SecondReferences,
-    Suite,
-    pick,
-)
-from repro.schema import Precision
 
 T = TypeVar("T")
-KINDS = {list: "a list", dict: "a mapping", str: "text", int: "a whole number", float: "a number",
-         bool: "true or false"}
-MEASURES = ("training_error", "convergence_area", "final_error", "responses")
-RELATIONS: dict[str, Callable[[int], bool]] = {  # and of how many experiments
-    "rising": lambda count: count >= 2, "not_falling": lambda count: count >= 2, "close": lambda count: count == 2,
-    "below": lambda count: count == 1}
+S = TypeVar("S", bound="Strict")
+Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+PROTOCOL_LABELS = {"center": "centre crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
 PLAIN_NETS = "plain_nets"  # the table of the plain CIFAR-10 networks, which stand in no table of the paper
+
+
+class Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping in a YAML file; another key than these is an error."""
+
+
+class Column(Strict, frozen=True):
+    """One column of numbers of a published table, printed as value / unit with so many decimals."""
+
+    key: str
+    title: str
+    decimals: int = 2
+    unit: float = 1.0
+
+
+class PublishedRow(Strict, frozen=True):
+    """One row as printed. `values` hold what stands first; mean, std and runs where the paper gives them."""
+
+    key: str
+    label: str
+    values: Annotated[dict[str, float], Meta(min_length=1)]
+    layers: int | None = None
+    parameters: str | None = None  # as printed, "0.27M"
+    published_only: bool = False  # context that the project does not train
+    mean: float | None = None
+    std: float | None = None
+    runs: int | None = None
+    block: str | None = None
+    blocks: tuple[int, ...] = ()
+    shortcut_option: str | None = None
+    split: str | None = None  # where it differs from the table's
+    decimals: int | None = None  # where they differ from the column's
+    note: str | None = None
+
+    def compared(self, column: str) -> float:
+        """The number that our mean is held against: the published mean where there is one."""
+        return self.values[column] if self.mean is None else self.mean
+
+
+class PublishedTable(Strict, frozen=True):
+    """One table of the paper with what is needed to reproduce its numbers."""
+
+    name: str
+    page: int
+    title: str
+    metric: str
+    dataset: str
+    split: str
+    protocol: str
+    columns: tuple[Column, ...]
+    rows: tuple[PublishedRow, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns = {column.key for column in self.columns}
+        for row in self.rows:
+            if not columns.issuperset(row.values):
+                raise ValueError(f"row {row.key}: values must be among {', '.join(sorted(columns))}")
+        if len({row.key for row in self.rows}) < len(self.rows):
+            raise ValueError("two rows have the same key")
+
+    def row(self, key: str) -> PublishedRow:
+        """The row of this key; ConfigError if there is none."""
+        return pick(key, {row.key: row for row in self.rows}, f"row in {self.name}")
+
+
+class Axis(Strict, frozen=True):
+    """An axis: its label, what one tick of 1 stands for, and its limits in ticks."""
+
+    label: str
+    unit: float = 1.0
+    limits: tuple[float, ...] | None = None
+
+
+class Curve(Strict, frozen=True):
+    """One network of a panel; `experiment` is None while the project has none for it."""
+
+    net: str
+    label: str
+    experiment: str | None = None
+
+
+class Panel(Strict, frozen=True):
+    """One panel: its curves, and which errors (training, test, validation, responses) are drawn of each."""
+
+    name: str
+    errors: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    title: str = ""
+    y_label: str | None = None
+
+
+class Fact(Strict, frozen=True):
+    """A bound in percent that caption or text give for a network."""
+
+    net: str
+    error: str
+    above: float | None = None
+    below: float | None = None
+    text: str = ""
+
+
+class PublishedFigure(Strict, frozen=True):
+    """The description of one figure of the paper; `styles` maps each error to its line style."""
+
+    name: str
+    title: str
+    dataset: str
+    x: Axis
+    y: Axis
+    styles: dict[str, str]
+    panels: tuple[Panel, ...]
+    facts: tuple[Fact, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Errors(Strict, frozen=True):
+    """Test error of somebody else's run, and its training error where known."""
+
+    test: float
+    train: float | None = None
+
+
+class SecondReference(Strict, frozen=True):
+    """Somebody else's results with the paper's recipe, by network ("resnet-20")."""
+
+    key: str
+    repository: str
+    protocol: str
+    errors: dict[str, Errors]
+    best_on_test: bool = False
+    same_network: bool = True
+
+
+class Reruns(Strict, frozen=True):
+    """Lowest and highest test error of several runs of one network."""
+
+    net: str
+    runs: int
+    test: tuple[float, ...]
+
+
+class AuthorsWeights(Strict, frozen=True):
+    """ImageNet validation error of the authors' released weights."""
+
+    net: str
+    protocol: str
+    top1_error: float
+    top5_error: float
+
+
+class SecondReferences(Strict, frozen=True):
+    """All results of others; `usual` is [from, to] or [about] for a network."""
+
+    sources: tuple[SecondReference, ...]
+    usual: dict[str, tuple[float, ...]]
+    run_to_run_std: tuple[float, ...]
+    reruns: Reruns
+    authors_weights: tuple[AuthorsWeights, ...]
+
+
+class GoldenCount(Strict, frozen=True):
+    """Exact parameters and multiply-adds of a network, by shortcut option; plain networks have those of A."""
+
+    layers: int
+    multiply_adds: dict[str, float]
+    parameters: dict[str, int] = {}
+    multiply_adds_stride_in_3x3: float | None = None
+
+
+class GoldenCounts(Strict, frozen=True):
+    """Counts for a 32x32 (CIFAR-10) and a 224x224 (ImageNet) image."""
+
+    cifar10: tuple[GoldenCount, ...]
+    imagenet: tuple[GoldenCount, ...]
+    vgg: tuple[GoldenCount, ...]
+
+    def by_depth(self) -> dict[str, dict[int, GoldenCount]]:
+        """The counts by data set and depth; VGG is among the networks of ImageNet."""
+        return {"cifar10": {count.layers: count for count in self.cifar10},
+                "imagenet": {count.layers: count for count in (*self.imagenet, *self.vgg)}}
+
+
+class ClaimTest(Strict, frozen=True):
+    """What must hold for a claim: a measure of some experiments' runs, and how its values must stand to each other."""
+
+    measure: Literal["training_error", "convergence_area", "final_error", "responses"]
+    relation: Literal["rising", "not_falling", "close", "below"]
+    experiments: tuple[str, ...]
+    metric: str = "test_top1_error"  # of the result, for final_error
+
+
+class Claim(Strict, frozen=True):
+    """One statement of the paper that the program can check."""
+
+    id: str
+    statement: str
+    source: str
+    tests: Annotated[tuple[ClaimTest, ...], Meta(min_length=1)]
+
+
+class Claims(Strict, frozen=True):
+    """The content of claims.yaml."""
+
+    claims: tuple[Claim, ...]
+
+
+class Member(Strict, frozen=True):
+    """One network of an ensemble: the run of an experiment with this seed."""
+
+    experiment: str
+    seed: int = 0
+
+
+class Ensemble(Strict, frozen=True):
+    """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
+
+    name: str
+    description: str
+    protocol: Protocol
+    members: tuple[Member, ...]
+    reproduces: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2 or len(set(self.members)) < len(self.members):
+            raise ValueError("members: needed are at least two, each of them once")
+
+
+class Recipe(Strict, frozen=True):
+    """A well-known recipe of others, whose values stand in conf/recipe; `why` says by key why a value matters."""
+
+    name: str
+    repository: str
+    dataset: str
+    summary: str
+    why: dict[str, str]
+    not_expressed: tuple[str, ...] = ()
+
+
+class Preset(Strict, frozen=True):
+    """A variant of a suite; None stands for what the suite says."""
+
+    experiments: tuple[str, ...] | None = None
+    overrides: tuple[str, ...] = ()
+    tables: tuple[str, ...] | None = None
+    figures: tuple[str, ...] | None = None
+    shows: str = ""
+    cannot_show: str = ""
+
+
+class Suite(Strict, frozen=True):
+    """Experiments that answer one question together, in the order in which they run."""
+
+    name: str
+    question: str
+    experiments: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    seeds: dict[str, Annotated[int, Meta(ge=1)]] = {}  # number of seeds, by experiment, where it is not 1
+    protocols: tuple[Protocol, ...] = ()  # by which finished ImageNet runs are tested, for the tables
+    ensembles: tuple[str, ...] = ()  # made of these tests
+    presets: dict[str, Preset] = {}
+    default_preset: str = "auto"  # auto: paper with a GPU, else short
+
+    def seeds_of(self, experiment: str) -> int:
+        """How many seeds (0, 1, ...) of this experiment the suite runs."""
+        return self.seeds.get(experiment, 1)
+
+    def preset(self, name: str) -> Preset:
+        """The preset with the suite's own lists filled in; ConfigError if unknown.
+
+        `paper` always exists, but in a suite that has a default of its own (the demonstration).
+        """
+        paper = {"paper": Preset()} if self.default_preset == "auto" else {}
+        chosen = pick(name, paper | self.presets, f"preset in suite {self.name}")
+        return Preset(self.experiments if chosen.experiments is None else chosen.experiments, chosen.overrides,
+                      self.tables if chosen.tables is None else chosen.tables,
+                      self.figures if chosen.figures is None else chosen.figures, chosen.shows, chosen.cannot_show)
 
 
 class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -69,52 +332,38 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{shown(path)}: {error}") from error
 
 
-def parse(kind: Any, value: Any, where: str) -> Any:
-    """A value from YAML as `kind`: a dataclass, number, text, bool, or a tuple, dict or optional of these."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        return None if value is None else parse(next(arg for arg in args if arg is not NoneType), value, where)
-    if is_dataclass(kind):
-        return parse_fields(kind, value, where)
-    if origin is tuple:
-        entries = expect(list, value, where)
-        return tuple(parse(args[0], entry, f"{where}[{index}]") for index, entry in enumerate(entries))
-    if origin is dict:
-        return {expect(str, key, where): parse(args[1], entry, f"{where}.{key}")
-                for key, entry in expect(dict, value, where).items()}
-    return expect(kind, value, where)
+def convert(value: Any, kind: type[T], where: str) -> T:
+    """A value from YAML as a struct or a type; ConfigError with the key that is wrong."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def parse_fields(kind: Any, value: Any, where: str) -> Any:
-    """A mapping from YAML as a dataclass; ConfigError for unknown and missing keys."""
-    known = {entry.name: entry for entry in fields(kind)}
-    types = get_type_hints(kind)
-    given = expect(dict, value, where)
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), list(known))}")
-    for key, entry in known.items():
-        if key not in given and entry.default is MISSING and entry.default_factory is MISSING:
-            raise ConfigError(f"{where}: no value for {key!r}")
-    separator = "." if ":" in where else ": "
-    return kind(**{key: parse(types[key], entry, f"{where}{separator}{key}") for key, entry in given.items()})
+def read(kind: type[T], path: Path) -> T:
+    """A YAML file as a struct or a type, read once."""
+    found: T = read_once(kind, path)  # type: ignore[arg-type]
+    return found
 
 
-def expect(kind: type[T], value: Any, where: str) -> T:
-    """The value if it is of this type (an int passes for a float); ConfigError otherwise."""
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{where}: {value!r} is not {KINDS[kind]}")
-    assert isinstance(value, kind)
-    return value
+@functools.cache
+def read_once(kind: Any, path: Path) -> Any:
+    """See `read`."""
+    return convert(read_yaml(path), kind, shown(path))
 
 
-def read_as(kind: type[T], path: Path) -> T:
-    """A YAML file as a dataclass."""
-    result = parse(kind, read_yaml(path), shown(path))
-    assert isinstance(result, kind)
-    return result
+def pick(name: str, known: dict[str, T], kind: str) -> T:
+    """known[name], or a ConfigError with the nearest name and all of them."""
+    check_names([name], known, kind)
+    return known[name]
+
+
+def check_names(names: Iterable[str], known: Iterable[str], kind: str) -> None:
+    """ConfigError with the nearest name and all of them, for the first name that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no {kind} named {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
 def names_in(folder: Path, pattern: str) -> list[str]:
@@ -123,12 +372,13 @@ def names_in(folder: Path, pattern: str) -> list[str]:
     return sorted(found, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
 
 
-def read_named(kind: type[T], folder: Path, names: list[str], name: str, what: str) -> T:
+def read_named(kind: type[S], folder: Path, names: list[str], name: str, what: str) -> S:
     """One of the named files of a folder, whose own `name` must agree with its file's."""
-    path = folder / f"{pick(name, {known: known for known in names}, what)}.yaml"
-    result = read_as(kind, path)
-    if getattr(result, "name", None) != name:
-        raise ConfigError(f"{shown(path)}: name is {getattr(result, 'name', None)!r}, not {name!r}")
+    check_names([name], names, what)
+    path = folder / f"{name}.yaml"
+    result = read(kind, path)
+    if (own := getattr(result, "name", None)) != name:
+        raise ConfigError(f"{shown(path)}: name is {own!r}, not {name!r}")
     return result
 
 
@@ -144,14 +394,7 @@ def tables() -> list[str]:
 
 def published_table(name: str) -> PublishedTable:
     """One table as printed; ConfigError for an unknown name."""
-    table = read_named(PublishedTable, published_dir(), tables(), name, "published table")
-    columns = {column.key for column in table.columns}
-    for row in table.rows:
-        if not row.values or not columns.issuperset(row.values):
-            raise ConfigError(f"{name}.yaml: row {row.key}: values must be among {', '.join(sorted(columns))}")
-    if len({row.key for row in table.rows}) < len(table.rows):
-        raise ConfigError(f"{name}.yaml: two rows have the same key")
-    return table
+    return read_named(PublishedTable, published_dir(), tables(), name, "published table")
 
 
 def figures() -> list[str]:
@@ -163,22 +406,20 @@ def published_figure(name: str) -> PublishedFigure:
     """The description of one figure; ConfigError for an unknown name."""
     figure = read_named(PublishedFigure, published_dir(), figures(), name, "published figure")
     for panel in figure.panels:
-        for error in panel.errors:
-            pick(error, figure.styles, f"style in {name}.yaml")
-        for curve in panel.curves:
-            if curve.experiment is not None:
-                check_experiment(curve.experiment)
+        check_names(panel.errors, figure.styles, f"style in {name}.yaml")
+        check_names([curve.experiment for curve in panel.curves if curve.experiment], experiments(),
+                    f"experiment (in {name}.yaml)")
     return figure
 
 
 def second_references() -> SecondReferences:
     """What others measured with the paper's recipe."""
-    return read_as(SecondReferences, published_dir() / "second_references.yaml")
+    return read(SecondReferences, published_dir() / "second_references.yaml")
 
 
 def golden_counts() -> GoldenCounts:
     """Exact counts of parameters and multiply-adds."""
-    return read_as(GoldenCounts, published_dir() / "golden_counts.yaml")
+    return read(GoldenCounts, published_dir() / "golden_counts.yaml")
 
 
 def golden_count(dataset: str, layers: int) -> GoldenCount:
@@ -188,31 +429,22 @@ def golden_count(dataset: str, layers: int) -> GoldenCount:
     return pick(str(layers), {str(count.layers): count for count in nets}, f"{dataset} network in golden_counts.yaml")
 
 
-def costs() -> Costs:
-    """What the ImageNet experiments cost, computed; ConfigError for an experiment that does not exist."""
-    found = read_as(Costs, experiments_dir() / "costs.yaml")
-    for name in found.experiments:
-        pick(name, {known: known for known in experiments()}, "experiment (in costs.yaml: experiments)")
+def claims() -> tuple[Claim, ...]:
+    """The paper's statements that can be checked; ConfigError for a test that can't be made."""
+    found = read(Claims, published_dir() / "claims.yaml").claims
+    for claim in found:
+        for test in claim.tests:
+            check_names(test.experiments, experiments(), f"experiment (in claims.yaml: {claim.id})")
+            least, most = {"close": (2, 2), "below": (1, 1)}.get(test.relation, (2, len(test.experiments)))
+            if not least <= len(test.experiments) <= most:
+                raise ConfigError(f"claims.yaml: {claim.id}: {test.relation} can't be tested on "
+                                  f"{len(test.experiments)} experiments")
     return found
 
 
-def claims() -> tuple[Claim, ...]:
-    """The paper's statements that can be checked; ConfigError for a test that can't be made."""
-    found = read_as(Claims, published_dir() / "claims.yaml")
-    known = {name: name for name in experiments()}
-    for claim in found.claims:
-        where = f"(in claims.yaml: {claim.id})"
-        if not claim.tests:
-            raise ConfigError(f"claims.yaml: {claim.id} has no test")
-        for test in claim.tests:
-            pick(test.measure, {name: name for name in MEASURES}, f"measure {where}")
-            pick(test.relation, {name: name for name in RELATIONS}, f"relation {where}")
-            for experiment in test.experiments:
-                pick(experiment, known, f"experiment {where}")
-            if not RELATIONS[test.relation](len(test.experiments)):
-                raise ConfigError(f"claims.yaml: {claim.id}: {test.relation} can't be tested on "
-                                  f"{len(test.experiments)} experiments")
-    return found.claims
+def pinned_hashes() -> dict[str, str]:
+    """The configuration hash of each experiment as the paper has it, in fp32."""
+    return read(dict[str, str], experiments_dir() / "identities.yaml")
 
 
 def recipes() -> list[str]:
@@ -223,8 +455,7 @@ def recipes() -> list[str]:
 def recipe(name: str) -> Recipe:
     """One recipe of others; ConfigError for an unknown name and for a key that no configuration has."""
     found = read_named(Recipe, experiments_dir() / "recipes", recipes(), name, "recipe")
-    for key in found.why:
-        pick(key, {known: known for known in keys()}, f"key (in recipes/{name}.yaml: why)")
+    check_names(found.why, keys(), f"key (in recipes/{name}.yaml: why)")
     return found
 
 
@@ -236,12 +467,8 @@ def ensembles() -> list[str]:
 def ensemble(name: str) -> Ensemble:
     """One ensemble; ConfigError for an unknown name and for members, a protocol or a row that don't exist."""
     found = read_named(Ensemble, experiments_dir() / "ensembles", ensembles(), name, "ensemble")
-    where = f"ensembles/{name}.yaml"
-    pick(found.protocol, {known: known for known in PROTOCOLS}, f"protocol (in {where})")
-    for member in found.members:
-        pick(member.experiment, {known: known for known in experiments()}, f"experiment (in {where}: members)")
-    if len(found.members) < 2 or len(set(found.members)) < len(found.members):
-        raise ConfigError(f"{where}: members: needed are at least two, each of them once")
+    check_names([one.experiment for one in found.members], experiments(),
+                f"experiment (in ensembles/{name}.yaml: members)")
     if found.reproduces is not None:
         table, _, row = found.reproduces.partition("/")
         published_table(table).row(row)
@@ -257,25 +484,13 @@ def suite(name: str) -> Suite:
     """One suite; ConfigError for an unknown name and for a wrong, missing or contradictory key in its file."""
     found = read_named(Suite, experiments_dir() / "suites", suites(), name, "suite")
     where = f"suites/{name}.yaml"
-    known = {claim.id: claim for claim in claims()}
-    for claim in found.claims:
-        pick(claim, known, f"claim (in {where}: claims)")
-    for experiment in found.experiments:
-        pick(experiment, {known: known for known in experiments()}, f"experiment (in {where}: experiments)")
-    members = {experiment: experiment for experiment in found.experiments}
-    for experiment, seeds in found.seeds.items():
-        pick(experiment, members, f"experiment of the suite (in {where}: seeds)")
-        if seeds < 1:
-            raise ConfigError(f"{where}: seeds.{experiment}={seeds}: allowed is at least 1")
-    for protocol in found.protocols:
-        pick(protocol, {known: known for known in PROTOCOLS}, f"protocol (in {where}: protocols)")
-    for ensemble_name in found.ensembles:
-        pick(ensemble_name, {known: known for known in ensembles()}, f"ensemble (in {where}: ensembles)")
-    for precision in found.precisions:
-        pick(precision, dict(Precision.__members__), f"precision (in {where}: precisions)")
+    check_names(found.claims, [claim.id for claim in claims()], f"claim (in {where}: claims)")
+    check_names(found.experiments, experiments(), f"experiment (in {where}: experiments)")
+    check_names(found.seeds, found.experiments, f"experiment of the suite (in {where}: seeds)")
+    check_names(found.ensembles, ensembles(), f"ensemble (in {where}: ensembles)")
     for preset_name, preset in found.presets.items():
-        for experiment in preset.experiments or ():
-            pick(experiment, members, f"experiment of the suite (in {where}: presets.{preset_name}.experiments)")
+        check_names(preset.experiments or (), found.experiments,
+                    f"experiment of the suite (in {where}: presets.{preset_name}.experiments)")
     return found
 
 
@@ -284,21 +499,8 @@ def reproduced_rows() -> dict[str, str]:
     rows: dict[str, str] = {}
     for name in experiments():
         path = conf_dir() / "experiment" / f"{name}.yaml"
-        content = expect(dict, read_yaml(path), shown(path))
-        for row in parse(tuple[str, ...], content.get("reproduces") or [], f"{shown(path)}: reproduces"):
+        for row in convert(read(dict[str, Any], path).get("reproduces") or [], list[str], f"{shown(path)}: reproduces"):
             if row in rows:
                 raise ConfigError(f"{shown(path)}: {rows[row]} also reproduces {row}")
             rows[row] = name
     return rows
-
-
-def experiment_of_row(row: str) -> str | None:
-    """The experiment that reproduces "table6/resnet-20"; None if a published row has none. ConfigError if unknown."""
-    rows = reproduced_rows()
-    if row in rows:
-        return rows[row]
-    table, _, key = row.partition("/")
-    if table == PLAIN_NETS or "/" not in row:
-        raise ConfigError(f"no row {row!r}{suggest(row, list(rows))}")
-    published_table(table).row(key)
-    return None

@@ -17,12 +17,12 @@ from repro.schema import (
     RunConfig,
     Split,
 )
-from repro.sizes import parse_size
 
 SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
 CIFAR10, IMAGENET = "cifar10", "imagenet"
 DATA_SETS = (CIFAR10, SYNTHETIC, IMAGENET)
 CLASSES = 1000  # of ImageNet, Sec. 4.1
+TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
 DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152), Family.vgg: (16, 19)}  # Table 1, Sec. 3.3
 Rule = tuple[str, Any, Any, str]  # key, value, whether it is good, what is allowed
 
@@ -80,11 +80,6 @@ def check_ranges(config: RunConfig) -> None:
     for name, value, good, allowed in rules:
         if not good:
             raise ConfigError(f"{name}={value}: allowed is {allowed}")
-    if config.part_size is not None:
-        try:
-            parse_size(config.part_size)
-        except ValueError as error:
-            raise ConfigError(f"part_size: {error}") from error
     if machine.precision is Precision.tf32 and machine.device in (Device.cpu, Device.mps):
         raise ConfigError(f"machine.precision=tf32: needs machine.device=cuda, not {machine.device.value}")
 

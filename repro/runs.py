@@ -23,7 +23,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -43,7 +43,7 @@ from repro.wording import visible
 RECORD_SCHEMA = 1
 LOCK = "run.lock"
 OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
-GONE_SECONDS = 0.05  # between two looks at the lock of a process that has ended
+LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
 LEFT_SECONDS = 3600.0  # Choice: after which a half-written file is of a process that was killed
 RENAME_EXCHANGE = RENAME_SWAP = 2  # linux/fs.h; macOS sys/stdio.h
 AT_FDCWD = -100  # linux/fcntl.h
@@ -61,7 +61,8 @@ PLACE: dict[str, Any] = {
     "commit": str | None, "dirty": bool | None, "memory_format_ms": dict[str, float], "slurm": dict[str, Any],
     **dict.fromkeys(("python", "torch", "torchvision", "numpy", "system", "architecture"), str | None)}
 MAY_HAVE: dict[str, Any] = {
-    "deviations": list[str], "evaluated_on": str | None, "iteration": int, "memory_bytes": int, "parameters": int,
+    "deviations": list[str], "evaluated_on": str | None, "iteration": int, "memory_bytes": int,
+    "peak_memory_bytes": int, "parameters": int,
     "data": {"name": str, "split": str, "sha256": str}, "environment": PLACE, "sessions": [PLACE],
     "started": str, "ended": str, "warmup_end": int | None, "train_seconds": float, "evaluation_seconds": float,
     "weights_sha256": str, "history_sha256": str, "gradients_sha256": str, "responses": {"sha256": str},
@@ -338,7 +339,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't.
 
     Of two processes that write it at once one has its way. Its folder is made, but never again while this process
-    holds it (`locked`).
+    holds it (`hold_lock`).
     """
     payload = data.encode() if isinstance(data, str) else data
     held = check_held(path.parent)
@@ -428,22 +429,38 @@ def utc_now() -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[str | None]:
-    """Hold a run folder for this process; yields a note if a dead process's lock was taken over.
+def hold_lock(folder: Path) -> Iterator[str | None]:
+    """Hold a run folder for this process, whose death frees it; yields a note if a dead process's lock was taken over.
 
     Raises InUseError (exit 7) while another process, here or on another host, holds it.
     """
-    path = folder / LOCK
-    try:
-        file, before = open_lock(path)
-    except OSError as error:
-        raise StorageError(f"can't write into {shown(folder)}: {error.strerror}") from error
-    with file:
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout  # late: every command imports this module
+
+    path, kernel = folder / LOCK, True
+    with ExitStack() as stack:
         try:
-            write_owner(file, folder)
-        except OSError as error:
-            with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+            try:
+                stack.enter_context(lock.acquire(LET_GO_SECONDS))
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that "
+                         "begin there at the same moment are not surely kept apart")
+                lock, kernel = SoftFileLock(folder / f"{LOCK}.soft"), False
+                stack.enter_context(lock.acquire(LET_GO_SECONDS))
+            before = lock_owner(path)
+            if before and not is_gone(before, kernel):
+                raise InUseError(f"{in_use_message(folder, before)}; if that machine is gone, delete {path}")
+            try:
+                path.write_text(json.dumps({**process(os.getpid()), "since": utc_now()}), encoding="utf-8")
+            except OSError:
                 path.unlink()
+                raise
+        except Timeout:
+            raise InUseError(in_use_message(folder, lock_owner(path))) from None
+        except OSError as error:
             raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
         _held.add(folder)
         try:
@@ -465,98 +482,63 @@ def check_held(folder: Path) -> bool:
     """
     holds = [held for held in _held if folder in (held, held.parent)]
     for held in holds:
-        try:
-            ours = is_ours(held / LOCK)
-        except OSError as error:
-            raise StorageError(f"{shown(held)}: its {LOCK} is gone in mid-run ({error.strerror}): the folder was "
-                               "moved, removed or unmounted, or that file was deleted. Nothing was written since; "
-                               "what this run has written must be back there before it goes on") from error
-        if not ours:
-            raise InUseError(in_use_message(held / LOCK, holder(held) or {})
-                             + f"; the {LOCK} of this one was deleted, and it has written nothing since")
+        if not (held / LOCK).is_file():
+            raise StorageError(f"{shown(held)}: its {LOCK} is gone in mid-run: the folder was moved, removed or "
+                               "unmounted, or that file was deleted. Nothing was written since; what this run has "
+                               "written must be back there before it goes on")
+        if not is_ours(held / LOCK):
+            raise InUseError(f"{in_use_message(held, lock_owner(held / LOCK))}; the {LOCK} of this one was deleted, "
+                             "and it has written nothing since")
     return bool(holds)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this process has written a lock; OSError if there is none."""
-    with path.open("rb") as file:
-        return process(os.getpid()).items() <= lock_owner(file).items()
+    """Whether this process has written a lock."""
+    return process(os.getpid()).items() <= lock_owner(path).items()
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """Who holds a folder now; None if nobody. The lock is looked at and left as it is."""
-    with suppress(OSError), (folder / LOCK).open("rb") as file:
-        try:
-            kernel = kernel_lock(file, folder, fcntl.LOCK_SH)
-        except BlockingIOError:
-            return lock_owner(file)
-        owner = lock_owner(file)
-        return owner if owner and not kernel and not is_gone(owner) else None
-    return None
+    """Who holds a folder now, as far as its lock tells; None if nobody."""
+    owner = lock_owner(folder / LOCK)
+    return owner if owner and not is_gone(owner) else None
 
 
-def open_lock(path: Path) -> tuple[BinaryIO, dict[str, Any]]:
-    """The lock file, taken from a dead owner, if any, who is returned too; InUseError if another process has it.
-
-    It carries the kernel's lock. Where there is none, it belongs to who makes the file.
-    """
-    before: dict[str, Any] = {}
-    for attempts_left in reversed(range(50)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file, made = made_or_opened(path)
-        except (FileNotFoundError, FileExistsError):
-            if attempts_left:
-                continue  # a holder let go and removed its empty folder meanwhile
-            raise
-        try:
-            kernel = kernel_lock(file, path.parent)
-        except BlockingIOError:
-            owner = lock_owner(file)
-            file.close()
-            if attempts_left and is_gone(owner):
-                time.sleep(GONE_SECONDS)  # its readers notice within a second and let go
-                continue
-            raise InUseError(in_use_message(path, owner)) from None
-        owner = lock_owner(file)
-        before = owner or before
-        if owner and not is_gone(owner, kernel, network_locks(path.parent) if kernel else None):
-            file.close()
-            raise InUseError(in_use_message(path, owner) + f"; if that machine is gone, delete {path}")
-        if made or kernel:
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file, before
-        elif owner or attempts_left == 1:
-            path.unlink(missing_ok=True)
-        else:
-            time.sleep(GONE_SECONDS)  # who has just made it is about to write into it
-        file.close()  # the holder let go and removed the file between our open and our lock
-    raise FileNotFoundError(errno.ENOENT, "the lock file keeps vanishing")
-
-
-def made_or_opened(path: Path) -> tuple[BinaryIO, bool]:
-    """A file to read and write, unbuffered, and whether it was made just now."""
+def lock_owner(path: Path) -> dict[str, Any]:
+    """Who wrote a lock; {} if nobody or nothing readable."""
     try:
-        return path.open("x+b", buffering=0), True
-    except FileExistsError:
-        return path.open("r+b", buffering=0), False
+        owner = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
 
 
-def kernel_lock(file: BinaryIO, folder: Path, how: int = fcntl.LOCK_EX) -> bool:
-    """Take the kernel's lock on a file; False, and that is said, where its file system has none.
+def is_gone(owner: dict[str, Any], kernel: bool = False) -> bool:
+    """Whether the process that a lock names has surely ended; of one on another machine nobody can tell.
 
-    BlockingIOError if another process has it.
+    kernel: whether we have the kernel's lock on the file, which it would have if it lived on this machine.
     """
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that begin "
-                 "there at the same moment are not surely kept apart")
+    here = process(os.getpid())
+    same_host = bool(owner.get("host") == here["host"])
+    if owner.get("boot") != here["boot"] or (here["boot"] is None and not same_host):
+        return same_host and owner.get("machine") == here["machine"] is not None  # booted since
+    if kernel:
+        return True
+    pid = owner.get("pid")
+    if owner.get("namespace") != here["namespace"] or not isinstance(pid, int):
         return False
-    return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return owner.get("began") != began(pid)  # another one has its number by now
+
+
+def in_use_message(folder: Path, owner: dict[str, Any]) -> str:
+    """One line that says who holds a run folder."""
+    return (f"{shown(folder)}: this run is in progress by pid {owner.get('pid', '?')} "
+            f"on {owner.get('host', '?')} since {owner.get('since', '?')}")
 
 
 @functools.cache
@@ -582,68 +564,17 @@ def began(pid: int) -> str | None:
     return stat.rpartition(")")[2].split()[19] if stat else None
 
 
-def network_locks(folder: Path) -> str | None:
-    """The kind of network file system whose kernel's locks hold on all machines that use it; None for other folders."""
-    longest, kind, place = "", None, folder.resolve()
-    for line in (content("/proc/self/mountinfo") or "").splitlines():
-        mounted, _, system = line.partition(" - ")
-        point, (name, _, options) = mounted.split()[4], [*system.split(), "", ""][:3]
-        if len(point) >= len(longest) and place.is_relative_to(point.replace("\\040", " ")):
-            everywhere = {"nfs": "local_lock=none", "nfs4": "local_lock=none", "lustre": "flock"}.get(name)
-            longest, kind = point, name if everywhere in options.split(",") else None
-    return kind
+def kernel_lock(file: BinaryIO, folder: Path, how: int = fcntl.LOCK_EX) -> bool:
+    """Take the kernel's lock on a file; False, and that is said, where its file system has none.
 
-
-def is_gone(owner: dict[str, Any], kernel: bool = False, locks: str | None = None) -> bool:
-    """Whether the process that a lock names has surely ended; of one on another machine mostly nobody can tell.
-
-    kernel: whether we have the kernel's lock on the file, which it would have if it lived on this machine, or on any
-    that has `locks` of this kind (`network_locks`) as we have.
+    BlockingIOError if another process has it.
     """
-    if kernel and locks is not None and owner.get("locks") == locks:
-        return True
-    here = process(os.getpid())
-    same_host = bool(owner.get("host") == here["host"])
-    if here["boot"] is None or owner.get("boot") is None:
-        same_kernel = same_host
-    elif owner["boot"] != here["boot"]:
-        return same_host and owner.get("machine") == here["machine"] is not None  # booted since
-    else:
-        same_kernel = True  # of containers too, whatever the names that they are given
-    if not same_kernel or kernel:
-        return same_kernel
-    pid = owner.get("pid")
-    if owner.get("namespace", here["namespace"]) != here["namespace"] or not isinstance(pid, int):
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that begin "
+                 "there at the same moment are not surely kept apart")
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return owner.get("began") not in (None, began(pid))  # another one has its number by now
-
-
-def write_owner(file: BinaryIO, folder: Path) -> None:
-    """Write this process into the lock of a folder."""
-    text = json.dumps({**process(os.getpid()), "locks": network_locks(folder), "since": utc_now()}).encode()
-    file.seek(0)
-    file.truncate()
-    if file.write(text) < len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def lock_owner(file: BinaryIO) -> dict[str, Any]:
-    """Who wrote the lock file; {} if nobody or nothing readable."""
-    file.seek(0)
-    try:
-        owner = json.loads(file.read() or b"{}")
-    except ValueError:
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def in_use_message(path: Path, owner: dict[str, Any]) -> str:
-    """One line that says who holds a run folder."""
-    return (f"{shown(path.parent)}: this run is in progress by pid {owner.get('pid', '?')} "
-            f"on {owner.get('host', '?')} since {owner.get('since', '?')}")
+    return True

@@ -284,7 +284,6 @@ class RunConfig:
     resume: Resume = Resume.auto
     results: str | None = None
     engine: Engine = Engine.auto
-    part_size: str | None = None  # checkpoints in files of at most this size, as 16MiB
     devices: int | None = None  # processes that share every mini-batch, a device each; see with_devices
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

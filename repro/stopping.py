@@ -21,7 +21,7 @@ class Signalled(BaseException):
     exit_code = 75
 
 
-def going_on(command: list[str]) -> list[str]:
+def command_to_go_on(command: list[str]) -> list[str]:
     """The command that goes on with what was stopped: without resume=never, which would begin it anew."""
     return [word for word in command if not word.lstrip("+").startswith("resume=")]
 

@@ -1,5 +1,6 @@
 """Shared fixtures: made-up data sets, configurations, and the real CIFAR-10 where it lies on the machine."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from repro import config
 from repro.places import TREE
 from tests.outcome import Outcome
 
@@ -39,13 +41,31 @@ def clean_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("REPRO_DEVICE", "cpu")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """Hydra composes a configuration of conf/ once in a session: it takes 0.15 s, and many tests ask for the same."""
+    composed, compose = {}, config.composed_node
+
+    def cached(overrides=(), with_hydra=False):
+        if config.own_folders(overrides) or config.conf_dir() != TREE / "conf":
+            return compose(overrides, with_hydra)
+        key = (*overrides, with_hydra, *config.environment_overrides())
+        if key not in composed:
+            composed[key] = compose(overrides, with_hydra)
+        return copy.deepcopy(composed[key])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "composed_node", cached)
+        yield
+
+
 @pytest.fixture
 def repro(tmp_path):
-    """Run the command line as a subprocess: repro("run", ...) -> CompletedProcess."""
+    """Run the command line as a process: repro("run", ...) -> CompletedProcess."""
+    from tests.warm import complete
+
     def call(*arguments, timeout=120, **environment):
         variables = {**os.environ, "REPRO_RESULTS": str(tmp_path / "results"), **environment}
-        return subprocess.run([sys.executable, "-m", "repro", *arguments], capture_output=True, text=True,
-                              timeout=timeout, env=variables, cwd=tmp_path, check=False)
+        return complete(*arguments, timeout=timeout, env=variables, cwd=tmp_path)
     return call
 
 

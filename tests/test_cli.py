@@ -21,6 +21,7 @@ from repro.places import TREE
 from repro.runs import read_run, scan
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says
+from tests.warm import Command
 
 FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slow or busy machine
 
@@ -246,12 +247,12 @@ def test_torch_is_not_imported(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.6), (["list"], 2.5), (["table", "table6"], 2.5)],
                          ids=lambda value: value[0] if isinstance(value, list) else str(value))
-def test_answers_in_time(repro, arguments, limit):
+def test_answers_in_time(arguments, limit):
     """In seconds of the processor, about twice those of a quiet machine: others use it too while this runs."""
     seconds = []
     for _ in range(3):
         began = time_of_children()
-        assert repro(*arguments).returncode == 0
+        subprocess.run([sys.executable, "-m", "repro", *arguments], capture_output=True, check=True)
         seconds.append(time_of_children() - began)
         if seconds[-1] < limit * FACTOR:
             break
@@ -386,19 +387,15 @@ def start(tmp_path):
     """Start the command line on made-up data as a process; killed at the end."""
     started = []
 
-    def begin(*arguments: str) -> subprocess.Popen:
-        environment = os.environ | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([sys.executable, "-m", "tests.made_cli", *arguments], env=environment, text=True,
-                                   cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        started.append(process)
-        return process
+    def begin(*arguments: str) -> Command:
+        started.append(Command(*arguments, cwd=tmp_path, env=os.environ, made_data=True))
+        return started[-1]
     yield begin
     for process in started:
-        process.kill()
-        process.communicate()
+        process.close()
 
 
-def wait_for_evaluation(process: subprocess.Popen, results: Path, seed: int) -> Path:
+def wait_for_evaluation(process: Command, results: Path, seed: int) -> Path:
     """The folder of a process's run once it is past its first evaluation."""
     for _ in range(600):
         for folder in results.glob(f"runs/*/seed{seed}"):
@@ -434,7 +431,7 @@ def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(s
     assert read_run(folders[0]).record["iteration"] > done
 
 
-def finish(process: subprocess.Popen) -> Outcome:
+def finish(process: Command) -> Outcome:
     """What a process gave in the end."""
     out, err = process.communicate(timeout=30)
     return Outcome(process.returncode, out, err)
@@ -598,6 +595,7 @@ def test_publish_of_an_unfinished_run(here, other_reference, tmp_path):
 
 # ---- on the real data
 
+@pytest.mark.slow
 def test_a_short_run_on_real_cifar10_and_eval_of_its_weights(direct, real_cifar10, tmp_path):
     short = ["experiment=cifar_resnet20", "model.blocks_per_stage=1", "scale=0.0001", "evaluation.interval=64000",
              "machine.tensorboard=false", f"data.root={real_cifar10}"]

@@ -121,7 +121,7 @@ KEEPS_NUMBERS = {
     "results": "elsewhere", "data.root": "elsewhere", "machine.channels_last": "true", "machine.threads": "1",
     "machine.deterministic": "true", "machine.evaluation_batch_size": "10", "machine.checkpoint_seconds": "1",
     "machine.tensorboard": "false", "evaluation.batch_norm_images": "0", "evaluation.responses": "false",
-    "evaluation.gradient_iterations": "[]", "engine": "eager", "part_size": "16MiB", "machine.steps_per_graph": "4",
+    "evaluation.gradient_iterations": "[]", "engine": "eager", "machine.steps_per_graph": "4",
     "machine.activation_checkpointing": "true", "devices": "2", "machine.timeout_seconds": "60",
     "machine.loader": "threads", "machine.workers": "3",
 }

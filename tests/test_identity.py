@@ -19,11 +19,11 @@ from repro.config import (
     with_added,
     with_precision,
 )
+from repro.paper import pinned_hashes
 from repro.places import reference_dir
 from repro.schema import Precision
-from repro.verification.identities import pinned
 
-EXPERIMENTS = pinned()  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
+EXPERIMENTS = pinned_hashes()  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
 RECORDS = {"cifar_plain20": "355b87e44356", "cifar_plain56": "ceadae2e5f3a", "cifar_resnet20": "917312f2e0b9",
            "cifar_resnet56": "b2d74ca43376"}
 

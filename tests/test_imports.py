@@ -12,20 +12,18 @@ from repro.places import PACKAGE
 # everything may use; `devices` is the only one of them that needs torch.
 ALLOWED = {
     "__main__": {"cli"},
-    "cli": {"hydra_cli", "commands", "training", "base"},
-    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor", "completion",
-                 "packing", "bench", "records", "weights", "verification", "base"},
+    "cli": {"hydra_cli", "commands", "completion", "training", "base"},
+    "commands": {"commands", "publishing", "reporting", "training", "evaluation", "data", "doctor",
+                 "bench", "records", "weights", "verification", "base"},
     "hydra_cli": {"training", "base"},
     "publishing": {"base"},
-    "packing": {"packing", "base"},
-    "doctor": {"doctor", "data", "devices", "base"},
-    "completion": {"completion", "reporting", "base"},
+    "doctor": {"data", "base"},
+    "completion": {"reporting", "base"},
     "reporting": {"reporting", "base"},
     "records": {"records", "publishing", "reporting", "training", "evaluation", "data", "base"},
     "bench": {"bench", "training", "models", "data", "devices", "base"},
     "weights": {"weights", "evaluation", "models", "base"},
-    "verification": {"verification", "records", "reporting", "training", "evaluation", "models", "data", "devices",
-                     "base"},
+    "verification": {"records", "reporting", "training", "evaluation", "models", "data", "base"},
     "training": {"training", "models", "data", "evaluation", "devices", "base"},
     "evaluation": {"evaluation", "models", "data", "devices", "base"},
     "data": {"data", "base"},
@@ -39,27 +37,23 @@ BASE = {
     "errors": set(),
     "schema": set(),
     "places": {"errors", "wording"},
-    "sizes": set(),
-    "ranges": {"errors", "schema", "sizes"},
+    "ranges": {"errors", "schema"},
     "wording": set(),
     "hydra_guard": {"errors", "places"},
-    "config": {"errors", "hydra_guard", "places", "ranges", "schema", "sizes", "wording"},
+    "config": {"errors", "hydra_guard", "places", "ranges", "schema", "wording"},
     "provenance": {"__init__", "places"},
     "versions": {"__init__", "places"},
-    "published": {"config", "errors"},
-    "paper": {"config", "errors", "places", "published", "schema"},
+    "paper": {"config", "errors", "places"},
     "runs": {"config", "errors", "places", "ranges", "schema", "wording"},
     "stopping": set(),
     "streams": {"errors"},
 }
 NO_TORCH = ["cli", "commands", "hydra_cli", "hydra_guard", "wording", "config", "ranges", "schema", "errors", "places",
-            "paper", "published", "runs", "provenance", "publishing", "packing", "sizes", "versions", "completion",
-            "doctor.__init__", "doctor.check", "doctor.hardware", "doctor.software", "doctor.storage", "__init__",
+            "paper", "runs", "provenance", "publishing", "versions", "completion", "__init__",
             "__main__", "records", "reporting", "training.schedule", "training.__init__", "evaluation.__init__",
             "evaluation.views", "bench.__init__", "bench.plan", "data.__init__", "data.pictures", "data.parts",
-            "data.imagenet_labels", "verification.__init__", "verification.check", "verification.identities",
-            "verification.committed", "streams"]
-DRAWING = {"reporting.figures", "reporting.layer_figures", "reporting.compare_figure"}  # all that imports matplotlib
+            "data.imagenet_labels", "streams"]
+DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
 # Modules that import torch may be imported inside a function only by the command line.
 LATE = {"cli", "hydra_cli", "commands"}
 

@@ -64,7 +64,6 @@ COMMANDS = [
     (["imagenet-deeper", "SEEDS=3"], ["suite", "imagenet_deeper", "preset=auto", "seeds=3"]),
     (["imagenet-wiring", "DATA=/images"], ["run", "experiment=imagenet_optB", "machine=smoke", "data.root=/images"]),
     (["cifar-very-deep"], ["suite", "cifar_very_deep", "preset=auto"]),
-    (["precision"], ["suite", "cifar_precision", "preset=auto"]),
     (["pending", "DATA=/my data", "ARGS=--max-seconds 60"], ["pending", "data.root=/my data", "--max-seconds", "60"]),
     (["bench", "ARGS=--quick"], ["bench", "--quick"]),
     (["cifar-very-deep", "SEEDS=2", "DATA=d", "ARGS=max_seconds=60"],
@@ -101,7 +100,7 @@ def test_settings_come_from_the_environment_too(venv):
 
 
 @pytest.mark.parametrize(("target", "commands"), [
-    ("test", [["python", "-m", "pytest", "-n", "auto"]]), ("lint", [["ruff", "check", "--no-cache", "."], ["mypy"]]),
+    ("test", [["python", "-m", "pytest", "-n", "auto", "-m", "not slow"]]), ("lint", [["ruff", "check", "--no-cache", "."], ["mypy"]]),
     ("setup", []),
 ])
 def test_the_developers_targets(venv, target, commands):

@@ -14,16 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repro import runs
-from repro.config import compose, identity, paper_identities, with_precision
+from repro.config import compose, identity, paper_identities, to_dict, with_precision
 from repro.errors import InUseError, StorageError
 from repro.publishing import PUBLISHED_FILES, copy_record
-from repro.runs import locked, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
+from repro.runs import hold_lock, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
 from repro.schema import Precision
 from repro.training.recorder import append_text
 from tests.data.conftest import ordinary_user
-from tests.packing.made import recorded
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
+CONFIG = to_dict(compose(["experiment=cifar_resnet20", "train.iterations=20", "train.lr_drops=[]",
+                          "evaluation.interval=10", "machine.precision=fp32"]))
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def finished(tmp_path) -> Path:
     folder.mkdir(parents=True)
     result = {"iteration": 20, "learning_rate": 0.1, "train_top1_error": 60.5, "test_top1_error": 61.25}
     record = {"schema": 1, "experiment": "cifar_resnet20", "seed": 0, "identity": "0" * 12, "status": "finished",
-              "config": recorded(), "iterations": 20,
+              "config": CONFIG, "iterations": 20,
               "result": result}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text(f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n")
@@ -98,8 +99,8 @@ def test_a_write_cut_off_before_the_rename_is_not_seen(tmp_path):
 
 # ---- locks
 
-HOLD = "from pathlib import Path; import sys\nfrom repro.runs import locked\n" \
-       "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+HOLD = "from pathlib import Path; import sys\nfrom repro.runs import hold_lock\n" \
+       "with hold_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def holder(tmp_path):
 @pytest.mark.fault(36)
 def test_a_folder_in_use_by_another_process(holder):
     process, folder = holder
-    with pytest.raises(InUseError) as caught, locked(folder):
+    with pytest.raises(InUseError) as caught, hold_lock(folder):
         pass
     text = str(caught.value)
     assert caught.value.exit_code == 7
@@ -127,7 +128,7 @@ def test_a_folder_in_use_by_another_process(holder):
     owner = json.loads((folder / "run.lock").read_text())
     assert owner["pid"] == process.pid, "the owner's mark is unharmed"
     process.communicate()
-    with locked(folder) as note:
+    with hold_lock(folder) as note:
         assert note is None
 
 
@@ -137,17 +138,17 @@ def test_a_killed_holders_lock_is_taken_over_with_a_note(holder):
     process.kill()
     process.wait()
     assert (folder / "run.lock").is_file()
-    with locked(folder) as note:
+    with hold_lock(folder) as note:
         assert note == f"took over the lock of pid {process.pid}, which is gone"
         assert json.loads((folder / "run.lock").read_text())["pid"] == os.getpid()
     assert not folder.exists()
 
 
 def test_a_lock_is_exclusive_within_one_process_too(tmp_path):
-    with locked(tmp_path / "a" / "seed0"):
-        with pytest.raises(InUseError, match=f"pid {os.getpid()}"), locked(tmp_path / "a" / "seed0"):
+    with hold_lock(tmp_path / "a" / "seed0"):
+        with pytest.raises(InUseError, match=f"pid {os.getpid()}"), hold_lock(tmp_path / "a" / "seed0"):
             pass
-        with locked(tmp_path / "a" / "seed1") as note:
+        with hold_lock(tmp_path / "a" / "seed1") as note:
             assert note is None
         assert (tmp_path / "a" / "seed0" / "run.lock").is_file()
 
@@ -157,7 +158,7 @@ def test_a_lock_from_another_host_is_respected_and_the_message_says_what_to_do(t
     folder = tmp_path / "a" / "seed0"
     write_json(folder / "run.lock", {"pid": 1, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"})
     before = (folder / "run.lock").read_bytes()
-    with pytest.raises(InUseError) as caught, locked(folder):
+    with pytest.raises(InUseError) as caught, hold_lock(folder):
         pass
     text = str(caught.value)
     assert "by pid 1 on elsewhere since 2026-01-01T00:00:00+00:00" in text
@@ -171,48 +172,34 @@ def test_a_torn_lock_of_a_dead_process_does_not_stop_anybody(tmp_path, content):
     folder = tmp_path / "a" / "seed0"
     folder.mkdir(parents=True)
     (folder / "run.lock").write_text(content)
-    with locked(folder) as note:
+    with hold_lock(folder) as note:
         assert note is None
 
 
 def test_a_released_lock_removes_itself_and_empty_folders(tmp_path):
     folder = tmp_path / "runs" / "cifar_resnet20" / "seed0"
-    with locked(folder):
+    with hold_lock(folder):
         assert (folder / "run.lock").is_file()
     assert not folder.parent.exists()
 
 
 def test_a_released_lock_leaves_what_a_run_wrote(tmp_path):
     folder = tmp_path / "runs" / "cifar_resnet20" / "seed0"
-    with locked(folder):
+    with hold_lock(folder):
         (folder / "run.json").write_text("{}")
     assert [entry.name for entry in folder.iterdir()] == ["run.json"]
 
 
 def test_an_error_inside_releases_the_lock(tmp_path):
-    with pytest.raises(KeyError), locked(tmp_path / "a" / "seed0"):
+    with pytest.raises(KeyError), hold_lock(tmp_path / "a" / "seed0"):
         raise KeyError
-    with locked(tmp_path / "a" / "seed0") as note:
+    with hold_lock(tmp_path / "a" / "seed0") as note:
         assert note is None
-
-
-def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
-    folder, real, calls = tmp_path / "a" / "seed0", Path.open, []
-
-    def late(path, *arguments, **settings):
-        calls.append(path)
-        if len(calls) == 1:
-            path.parent.rmdir()
-        return real(path, *arguments, **settings)
-    monkeypatch.setattr(Path, "open", late)
-    with locked(folder) as note:
-        assert note is None
-    assert calls.count(folder / "run.lock") == 3, "made, made once more, looked at when it is let go"
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError) as caught, locked(tmp_path / "file" / "seed0"):
+    with pytest.raises(StorageError) as caught, hold_lock(tmp_path / "file" / "seed0"):
         pass
     assert str(tmp_path / "file") in str(caught.value)
 
@@ -278,7 +265,7 @@ def test_a_folder_or_lock_that_is_lost_in_mid_run_is_never_written_to_again(tmp_
             assert others[0].stdout.readline() == "held\n"
         before.update({path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()})
         write(folder)
-    with pytest.raises(InUseError if "taken" in lost else StorageError) as caught, locked(folder):
+    with pytest.raises(InUseError if "taken" in lost else StorageError) as caught, hold_lock(folder):
         lose_and_write()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     if others:
@@ -298,7 +285,7 @@ def test_what_fails_when_a_lock_is_let_go_hides_no_error(tmp_path):
             pytest.skip("no file can be made immutable here")
         raise KeyError("the first")
     try:
-        with pytest.raises(KeyError, match="the first"), locked(lock.parent):
+        with pytest.raises(KeyError, match="the first"), hold_lock(lock.parent):
             fail()
         assert lock.exists()
     finally:
@@ -318,41 +305,16 @@ def test_a_lock_that_nobody_holds_is_judged_by_the_machine_and_its_boot(tmp_path
     monkeypatch.setattr(runs, "process", lambda pid: here)
     write_json(folder / "run.lock", {**here, "pid": 4_000_000, "since": "2026"} | change)
     if taken:
-        with locked(folder) as note:
+        with hold_lock(folder) as note:
             assert note == "took over the lock of pid 4000000, which is gone"
     else:
-        with pytest.raises(InUseError, match="if that machine is gone, delete"), locked(folder):
-            pass
-
-
-@pytest.mark.fault(74)
-@pytest.mark.parametrize(("system", "taken"), [
-    ("nfs4 server:/home rw,vers=4.2,local_lock=none,addr=10.0.0.1", True), ("ext4 /dev/sda1 rw", False),
-    ("nfs4 server:/home rw,vers=4.2,local_lock=flock,addr=10.0.0.1", False), ("lustre a@b:/c rw,localflock", False)])
-def test_where_the_kernels_lock_holds_on_all_machines_it_decides(tmp_path, monkeypatch, system, taken):
-    """What the kernel says of the file system is made up: none that several machines share is here."""
-    mounts = f"20 1 0:1 / / rw - overlay x rw\n21 20 0:2 / {tmp_path} rw,relatime shared:1 - {system}"
-    real = runs.content
-    monkeypatch.setattr(runs, "content", lambda path: mounts if path == "/proc/self/mountinfo" else real(path))
-    assert runs.network_locks(tmp_path / "a") == ("nfs4" if taken else None)
-    monkeypatch.setattr(runs, "process", lambda pid: {"pid": 1, "host": "elsewhere", "boot": "another", "machine": "b"})
-    with locked(tmp_path / "a" / "seed0"):
-        left = (tmp_path / "a" / "seed0" / "run.lock").read_bytes()
-    monkeypatch.undo()
-    monkeypatch.setattr(runs, "content", lambda path: mounts if path == "/proc/self/mountinfo" else real(path))
-    (tmp_path / "a" / "seed0").mkdir(parents=True)
-    (tmp_path / "a" / "seed0" / "run.lock").write_bytes(left)
-    if taken:
-        with locked(tmp_path / "a" / "seed0") as note:
-            assert note == "took over the lock of pid 1, which is gone"
-    else:
-        with pytest.raises(InUseError, match="elsewhere since"), locked(tmp_path / "a" / "seed0"):
+        with pytest.raises(InUseError, match="if that machine is gone, delete"), hold_lock(folder):
             pass
 
 
 @pytest.mark.fault(74)
 def test_a_host_that_is_renamed_in_mid_run_keeps_its_lock(tmp_path, monkeypatch):
-    with locked(tmp_path / "a" / "seed0"):
+    with hold_lock(tmp_path / "a" / "seed0"):
         monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
         write_json(tmp_path / "a" / "seed0" / "run.json", {})
     assert not (tmp_path / "a" / "seed0" / "run.lock").exists()
@@ -376,13 +338,13 @@ WITHOUT_LOCKS = WITHOUT + """
 import json, os, subprocess
 from pathlib import Path
 from repro.errors import InUseError
-from repro.runs import locked, process, write_json
+from repro.runs import hold_lock, process, write_json
 folder = Path(sys.argv[1]) / "seed0"
-with locked(folder) as note:
+with hold_lock(folder) as note:
     print(note)
     write_json(folder / "run.json", {})
     try:
-        with locked(folder):
+        with hold_lock(folder):
             print("two")
     except InUseError as error:
         print("in use", f"by pid {os.getpid()}" in str(error))
@@ -391,7 +353,7 @@ dead.wait()
 for owner in ({"pid": dead.pid}, {"began": "1"}, {"pid": dead.pid, "namespace": "pid:[1]"}, None):
     (folder / "run.lock").write_text("" if owner is None else json.dumps(process(os.getpid()) | owner))
     try:
-        with locked(folder) as note:
+        with hold_lock(folder) as note:
             print("taken", bool(note))
     except InUseError as error:
         print("in use")

@@ -17,6 +17,8 @@ import repro
 from repro.places import TREE
 from repro.runs import scan
 
+pytestmark = pytest.mark.slow
+
 
 class Installed(NamedTuple):
     """A virtual environment with the wheel in it."""

@@ -23,7 +23,7 @@ from repro.schema import Engine, RunConfig
 from repro.training.cost import with_memory_format
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, counted_at_once
+from repro.training.step import TrainStep, count_batches_once
 from repro.training.synced import batch_norm_group
 
 
@@ -126,7 +126,7 @@ def shared_loss(contender: Contender, config: RunConfig, device: torch.device) -
     images, labels = contender.shared_batch()
     saved = [buffer.clone() for buffer in model.buffers()]
     norms = contender.step.norms if isinstance(contender, Ours) else []
-    with autocast(device, config.machine.precision), counted_at_once(norms):  # as the step does, for compiled blocks
+    with autocast(device, config.machine.precision), count_batches_once(norms):  # as the step does, for compiled blocks
         logits = model(images)
     loss = F.cross_entropy(logits.float(), labels)
     torch.autograd.backward(loss)

@@ -1,40 +1,32 @@
-"""Commands about this machine and its shell: doctor, completion."""
+"""The command about this machine: doctor."""
 
 import argparse
+import json
+from dataclasses import asdict
 
 from repro.commands.common import Add
 
 
 def register(add: Add) -> None:
-    """Add these commands."""
+    """Add this command."""
     doctor = add("doctor", "check versions, devices, disk, data and environment", show_doctor)
     doctor.add_argument("--full", action="store_true", help="verify the data set byte for byte, too")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    completion = add("completion", 'print a completion script: eval "$(repro completion bash)"', show_completion)
-    completion.add_argument("shell", choices=["bash", "zsh"])
 
 
 def show_doctor(options: argparse.Namespace) -> int:
     """`repro doctor`: 0, or 2 if something keeps runs from working."""
-    from repro.doctor import NOTE, PROBLEM, examine
+    from repro.doctor import PROBLEM, environment, examine
 
-    checks = examine(options.full)
-    count = {status: sum(check.status == status for check in checks) for status in (NOTE, PROBLEM)}
+    found = environment()
+    checks = list(examine(options.full))
+    problems = sum(check.status == PROBLEM for check in checks)
     if options.json:
-        import json
-
-        content = [{"check": check.name, "status": check.status, "text": check.text, "next": check.next_step or None}
-                   for check in checks]
-        print(json.dumps({"problems": count[PROBLEM], "notes": count[NOTE], "checks": content}, indent=2))
+        print(json.dumps({"problems": problems, "checks": [asdict(check) for check in checks], "environment": found},
+                         indent=2))
     else:
-        print("\n".join(check.line() for check in checks))
-        print(f"problems: {count[PROBLEM]}, notes: {count[NOTE]}{'' if count[PROBLEM] else '; runs can start'}")
-    return 2 if count[PROBLEM] else 0
-
-
-def show_completion(options: argparse.Namespace) -> int:
-    """`repro completion`."""
-    from repro.completion import script
-
-    print(script(options.shell, options.parser), end="")
-    return 0
+        cpu = [line for line in (found.pop("cpu_info", None) or "").splitlines() if line.startswith("Model name")]
+        lines = [f"{name}: {value}" for name, value in found.items() if value is not None]
+        print("\n".join([*lines, *cpu, "", *map(str, checks)]))
+        print(f"problems: {problems}" + ("" if problems else "; runs can start"))
+    return 2 if problems else 0

@@ -57,7 +57,7 @@ def show_pending(options: argparse.Namespace) -> int:
     if options.dry_run or not configs:
         return 0
     check_versions()
-    check_surroundings(configs[0].data.root)
+    check_data(configs[0].data.root)
     from repro.stopping import StopRequest
     from repro.training.suite import run_unfinished
 
@@ -101,15 +101,11 @@ def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
     return found
 
 
-def check_surroundings(root: str | None) -> None:
-    """ConfigError where no run can be written, DataError where CIFAR-10 is not on this machine."""
+def check_data(root: str | None) -> None:
+    """Raise DataError where CIFAR-10 is not on this machine."""
     from repro.data import cifar10_files
-    from repro.doctor import PROBLEM, storage
     from repro.places import data_dir, shown
 
-    problems = [check.line() for check in storage.results() if check.status == PROBLEM]
-    if problems:
-        raise ConfigError("\n".join(problems))
     folder = data_dir(root)
     if cifar10_files.find(folder) is None:
         raise DataError(f"CIFAR-10 is not in {shown(folder)}; `{program()} data fetch cifar10` needs the network, or "

@@ -9,7 +9,7 @@ from repro.errors import ComparisonError
 from repro.places import user_path
 
 if TYPE_CHECKING:
-    from repro.records.finding import Finding
+    from repro.records.reading import CheckResult
 
 
 def register(add: Add) -> None:
@@ -28,7 +28,7 @@ def verify_records(options: argparse.Namespace) -> int:
 
     from repro.places import reference_dir
     from repro.records.check import check_record
-    from repro.records.finding import ERROR
+    from repro.records.reading import ERROR
     from repro.runs import scan
 
     folders = [user_path(name) for name in options.folders]
@@ -49,8 +49,8 @@ def verify_records(options: argparse.Namespace) -> int:
     return 0
 
 
-def line_of(one: "Finding") -> str:
-    """A finding for a person."""
+def line_of(one: "CheckResult") -> str:
+    """A result for a person."""
     return f"  {one.verdict:7}  {one.check}: {one.text}"
 
 

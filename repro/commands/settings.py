@@ -1,4 +1,4 @@
-"""Commands that explain a configuration: show, diff."""
+"""The command that explains a configuration or compares it with another one: show."""
 
 import argparse
 import json
@@ -19,13 +19,14 @@ WARMUPS = {"error80": "until the training error is below {error:g} % over {windo
 
 def register(add: Add) -> None:
     """Add these commands."""
-    show = add("show", "show a run's settings with their sources, its schedule, cost and folder", show_run)
-    diff = add("diff", "compare a run's settings with a well-known recipe or another experiment", show_differences)
-    diff.add_argument("--against", metavar="NAME", required=True, help="akamaster, fb, torchvision, or an experiment")
-    for command in (show, diff):
-        command.add_argument("overrides", nargs="+", metavar="key=value", help="experiment=NAME and overrides")
-        command.add_argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own")
-        command.add_argument("--json", action="store_true", help="print JSON")
+    command = add("show", "show a run's settings, sources, schedule, cost and folder, or what two runs differ in", show)
+    command.add_argument("overrides", nargs="+", metavar="key=value | RUN",
+                         help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder")
+    command.add_argument("--against", metavar="NAME | RUN",
+                         help="show what differs from akamaster, fb, torchvision or another experiment; of a run, from "
+                              "another run")
+    command.add_argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def arguments_of(options: argparse.Namespace) -> list[str]:
@@ -33,8 +34,15 @@ def arguments_of(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
 
 
-def show_run(options: argparse.Namespace) -> int:
+def show(options: argparse.Namespace) -> int:
     """`repro show`."""
+    if options.against is None:
+        return show_settings(options)
+    return show_differences(options) if any("=" in word for word in options.overrides) else compare_runs(options)
+
+
+def show_settings(options: argparse.Namespace) -> int:
+    """`repro show experiment=NAME`."""
     from repro.config import compose, deviations, experiments, files_of, paper_config, with_config_dir
     from repro.reporting.settings import as_plain, settings, settings_lines, sources
     from repro.training.schedule import Schedule
@@ -95,8 +103,7 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
 
 def training_images(config: "RunConfig") -> int | None:
     """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
-    from repro.paper import costs
-    from repro.ranges import IMAGENET, SYNTHETIC
+    from repro.ranges import IMAGENET, SYNTHETIC, TRAINING_IMAGES
 
     if config.data.name == SYNTHETIC:
         from repro.data.synthetic import TRAIN_IMAGES
@@ -105,7 +112,7 @@ def training_images(config: "RunConfig") -> int | None:
     if config.data.wiring_test:
         return None
     if config.data.name == IMAGENET:
-        return costs().images.training
+        return TRAINING_IMAGES
     return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
 
 
@@ -114,7 +121,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     from repro import paper
     from repro.config import deviations
     from repro.places import reference_dir
-    from repro.reporting.run_cost import benchmarks, computed, measured_times
+    from repro.reporting.run_cost import benchmarks, measured_times
     from repro.reporting.settings import counts
     from repro.training.progress import duration
 
@@ -122,8 +129,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     times = measured_times(config.name, identities, schedule.iterations, results_of(config.results), reference_dir())
     times += benchmarks(config.name, reference_dir()) if not deviations(config) else []
     suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
-    counted = counts(config, schedule.iterations)
-    return {**counted, **computed(config, counted), "suite": suite, "mini_batch": config.train.mini_batch_size,
+    return {**counts(config, schedule.iterations), "suite": suite,
             "times": [{**one, "text": duration(one["seconds"])} for one in times]}
 
 
@@ -159,7 +165,7 @@ def schedule_lines(schedule: dict[str, Any]) -> list[str]:
 
 def facts_lines(facts: dict[str, Any]) -> list[str]:
     """Schedule, cost, folder, deviations and rows for a person."""
-    from repro.reporting.run_cost import computed_lines, time_lines
+    from repro.reporting.run_cost import time_lines
 
     schedule, cost = facts["schedule"], facts["cost"]
     lines = schedule_lines(schedule) if schedule else [
@@ -170,8 +176,7 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     if "multiply_adds" in cost:
         lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
                   "for the forward passes of all training mini-batches"]
-    lines += computed_lines(cost, cost["mini_batch"])
-    if schedule and (cost["times"] or "gpu_hours" not in cost):
+    if schedule:
         lines += time_lines(cost["times"], cost["suite"])
     lines += ["", "folder and identity:"]
     lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
@@ -180,10 +185,10 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def show_differences(options: argparse.Namespace) -> int:
-    """`repro diff`."""
+    """`repro show experiment=NAME --against NAME`."""
     from repro import paper
     from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.published import pick
+    from repro.paper import pick
     from repro.reporting.settings import as_plain, difference_lines, differences, sources
 
     against = options.against
@@ -210,4 +215,19 @@ def show_differences(options: argparse.Namespace) -> int:
     if missing:
         print("\n".join(["", "not expressed by settings:", *(f"  - {text}" for text in missing)]))
     print(f"\ntheirs: {command}")
+    return 0
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    """`repro show RUN --against RUN`."""
+    from repro.errors import ConfigError
+    from repro.places import reference_dir
+    from repro.reporting.settings import compare, comparison_lines
+    from repro.runs import find_run
+
+    if len(options.overrides) > 1:
+        raise ConfigError(f"--against compares one run with another, not {' '.join(options.overrides)}")
+    roots = results_of(), reference_dir()
+    found = compare(find_run(options.overrides[0], *roots), find_run(options.against, *roots))
+    print(json.dumps(found, indent=2) if options.json else "\n".join(comparison_lines(found)))
     return 0

@@ -106,8 +106,8 @@ def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None
 
 def promote_ensemble(name: str) -> None:
     """`repro publish ensembles/table5`; ConfigError if Table 5 would not count it, here or beside what is published."""
+    from repro.paper import pick
     from repro.places import reference_dir
-    from repro.published import pick
     from repro.publishing import ENSEMBLES, publish_ensemble
     from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
     from repro.reporting.selection import pools

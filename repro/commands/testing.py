@@ -1,4 +1,4 @@
-"""Commands that test trained networks: eval, ensemble, predict."""
+"""Commands that test trained networks: eval, ensemble."""
 
 import argparse
 import json
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, program
-from repro.errors import ConfigError, DataError
 from repro.places import user_path
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ def register(add: Add) -> None:
     ensemble.add_argument("name", help="e.g. table5")
     ensemble.add_argument("overrides", nargs="*", metavar="key=value", help="any override of the members' runs")
     ensemble.add_argument("--json", action="store_true", help="print JSON")
-    predict = add("predict", "name what a network sees in images", predict_images)
-    predict.add_argument("images", nargs="+", metavar="IMAGE | key=value",
-                         help="image files; experiment=NAME, weights=FILE (without it, those of the finished run) and "
-                              "any override of `repro run`")
-    predict.add_argument("--json", action="store_true", help="print JSON")
 
 
 def evaluate_weights(options: argparse.Namespace) -> int:
@@ -69,29 +63,6 @@ def combine_networks(options: argparse.Namespace) -> int:
 
     text, values = combine(options.name, options.overrides)
     print(json.dumps(values, indent=2) if options.json else text)
-    return 0
-
-
-def predict_images(options: argparse.Namespace) -> int:
-    """`repro predict`: DataError (3) after all images that can be read, naming those that can't."""
-    from repro.config import GROUPS, keys
-
-    known = {*GROUPS, *keys(), *OWN_KEYS}
-    words = [word for word in options.images if "=" in word and word.partition("=")[0].lstrip("+~") in known]
-    images = [user_path(word) for word in options.images if word not in words]
-    if not images:
-        raise ConfigError("repro predict needs the name of an image file")
-    overrides, own = split_keys(words)
-    config = configuration(overrides, own.get("weights"))
-    check_versions()
-    from repro.evaluation.predict import predict
-    from repro.evaluation.weights import weights_of
-
-    text, values, bad = predict(config, weights_of(config, own.get("weights")), images)
-    if options.json or text:
-        print(json.dumps(values, indent=2) if options.json else text)
-    if bad:
-        raise DataError(f"{len(bad)} of {len(images)} images could not be read:\n  " + "\n  ".join(bad))
     return 0
 
 

@@ -29,15 +29,6 @@ class DeviceData:
     sha256: str
     std: Tensor | None = None
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the images."""
-        return sum(t.numel() * t.element_size() for t in (self.train_images, self.eval_images))
-
-    def sample(self, count: int) -> Tensor:
-        """So many training images in the form in which the network gets them, for measuring memory."""
-        return self.train_images[:count].float() - self.mean
-
 
 def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:
     """Split the arrays as the configuration says and put them on the device.

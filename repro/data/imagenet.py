@@ -80,15 +80,6 @@ class ImageNetData:
         assert self.config.crop_size is not None
         return self.config.crop_size
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of images that stay on the device: none but one mini-batch of crops, which counts as work space."""
-        return 0
-
-    def sample(self, count: int) -> Tensor:
-        """So many blank images in the form in which the network gets them, for measuring memory."""
-        return torch.zeros(count, 3, self.crop_size, self.crop_size, device=self.mean.device)
-
     def read_ahead(self, read: Read, requests: Iterable[Sequence[Any]]) -> Generator[Any, None, None]:
         """`repro.data.loader.read_ahead` as the machine is configured."""
         return read_ahead(read, requests, self.machine.loader, self.machine.workers or workers_of_each())

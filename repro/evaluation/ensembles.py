@@ -16,11 +16,10 @@ from repro.evaluation.kept import EXACT, SCHEMA, json_path, read_arrays, read_re
 from repro.evaluation.scores import count_errors
 from repro.evaluation.testing import WIRING_TEST
 from repro.evaluation.views import LABELS
+from repro.paper import Ensemble, published_table
 from repro.paper import ensemble as read_ensemble
-from repro.paper import published_table
 from repro.places import results_dir, shown
 from repro.provenance import code_version, package_versions
-from repro.published import Ensemble
 from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_json
 
 ROWS = 1000  # images averaged at a time, so that the probabilities of all members need not fit in memory

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalised
-from repro.data.cifar10 import channel_statistics
+from repro.data.cifar10 import channel_statistics, on_device
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
+from repro.data.imagenet_files import find
 from repro.data.imagenet_statistics import BESIDE, statistics_folder
+from repro.data.sources import load_arrays
+from repro.devices import set_up
 from repro.errors import DataError, StorageError
-from repro.places import results_dir, shown
+from repro.places import data_dir, results_dir, shown
+from repro.ranges import IMAGENET
 from repro.schema import Normalization, RunConfig
 
 
@@ -72,6 +76,15 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
                         "computes; weights trained otherwise: data.normalization=per_channel "
                         "data.channel_mean=[...] data.channel_std=[...]")
     return Normaliser(torch.from_numpy(found.mean_of_crops(data.crop_size)))
+
+
+def mean_of(config: RunConfig, weights: Path) -> Normaliser:
+    """What is subtracted from an image of a resolved configuration's data set."""
+    if config.data.name == IMAGENET:
+        root = data_dir(config.data.root)
+        return normaliser_of(config, weights, lambda: find(root, config.data.wiring_test, print).fingerprint)
+    data = on_device(load_arrays(config.data), config.data, device=set_up(config))
+    return Normaliser(data.mean.cpu(), None if data.std is None else data.std.cpu())
 
 
 def own_mean(weights: Path) -> Path:

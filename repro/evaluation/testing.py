@@ -24,9 +24,9 @@ from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.places import data_dir, results_dir, shown
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, file_sha256, locked
+from repro.runs import Run, file_sha256, hold_lock
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
-from repro.stopping import StopRequest, going_on
+from repro.stopping import StopRequest, command_to_go_on
 
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
 # Settings of a network that change only its training.
@@ -65,7 +65,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
     about |= about_carried(carried)
     path = place_of(config, run, weights, digest, carried) / protocol
-    with locked(path.with_name(f"{path.name}.lock")) as note:
+    with hold_lock(path.with_name(f"{path.name}.lock")) as note:
         if note:
             print_now(note)
         kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume is Resume.never,
@@ -95,7 +95,7 @@ def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, comm
             progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
             if stop.reason is not None and kept.done < images:
                 raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
-                              f"kept\ngo on with: {shlex.join(going_on(command))}", stop.exit_code)
+                              f"kept\ngo on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
             if time.monotonic() - saved >= machine.checkpoint_seconds:
                 kept.save()
                 saved = time.monotonic()

@@ -8,7 +8,7 @@ import numpy as np
 from repro.data.imagenet_files import ImageSet
 from repro.data.pictures import center_crop, open_rgb, resized
 from repro.errors import ConfigError
-from repro.published import PROTOCOL_LABELS, PROTOCOLS, pick
+from repro.paper import PROTOCOL_LABELS, PROTOCOLS, pick
 from repro.ranges import IMAGENET
 from repro.schema import DataConfig
 

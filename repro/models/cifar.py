@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.models.blocks import BasicBlock, batch_norm
-from repro.models.recompute import Stage
+from repro.models.checkpointing import Stage
 from repro.schema import ConvInit, FcInit, ModelConfig
 
 CHANNELS = (16, 32, 64)  # Sec. 4.2: filters on maps of 32x32, 16x16 and 8x8

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 
 from repro.config import paper_config
 from repro.models.blocks import BasicBlock, Bottleneck, batch_norm
-from repro.models.recompute import Stage
-from repro.paper import published_table
-from repro.published import PublishedRow, pick
+from repro.models.checkpointing import Stage
+from repro.paper import PublishedRow, pick, published_table
 from repro.ranges import CLASSES
 from repro.schema import Family, ModelConfig, ShortcutOption, StrideIn
 

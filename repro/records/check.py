@@ -12,42 +12,39 @@ from typing import Any
 from repro.config import deviations, paper_identities
 from repro.paper import PLAIN_NETS, published_table
 from repro.ranges import IMAGENET
-from repro.records import configuration, evaluations, history, layers, origin, plausibility, timing
-from repro.records.finding import ERROR, OK, Finding, Problems, Refused, finding
-from repro.records.known import Record
-from repro.records.reading import Sent, json_of, read_folder, yaml_of
-from repro.records.rows import rows_of
-from repro.records.shape import wrong_record
+from repro.records import configuration, evaluations, history, layers, provenance
+from repro.records.reading import ERROR, OK, CheckResult, Problems, Refused, csv_rows, json_of, read_folder, yaml_of
+from repro.records.record import Record
+from repro.records.schema import RunRecord, check_schema
 from repro.reporting.evaluations import TABLES
-from repro.training.recorder import TIMING_COLUMNS
 
 COUNTS_AS = "counts as"
-RUN, YAML, HISTORY, TIMING = "run.json", "config.yaml", history.NAME, timing.NAME
-MOST = 20  # findings of one check; a forged history has one for every row
+RUN, YAML, HISTORY = "run.json", "config.yaml", history.NAME
+MOST = 20  # problems of one check; a forged history has one for every row
 Check = Callable[[Record], Problems]
 
 
-def check_record(folder: Path, references: Sequence[Path] = ()) -> list[Finding]:
-    """All findings about the record in a folder; the last one (`counts as`) says what it would be, were it taken.
+def check_record(folder: Path, references: Sequence[Path] = ()) -> list[CheckResult]:
+    """All results about the record in a folder; the last one (`counts as`) says what it would be, were it taken.
 
     references: folders of other records, whose numbers it must not share. ConfigError (2) if there is no such
-    folder, StorageError (5) if a file of it can't be read; whatever the files hold gives findings, never an error.
+    folder, StorageError (5) if a file of it can't be read; whatever the files hold gives results, never an error.
     """
-    sent, problems = read_folder(folder)
-    found = collected("files", "known plain files only, of a record's size", problems)
-    content, written, wrong = read_contents(sent)
-    found += wrong
+    files, problems = read_folder(folder)
+    found = results("files", "known plain files only, of a record's size", problems)
+    content, written, wrong = read_contents(files)
+    found += results("schema", "every key is known and of its kind, and nothing could be run", wrong)
     if content is None:
         return [*found, verdict(found, "run.json can't be used, so nothing else was checked")]
     try:
         config = configuration.configured(content)
     except Refused as refused:
-        found += collected("configuration", "", [(ERROR, str(refused))])
+        found += results("configuration", "", [(ERROR, str(refused))])
         return [*found, verdict(found, "its configuration can't be used, so nothing else was checked")]
-    found += collected("configuration", "every key, type and range is one of this version", [])
-    record = with_rows(Record(folder, sent.files, content, config))
-    for name, text, check in checks(written, files_of(references, folder)):
-        found += collected(name, text.format(**summary(record)), check(record))
+    found += results("configuration", "every key, type and range is one of this version", [])
+    record = with_history(Record(folder, files, content, config))
+    for name, text, check in checks(written, read_files(references, folder)):
+        found += results(name, text.format(**summary(record)), check(record))
     return [*found, verdict(found, meaning(record))]
 
 
@@ -64,81 +61,77 @@ def checks(written: dict[str, Any] | None,
     yield "history", "{rows} tests, every one once, with numbers that can be", history.check_history
     yield "schedule", "every learning rate is that of the schedule", history.check_schedule
     yield "result", "the last row of the unchanged history", history.check_result
-    yield "timing", "durations, speeds and times fit each other", timing.check_timing
-    yield "sessions", "{sessions}, from iteration 0 to {iterations} without a hole", timing.check_sessions
-    yield "code", "every session has its commit, without uncommitted changes", origin.check_code
-    yield "parameters", "{parameters:,}, the golden count", origin.check_parameters
-    yield "data", "{data}", origin.check_data
+    yield "code", "every session has its commit, without uncommitted changes", provenance.check_code
+    yield "parameters", "{parameters:,}, the golden count", provenance.check_parameters
+    yield "data", "{data}", provenance.check_data
     yield "layers", "responses and gradients agree with the record", layers.check_layers
     yield "evaluations", "{tests} of finished tests", evaluations.check_evaluations
-    yield "plausibility", "nothing unusual", lambda record: plausibility.check_plausible(record, others)
+    yield "copies", "no other record shares its numbers", lambda record: provenance.check_copies(record, others)
 
 
-def collected(check: str, good: str, problems: Iterable[tuple[str, str]]) -> list[Finding]:
-    """The findings of one check: its problems, the first of very many, or that all is well."""
-    found = [finding(check, word, text) for word, text in problems]
+def results(check: str, good: str, problems: Iterable[tuple[str, str]]) -> list[CheckResult]:
+    """The results of one check: its problems, the first of very many, or that all is well."""
+    found = [CheckResult.of(check, word, text) for word, text in problems]
     if len(found) > MOST:
         errors = any(one.verdict == ERROR for one in found[MOST:])
-        found = [*found[:MOST], finding(check, ERROR if errors else found[MOST].verdict,
-                                        f"and {len(found) - MOST} more of this check")]
-    return found or [finding(check, OK, good)]
+        found = [*found[:MOST], CheckResult.of(check, ERROR if errors else found[MOST].verdict,
+                                               f"and {len(found) - MOST} more of this check")]
+    return found or [CheckResult.of(check, OK, good)]
 
 
-def read_contents(sent: Sent) -> tuple[dict[str, Any] | None, dict[str, Any] | None, list[Finding]]:
-    """What run.json and config.yaml hold, None for one that can't be used, and the findings about their form."""
+def read_contents(files: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, dict[str, Any] | None,
+                                                       list[tuple[str, str]]]:
+    """What run.json and config.yaml hold, None for one that can't be used, and what is wrong with them."""
     read: dict[str, dict[str, Any]] = {}
-    wrong: list[tuple[str, str]] = []
+    wrong = []
     for name, parse in ((RUN, json_of), (YAML, yaml_of)):
         try:
-            read[name] = parse(sent.files[name])
+            content = parse(files[name])
+            if name == RUN:
+                check_schema(content, RunRecord)
+            read[name] = content
         except Refused as refused:
             wrong.append((ERROR, f"{name}: {refused}"))
         except KeyError:
             wrong.append((ERROR, f"{name}: was not sent, or not as a plain file"))
-    shape = [(ERROR, f"{RUN}: {text}") for text in wrong_record(read[RUN])] if RUN in read else []
-    found = collected("schema", "every key is known and of its kind, and nothing could be run", [*wrong, *shape])
-    return None if shape else read.get(RUN), read.get(YAML), found
+    return read.get(RUN), read.get(YAML), wrong
 
 
-def with_rows(record: Record) -> Record:
-    """The record with the rows of history.csv and timing.csv, or why they can't be read."""
-    rows: dict[str, list[dict[str, Any]]] = {HISTORY: [], TIMING: []}
-    unread: dict[str, str] = {}
-    for name, columns, texts in ((HISTORY, record.columns, ()), (TIMING, TIMING_COLUMNS, ("utc",))):
-        try:
-            rows[name] = rows_of(record.files[name], columns, texts)
-        except Refused as refused:
-            unread[name] = str(refused)
-        except KeyError:
-            unread[name] = "was not sent, or not as a plain file"
-    return replace(record, history=rows[HISTORY], timing=rows[TIMING], unread=unread)
+def with_history(record: Record) -> Record:
+    """The record with the rows of history.csv, or why they can't be read."""
+    try:
+        return replace(record, history=csv_rows(record.files[HISTORY], record.columns))
+    except Refused as refused:
+        return replace(record, unread=str(refused))
+    except KeyError:
+        return replace(record, unread="was not sent, or not as a plain file")
 
 
-def files_of(references: Sequence[Path], folder: Path) -> dict[str, dict[str, bytes]]:
+def read_files(references: Sequence[Path], folder: Path) -> dict[str, dict[str, bytes]]:
     """The files of other records, by the name of their folder; of these too only plain files are opened."""
-    return {f"{other.parent.name}/{other.name}": read_folder(other)[0].files for other in references
+    return {f"{other.parent.name}/{other.name}": read_folder(other)[0] for other in references
             if other.resolve() != folder.resolve()}
 
 
 def summary(record: Record) -> dict[str, Any]:
     """What is said of a record where nothing is wrong."""
-    content, sessions = record.content, len(record.content["sessions"])
+    content = record.content
     tests = sum(name.startswith("evaluations/") for name in record.files)
     data = ("ImageNet; of its files no published hash is known, compare the fingerprint with other records: "
             f"{content['data']['sha256'][:12]}" if record.config.data.name == IMAGENET
             else "CIFAR-10, with the published SHA-256")
     return {"identity": content["identity"], "deviations": "; ".join(content["deviations"]) or "none",
-            "rows": len(record.history), "sessions": "one session" if sessions == 1 else f"{sessions} sessions",
-            "iterations": content["iterations"], "parameters": content["parameters"], "data": data,
+            "rows": len(record.history), "parameters": content["parameters"], "data": data,
             "tests": "no file" if not tests else "one file" if tests == 1 else f"{tests} files"}
 
 
-def verdict(found: Sequence[Finding], text: str) -> Finding:
-    """The last finding: what the record would count as; nothing while a check fails."""
+def verdict(found: Sequence[CheckResult], text: str) -> CheckResult:
+    """The last result: what the record would count as; nothing while a check fails."""
     failed = list(dict.fromkeys(one.check for one in found if one.verdict == ERROR))
     if not failed:
-        return finding(COUNTS_AS, OK, text)
-    return finding(COUNTS_AS, ERROR, f"nothing while these checks fail: {', '.join(failed)}; without them: {text}")
+        return CheckResult.of(COUNTS_AS, OK, text)
+    return CheckResult.of(COUNTS_AS, ERROR,
+                          f"nothing while these checks fail: {', '.join(failed)}; without them: {text}")
 
 
 def meaning(record: Record) -> str:
@@ -146,11 +139,11 @@ def meaning(record: Record) -> str:
     name, own = record.config.name, record.content["identity"]
     if own not in paper_identities(name):
         return f"not a paper run: {'; '.join(deviations(record.config))}"
-    rows = [beside(table, key, record) for table, key in configuration.rows_of_paper(record.config)]
+    rows = [describe_row(table, key, record) for table, key in configuration.rows_of_paper(record.config)]
     return "a run of the paper: " + ("; ".join(rows) or "no row of a table, curves only")
 
 
-def beside(table: str, key: str, record: Record) -> str:
+def describe_row(table: str, key: str, record: Record) -> str:
     """One row that the record answers, with the published numbers that it would stand beside."""
     if table == PLAIN_NETS:
         return f"{key} in the table of plain networks: published as curves only"

@@ -20,11 +20,11 @@ from repro.config import (
     to_dict,
 )
 from repro.errors import ConfigError
-from repro.records.finding import ERROR, LONGEST_VALUE, WARNING, Problems, Refused, cut, told
-from repro.records.shape import unknown_keys
+from repro.records.reading import ERROR, WARNING, Problems, Refused, cut, format_value
 from repro.schema import Architecture, Device, Precision, RunConfig
 
 LONGEST_LIST = 100  # Choice: entries of a list in a configuration
+MOST_UNKNOWN = 5  # keys that are named
 
 
 def configured(content: dict[str, Any]) -> RunConfig:
@@ -34,8 +34,8 @@ def configured(content: dict[str, Any]) -> RunConfig:
     """
     name, recorded = content["experiment"], content["config"]
     if name not in experiments():
-        raise Refused(f"there is no experiment {cut(name, LONGEST_VALUE)}"
-                      f"{suggest(cut(name, LONGEST_VALUE), experiments())}; `repro list` names all")
+        raise Refused(f"there is no experiment {cut(name)}"
+                      f"{suggest(cut(name), experiments())}; `repro list` names all")
     wrong: list[str] = []
     values = filled(recorded, to_dict(paper_config(name)), "", wrong)
     wrong += [f"{key}: a list of {len(value)} entries; at most {LONGEST_LIST} are admitted"
@@ -47,7 +47,7 @@ def configured(content: dict[str, Any]) -> RunConfig:
     except (ConfigError, OverflowError, TypeError) as error:
         raise Refused(str(error).removeprefix(f"the record of {name} seed {content['seed']}: ")) from error
     read = flat(to_dict(config))
-    wrong += [f"{key}: {told(value)} is recorded, which a run would record as {told(read.get(key))}"
+    wrong += [f"{key}: {format_value(value)} is recorded, which a run would record as {format_value(read.get(key))}"
               for key, value in flat(values).items() if not same(value, read.get(key))]
     if config.model.architecture is Architecture.imagenet and "depth" not in recorded["model"]:
         wrong.append("no value for model.depth")  # part of the identity there
@@ -61,7 +61,8 @@ def configured(content: dict[str, Any]) -> RunConfig:
 
 def filled(given: dict[str, Any], base: dict[str, Any], prefix: str, wrong: list[str]) -> dict[str, Any]:
     """A recorded section with the keys that it lacks, as its run had them; `wrong` gets what can't be."""
-    wrong += unknown_keys(given, list(base), prefix)
+    unknown = [key for key in given if key not in base]
+    wrong += [f"unknown key {prefix}{cut(key)}{suggest(cut(key), list(base))}" for key in unknown[:MOST_UNKNOWN]]
     result: dict[str, Any] = {}
     for key, standard in base.items():
         path = f"{prefix}{key}"
@@ -70,7 +71,7 @@ def filled(given: dict[str, Any], base: dict[str, Any], prefix: str, wrong: list
             if isinstance(section, dict):
                 result[key] = filled(section, standard, f"{path}.", wrong)
             else:
-                wrong.append(f"{path}: {told(section)} is no section of settings")
+                wrong.append(f"{path}: {format_value(section)} is no section of settings")
         elif key in given:
             result[key] = given[key]
             if isinstance(given[key], dict):
@@ -96,15 +97,15 @@ def check_yaml(written: dict[str, Any] | None, content: dict[str, Any]) -> Probl
     for key in sorted({*first, *second}):
         left, right = first.get(key, "nothing"), second.get(key, "nothing")
         if not same(left, right):
-            yield ERROR, f"config.yaml says {cut(key, LONGEST_VALUE)}: {told(left)}, run.json {told(right)}"
+            yield ERROR, f"config.yaml says {cut(key)}: {format_value(left)}, run.json {format_value(right)}"
 
 
 def check_identity(content: dict[str, Any], config: RunConfig) -> Problems:
     """Experiment, seed and identity of the record against its configuration."""
     for key, value in (("name", content["experiment"]), ("seed", content["seed"])):
         if not same(content["config"].get(key), value):
-            yield ERROR, (f"the record is of {key} {told(value)}, its configuration of "
-                          f"{told(content['config'].get(key))}")
+            yield ERROR, (f"the record is of {key} {format_value(value)}, its configuration of "
+                          f"{format_value(content['config'].get(key))}")
     own = identity_of(content["config"])
     if own != content["identity"]:
         yield ERROR, f"the recorded identity is {content['identity']}, that of the recorded configuration is {own}"

@@ -6,10 +6,9 @@ from typing import Any
 from repro.config import flat, to_dict
 from repro.evaluation.views import views_of
 from repro.ranges import CLASSES, IMAGENET
-from repro.records.finding import ERROR, WARNING, Problems, Refused, told
-from repro.records.known import Record
-from repro.records.reading import TESTS, json_of
-from repro.records.shape import EVALUATION, wrong_shape
+from repro.records.reading import ERROR, TESTS, WARNING, Problems, Refused, format_value, json_of
+from repro.records.record import Record
+from repro.records.schema import Evaluation, check_schema
 from repro.reporting.evaluations import trouble_with_counts
 
 FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop
@@ -23,14 +22,10 @@ def read_evaluations(files: Mapping[str, bytes]) -> tuple[dict[str, dict[str, An
         if not name.startswith(f"{TESTS}/"):
             continue
         try:
-            content = json_of(files[name])
+            check_schema(content := json_of(files[name]), Evaluation)
+            found[name.removeprefix(f"{TESTS}/").removesuffix(".json")] = content
         except Refused as refused:
             wrong.append(f"{name}: {refused}")
-            continue
-        problems = list(wrong_shape(content, EVALUATION))
-        wrong += [f"{name}: {problem}" for problem in problems]
-        if not problems:
-            found[name.removeprefix(f"{TESTS}/").removesuffix(".json")] = content
     return found, wrong
 
 
@@ -57,14 +52,15 @@ def wrong_test(protocol: str, content: dict[str, Any], record: Record) -> Proble
            "images_done": content["images"], "one_folder": False}
     for key, value in due.items():
         if content[key] != value:
-            yield ERROR, f"{key} is {told(content[key])}, not {told(value)}"
+            yield ERROR, f"{key} is {format_value(content[key])}, not {format_value(value)}"
     for key, value in (("shorter_sides", list(views.shorter_sides)), ("crop_size", views.crop_size)):
         if content["settings"][key] != value:
-            yield ERROR, f"settings.{key} is {told(content['settings'][key])}, not {told(value)}"
+            yield ERROR, f"settings.{key} is {format_value(content['settings'][key])}, not {format_value(value)}"
     model = to_dict(config.model)
     for key, value in flat(content["model"]).items():
         if key not in model or model[key] != value:
-            yield ERROR, f"its network has {key[:60]} {told(value)}, that of the run {told(model.get(key))}"
+            yield ERROR, (f"its network has {key[:60]} {format_value(value)}, that of the run "
+                          f"{format_value(model.get(key))}")
     if (text := trouble_with_counts(content)) is not None:
         yield ERROR, f"it {text}"
     if "weights_sha256" not in run:

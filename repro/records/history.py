@@ -4,9 +4,9 @@ import hashlib
 import math
 from typing import Any
 
-from repro.ranges import CLASSES, IMAGENET
-from repro.records.finding import ERROR, Problems, told
-from repro.records.known import Record
+from repro.ranges import IMAGENET
+from repro.records.reading import ERROR, Problems, format_value
+from repro.records.record import Record
 from repro.schema import WarmUp
 
 NAME = "history.csv"
@@ -25,12 +25,12 @@ def check_history(record: Record) -> Problems:
         if record.content[key] != last:
             yield ERROR, f"run.json says {key} {record.content[key]}; the configuration trains {last}"
     if record.content["status"] != "finished":
-        yield ERROR, f"the run is not finished: its status is {told(record.content['status'])}"
+        yield ERROR, f"the run is not finished: its status is {format_value(record.content['status'])}"
     if record.content["evaluated_on"] != record.tested_on:
         yield ERROR, (f"evaluated on {record.content['evaluated_on']}; this configuration is tested on "
                       f"{record.tested_on}")
     if not rows:
-        yield ERROR, f"{NAME}: {record.unread[NAME]}"
+        yield ERROR, f"{NAME}: {record.unread}"
         return
     problem = misplaced(record)
     if problem is not None:
@@ -135,8 +135,8 @@ def check_result(record: Record) -> Problems:
         result = content["result"]
         for key in sorted({*last, *result}):
             if key not in result or key not in last or not equal(result[key], last[key]):
-                yield ERROR, (f"the recorded result has {key[:60]} {told(result.get(key))}, the last row "
-                              f"{told(last.get(key))}; the last iteration is the result, never the best one")
+                yield ERROR, (f"the recorded result has {key[:60]} {format_value(result.get(key))}, the last row "
+                              f"{format_value(last.get(key))}; the last iteration is the result, never the best one")
         yield from wrong_best(record)
     averaged = content.get("recomputed_batch_norm")
     if averaged is not None:
@@ -158,7 +158,7 @@ def wrong_best(record: Record) -> Problems:
     lowest = min(record.history, key=lambda row: row["test_top1_error"])
     due = {key: lowest[key] for key in ("iteration", "test_top1_error")}
     if best is None or not all(equal(best[key], value) for key, value in due.items()):
-        yield ERROR, f"best_on_test is {told(best)}; the lowest test error of {NAME} is {told(due)}"
+        yield ERROR, f"best_on_test is {format_value(best)}; the lowest test error of {NAME} is {format_value(due)}"
 
 
 def wrong_averaged(averaged: dict[str, Any], record: Record) -> Problems:
@@ -180,9 +180,3 @@ def wrong_averaged(averaged: dict[str, Any], record: Record) -> Problems:
         if settled and type(own) in (int, float) and abs(averaged[name] - own) > FAR:
             yield ERROR, (f"the recorded result has {name} {own:.2f} %, the same weights with averaged BN statistics "
                           f"{averaged[name]:.2f}: more than {FAR:g} points apart")
-
-
-def chance_error(record: Record) -> float:
-    """The error (percent) of a network that knows nothing."""
-    classes = CLASSES if record.config.data.name == IMAGENET else 10
-    return 100 * (1 - 1 / classes)

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from repro.ranges import IMAGENET
-from repro.records.finding import ERROR, Problems, Refused, told
-from repro.records.known import Record
-from repro.records.rows import rows_of
+from repro.records.reading import ERROR, Problems, Refused, csv_rows, format_value
+from repro.records.record import Record
 from repro.training.recorder import GRADIENT_COLUMNS, RESPONSE_COLUMNS
 
 RESPONSES, GRADIENTS = "responses.csv", "gradients.csv"
@@ -51,7 +50,7 @@ def wrong_facts(record: Record, responses: dict[str, Any]) -> Problems:
 
 def wrong_responses(record: Record) -> Problems:
     """Every 3x3 layer once, with its channels and a spread."""
-    rows = rows_of(record.files[RESPONSES], RESPONSE_COLUMNS, texts=("name",), whole=("layer", "channels"))
+    rows = csv_rows(record.files[RESPONSES], RESPONSE_COLUMNS, texts=("name",), whole=("layer", "channels"))
     count = (record.config.model.depth or 0) - 1
     if (text := wrong_numbering([row["layer"] for row in rows], count)) is not None:
         yield ERROR, f"{RESPONSES} {text}"
@@ -67,11 +66,11 @@ def wrong_responses(record: Record) -> Problems:
 
 def wrong_gradients(record: Record) -> Problems:
     """Every weighted layer once, at each of the configured iterations."""
-    rows = rows_of(record.files[GRADIENTS], GRADIENT_COLUMNS, texts=("name",), whole=("iteration", "layer"))
+    rows = csv_rows(record.files[GRADIENTS], GRADIENT_COLUMNS, texts=("name",), whole=("iteration", "layer"))
     due = sorted(record.schedule.gradients)
     found = list(dict.fromkeys(row["iteration"] for row in rows))
     if found != [iteration for iteration in due if iteration <= record.schedule.iterations]:
-        yield ERROR, f"{GRADIENTS} has iterations {told(found)}; the configuration asks for {told(due)}"
+        yield ERROR, f"{GRADIENTS} has iterations {format_value(found)}; the configuration asks for {format_value(due)}"
         return
     for iteration in found:
         layers = [row["layer"] for row in rows if row["iteration"] == iteration]

@@ -1,4 +1,4 @@
-"""Read the folder of a record that comes from elsewhere: known plain files of a limited size, as JSON or YAML.
+"""Read the folder of a record that comes from elsewhere: known plain files of a limited size, as JSON, YAML or CSV.
 
 No link is followed, nothing outside the folder is opened, no object is made but texts, numbers, lists and mappings.
 """
@@ -17,12 +17,14 @@ from typing import Any
 import yaml
 
 from repro.errors import ConfigError, StorageError
-from repro.paper import UniqueKeyLoader
+from repro.paper import PROTOCOLS, UniqueKeyLoader
 from repro.places import shown
-from repro.published import PROTOCOLS
 from repro.publishing import EXTRA_FILES, PUBLISHED_FILES
-from repro.records.finding import ERROR, Problems, Refused, told
+from repro.wording import visible
 
+OK, WARNING, ERROR = "ok", "warning", "error"
+Problems = Iterator[tuple[str, str]]  # ERROR or WARNING, and the text
+LONGEST, LONGEST_VALUE = 600, 60  # characters that are shown of a problem, and of a recorded value in it
 TESTS = "evaluations"
 KNOWN = (*PUBLISHED_FILES, *EXTRA_FILES, *(f"{TESTS}/{protocol}.json" for protocol in PROTOCOLS))
 # Choice: bytes; many times what a run of the paper's longest schedule writes.
@@ -33,18 +35,40 @@ DEEPEST = 12  # Choice: levels of lists and mappings; a record has four
 LARGEST = 2**63  # of whole numbers
 HEAVY = re.compile(r".*\.(pt|pth|ckpt|bin|pkl|pickle|npy|npz|safetensors|tar|gz|zip)(\.\d+)?|checkpoint.*|tensorboard",
                    re.IGNORECASE)
+NUMBER = re.compile(r"-?\d{1,400}(\.\d{1,400})?(e[+-]?\d{1,4})?", re.ASCII)  # as the recorder writes it
+LONGEST_LINE = 1000  # characters of a CSV
 CODE = re.compile(r"_\w+_")  # _target_, _partial_, _args_, ...: what Hydra would call, and how
 
 
+class Refused(Exception):
+    """A file or value of a record that can't be what it should be; the message says why."""
+
+
 @dataclass(frozen=True)
-class Sent:
-    """The files of a record that could be read, by their path in its folder."""
+class CheckResult:
+    """One check's outcome: its name, ok, warning or error, and what was found in one line that moves no cursor."""
 
-    folder: Path
-    files: dict[str, bytes]
+    check: str
+    verdict: str
+    text: str
+
+    @classmethod
+    def of(cls, check: str, verdict: str, text: str) -> "CheckResult":
+        """The result with its text made safe to print: the record comes from elsewhere."""
+        return cls(check, verdict, cut(visible(text), LONGEST))
 
 
-def read_folder(folder: Path) -> tuple[Sent, list[tuple[str, str]]]:
+def cut(text: str, longest: int = LONGEST_VALUE) -> str:
+    """The text, or its beginning with dots."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def format_value(value: Any) -> str:
+    """A recorded value for a message."""
+    return cut(repr(value))
+
+
+def read_folder(folder: Path) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
     """The known files of a record and what is wrong with the others.
 
     ConfigError (2) if there is no such folder, StorageError (5) if it or a file of it can't be read.
@@ -56,14 +80,14 @@ def read_folder(folder: Path) -> tuple[Sent, list[tuple[str, str]]]:
     except OSError as error:
         raise StorageError(f"can't read {shown(folder)}: {error.strerror}") from error
     if stat.S_ISLNK(mode):
-        return Sent(folder, {}), [(ERROR, "the folder is a symbolic link; give the folder itself")]
+        return {}, [(ERROR, "the folder is a symbolic link; give the folder itself")]
     if not stat.S_ISDIR(mode):
         raise ConfigError(f"{shown(folder)}: no folder, but a record is one")
     files: dict[str, bytes] = {}
     problems = list(read_entries(folder, "", files))
     there = {name for name in KNOWN if os.path.lexists(folder / name)}
     problems += [(ERROR, f"{name} is missing") for name in PUBLISHED_FILES if name not in there]
-    return Sent(folder, files), problems
+    return files, problems
 
 
 def read_entries(folder: Path, prefix: str, files: dict[str, bytes]) -> Problems:
@@ -71,14 +95,14 @@ def read_entries(folder: Path, prefix: str, files: dict[str, bytes]) -> Problems
     for entry in listed(folder):
         name = f"{prefix}{entry.name}"
         if entry.is_symlink():
-            yield ERROR, f"{told(name)} is a symbolic link; a record has none"
+            yield ERROR, f"{format_value(name)} is a symbolic link; a record has none"
         elif HEAVY.fullmatch(entry.name):
-            yield ERROR, (f"{told(name)} is no part of a record and was not opened; send the record without weights, "
-                          "checkpoints and arrays (`repro publish` copies what belongs to it)")
+            yield ERROR, (f"{format_value(name)} is no part of a record and was not opened; send the record without "
+                          "weights, checkpoints and arrays (`repro publish` copies what belongs to it)")
         elif entry.is_dir(follow_symlinks=False) and name == TESTS:
             yield from read_entries(folder / TESTS, f"{TESTS}/", files)
         elif name not in KNOWN:
-            yield ERROR, f"{told(name)} is no file of a record; those are {', '.join(KNOWN)}"
+            yield ERROR, f"{format_value(name)} is no file of a record; those are {', '.join(KNOWN)}"
         else:
             try:
                 files[name] = read_file(folder / entry.name, LIMITS.get(prefix.rstrip("/") or name, CSV_LIMIT))
@@ -137,7 +161,7 @@ def json_of(data: bytes) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [key for key, _ in pairs]
-            raise Refused(f"key {told(next(key for key in names if names.count(key) > 1))} is given twice")
+            raise Refused(f"key {format_value(next(key for key in names if names.count(key) > 1))} is given twice")
         return found
 
     def no_number(name: str) -> Any:
@@ -170,7 +194,7 @@ def check_events(text: str) -> None:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise Refused("anchors and aliases (& and *) are not admitted: they can grow without end")
         if (tag := getattr(event, "tag", None)) is not None:
-            raise Refused(f"tag {told(tag)} is not admitted: a record has plain values only")
+            raise Refused(f"tag {format_value(tag)} is not admitted: a record has plain values only")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise Refused("nested too deeply")
@@ -186,13 +210,17 @@ def admitted(value: Any) -> dict[str, Any]:
             raise Refused(f"{dotted(path)}: a key of Hydra's that could run code; a record has settings and numbers "
                           "only")
         if isinstance(inner, str) and "${" in inner:
-            raise Refused(f"{dotted(path)}: {told(inner)} is an interpolation; a record has plain values only")
+            raise Refused(f"{dotted(path)}: {format_value(inner)} is an interpolation; a record has plain values only")
         if isinstance(inner, float) and not math.isfinite(inner):
             raise Refused(f"{dotted(path)}: {inner} is no finite number")
         if isinstance(inner, int) and abs(inner) >= LARGEST:
             raise Refused(f"{dotted(path)}: a whole number of more than 63 bits")
         if inner is not None and not isinstance(inner, (str, int, float, dict, list)):
-            raise Refused(f"{dotted(path)}: {told(inner)} is no text, number, list or mapping")
+            raise Refused(f"{dotted(path)}: {format_value(inner)} is no text, number, list or mapping")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Refused("a text that is no Unicode") from error
     return value
 
 
@@ -210,10 +238,48 @@ def walk(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         elif isinstance(inner, dict):
             for key, entry in inner.items():
                 if not isinstance(key, str):
-                    raise Refused(f"key {told(key)} is no text")
+                    raise Refused(f"key {format_value(key)} is no text")
                 waiting.append(((*path, key), entry))
 
 
 def dotted(path: Sequence[Any]) -> str:
     """A path as data.root."""
     return ".".join(str(part) for part in path)
+
+
+def csv_rows(data: bytes, columns: Sequence[str], texts: Sequence[str] = (),
+            whole: Sequence[str] = ("iteration",)) -> list[dict[str, Any]]:
+    """The rows of a CSV with these columns: finite numbers, `whole` ones, and `texts`; Refused at the first other one.
+
+    No quotes: no record has any.
+    """
+    text = text_of(data)
+    if not text.endswith("\n"):
+        raise Refused("its last line is torn")
+    lines = text[:-1].split("\n")
+    if max(map(len, lines)) > LONGEST_LINE:
+        raise Refused(f"a line of more than {LONGEST_LINE} characters")
+    if lines[0].split(",") != list(columns):
+        raise Refused(f"its first line is {format_value(lines[0])}, not {','.join(columns)}")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split(",")
+        if len(cells) != len(columns):
+            raise Refused(f"line {number} has {len(cells)} cells, not {len(columns)}")
+        rows.append({name: cell if name in texts else number_of(cell, name in whole, f"line {number}: {name}")
+                     for name, cell in zip(columns, cells, strict=True)})
+    if not rows:
+        raise Refused("no line below the first")
+    return rows
+
+
+def number_of(cell: str, whole: bool, where: str) -> float | int:
+    """A cell as a finite number, as Python writes it; Refused otherwise."""
+    if whole:
+        if not re.fullmatch(r"[0-9]{1,12}", cell):
+            raise Refused(f"{where} {format_value(cell)} is no whole number")
+        return int(cell)
+    value = float(cell) if NUMBER.fullmatch(cell) else math.nan
+    if not math.isfinite(value):
+        raise Refused(f"{where} {format_value(cell)} is no finite number")
+    return value

@@ -4,11 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.paper import PLAIN_NETS, published_figure, published_table, reproduced_rows, second_references
-from repro.published import PublishedRow, PublishedTable
+from repro.paper import (
+    PLAIN_NETS,
+    PublishedRow,
+    PublishedTable,
+    published_figure,
+    published_table,
+    reproduced_rows,
+    second_references,
+)
 from repro.reporting import evidence
 from repro.reporting.evaluations import Tested
-from repro.reporting.selection import REFERENCE, YOURS, Answer, Pool, paper_runs, pools
+from repro.reporting.selection import REFERENCE, YOURS, RunSelection, RunSet, paper_runs, pools
 from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, WIDTH, Verdict, spread, verdict
 from repro.reporting.table import Table, TableRow
 
@@ -16,7 +23,7 @@ ERROR = "test_top1_error"
 TITLES = {REFERENCE: "reference (committed)", YOURS: "yours"}
 
 
-def column_titles(found: list[Pool], suffix: str = "") -> dict[str, str]:
+def column_titles(found: list[RunSet], suffix: str = "") -> dict[str, str]:
     """The columns of our own numbers: reference, then yours where a results folder was given."""
     return {pool.origin + suffix.replace(" ", "_"): TITLES[pool.origin] + suffix for pool in reversed(found)}
 
@@ -45,7 +52,7 @@ def published_std(published: PublishedTable) -> float:
     return next(row.std for row in published.rows if row.runs and row.std is not None)
 
 
-def table6_row(row: PublishedRow, answers: list[Answer], s_ref: float) -> TableRow:
+def table6_row(row: PublishedRow, answers: list[RunSelection], s_ref: float) -> TableRow:
     """One row of Table 6, judged by yours where you have a run that counts, else by the reference."""
     cells = {"net": row.label, "layers": str(row.layers or "-"), "published_parameters": row.parameters or "-",
              "published": spread(row.values[ERROR], row.mean, row.std)}
@@ -72,7 +79,7 @@ def table6_row(row: PublishedRow, answers: list[Answer], s_ref: float) -> TableR
     return TableRow(row.key, cells, status, found.text, data)
 
 
-def open_status(answers: Sequence[Answer | Tested]) -> str:
+def open_status(answers: Sequence[RunSelection | Tested]) -> str:
     """The status of a row without a run that counts: the first origin that has anything to tell."""
     return next((answer.status for answer in answers if answer.status != "not run"), "not run")
 
@@ -83,7 +90,7 @@ def verdict_text(found: Verdict, status: str, origin: str) -> str:
     return text if status == found.text else f"{status}: {text}"
 
 
-def table6_notes(published: PublishedTable, answers: list[Answer]) -> list[str]:
+def table6_notes(published: PublishedTable, answers: list[RunSelection]) -> list[str]:
     """How to read Table 6, whose runs stand in it, and what does not count."""
     return [
         f"published: {published.dataset} {published.split}, {published.protocol}; {'; '.join(published.notes)}",
@@ -131,7 +138,7 @@ def plain_nets(results: Path | None, reference: Path) -> Table:
                  tuple(notes))
 
 
-def plain_row(net: str, answers: list[Answer]) -> TableRow:
+def plain_row(net: str, answers: list[RunSelection]) -> TableRow:
     """One plain network: training and test error of each origin beside what others measured."""
     cells = {"net": net, "published": plain_published(net), "parameters": evidence.parameters(evidence.layers_of(net)),
              "second_reference": evidence.second_reference(second_references(), net)}

@@ -3,7 +3,7 @@
 import math
 
 from repro.config import scaled
-from repro.published import ClaimTest
+from repro.paper import ClaimTest
 from repro.reporting.layer_data import responses_of
 from repro.reporting.selection import record
 from repro.runs import Run

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from repro.paper import claims, published_figure, suite
-from repro.published import Claim, ClaimTest
+from msgspec import structs
+
+from repro.paper import Claim, ClaimTest, claims, published_figure, suite
 from repro.reporting.claim_measures import UNITS, measured
 from repro.reporting.selection import (
     SYNTHETIC,
     WIRING_TEST,
-    Answer,
-    Pool,
+    RunSelection,
+    RunSet,
     data_set,
     paper_runs,
     pools,
@@ -92,7 +93,7 @@ def evaluate(results: Path | None, reference: Path, suite_name: str | None = Non
     return [judge(claim, found) for claim in claims() if wanted is None or claim.id in wanted]
 
 
-def judge(claim: Claim, found: list[Pool]) -> ClaimResult:
+def judge(claim: Claim, found: list[RunSet]) -> ClaimResult:
     """One claim: FAIL if a comparison fails, PASS if all pass, else not decidable."""
     comparisons = [one for test in claim.tests for one in compare(test, paper_samples(test, found))]
     outcomes = {one.outcome for one in comparisons}
@@ -103,15 +104,15 @@ def judge(claim: Claim, found: list[Pool]) -> ClaimResult:
     return replace(result, short=short_comparisons(claim, found)) if UNDECIDED in outcomes else result
 
 
-def paper_samples(test: ClaimTest, found: list[Pool]) -> list[list[Sample]]:
+def paper_samples(test: ClaimTest, found: list[RunSet]) -> list[list[Sample]]:
     """For each origin, the samples of a test's experiments from runs of the paper's settings."""
     return [[sample(test, paper_runs(pool, name), name, pool.origin) for name in test.experiments] for pool in found]
 
 
-def short_comparisons(claim: Claim, found: list[Pool]) -> tuple[Comparison, ...]:
+def short_comparisons(claim: Claim, found: list[RunSet]) -> tuple[Comparison, ...]:
     """The same comparisons on short runs, as far as there are any; they decide nothing."""
     presets = [suite(name).preset(SHORT) for name in dict.fromkeys((SUITES[SHORT], LAYER_SUITES[SHORT]))]
-    answers: list[dict[str, Answer]] = []
+    answers: list[dict[str, RunSelection]] = []
     origins: list[str] = []
     for pool in found:
         chosen_runs = [short_runs(pool, preset) for preset in presets]
@@ -124,12 +125,12 @@ def short_comparisons(claim: Claim, found: list[Pool]) -> tuple[Comparison, ...]
         names = [name for name in test.experiments if any(name in of_pool for of_pool in answers)]
         samples = [[sample(test, of_pool[name], name, origin) for name in names]
                    for origin, of_pool in zip(origins, answers, strict=True)]
-        comparisons += compare(replace(test, experiments=tuple(names)), samples)
+        comparisons += compare(structs.replace(test, experiments=tuple(names)), samples)
     words = {PASS: SO_FAR, FAIL: NOT_SO_FAR}
     return tuple(replace(one, outcome=words[one.outcome]) for one in comparisons if one.outcome in words)
 
 
-def sample(test: ClaimTest, answer: Answer, name: str, origin: str) -> Sample:
+def sample(test: ClaimTest, answer: RunSelection, name: str, origin: str) -> Sample:
     """What a test measures of one experiment's runs."""
     values, runs, reasons = [], [], []
     for run in answer.runs:

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
-from repro.paper import golden_counts, published_table
-from repro.published import Column, GoldenCount, PublishedTable
+from repro.paper import Column, GoldenCount, PublishedTable, golden_counts, published_table
 from repro.reporting.table import Table, TableRow
 
 NAME = "complexity"

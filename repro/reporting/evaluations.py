@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import PAPER_PRECISIONS
-from repro.paper import costs
-from repro.published import PROTOCOL_LABELS
-from repro.ranges import IMAGENET
-from repro.reporting.selection import Answer, Pool, is_number, paper_runs, record, run_name
+from repro.paper import PROTOCOL_LABELS
+from repro.ranges import IMAGENET, VALIDATION_IMAGES
+from repro.reporting.selection import RunSelection, RunSet, is_number, paper_runs, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run, file_sha256, read_json
 
@@ -40,7 +39,7 @@ class Evaluation:
 class Tested:
     """The runs of one experiment from one origin, as far as they are tested under one protocol."""
 
-    answer: Answer
+    answer: RunSelection
     protocol: str
     found: tuple[Evaluation, ...]
     lacking: tuple[tuple[Run, str], ...]  # runs that count without a test that does, and why
@@ -64,7 +63,7 @@ class Tested:
                 *self.answer.notes()]
 
 
-def tested(pool: Pool, experiment: str, protocol: str) -> Tested:
+def tested(pool: RunSet, experiment: str, protocol: str) -> Tested:
     """The paper's runs of an experiment and their tests under a protocol."""
     answer = paper_runs(pool, experiment)
     found: list[Evaluation] = []
@@ -147,7 +146,7 @@ def trouble_with_counts(content: Mapping[str, Any]) -> str | None:
         return "is not finished"
     if content.get("split") != "val":
         return f"was on {content.get('split')}"
-    images = costs().images.validation
+    images = VALIDATION_IMAGES
     if content.get("images") != images:
         return f"was on {content.get('images')} images, not {images}"
     counts: list[Any] = [content.get(count) for count in ERRORS.values()]

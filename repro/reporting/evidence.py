@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from repro.paper import golden_count
-from repro.published import SecondReferences
-from repro.reporting.selection import Answer, error_key, is_number, precision, record, run_name
+from repro.paper import SecondReferences, golden_count
+from repro.reporting.selection import RunSelection, error_key, is_number, precision, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run
 
@@ -15,7 +14,7 @@ SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45
           "imagenet": "trained on all training images of ImageNet"}
 
 
-def answer_data(answer: Answer) -> dict[str, Any]:
+def answer_data(answer: RunSelection) -> dict[str, Any]:
     """The numbers of an answer for JSON: the summary and each seed (errors in percent)."""
     data: dict[str, Any] = {"status": answer.status, "seeds": [seed_data(run) for run in answer.runs]}
     if answer.runs:
@@ -49,7 +48,7 @@ def split(run: Run) -> str:
     return str(data["name"] if data["name"] in SPLITS else data["split"])
 
 
-def machine_notes(answers: Iterable[Answer], name: Callable[[Run], str] = run_name) -> list[str]:
+def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = run_name) -> list[str]:
     """One line for each origin, machine, precision and split: which runs were made there."""
     groups: dict[str, list[str]] = {}
     for answer in answers:
@@ -59,7 +58,7 @@ def machine_notes(answers: Iterable[Answer], name: Callable[[Run], str] = run_na
     return [f"{where}: {', '.join(names)}" for where, names in groups.items()]
 
 
-def best_on_test_notes(answers: Iterable[Answer]) -> list[str]:
+def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
     """The lowest test error over all evaluations, labelled as an extra that is no result."""
     found = []
     for answer in answers:
@@ -72,14 +71,14 @@ def best_on_test_notes(answers: Iterable[Answer]) -> list[str]:
     return [label + "; ".join(found)] if found else []
 
 
-def averaged_error(answer: Answer) -> str:
+def averaged_error(answer: RunSelection) -> str:
     """The test error (percent) with plainly averaged BN statistics; '-' unless every run that counts has it."""
     found: list[Any] = [(record(run).get("recomputed_batch_norm") or {}).get(error_key(run)) for run in answer.runs]
     errors = tuple(float(error) for error in found if is_number(error))
     return str(Summary(errors)) if errors and len(errors) == len(found) else "-"
 
 
-def averaged_notes(answers: Iterable[Answer]) -> list[str]:
+def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
     """One line that says what averaged BN statistics are, where a run has them."""
     images: set[Any] = {(record(run).get("recomputed_batch_norm") or {}).get("images") for answer in answers
                         for run in answer.runs} - {None}

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro.paper import published_figure, published_table
-from repro.published import Axis, Curve, Panel, PublishedFigure, pick
+from msgspec import structs
+
+from repro.paper import Axis, Curve, Panel, PublishedFigure, pick, published_figure, published_table
 from repro.reporting.evidence import machine_notes
-from repro.reporting.selection import Answer, Pool, median_run, paper_runs, pools, short_runs
+from repro.reporting.selection import RunSelection, RunSet, median_run, paper_runs, pools, short_runs
 from repro.reporting.variants import LAYERS, SUITES, net_name, preset_of, split_name, title, warning
 from repro.runs import Run
 
@@ -22,7 +23,7 @@ class DrawnCurve:
     """One network's curve: the published description and the run that is drawn."""
 
     curve: Curve
-    answer: Answer
+    answer: RunSelection
     run: Run
 
 
@@ -74,19 +75,20 @@ def described_figure(name: str) -> PublishedFigure:
     variant, base = split_name(name)
     figure = published_figure(base)
     if variant is None:
-        return replace(figure, title=f"Figure {figure.name.removeprefix('figure')}: {figure.title}")
+        return structs.replace(figure, title=f"Figure {figure.name.removeprefix('figure')}: {figure.title}")
     preset = preset_of(variant, base)
-    panels = tuple(replace(panel, curves=tuple(curve for curve in panel.curves
-                                               if curve.experiment in (preset.experiments or ())))
+    panels = tuple(structs.replace(panel, curves=tuple(curve for curve in panel.curves
+                                                       if curve.experiment in (preset.experiments or ())))
                    for panel in figure.panels)
     name = title(variant, preset, f"Figure {base.removeprefix('figure')}")
-    return replace(figure, title=name, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
-                   panels=tuple(panel for panel in panels if panel.curves))
+    return structs.replace(figure, title=name, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
+                           panels=tuple(panel for panel in panels if panel.curves))
 
 
-def chosen_answers(name: str, figure: PublishedFigure, results: Path | None, reference: Path) -> dict[str, Answer]:
+def chosen_answers(name: str, figure: PublishedFigure, results: Path | None,
+                   reference: Path) -> dict[str, RunSelection]:
     """For each experiment of a figure the answer that is drawn: yours if it has a run that counts."""
-    chosen: dict[str, Answer] = {}
+    chosen: dict[str, RunSelection] = {}
     for pool in reversed(pools(results, reference)):
         for answer in answers_of(name, figure, pool):
             if answer.runs or answer.experiment not in chosen:
@@ -94,7 +96,7 @@ def chosen_answers(name: str, figure: PublishedFigure, results: Path | None, ref
     return chosen
 
 
-def answers_of(name: str, figure: PublishedFigure, pool: Pool) -> list[Answer]:
+def answers_of(name: str, figure: PublishedFigure, pool: RunSet) -> list[RunSelection]:
     """The runs of one origin that may stand in a figure: of its variant's preset, or the paper's."""
     variant, base = split_name(name)
     if variant is not None:
@@ -103,13 +105,13 @@ def answers_of(name: str, figure: PublishedFigure, pool: Pool) -> list[Answer]:
     return [paper_runs(pool, experiment) for experiment in experiments if experiment]
 
 
-def panel_is_drawn(panel: Panel, answers: Mapping[str, Answer]) -> bool:
+def panel_is_drawn(panel: Panel, answers: Mapping[str, RunSelection]) -> bool:
     """Every panel, but the right one of Figure 6 only with a run of ResNet-1202: ResNet-110 is in the middle too."""
     optional = any(curve.experiment == VERY_DEEP for curve in panel.curves)
     return not optional or bool(answers[VERY_DEEP].runs)
 
 
-def drawn_panel(panel: Panel, answers: Mapping[str, Answer], published: Mapping[str, float]) -> DrawnPanel:
+def drawn_panel(panel: Panel, answers: Mapping[str, RunSelection], published: Mapping[str, float]) -> DrawnPanel:
     """The curves of a panel that have a run, and their published marks."""
     curves = tuple(DrawnCurve(curve, answers[curve.experiment], median_run(answers[curve.experiment]))
                    for curve in panel.curves if curve.experiment and answers[curve.experiment].runs)
@@ -132,7 +134,7 @@ def marks(name: str) -> dict[str, float]:
 
 
 def notes(name: str, figure: PublishedFigure, panels: tuple[DrawnPanel, ...],
-          answers: Mapping[str, Answer]) -> list[str]:
+          answers: Mapping[str, RunSelection]) -> list[str]:
     """The small print: styles, what training error means, marks, whose runs, seeds, and what is missing."""
     errors = [error for error in figure.styles if any(error in panel.panel.errors for panel in panels)]
     lines = [", ".join(f"{figure.styles[error]}: {error} error" for error in errors) + f"; {TRAINING_NOTE}",

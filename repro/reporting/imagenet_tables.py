@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import PAPER_PRECISIONS, paper_identities
-from repro.paper import ensemble, golden_count, published_table, reproduced_rows, second_references
-from repro.published import PROTOCOL_LABELS, Column, PublishedRow, PublishedTable
+from repro.paper import (
+    PROTOCOL_LABELS,
+    Column,
+    PublishedRow,
+    PublishedTable,
+    ensemble,
+    golden_count,
+    published_table,
+    reproduced_rows,
+    second_references,
+)
 from repro.reporting import evidence
 from repro.reporting.cifar_tables import TITLES, column_titles, open_status, verdict_text
 from repro.reporting.evaluations import (
@@ -18,7 +27,7 @@ from repro.reporting.evaluations import (
     tested_data,
     trouble_with_counts,
 )
-from repro.reporting.selection import REFERENCE, YOURS, Pool, pools, run_name
+from repro.reporting.selection import REFERENCE, YOURS, RunSet, pools, run_name
 from repro.reporting.statistics import FEW_RUNS, IMAGENET_STD, WIDTH, verdict
 from repro.reporting.table import Table, TableRow
 from repro.runs import read_json
@@ -161,7 +170,7 @@ def read_ensemble(root: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def ensemble_problem(found: Mapping[str, Any], pool: Pool) -> str | None:
+def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
     """Why an ensemble's record does not count beside these runs; None if it does, or if there is none."""
     if not found:
         return None
@@ -180,7 +189,7 @@ def ensemble_problem(found: Mapping[str, Any], pool: Pool) -> str | None:
     return trouble and f"it {trouble}"
 
 
-def other_test(member: Mapping[str, Any], protocol: str, pool: Pool) -> str | None:
+def other_test(member: Mapping[str, Any], protocol: str, pool: RunSet) -> str | None:
     """Why a member of an ensemble is not the test of its run here; None if it is, or if the run is not here."""
     name = f"{member['experiment']}/seed{member['seed']}"
     run = next((run for run in pool.runs if run_name(run) == name), None)

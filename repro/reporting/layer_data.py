@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.config import scaled
-from repro.paper import published_figure
-from repro.published import Curve, pick
+from repro.paper import Curve, pick, published_figure
 from repro.reporting.evidence import machine_notes
 from repro.reporting.figure_data import answers_of, names, net_and_seed
-from repro.reporting.selection import Answer, median_run, pools, record
+from repro.reporting.selection import RunSelection, median_run, pools, record
 from repro.reporting.variants import net_name, preset_of, split_name, title, warning
 from repro.runs import Run, file_sha256
 
@@ -52,7 +51,7 @@ class Drawn:
     """One network with the run that is drawn of it."""
 
     curve: Curve
-    answer: Answer
+    answer: RunSelection
     run: Run
     values: Values
 
@@ -91,7 +90,7 @@ def gather_layers(name: str, results: Path | None, reference: Path) -> LayerFigu
     return replace(figure, notes=(*figure.notes, *machines, *left_out))
 
 
-def first_with_data(curve: Curve, answers: list[Answer],
+def first_with_data(curve: Curve, answers: list[RunSelection],
                     read: Callable[[Run], Values]) -> tuple[list[Drawn], list[str]]:
     """The median run of the first origin that has data by layer, and why runs before it have none."""
     reasons: list[str] = []

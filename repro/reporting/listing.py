@@ -8,7 +8,7 @@ from repro import paper
 from repro.config import experiments
 from repro.places import conf_dir, experiments_dir, shown
 from repro.reporting.figure_data import names as figure_names
-from repro.reporting.run_cost import listed_cost, listed_note
+from repro.reporting.run_cost import listed_cost
 from repro.reporting.tables import names as table_names
 from repro.runs import Run, scan
 
@@ -48,7 +48,7 @@ def listing(results: Path, reference: Path) -> str:
     lines = ["Experiments (repro run experiment=NAME):"]
     lines += [f"  {e['name']:18} {e['description']:22} reference: {e['reference']}; yours: {e['yours']}"
               + (f"; {e['cost']['text']}" if e["cost"] else "") for e in found["experiments"]]
-    lines += [f"  {listed_note()}", "", "Suites (repro suite NAME):"]
+    lines += ["", "Suites (repro suite NAME):"]
     lines += [f"  {s['name']:21} {s['question']}" for s in found["suites"]]
     lines += ["", "Tables (repro table NAME):   " + ", ".join(found["tables"]),
               "Figures (repro figure NAME): " + ", ".join(found["figures"]),

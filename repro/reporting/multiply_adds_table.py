@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from repro.paper import golden_count, published_table
-from repro.published import Column, GoldenCount, PublishedRow
+from repro.paper import Column, GoldenCount, PublishedRow, golden_count, published_table
 from repro.reporting.complexity_table import AGREES, CUT, shortened, verdict
 from repro.reporting.table import Table, TableRow
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from repro import paper
 from repro.config import paper_config
 from repro.ranges import CIFAR10
-from repro.reporting.selection import REFERENCE, YOURS, Pool, paper_runs
+from repro.reporting.selection import REFERENCE, YOURS, RunSet, paper_runs
 from repro.reporting.status import held, needed_seeds
 from repro.runs import Run, scan
 
@@ -37,7 +37,7 @@ def pending(results: Path, reference: Path) -> list[Pending]:
     these are seeds 0 to k-1. Runs that are finished here and only want publishing, that
     diverged here, or that another process holds, are in the list too, with that state.
     """
-    committed, mine = Pool(REFERENCE, tuple(scan(reference / "runs"))), Pool(YOURS, tuple(scan(results / "runs")))
+    committed, mine = RunSet(REFERENCE, tuple(scan(reference / "runs"))), RunSet(YOURS, tuple(scan(results / "runs")))
     here = {(run.folder.parent.name, run.folder.name): run for run in mine.runs}
     found = []
     for row, experiment in paper.reproduced_rows().items():

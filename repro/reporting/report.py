@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from repro import __version__
-from repro.published import PROTOCOL_LABELS
+from repro.paper import PROTOCOL_LABELS
 from repro.reporting.claims import UNDECIDED, evaluate, short_label
 from repro.reporting.evaluations import problem, read
 from repro.reporting.selection import REFERENCE, YOURS

@@ -18,7 +18,7 @@ from repro.config import (
     to_dict,
     with_precision,
 )
-from repro.published import Preset
+from repro.paper import Preset
 from repro.ranges import IMAGENET
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
@@ -33,7 +33,7 @@ SYNTHETIC, WIRING_TEST = "synthetic", "wiring test"
 
 
 @dataclass(frozen=True)
-class Pool:
+class RunSet:
     """All runs of one origin."""
 
     origin: str
@@ -41,7 +41,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Excluded:
+class ExcludedRun:
     """A run that does not count, and why."""
 
     run: Run
@@ -50,13 +50,13 @@ class Excluded:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RunSelection:
     """The runs of one experiment from one origin: those that count, one for each seed, and the others."""
 
     origin: str
     experiment: str
     runs: tuple[Run, ...]
-    excluded: tuple[Excluded, ...]
+    excluded: tuple[ExcludedRun, ...]
 
     @property
     def status(self) -> str:
@@ -76,10 +76,10 @@ class Answer:
                 for entry in self.excluded]
 
 
-def pools(results: Path | None, reference: Path) -> list[Pool]:
+def pools(results: Path | None, reference: Path) -> list[RunSet]:
     """The user's runs, if a folder is given, and then the committed ones."""
-    found = [] if results is None else [Pool(YOURS, tuple(scan(results / "runs")))]
-    return [*found, Pool(REFERENCE, tuple(scan(reference / "runs")))]
+    found = [] if results is None else [RunSet(YOURS, tuple(scan(results / "runs")))]
+    return [*found, RunSet(REFERENCE, tuple(scan(reference / "runs")))]
 
 
 def record(run: Run) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def precision(run: Run) -> str:
     return str(record(run)["config"]["machine"]["precision"])
 
 
-def paper_runs(pool: Pool, experiment: str) -> Answer:
+def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
     """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end."""
     return select(pool, experiment, paper_identities(experiment))
 
@@ -125,7 +125,7 @@ def short_identities(experiment: str, overrides: tuple[str, ...]) -> dict[str, s
     return {identity(with_precision(config, choice)): choice.name for choice in SHORT_PRECISIONS}
 
 
-def short_runs(pool: Pool, preset: Preset) -> tuple[str | None, list[Answer]]:
+def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelection]]:
     """The runs of a preset, all in one precision: the one with most finished runs, bf16 on ties.
 
     Returns that precision (None without a finished run) and an answer for each of the preset's experiments.
@@ -143,33 +143,33 @@ def in_precision(identities: Mapping[str, str], name: str | None) -> set[str]:
     return {key for key, value in identities.items() if name in (None, value)}
 
 
-def short_answer(pool: Pool, experiment: str, identities: Mapping[str, str], chosen: str | None) -> Answer:
+def short_answer(pool: RunSet, experiment: str, identities: Mapping[str, str], chosen: str | None) -> RunSelection:
     """The preset's runs of one experiment in the chosen precision; runs of other configurations are no part of it."""
     answer = select(pool, experiment, in_precision(identities, chosen))
     excluded = []
     for entry in answer.excluded:
         found = identities.get(identity_of_folder(entry.run))
         if found is not None and found != chosen and chosen is not None:
-            excluded.append(Excluded(entry.run, "other precision", f"{found}; the runs shown are {chosen}"))
+            excluded.append(ExcludedRun(entry.run, "other precision", f"{found}; the runs shown are {chosen}"))
         elif found is not None:
             excluded.append(entry)
-    return Answer(answer.origin, experiment, answer.runs, tuple(excluded))
+    return RunSelection(answer.origin, experiment, answer.runs, tuple(excluded))
 
 
-def select(pool: Pool, experiment: str, identities: Collection[str]) -> Answer:
+def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSelection:
     """Sort the runs in an experiment's folders into those that count and those that don't."""
     good: list[Run] = []
-    excluded: list[Excluded] = []
+    excluded: list[ExcludedRun] = []
     for run in pool.runs:
         if folder_experiment(run) != experiment:
             continue
-        problem = objection(run, experiment, identities)
+        problem = exclusion_reason(run, experiment, identities)
         if problem is None:
             good.append(run)
         else:
-            excluded.append(Excluded(run, *problem))
+            excluded.append(ExcludedRun(run, *problem))
     unique, duplicates = without_duplicates(good)
-    return Answer(pool.origin, experiment, tuple(unique), (*excluded, *duplicates))
+    return RunSelection(pool.origin, experiment, tuple(unique), (*excluded, *duplicates))
 
 
 def folder_experiment(run: Run) -> str:
@@ -182,7 +182,7 @@ def identity_of_folder(run: Run) -> str:
     return run.identity or run.folder.parent.name.partition("@")[2]
 
 
-def objection(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
+def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
     """(status, reason) if a run does not count for these identities; None if it does."""
     own = run.folder.parent.name == experiment or identity_of_folder(run) in identities
     if run.record is None:
@@ -244,7 +244,7 @@ def recomputed_identity(content: dict[str, Any]) -> str:
         return ""
 
 
-def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[Excluded]]:
+def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[ExcludedRun]]:
     """One run for each seed, in order of seeds; the one in its own folder is preferred.
 
     A copy under another seed is recognised by its history, which no two seeds share.
@@ -254,17 +254,17 @@ def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[Excluded]]:
 
     ordered = sorted(runs, key=order)
     unique: list[Run] = []
-    duplicates: list[Excluded] = []
+    duplicates: list[ExcludedRun] = []
     for run in ordered:
         twin = next((kept for kept in unique if kept.seed == run.seed or kept.history() == run.history()), None)
         if twin is None:
             unique.append(run)
         else:
-            duplicates.append(Excluded(run, "duplicate", f"the same run or seed as {run_name(twin)}"))
+            duplicates.append(ExcludedRun(run, "duplicate", f"the same run or seed as {run_name(twin)}"))
     return unique, duplicates
 
 
-def median_run(answer: Answer) -> Run:
+def median_run(answer: RunSelection) -> Run:
     """The run whose final error, of its test, is closest to the median of all seeds; the lowest seed on ties."""
     errors = sorted(answer.summary().values)
     middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2

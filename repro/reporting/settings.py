@@ -16,7 +16,9 @@ from repro.config import PAPER_PRECISIONS, flat, numbers, to_dict
 from repro.errors import ConfigError
 from repro.places import shown
 from repro.ranges import CLASSES
+from repro.reporting.selection import record, run_name
 from repro.reporting.table import one_line
+from repro.runs import Run
 from repro.schema import Architecture, RunConfig, StrideIn
 
 IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
@@ -198,3 +200,57 @@ def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
     if one is not None and (not imagenet or config.data.crop_size == IMAGE_SIDE):
         result |= {"multiply_adds": one, "forward_multiply_adds": one * iterations * config.train.mini_batch_size}
     return result
+
+
+def compare(first: Run, second: Run) -> dict[str, Any]:
+    """What two runs differ in, and their errors, as plain values; ConfigError for an unreadable record."""
+    for run in (first, second):
+        if run.record is None:
+            raise ConfigError(f"{shown(run.folder)}: {run.problem}")
+    settings, errors = ([facts(run) for run in (first, second)] for facts in (surroundings, errors_of))
+    rows = [{row["iteration"]: row for row in run.history()} for run in (first, second)]
+    return {"runs": [label(first), label(second)],
+            "settings": [{"key": key, "values": [one.get(key) for one in settings]}
+                         for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)],
+            "errors": {key: [one.get(key) for one in errors] for key in {**errors[0], **errors[1]}},
+            "first_difference": next((int(at) for at in sorted(rows[0].keys() & rows[1].keys())
+                                      if rows[0][at] != rows[1][at]), None)}
+
+
+def label(run: Run) -> str:
+    """The run's name with what one must know of it: unfinished, synthetic images, a wiring test, a short schedule."""
+    content = record(run)
+    notes = [] if run.finished else [f"{run.problem or run.status} at iteration {content.get('iteration', '?')}"]
+    notes += [run.no_evidence] if run.no_evidence else []
+    notes += [f"scale {content['config']['scale']:g}"] if content["config"]["scale"] != 1 else []
+    return run_name(run) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def surroundings(run: Run) -> dict[str, Any]:
+    """What changes a run's numbers, by key: its settings, seed, data, code, versions and device."""
+    content = record(run)
+    session = (content.get("sessions") or [{}])[-1]
+    return {**numbers(content["config"]), "seed": run.seed, "split tested": content.get("evaluated_on"),
+            "data sha256": (content.get("data") or {}).get("sha256"), "commit": session.get("commit"),
+            "uncommitted changes": session.get("dirty"), **(content.get("environment") or {})}
+
+
+def errors_of(run: Run) -> dict[str, float]:
+    """Errors (percent) at a run's end, of an unfinished one at its last evaluation."""
+    content = record(run)
+    found = {"": content.get("result") or (run.history() or [{}])[-1],
+             ", averaged BN": content.get("recomputed_batch_norm") or {}}
+    return {f"{key}{note}": float(value) for note, errors in found.items() for key, value in errors.items()
+            if key.endswith("_error")}
+
+
+def comparison_lines(found: Mapping[str, Any]) -> list[str]:
+    """Two runs side by side for a person."""
+    settings = [("setting", "A", "B"), *((one["key"], *map(said, one["values"])) for one in found["settings"])]
+    errors = [("error (%)", "A", "B"), *((key, *("-" if value is None else f"{value:.2f}" for value in values))
+                                         for key, values in found["errors"].items())]
+    at = found["first_difference"]
+    return [*(f"{name}: {run}" for name, run in zip("AB", found["runs"], strict=True)), "",
+            *(aligned(settings) if found["settings"] else ["  no setting differs"]), "", *aligned(errors), "",
+            "  the histories agree where both were tested" if at is None
+            else f"  the histories differ from iteration {at} on"]

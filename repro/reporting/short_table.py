@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from repro.published import Preset
+from repro.paper import Preset
 from repro.reporting import evidence
-from repro.reporting.selection import REFERENCE, Answer, is_number, pools, short_runs
+from repro.reporting.selection import REFERENCE, RunSelection, is_number, pools, short_runs
 from repro.reporting.statistics import Summary
 from repro.reporting.table import Table, TableRow
 from repro.reporting.variants import NOT_CIFAR, SHORT, SYNTHETIC, lengths, net_name, preset_of, schedule_text
@@ -39,7 +39,7 @@ def preset_table(name: str, title: str, preset: Preset, head: list[str], results
     """Training and test error (percent) of a preset's runs at their last iteration."""
     rows: list[TableRow] = []
     notes: list[str] = []
-    answers: list[Answer] = []
+    answers: list[RunSelection] = []
     for pool in reversed(pools(results, reference)):
         precision, own = short_runs(pool, preset)
         if pool.origin == REFERENCE and name == "synthetic_demo":
@@ -56,7 +56,7 @@ def preset_table(name: str, title: str, preset: Preset, head: list[str], results
     return Table(name, title, COLUMNS, tuple(rows), (*head, errors, *notes, *tail))
 
 
-def short_row(answer: Answer, preset: Preset) -> TableRow:
+def short_row(answer: RunSelection, preset: Preset) -> TableRow:
     """One network from one origin."""
     key = f"{answer.experiment}/{answer.origin}"
     short, paper, _ = lengths(preset)
@@ -73,7 +73,7 @@ def short_row(answer: Answer, preset: Preset) -> TableRow:
     return TableRow(key, cells, "short run", None, evidence.answer_data(answer))
 
 
-def comparison_notes(origin: str, answers: list[Answer]) -> list[str]:
+def comparison_notes(origin: str, answers: list[RunSelection]) -> list[str]:
     """What these runs measured of what so short a run can show: differences of training errors in points."""
     errors = {answer.experiment: answer.summary("train_top1_error").mean for answer in answers if answer.runs}
     pairs = [("cifar_plain56", "cifar_plain20"), ("cifar_plain56", "cifar_resnet56")]

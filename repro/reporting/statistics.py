@@ -15,7 +15,6 @@ FEW_RUNS_STD = 0.25  # Choice: points; within the run-to-run std that others rep
 IMAGENET_STD = 0.15
 WIDTH = 2.0  # Choice: in standard deviations of the difference; about 95 % of honest reruns fall inside
 ROUNDING = 1e-9  # errors are multiples of 0.01 points; absorbs binary rounding at the boundary
-CONFIDENCE = 0.95  # of the interval of a difference of two means
 
 
 @dataclass(frozen=True)
@@ -76,55 +75,3 @@ def verdict(ours: Summary, published: float, published_std: float, few_runs_std:
     difference = ours.mean - published
     text = BETTER if difference < 0 else WORSE
     return Verdict(difference, difference / scale, REPRODUCED if abs(difference) <= WIDTH * scale + ROUNDING else text)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A difference of two means and the ends of its confidence interval, in points."""
-
-    difference: float
-    low: float
-    high: float
-
-    def within(self, margin: float) -> bool:
-        """Whether the whole interval lies between -margin and +margin."""
-        return -margin <= self.low and self.high <= margin
-
-    def beyond(self, margin: float) -> bool:
-        """Whether the whole interval lies outside of -margin to +margin, on either side."""
-        return self.low > margin or self.high < -margin
-
-
-def welch(ours: Summary, others: Summary) -> Interval | None:
-    """Our mean minus theirs with Welch's interval, which lets the two spreads differ; None below two runs of either."""
-    if ours.std is None or others.std is None:
-        return None
-    difference = ours.mean - others.mean
-    own, other = ours.std**2 / ours.k, others.std**2 / others.k
-    if own + other == 0:
-        return Interval(difference, difference, difference)
-    freedom = (own + other) ** 2 / (own**2 / (ours.k - 1) + other**2 / (others.k - 1))
-    half = t_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(own + other)
-    return Interval(difference, difference - half, difference + half)
-
-
-def t_quantile(probability: float, freedom: float) -> float:
-    """The value below which Student's t falls with this probability (0.5 to below 1), by bisection."""
-    low, high = 0.0, 1.0
-    while t_distribution(high, freedom) < probability:
-        low, high = high, 2 * high
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_distribution(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def t_distribution(value: float, freedom: float) -> float:
-    """The probability that Student's t with these degrees of freedom (at least 1, any real number) is below a value.
-
-    With t = sqrt(freedom) tan(x) the density becomes a multiple of cos(x)^(freedom - 1), integrated by Simpson's rule.
-    """
-    end, pieces = math.atan(value / math.sqrt(freedom)), 200
-    heights: list[float] = [math.cos(end * i / pieces) ** (freedom - 1) for i in range(pieces + 1)]
-    area = (heights[0] + 4 * sum(heights[1::2]) + 2 * sum(heights[2:-1:2]) + heights[-1]) * end / pieces / 3
-    return 0.5 + area * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)

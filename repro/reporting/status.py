@@ -10,7 +10,7 @@ from repro.config import flat, paper_identities
 from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_root, tested
 from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
 from repro.reporting.run_cost import benchmarks, measured_times
-from repro.reporting.selection import Answer, Pool, paper_runs, pools, record
+from repro.reporting.selection import RunSelection, RunSet, paper_runs, pools, record
 from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows, scan
 
 COMMAND = "repro run {} seed={}"
@@ -88,7 +88,7 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
     found = pools(results, reference)
     entries = []
     for row, experiment in paper.reproduced_rows().items():
-        answers: list[Answer] = [paper_runs(pool, experiment) for pool in found]
+        answers: list[RunSelection] = [paper_runs(pool, experiment) for pool in found]
         best = max(answers, key=lambda answer: len(answer.runs))
         needed = needed_seeds(row, experiment)
         if len(best.runs) >= needed:
@@ -106,7 +106,7 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
     return entries + lacking_ensemble(found, (results, reference))
 
 
-def untested(row: str, experiment: str, found: list[Pool], needed: int) -> list[dict[str, Any]]:
+def untested(row: str, experiment: str, found: list[RunSet], needed: int) -> list[dict[str, Any]]:
     """What an ImageNet row lacks whose runs are finished: tests in its table's way; [] if it lacks none."""
     protocol = TABLES.get(row.partition("/")[0])
     if protocol is None:
@@ -119,7 +119,7 @@ def untested(row: str, experiment: str, found: list[Pool], needed: int) -> list[
              "seconds": None, "source": None, "go_on": command(run, protocol)} for run, _ in best.lacking[:1]]
 
 
-def lacking_ensemble(found: list[Pool], roots: tuple[Path, Path]) -> list[dict[str, Any]]:
+def lacking_ensemble(found: list[RunSet], roots: tuple[Path, Path]) -> list[dict[str, Any]]:
     """What Table 5 lacks: how many members of its ensemble are tested, and its command; [] if one counts."""
     records = [read_ensemble(root) for root in roots]
     problems = [ensemble_problem(content, pool) for content, pool in zip(records, found, strict=True)]
@@ -146,9 +146,9 @@ def needed_seeds(row: str, experiment: str) -> int:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in words; '?' where nothing was measured."""
+    """Seconds in words."""
     if seconds is None:
-        return "?"
+        return "not measured"
     length, name = next((length, name) for least, length, name in UNITS if seconds >= least)
     return f"{seconds / length:.{0 if length == 1 else 1}f} {name}"
 
@@ -168,9 +168,10 @@ def text(found: dict[str, Any]) -> str:
                   f"    {run['go_on']}"]
     lines.append("what the tables lack:")
     for entry in found["lacking"]:
+        left = "not measured" if entry["seconds"] is None else f"{duration(entry['seconds'])} to go"
         lines.append(f"  {entry['row']:22} {entry['experiment']:18} {entry['status']:13} "
                      f"{entry['seeds']}/{entry['needed']} {entry.get('of', 'seeds')}, "
-                     + entry.get("go_on", f"{duration(entry['seconds'])} to go"))
+                     + entry.get("go_on", left))
     lines += [] if found["lacking"] else ["  nothing"]
     seconds = {entry["experiment"]: entry["seconds"] for entry in found["lacking"]}  # one run may answer two rows
     known = [one for one in seconds.values() if one is not None]

@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from repro.paper import PLAIN_NETS, published_table, reproduced_rows
+from repro.paper import PLAIN_NETS, pick, published_table, reproduced_rows
 from repro.paper import tables as published_tables
-from repro.published import pick
 from repro.reporting.cifar_tables import plain_nets, table6
 from repro.reporting.claims import claims_table
 from repro.reporting.evaluations import TABLES
 from repro.reporting.imagenet_tables import imagenet_table, number, table5
 from repro.reporting.multiply_adds_table import table1
-from repro.reporting.precision_table import precision_table
 from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
 from repro.reporting.table import Table, TableRow, write
 from repro.reporting.variants import SYNTHETIC, split_name
@@ -22,7 +20,7 @@ __all__ = ["Table", "TableRow", "build", "committed", "differing", "names", "wri
 BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
     "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, "table5": table5,
     "table6": table6, PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res,
-    "synthetic_demo": synthetic_demo, "precision": precision_table, "claims": claims_table,
+    "synthetic_demo": synthetic_demo, "claims": claims_table,
 }
 
 

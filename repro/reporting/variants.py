@@ -4,8 +4,7 @@
 """
 
 from repro.config import scaled
-from repro.paper import suite
-from repro.published import Preset
+from repro.paper import Preset, suite
 from repro.reporting.selection import overridden
 
 SHORT, SYNTHETIC = "short", "synthetic"

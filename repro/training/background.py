@@ -12,14 +12,14 @@ from torch import Tensor
 from repro.devices import new_stream
 
 
-def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """The value with every tensor in its dicts and lists replaced by `function` of it."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
-        return type(value)((key, mapped(function, entry)) for key, entry in value.items())
+        return type(value)((key, map_tensors(function, entry)) for key, entry in value.items())
     if isinstance(value, (list, tuple)):
-        return type(value)(mapped(function, entry) for entry in value)
+        return type(value)(map_tensors(function, entry) for entry in value)
     return value
 
 
@@ -29,17 +29,17 @@ class Snapshot:
     def __init__(self, state: dict[str, Any], device: torch.device):
         self.device = device
         with torch.no_grad():
-            self.copy = mapped(torch.clone, state)
+            self.copy = map_tensors(torch.clone, state)
         self.taken = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
-    def fetched(self) -> Any:
+    def fetch(self) -> Any:
         """The copy on the CPU; on CUDA by a stream of its own, which waits for the copy and for nothing after it."""
         if self.taken is None:
-            return mapped(lambda tensor: tensor.cpu(), self.copy)
+            return map_tensors(lambda tensor: tensor.cpu(), self.copy)
         stream = fetching_stream(self.device)
         stream.wait_event(self.taken)
         with torch.cuda.stream(stream):
-            return mapped(lambda tensor: tensor.cpu(), self.copy)
+            return map_tensors(lambda tensor: tensor.cpu(), self.copy)
 
 
 @functools.cache

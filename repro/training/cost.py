@@ -46,19 +46,19 @@ class Cost:
 def measure(config: RunConfig, updates: int = 3) -> Cost:
     """Time a few real updates (after some to warm up) and one test batch, on random images."""
     config, _ = with_memory_format(resolve(config))
-    part = measured_part(config)
-    execution = prepared(part)
+    part = part_to_measure(config)
+    execution = prepare(part)
     device, block = execution.step.device, execution.block
     times = config.train.mini_batch_size / part.train.mini_batch_size
-    step_seconds = times * timed(lambda: execution.advance(block), updates, device) / block
-    test_seconds = timed(execution.evaluate, 1, device)
+    step_seconds = times * best_seconds(lambda: execution.advance(block), updates, device) / block
+    test_seconds = best_seconds(execution.evaluate, 1, device)
     assert isinstance(execution.step.data, DeviceData)
     images = len(execution.step.data.eval_images)
     return Cost(config.name, describe(device), config.machine.precision.name, step_seconds, test_seconds / images,
                 updates * block, execution.kind)
 
 
-def measured_part(config: RunConfig) -> RunConfig:
+def part_to_measure(config: RunConfig) -> RunConfig:
     """What is measured of a resolved configuration: a smaller mini-batch where a CPU would take minutes for one.
 
     The time of an update on a CPU grows with the images in it, so it is multiplied up.
@@ -106,12 +106,12 @@ def with_channels_last(config: RunConfig, channels_last: bool) -> RunConfig:
 
 def update_seconds(config: RunConfig, updates: int = 3) -> float:
     """Seconds of an update of a resolved configuration, on random images."""
-    execution = prepared(config)
+    execution = prepare(config)
     block = execution.block
-    return timed(lambda: execution.advance(block), updates, execution.step.device) / block
+    return best_seconds(lambda: execution.advance(block), updates, execution.step.device) / block
 
 
-def prepared(config: RunConfig, data: DeviceData | None = None) -> Execution:
+def prepare(config: RunConfig, data: DeviceData | None = None) -> Execution:
     """A resolved configuration's network on its device, ready to train on random images, or on those given."""
     device = set_up(config)
     data = random_data(device, config) if data is None else data
@@ -119,7 +119,7 @@ def prepared(config: RunConfig, data: DeviceData | None = None) -> Execution:
     return Execution(TrainStep(model.train(), data, config, Schedule.of(config)), config)
 
 
-def timed(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+def best_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Seconds of the fastest call, after one that is not counted: other work on the machine only ever adds."""
     seconds = []
     for _ in range(repeats + 1):

@@ -47,7 +47,7 @@ class World:
     setup: Any = None  # the connection for what may take long, such as listing files: its timeout is a day
 
     @property
-    def leader(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
@@ -58,72 +58,72 @@ class World:
         length = mini_batch_size // self.size
         return slice(self.rank * length, (self.rank + 1) * length)
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    def all_reduce_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all processes, and return it."""
         if self.size > 1:
-            self.speaking(lambda: dist.all_reduce(tensor))
+            self.naming_lost_peer(lambda: dist.all_reduce(tensor))
         return tensor
 
     def average_buffers(self, model: nn.Module) -> None:
         """Replace running statistics by their mean over all processes, each of which saw a part of every mini-batch."""
         if self.size > 1 and running_statistics(model):
-            put_statistics(model, self.sum_(flat_statistics(model)) / self.size)
+            put_statistics(model, self.all_reduce_(flat_statistics(model)) / self.size)
 
-    def gathered(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, by rank; they have the same shape."""
         if self.size == 1:
             return [tensor]
         found = [torch.empty_like(tensor) for _ in range(self.size)]
-        self.speaking(lambda: dist.all_gather(found, tensor))
+        self.naming_lost_peer(lambda: dist.all_gather(found, tensor))
         return found
 
-    def collected(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
         found: list[list[Any]] = [[value] for _ in range(self.size)]
         for rank, box in enumerate(found):
-            self.speaking(lambda box=box, rank=rank: dist.broadcast_object_list(  # type: ignore[misc]
+            self.naming_lost_peer(lambda box=box, rank=rank: dist.broadcast_object_list(  # type: ignore[misc]
                 box, src=rank, group=self.setup, device=torch.device("cpu")))
         return [box[0] for box in found]
 
-    def told(self, work: Callable[[], T]) -> T:
+    def from_main(self, work: Callable[[], T]) -> T:
         """What the leader's `work` returns, in every process; an error of ours that it raises is raised in all."""
         if self.size == 1:
             return work()
         answer: list[Any] = [None, None]
-        if self.leader:
+        if self.is_main:
             try:
                 answer[0] = work()
             except ReproError as error:
                 answer[1] = error
-        self.speaking(lambda: dist.broadcast_object_list(answer, group=self.setup, device=torch.device("cpu")))
+        self.naming_lost_peer(lambda: dist.broadcast_object_list(answer, group=self.setup, device=torch.device("cpu")))
         if answer[1] is not None:
             raise answer[1]
         return cast(T, answer[0])
 
-    def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
+    def agree_on_stop(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """Whether any process wants to stop, and whether the leader wants to save: the same answer in all."""
         if self.size == 1:
             return stop, save
-        wishes = torch.tensor([int(stop), int(save and self.leader)])
-        self.speaking(lambda: dist.all_reduce(wishes))
+        wishes = torch.tensor([int(stop), int(save and self.is_main)])
+        self.naming_lost_peer(lambda: dist.all_reduce(wishes))
         return bool(wishes[0]), bool(wishes[1])
 
-    def agrees_at(self, done: int, device: torch.device) -> bool:
-        """Whether `agree` is asked after so many updates."""
+    def agrees_after(self, done: int, device: torch.device) -> bool:
+        """Whether `agree_on_stop` is asked after so many updates."""
         return self.size == 1 or device.type == "cpu" or done % AGREE_EVERY == 0
 
-    def speaking(self, talk: Callable[[], object]) -> None:
+    def naming_lost_peer(self, talk: Callable[[], object]) -> None:
         """Send and receive; PeerError (1) if another process does not answer any more."""
         try:
             talk()
         except RuntimeError as error:
-            if (gone := self.lost(error)) is None:
+            if (gone := self.peer_error(error)) is None:
                 raise
             raise gone from error
 
-    def lost(self, error: RuntimeError) -> PeerError | None:
+    def peer_error(self, error: RuntimeError) -> PeerError | None:
         """What to say where an error of torch means that another process is gone or does not answer; None otherwise."""
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             return None
@@ -155,7 +155,7 @@ def put_statistics(model: nn.Module, flat: Tensor) -> None:
         buffer.copy_(part.reshape(buffer.shape))
 
 
-def started_by_others() -> tuple[int, int, int] | None:
+def rank_from_environment() -> tuple[int, int, int] | None:
     """(rank, size, rank on this machine) that torchrun, our launcher or srun gave; None for a process by itself."""
     names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
     for three in names:
@@ -183,7 +183,7 @@ def with_devices(config: RunConfig) -> RunConfig:
     started, else one for each device of this machine. ConfigError if fewer devices are here than were asked for, or if
     who started this process says another number.
     """
-    given, asked = None if config.devices == 1 else started_by_others(), config.devices
+    given, asked = None if config.devices == 1 else rank_from_environment(), config.devices
     if given is not None:
         if asked not in (None, ALL_HERE, given[1]):
             raise ConfigError(f"devices={asked}: this process was started as one of {given[1]}; leave devices out, or "
@@ -203,7 +203,7 @@ def join(config: RunConfig) -> World:
     if the processes were not all asked for the same run.
     """
     _joined.append(config.name)
-    given = None if config.devices == 1 else started_by_others()
+    given = None if config.devices == 1 else rank_from_environment()
     if given is None:
         return World()
     rank, size, local = given
@@ -215,7 +215,7 @@ def join(config: RunConfig) -> World:
         timeout = timedelta(seconds=config.machine.timeout_seconds)
         try:
             store = meet(rank, size, timeout)
-            check_asked_the_same(exchanged(store, rank, size, flat(to_dict(config)), timeout))
+            check_same_request(exchange(store, rank, size, flat(to_dict(config)), timeout))
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout, rank=rank,
                                     world_size=size, store=store)
         except (RuntimeError, ValueError) as error:
@@ -224,8 +224,8 @@ def join(config: RunConfig) -> World:
         atexit.register(leave)
     world = World(rank, size, setup=dist.new_group(backend="gloo", timeout=LONG))
     if met:
-        check_asked_the_same(world.collected(flat(to_dict(config))))
-    return replace(world, names=tuple(world.collected(f"{socket.gethostname()} pid {os.getpid()}")))
+        check_same_request(world.all_gather_object(flat(to_dict(config))))
+    return replace(world, names=tuple(world.all_gather_object(f"{socket.gethostname()} pid {os.getpid()}")))
 
 
 @functools.cache
@@ -236,7 +236,7 @@ def meet(rank: int, size: int, timeout: timedelta) -> Any:
     return next(rendezvous("env://", rank, size, timeout=timeout))[0]
 
 
-def exchanged(store: Any, rank: int, size: int, own: dict[str, Any], timeout: timedelta) -> list[dict[str, Any]]:
+def exchange(store: Any, rank: int, size: int, own: dict[str, Any], timeout: timedelta) -> list[dict[str, Any]]:
     """What each process says, by rank. TimeoutError if one of them says nothing.
 
     Nobody leaves before all have read it: the store may be one of them.
@@ -251,7 +251,7 @@ def exchanged(store: Any, rank: int, size: int, own: dict[str, Any], timeout: ti
     return answers
 
 
-def check_asked_the_same(answers: Sequence[dict[str, Any]]) -> None:
+def check_same_request(answers: Sequence[dict[str, Any]]) -> None:
     """Raise the error that a process came with, or ConfigError with both values where two were asked for other runs."""
     for rank, answer in enumerate(answers):
         if "error" in answer:
@@ -268,12 +268,12 @@ def check_asked_the_same(answers: Sequence[dict[str, Any]]) -> None:
 
 def tell_others(error: ReproError) -> None:
     """Tell those who wait for this process that it ends before it has met them; a while is waited for late ones."""
-    given = started_by_others()
+    given = rank_from_environment()
     if given is None or _joined or not isinstance(error, ConfigError):
         return
     timeout = timedelta(seconds=LATE_SECONDS)
     with suppress(RuntimeError, ValueError):  # they may have ended too, each for its own reason
-        exchanged(meet(*given[:2], timeout), *given[:2], {"error": str(error), "exit_code": error.exit_code}, timeout)
+        exchange(meet(*given[:2], timeout), *given[:2], {"error": str(error), "exit_code": error.exit_code}, timeout)
 
 
 def own_gpu(local: int) -> int:

@@ -9,13 +9,12 @@ from repro.devices import is_out_of_memory
 from repro.errors import ImageError, InUseError, LostProcessError, OutOfMemoryError, PeerError, StorageError
 from repro.runs import OUT_OF_MEMORY, utc_now
 from repro.schema import Device, RunConfig
-from repro.sizes import size_text
 from repro.training.background import Writer
 from repro.training.recorder import Recorder
 
 
 @contextmanager
-def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | None] | None,
+def save_on_failure(recorder: Recorder, writer: Writer, save: Callable[[], int | None] | None,
                 advice: str) -> Iterator[None]:
     """Around the updates of a run: what stops them leaves as much behind as can be saved.
 
@@ -33,16 +32,16 @@ def ending_well(recorder: Recorder, writer: Writer, save: Callable[[], int | Non
         if save is not None and not isinstance(error, PeerError):
             with suppress(StorageError, InUseError):
                 saved = saved if (at := save()) is None else f"saved at iteration {at}"
-        note(recorder, "interrupted")
+        record_end(recorder, "interrupted")
         raise type(error)(f"{error}\n{saved}; {advice}") from error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        note(recorder, OUT_OF_MEMORY)
+        record_end(recorder, OUT_OF_MEMORY)
         raise OutOfMemoryError(f"{no_memory(error, recorder.config)}\nthe last checkpoint stays; {advice}") from error
 
 
-def note(recorder: Recorder, status: str) -> None:
+def record_end(recorder: Recorder, status: str) -> None:
     """Write how a run ended into its record, if that can be written."""
     with suppress(StorageError, InUseError):
         recorder.write(status=status, ended=utc_now())
@@ -56,7 +55,7 @@ def no_memory(error: Exception, config: RunConfig) -> str:
                                         f"{machine.evaluation_batch_size}, if it was in a test"]
     if machine.device is Device.cuda:
         free, total = torch.cuda.mem_get_info()
-        where += f" ({size_text(total - free)} used, {size_text(free)} free)"
+        where += f" ({(total - free) / 1e9:.1f} GB used, {free / 1e9:.1f} GB free)"
         less.insert(0, "devices=N, which share each mini-batch")
     if not machine.activation_checkpointing:
         less.insert(0, "machine.activation_checkpointing=true")

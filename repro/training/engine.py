@@ -19,7 +19,16 @@ from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
 from repro.data.sources import load_arrays
-from repro.devices import describe, is_out_of_memory, place, resolve, set_up, settings_restored, synchronise
+from repro.devices import (
+    describe,
+    is_out_of_memory,
+    peak_memory,
+    place,
+    resolve,
+    set_up,
+    settings_restored,
+    synchronise,
+)
 from repro.errors import CaptureError, ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
@@ -27,23 +36,29 @@ from repro.places import data_dir, shown
 from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Engine, RunConfig
-from repro.sizes import parse_size, size_text
-from repro.stopping import StopRequest, going_on
+from repro.stopping import StopRequest, command_to_go_on
 from repro.training import checkpoint, cost, launcher
 from repro.training.background import Snapshot, Writer
-from repro.training.distributed import World, join, started_by_others, with_devices
-from repro.training.endings import ending_well, no_memory
+from repro.training.distributed import World, join, rank_from_environment, with_devices
+from repro.training.endings import no_memory, save_on_failure
 from repro.training.execution import Execution
-from repro.training.folder import check_same_data, check_trainable, differing, elsewhere, found_in, held, past_tests
+from repro.training.folder import (
+    changed_surroundings,
+    check_same_data,
+    check_trainable,
+    difference_text,
+    hold_lock,
+    previous_evaluations,
+    previous_run,
+)
 from repro.training.images import load_images
 from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
-from repro.training.memory import Memory, needed, shortage
 from repro.training.progress import Progress, Stopwatch, duration
-from repro.training.recorder import Recorder, check_board, put_back
+from repro.training.recorder import Recorder, check_board, restore_csv
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
-from repro.training.synced import batch_norm_group, check_shares, synced
+from repro.training.synced import batch_norm_group, check_shares, sync_batch_norm
 
 Say = Callable[[str], None]
 _loaded: dict[object, DeviceData] = {}  # the latest of `load_data`
@@ -60,8 +75,8 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
     """
     config = with_devices(config)
     check_shares(resolve(config), config.devices or 1)
-    if config.devices != 1 and started_by_others() is None:
-        return launcher.launch(config, command)
+    if config.devices != 1 and rank_from_environment() is None:
+        return launcher.launch(run, config, command)
     with StopRequest(config.max_seconds) as stop:
         stepwise = run_stepwise(config, stop, command, say)
         try:
@@ -76,7 +91,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
                               + shlex.join(go_on_command(config, command)), stop.exit_code) from error
             say(f"{error}\ngoing on in a fresh process, engine=eager")
             left = stop.seconds_left()
-    return launcher.launch(replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
+    return launcher.launch(run, replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
 
 
 def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None = None, say: Say = print,
@@ -89,14 +104,14 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
     config = resolve(with_devices(config))
     check_trainable(config)
     world = join(config)
-    if not world.leader:
+    if not world.is_main:
         say = silent
     folder = run_folder(config)
-    with held(folder, world, say):
-        earlier = world.told(lambda: found_in(folder, config, asked_precision, say))
+    with hold_lock(folder, world, say):
+        earlier = world.from_main(lambda: previous_run(folder, config, asked_precision, say))
         if earlier.finished:
             return earlier
-        world.told(lambda: check_board(config))
+        world.from_main(lambda: check_board(config))
         try:
             yield from train(config, folder, earlier, stop, go_on_command(config, command), say, jobs, world)
         except ImageError as error:
@@ -105,7 +120,7 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise OutOfMemoryError(no_memory(error, config)) from error
-            if (gone := world.lost(error)) is None:
+            if (gone := world.peer_error(error)) is None:
                 raise
             raise gone from error
         return read_run(folder)
@@ -113,7 +128,7 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
 
 def go_on_command(config: RunConfig, command: list[str] | None) -> list[str]:
     """What a person types to go on with a run; without a command the shortest that there is."""
-    return going_on(command or ["repro", "run", f"experiment={config.name}"])
+    return command_to_go_on(command or ["repro", "run", f"experiment={config.name}"])
 
 
 def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], say: Say,
@@ -123,37 +138,33 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
     Of several processes (`world`) every one goes through it at the same pace; the leader writes.
     """
     device = set_up(config)
-    config, format_times = world.told(lambda: in_its_memory_format(config, earlier, device))
+    config, format_times = world.from_main(lambda: decide_memory_format(config, earlier, device))
     data = (load_images(config, device, world, stop, say) if config.data.name == IMAGENET
             else load_data(config, device))
     schedule = Schedule.of(config)
     model = place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
-    memory = needed(model, data, config, world.size)
-    step = TrainStep(synced(model, config, world.size), data, config, schedule, world)
+    step = TrainStep(sync_batch_norm(model, config, world.size), data, config, schedule, world)
     done, watch, before = restore(step, folder, config, device, say)
     check_same_data(earlier, data.sha256, done, world)
-    tests = world.told(lambda: past_tests(folder, data.evaluated_on, done))
+    tests = world.from_main(lambda: previous_evaluations(folder, data.evaluated_on, done))
     schedule = schedule.after(tests)
     step.follow(schedule)
-    if (text := shortage(memory, device, config)) is not None:
-        say(f"{runs.title(config)}: {text}")
     execution = Execution(step, config, say)
-    say_start(config, schedule, done, folder, data, execution, memory, before, say)
+    say_start(config, schedule, done, folder, data, execution, before, say)
     recorder = Recorder(folder, config, data.evaluated_on,
-                        facts(config, schedule, data, execution, memory, earlier, done, jobs, format_times),
-                        world.leader)
-    if done and (changed := elsewhere(*recorder.record["sessions"][-2:])):
+                        facts(config, schedule, data, execution, earlier, done, jobs, format_times), world.is_main)
+    if done and (changed := changed_surroundings(*recorder.record["sessions"][-2:])):
         say(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
     recorder.begin(done)
     recorder.write(iteration=done, **watch.values())
 
     batch = config.train.mini_batch_size
-    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, jobs == 1, world.leader)
+    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, jobs == 1, world.is_main)
     point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
     saved = time.monotonic()
     model.train()
     watch.lap()
-    stopping, _ = world.agree(stop.reason is not None, False)
+    stopping, _ = world.agree_on_stop(stop.reason is not None, False)
     advice = f"go on with: {shlex.join(command)}"
 
     def save_now() -> int | None:
@@ -164,7 +175,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
         return at
 
     with (Writer() as writer, closing(step.input),
-          ending_well(recorder, writer, save_now if world.size == 1 else None, advice)):
+          save_on_failure(recorder, writer, save_now if world.size == 1 else None, advice)):
         while done < schedule.iterations and not stopping:
             updates = min(execution.block, schedule.next_event(done) - done)
             execution.advance(updates)
@@ -172,8 +183,8 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             evaluates, shows, notes = schedule.evaluates(done), progress.due(), done in schedule.gradients
             saves = (time.monotonic() - saved >= config.machine.checkpoint_seconds and done < schedule.iterations
                      and not writer.busy())
-            if world.agrees_at(done, device):
-                stopping, saves = world.agree(stop.reason is not None, saves)
+            if world.agrees_after(done, device):
+                stopping, saves = world.agree_on_stop(stop.reason is not None, saves)
             elif world.size > 1:
                 saves = False
             if device.type == "cpu" or evaluates or notes or (shows and world.size == 1):
@@ -187,7 +198,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
                 watch.lap_train()
                 row = evaluate(execution, schedule, done, (done - point) * batch)
                 spent = watch.lap_evaluation()
-                progress.evaluated(done, row, data.evaluated_on)
+                progress.show_evaluation(done, row, data.evaluated_on)
                 step.clear()
                 recorder.row(row, {"iteration": done, "train_seconds": round(watch.train, 3), "utc": utc_now(),
                                    "evaluation_seconds": round(spent, 3),
@@ -207,7 +218,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
         check_finite(step, recorder, writer)
         writer.finish()
         if done < schedule.iterations:
-            save(execution, recorder, folder, done, watch)()
+            world.from_main(save(execution, recorder, folder, done, watch))  # nobody leaves before it is written
             recorder.write(status="interrupted", ended=utc_now())
             recorder.close()
             reason = stop.reason or ("max_seconds" if config.max_seconds else "another process")
@@ -219,7 +230,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
                       stop.exit_code)
 
 
-def in_its_memory_format(config: RunConfig, earlier: Run,
+def decide_memory_format(config: RunConfig, earlier: Run,
                          device: torch.device) -> tuple[RunConfig, dict[str, float] | None]:
     """The configuration with machine.channels_last decided, and the milliseconds per update that decided it, if any.
 
@@ -241,7 +252,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     """
     world = step.world
     found = (checkpoint.load_newest(folder, device) if world.size == 1 else
-             world.told(lambda: checkpoint.load_newest(folder, torch.device("cpu"))))
+             world.from_main(lambda: checkpoint.load_newest(folder, torch.device("cpu"))))
     if found is None:
         return 0, Stopwatch(), None
     state, meta, notes = found
@@ -251,10 +262,10 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     recorded = with_added(meta["numbers"])
     if recorded != own:
         raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
-                          + differing(recorded, own) + "; resume=never starts over")
+                          + difference_text(recorded, own) + "; resume=never starts over")
     step.load_state(state)
-    if world.leader:
-        put_back(folder, state.get("rows", {}), say)
+    if world.is_main:
+        restore_csv(folder, state.get("rows", {}), say)
     if meta.get("devices", 1) != world.size:
         say(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: the numbers go "
             "on equal within rounding, not bit for bit")
@@ -300,32 +311,27 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
     """
     config, spent, at = execution.config, watch.values(), utc_now()
     state = execution.step.state()  # all processes together
-    if not execution.step.world.leader:
+    if not execution.step.world.is_main:
         return lambda: None
     snapshot, rows = Snapshot(state, execution.step.device), dict(recorder.rows)
 
     def write() -> None:
-        fetched = snapshot.fetched()
+        fetched = snapshot.fetch()
         if int(fetched["counters"]["failed_at"]) >= 0:
             return  # the loop will see it at its next look
         checkpoint.save(folder, done, fetched | {"rows": rows}, {
             **spent, "identity": identity(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
             "devices": execution.step.world.size,
-            "versions": provenance.package_versions(), "utc": at}, part_bytes(config))
+            "versions": provenance.package_versions(), "utc": at})
         recorder.record["sessions"][-1] |= {"ended": at, "to_iteration": done}
-        recorder.write(iteration=done, **spent)
+        recorder.write(iteration=done, **spent, **peak_memory(execution.step.device))
 
     return write
 
 
-def part_bytes(config: RunConfig) -> int | None:
-    """The largest size of a checkpoint's files, in bytes; None for one file."""
-    return None if config.part_size is None else parse_size(config.part_size)
-
-
 def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwatch, say: Say) -> None:
     """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
-    step, config, leader = execution.step, execution.config, execution.step.world.leader
+    step, config, leader = execution.step, execution.config, execution.step.world.is_main
     done = int(step.iteration)
     measured: dict[str, Any] = {}
     extras = config.evaluation.responses or config.evaluation.batch_norm_images >= config.train.mini_batch_size
@@ -343,8 +349,8 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
     watch.lap_evaluation()
     recorder.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": done}
     ended = int(step.warmup_end)
-    recorder.write(iteration=done, **watch.values(), ended=utc_now(), warmup_end=ended if ended >= 0 else None,
-                   **measured, **recorder.finish())
+    recorder.write(iteration=done, **watch.values(), **peak_memory(step.device), ended=utc_now(),
+                   warmup_end=ended if ended >= 0 else None, **measured, **recorder.finish())
     recorder.close()
     checkpoint.remove_all(folder)
     result = recorder.record["result"]
@@ -353,8 +359,8 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
         f"iteration {done}, {duration(watch.train)} of training; {shown(folder)}")
 
 
-def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Execution, memory: Memory, earlier: Run,
-          done: int, jobs: int, format_times: dict[str, float] | None) -> dict[str, Any]:
+def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Execution, earlier: Run, done: int,
+          jobs: int, format_times: dict[str, float] | None) -> dict[str, Any]:
     """What the record says of a run beside its configuration and its numbers."""
     record = earlier.record if earlier.record and done else {}
     device = execution.step.device
@@ -363,8 +369,7 @@ def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Executio
            **({} if format_times is None else {"memory_format_ms": format_times})}
     session = {"started": utc_now(), "from_iteration": done, "device": describe(device), **how,
                **provenance.code_version(), **provenance.package_versions(), **provenance.slurm_job()}
-    return {"iterations": schedule.iterations, "memory_bytes": memory.total,
-            "parameters": sum(p.numel() for p in execution.step.model.parameters()),
+    return {"iterations": schedule.iterations, "parameters": sum(p.numel() for p in execution.step.model.parameters()),
             "data": {"name": config.data.name, "split": data.split, "sha256": data.sha256, **about_files(data)},
             "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(device),
                             "precision": config.machine.precision.name, "threads": torch.get_num_threads(), **how},
@@ -384,15 +389,14 @@ def silent(text: str) -> None:
 
 
 def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, data: Data, execution: Execution,
-              memory: Memory, before: str | None, say: Say) -> None:
-    """Before the first step: what trains, where, how far it is, the memory it needs, and what it departs from."""
+              before: str | None, say: Say) -> None:
+    """Before the first step: what trains, where, how far it is, and what it departs from."""
     where = f"from iteration {done}" if done else "from the start"
     size = execution.step.world.size
     several = "" if size == 1 else f"{size} processes, each on "
     say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {several}{describe(execution.step.device)}, "
-        f"{config.machine.precision.name}, engine {execution.kind}, about {size_text(memory.total)} for tensors "
-        f"{'' if size == 1 else 'of each '}(computed), split {data.split} (tested on {data.evaluated_on}), "
-        f"{shown(folder)}")
+        f"{config.machine.precision.name}, engine {execution.kind}, split {data.split} "
+        f"(tested on {data.evaluated_on}), {shown(folder)}")
     if before not in (None, execution.kind):
         say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
     if config.data.wiring_test:

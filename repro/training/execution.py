@@ -18,11 +18,11 @@ from repro.devices import forced_eager, new_stream
 from repro.errors import CaptureError
 from repro.evaluation.protocols import Outcome, count_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
+from repro.models.checkpointing import set_checkpointing
 from repro.models.layers import weighted_layers
-from repro.models.recompute import recompute
 from repro.runs import title
 from repro.schema import Engine, RunConfig
-from repro.training.background import mapped
+from repro.training.background import map_tensors
 from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
@@ -54,8 +54,8 @@ class Execution:
         self.compiled = self.captured = False
         self.queued: deque[torch.cuda.Event] = deque()
         self.stream = own_stream(step.device)
-        recompute(step.model, config.machine.activation_checkpointing)
-        step.input.cover(self.done * self.batch)
+        set_checkpointing(step.model, config.machine.activation_checkpointing)
+        step.input.prepare(self.done * self.batch)
         if step.world.size > 1:
             return  # several processes talk in the middle of an update
         if config.engine is Engine.compile:
@@ -78,7 +78,7 @@ class Execution:
         """Do so many updates; on CUDA they are only queued, and the host waits when it is some calls ahead."""
         while updates > 0:
             count = self.block if updates >= self.block else 1
-            self.step.input.cover(self.done * self.batch)
+            self.step.input.prepare(self.done * self.batch)
             if self.graphs:
                 self.replay(self.graphs[count])
             else:
@@ -95,7 +95,7 @@ class Execution:
         if self.test is not None:
             return self.test.outcome()
         with forced_eager(self.compiled):
-            return tested(self.step.model, self.step)
+            return evaluate_together(self.step.model, self.step)
 
     def close(self) -> None:
         """Let go of graphs and compiled blocks; the model stays as it is."""
@@ -113,11 +113,11 @@ class Execution:
 
     def attempt(self, name: str, work: Callable[[], None], drop: Callable[[], None]) -> bool:
         """Do this and undo its updates; False with one line if it can't be done here."""
-        saved = mapped(torch.clone, self.step.state())
+        saved = map_tensors(torch.clone, self.step.state())
 
         def undo() -> None:
             self.step.load_state(saved)
-            self.step.input.cover(self.done * self.batch)
+            self.step.input.prepare(self.done * self.batch)
             self.step.optimizer.zero_grad()
 
         try:
@@ -156,13 +156,14 @@ class Execution:
             torch.cuda.set_stream(before)  # a capture that fails may leave its own stream behind
             if out_of_memory(error) is not None:
                 raise
-            raise CaptureError(f"{title(self.config)}: CUDA graphs can't be captured here:\n{chain(error)}") from error
+            text = f"{title(self.config)}: CUDA graphs can't be captured here:\n{error_chain(error)}"
+            raise CaptureError(text) from error
 
     def capture_in(self, stream: torch.cuda.Stream) -> None:
         """`capture` in this stream."""
         with self.aside():
             for ahead in range(WARM_UP):
-                self.step.input.cover((self.done + ahead) * self.batch)
+                self.step.input.prepare((self.done + ahead) * self.batch)
                 self.step()
             self.step.batch(count=updates_per_graph(self))  # what it loads must be there before the capture
         # One pool for all: they never run at the same time, and the gradients of each are kept alive.
@@ -230,7 +231,7 @@ class CapturedTest:
         return Outcome(int(self.errors), self.images, float(self.loss) / self.images)
 
 
-def tested(model: nn.Module, step: TrainStep) -> Outcome:
+def evaluate_together(model: nn.Module, step: TrainStep) -> Outcome:
     """Test a network on all images that the step's run is evaluated on, by all of its processes together."""
     world = step.world
     outcome = evaluate_on(model, step.data, step.config, world.rank, world.size)
@@ -238,8 +239,8 @@ def tested(model: nn.Module, step: TrainStep) -> Outcome:
         return outcome
     counts = torch.tensor([outcome.errors, outcome.images, outcome.top5_errors or 0], device=step.device)
     loss = torch.tensor(outcome.loss * outcome.images, dtype=torch.float64).to(step.device, torch.float32)
-    errors, images, top5_errors = world.sum_(counts).tolist()
-    return Outcome(errors, images, float(world.sum_(loss)) / images,
+    errors, images, top5_errors = world.all_reduce_(counts).tolist()
+    return Outcome(errors, images, float(world.all_reduce_(loss)) / images,
                    None if outcome.top5_errors is None else top5_errors)
 
 
@@ -258,7 +259,7 @@ def out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
     return error
 
 
-def chain(error: BaseException) -> str:
+def error_chain(error: BaseException) -> str:
     """An error and those that it came from, a line each: torch says of a failed capture only that one came before."""
     lines, seen, head = [], set[int](), ""
     cause: BaseException | None = error
@@ -274,7 +275,7 @@ def updates_per_graph(execution: Execution) -> int:
     step, asked = execution.step, execution.config.machine.steps_per_graph
     layers = sum(1 for _ in weighted_layers(step.model))
     wanted = asked or min(MOST_PER_GRAPH, max(1, LAYERS_PER_GRAPH // layers))
-    return max(1, min(wanted, step.input.covers, step.input.images // execution.batch))
+    return max(1, min(wanted, step.input.prepared_updates, step.input.images // execution.batch))
 
 
 def blocks(model: nn.Module) -> list[Any]:

@@ -25,22 +25,22 @@ def check_trainable(config: RunConfig) -> None:
 
 
 @contextmanager
-def held(folder: Path, world: World, say: Say) -> Iterator[None]:
+def hold_lock(folder: Path, world: World, say: Say) -> Iterator[None]:
     """Hold the run's folder, in the leader; an error of it is raised in every process."""
     with ExitStack() as stack:
-        note = world.told(lambda: stack.enter_context(runs.locked(folder)))
+        note = world.from_main(lambda: stack.enter_context(runs.hold_lock(folder)))
         if note:
             say(f"{shown(folder)}: {note}")
         yield
 
 
-def found_in(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run:
+def previous_run(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run:
     """The earlier run in a folder, if it is this configuration's; put aside first where it is not to go on."""
     if config.resume is Resume.never:
-        put_aside(folder, say)
+        archive_run(folder, say)
     earlier = read_run(folder)
     check_same(earlier, config, asked)
-    check_not_lost(earlier)
+    require_checkpoint(earlier)
     if earlier.finished:
         checkpoint.remove_all(folder)
         say(f"{runs.title(config)} is finished: {shown(folder)} (resume=never runs it again)")
@@ -49,7 +49,7 @@ def found_in(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run
 
 def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
     """Raise DataError where processes have other images, or a run would go on with others than it began with."""
-    found = world.collected(sha256)
+    found = world.all_gather_object(sha256)
     if len(set(found)) > 1:
         raise DataError("the processes do not have the same images: fingerprints "
                         + ", ".join(f"{one[:12]} in process {rank}" for rank, one in enumerate(found)))
@@ -60,14 +60,14 @@ def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
                         "over")
 
 
-def elsewhere(before: dict[str, Any], now: dict[str, Any] | None = None) -> str:
+def changed_surroundings(before: dict[str, Any], now: dict[str, Any] | None = None) -> str:
     """In what surroundings two sessions of a run differ, in words (a CPU's name tells its threads); '' for none."""
     keys = ("device", "python", "torch", "torchvision", "numpy", "commit")
     return "; ".join(f"{key} {before[key]} until now, {now[key]} from here on" for key in keys
                      if now and before.get(key) is not None and before[key] != now.get(key))
 
 
-def past_tests(folder: Path, evaluated_on: str, done: int) -> list[tuple[int, float]]:
+def previous_evaluations(folder: Path, evaluated_on: str, done: int) -> list[tuple[int, float]]:
     """(iteration, error in percent) of the tests up to this iteration, as recorded."""
     return [(int(row["iteration"]), row[f"{evaluated_on}_top1_error"]) for row in read_history(folder / "history.csv")
             if row["iteration"] <= done]
@@ -89,11 +89,11 @@ def check_same(earlier: Run, config: RunConfig, asked: Precision) -> None:
     if earlier.finished and asked is Precision.auto and {earlier.identity, identity(config)} <= known:
         return
     raise ConfigError(f"{shown(earlier.folder)} holds a run of another configuration: "
-                      + differing(numbers(earlier.record["config"]), numbers(to_dict(config)))
+                      + difference_text(numbers(earlier.record["config"]), numbers(to_dict(config)))
                       + "; go on with the recorded one, take another seed or results=FOLDER, or resume=never")
 
 
-def check_not_lost(earlier: Run) -> None:
+def require_checkpoint(earlier: Run) -> None:
     """Raise StorageError where a run has come far and nothing is left to go on from: never silently from scratch."""
     if checkpoint.list_checkpoints(earlier.folder) or earlier.finished or earlier.status == "diverged":
         return
@@ -103,15 +103,15 @@ def check_not_lost(earlier: Run) -> None:
                            "resume=never puts it aside and starts over")
 
 
-def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
+def difference_text(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The keys in which two configurations differ, as 'key: old, now new'."""
     return "; ".join(f"{key}: {old.get(key)}, now {new.get(key)}" for key in sorted(old.keys() | new.keys())
                      if old.get(key) != new.get(key)) or "an older form of this one"
 
 
-def put_aside(folder: Path, say: Say) -> None:
+def archive_run(folder: Path, say: Say) -> None:
     """Move what an earlier run left in a folder into `<folder>.old-<k>` beside it."""
-    content = [path for path in folder.iterdir() if path.name != runs.LOCK]
+    content = [path for path in folder.iterdir() if not path.name.startswith(runs.LOCK)]
     if not content:
         return
     number = 1

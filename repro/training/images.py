@@ -30,7 +30,7 @@ def load_images(config: RunConfig, device: torch.device, world: World, stop: Sto
 
     DataError (3) for a folder that is not the data set or a file that can't be read; Stopped (75, 130) by `stop`.
     """
-    files = world.told(lambda: find(data_dir(config.data.root), config.data.wiring_test, say))
+    files = world.from_main(lambda: find(data_dir(config.data.root), config.data.wiring_test, say))
     if len(files.wnids) > config.model.num_classes:
         raise ConfigError(f"model.num_classes={config.model.num_classes}: {shown(files.train.root)} has "
                           f"{len(files.wnids)} classes")
@@ -43,21 +43,21 @@ def statistics_of(config: RunConfig, files: ImageNetFiles, world: World, stop: S
     """The mean image and colour statistics of the training images: from the cache, else by one pass over them."""
     folder = statistics_folder(results_dir(config.results))
     key = files.fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE
-    found = world.told(lambda: imagenet_statistics.cached(folder, *key))
+    found = world.from_main(lambda: imagenet_statistics.cached(folder, *key))
     if found is not None:
         return found
     say(f"the mean image of {len(files.train):,} training images is not in {shown(folder)} yet; making it (once)")
     read = CentreCrop(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE)
     sums = imagenet_statistics.compute(files.train, range(world.rank, len(files.train), world.size), read,
-                                       MEAN_SIZE, world.leader, lambda: stop.reason is not None,
+                                       MEAN_SIZE, world.is_main, lambda: stop.reason is not None,
                                        config.machine.workers or workers_of_each())
-    if any(world.collected(stop.reason is not None)):
+    if any(world.all_gather_object(stop.reason is not None)):
         raise Stopped(f"stopped by {stop.reason or 'another process'} while the mean image was made; the same command "
                       "begins it again", stop.exit_code)
-    first, *others = world.collected(sums)
+    first, *others = world.all_gather_object(sums)
     for other in others:
         first.merge(other)
     statistics = first.finish(files.fingerprint)
-    if world.leader:
+    if world.is_main:
         imagenet_statistics.store(folder, statistics, MEAN_SHORTER_SIDE, MEAN_SIZE)
     return statistics

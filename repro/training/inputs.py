@@ -22,13 +22,13 @@ class Input(Protocol):
     """The training images of a run, by their position in it: iteration x mini-batch + place in the mini-batch."""
 
     images: int  # of one pass
-    covers: int  # updates that `cover` prepares at once
+    prepared_updates: int  # updates that `prepare` prepares at once
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """Prepare the mini-batch that begins at this position; whether anything had to be changed."""
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at these positions (B,) int64, which are covered: float32 (B, 3, H, W) and int64 (B,)."""
+        """The images at these positions (B,) int64, which are prepared: float32 (B, 3, H, W) and int64 (B,)."""
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -51,10 +51,10 @@ class DeviceInput:
     def __init__(self, data: DeviceData, config: RunConfig):
         self.data, self.config = data, config
         self.images = len(data.train_images)
-        self.covers = self.images  # two passes lie ready
+        self.prepared_updates = self.images  # two passes lie ready
         self.order = TrainingOrder(self.images, config.seed, data.train_images.device)
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """See `Input`."""
         return self.order.cover(position)
 
@@ -77,7 +77,7 @@ class StreamInput:
     The crops of one mini-batch lie in `pixels`, (B, H, W, 3) uint8, and `labels`, (B,) int64, both replaced in place.
     """
 
-    covers = 1
+    prepared_updates = 1
 
     def __init__(self, data: ImageNetData, config: RunConfig, share: slice):
         self.data, self.config, self.share = data, config, share
@@ -91,7 +91,7 @@ class StreamInput:
         self.at = -1  # position that `pixels` holds
         self.next = -1  # position of the mini-batch that comes out of `crops` next
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """See `Input`. Waits for the files where they are not read yet; DataError if one can't be."""
         if position == self.at:
             return False

@@ -19,7 +19,7 @@ from repro.runs import Run, title
 from repro.schema import Device, RunConfig
 from repro.stopping import StopRequest
 from repro.training import engine
-from repro.training.cost import prepared, random_data, with_memory_format
+from repro.training.cost import prepare, random_data, with_memory_format
 from repro.training.execution import Execution
 
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ class Lane:
         self.config, self.stream, self.begun = config, stream, False
         self.steps: Generator[None, None, Run] = engine.run_stepwise(config, stop, command, say, jobs)
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         """Queue the run's next updates; False at its end. Raises what the run raises."""
         self.begun = True
         with in_stream(self.stream):
@@ -67,7 +67,7 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
             lanes.append(Lane(waiting.popleft(), streams.pop(), stop, command, say, jobs))
         for lane in list(lanes):
             try:
-                if (lane.begun or not fatal) and lane.turn():
+                if (lane.begun or not fatal) and lane.advance():
                     continue
             except Stopped as error:
                 stopped.append(without_frames(error))
@@ -144,7 +144,7 @@ class RandomRuns:
         while len(self.lanes) < jobs:
             stream = new_stream(self.device) if self.device.type == "cuda" else None
             with in_stream(stream):
-                execution = prepared(replace(self.config, seed=len(self.lanes)), self.data)
+                execution = prepare(replace(self.config, seed=len(self.lanes)), self.data)
                 execution.advance(execution.block)
                 self.lanes.append((stream, execution))
         synchronise(self.device, all_streams=True)

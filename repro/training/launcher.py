@@ -1,129 +1,132 @@
 """Start a process for each device of this machine and wait for all of them: `repro run ... machine=ddp devices=N`."""
 
+import ctypes
 import os
-import pickle
 import shlex
-import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe, resource_tracker
+from multiprocessing.connection import Connection
+
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
 
 from repro.data.parts import cores_here
 from repro.devices import resolve
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
-from repro.places import own_module
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
-from repro.stopping import SIGNALS, StopRequest, going_on
+from repro.stopping import SIGNALS, StopRequest, command_to_go_on
+from repro.streams import keep_on_without_output, open_streams
 from repro.training.checkpoint import list_checkpoints
 
-GRACE = 3.0  # Choice: seconds in which the others may end by themselves when one has died
-PATIENCE = 120.0  # Choice: the same when one has ended with an error of ours, about which the leader may be writing
-LOOK = 0.05  # seconds between two looks at the processes
+Train = Callable[[RunConfig, list[str] | None], object]
+GRACE = 10.0  # Choice: seconds in which the others may end by themselves when one has failed; then as many to SIGKILL
+LOOK = 0.1  # seconds between two looks at the signals received
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-class Children:
-    """The processes of one run and what they answer."""
-
-    def __init__(self, scratch: Path, devices: int):
-        self.scratch, self.devices = scratch, devices
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        """Start all of them, with signals blocked until they can handle them."""
-        port = free_port()
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            for rank in range(self.devices):
-                self.processes.append(started(rank, self.devices, self.scratch, port))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-    def wait(self, stop: StopRequest) -> list[int | None]:
-        """Wait until all have ended, or until some time after one has failed; pass a signal on. Their exit codes."""
-        sent = failed_at = None
-        while any(process.poll() is None for process in self.processes):
-            if stop.received is not None and sent is None:
-                sent = stop.received
-                for process in self.processes:
-                    if process.poll() is None:
-                        process.send_signal(sent)
-            bad = [rank for rank, process in enumerate(self.processes) if process.returncode not in (None, 0, 75, 130)]
-            if bad:
-                failed_at = failed_at or time.monotonic()
-                if time.monotonic() - failed_at > (PATIENCE if all(map(self.told, bad)) else GRACE):
-                    break
-            time.sleep(LOOK)
-        return [process.poll() for process in self.processes]
-
-    def told(self, rank: int) -> bool:
-        """Whether a process ended with an error of its own, and not for want of another one."""
-        error = self.answer(rank)
-        return error is not None and not isinstance(error, PeerError)
-
-    def end(self) -> None:
-        """Leave no process behind."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-        for process in self.processes:
-            process.wait()
-
-    def answer(self, rank: int) -> ReproError | None:
-        """The error that a process ended with, None where it left none."""
-        path = self.scratch / f"answer{rank}"
-        if not path.is_file():
-            return None
-        error: ReproError = pickle.loads(path.read_bytes())
-        return error
-
-
-def launch(config: RunConfig, command: list[str] | None = None) -> Run:
-    """Train a configuration by `config.devices` processes of this machine and return its run.
+def launch(train: Train, config: RunConfig, command: list[str] | None = None) -> Run:
+    """Train a configuration by `config.devices` processes of this machine, which each call `train`; its run.
 
     Signals go on to all of them, and they stop together. If one dies, the others are stopped, and LostProcessError (1)
-    names it. Raises what the leader raises otherwise.
+    names it. Raises what the first process that failed raises otherwise.
     """
-    assert config.devices is not None
-    with tempfile.TemporaryDirectory(prefix="repro-") as scratch:
-        children = Children(Path(scratch), config.devices)
-        (Path(scratch) / "task").write_bytes(pickle.dumps((config, command)))
-        def at_once() -> None:
-            children.end()
-            shutil.rmtree(scratch, ignore_errors=True)
+    size = config.devices
+    assert size is not None
+    pipes = [Pipe(duplex=False) for _ in range(size)]
+    workers: list[ProcessContext] = []
 
-        with StopRequest(at_once=at_once) as stop:
-            try:
-                children.start()
-                codes = children.wait(stop)
-            finally:
-                children.end()
-            raise_outcome(codes, [children.answer(rank) for rank in range(config.devices)],
-                          [process.pid for process in children.processes], config, command)
-            if stop.received is not None:
-                raise Stopped(f"stopped by {stop.reason}; the run had just finished", stop.exit_code)
+    def kill_workers() -> None:
+        for process in (process for context in workers for process in context.processes if process.is_alive()):
+            process.kill()
+
+    with StopRequest(at_once=kill_workers) as stop:
+        try:
+            with environment_of_workers(size):
+                workers.append(start_processes(  # type: ignore[no-untyped-call]
+                    work, (size, free_port(), os.getpid(), [answer for _, answer in pipes], train, config, command),
+                    size, join=False, start_method="spawn"))
+            forwarded = False
+            while not workers[0].join(LOOK, GRACE):
+                if stop.received is not None and not forwarded:
+                    forwarded = True
+                    for process in workers[0].processes:
+                        with suppress(ProcessLookupError):
+                            os.kill(process.pid, stop.received)
+        except ProcessExitedException as error:
+            answers = [receive.recv() if receive.poll() else None for receive, _ in pipes]
+            pids = [process.pid for process in workers[0].processes]
+            raise failure(error, answers, pids, config, command) from None
+        finally:
+            kill_workers()
+        if stop.received is not None:
+            raise Stopped(f"stopped by {stop.reason}; the run had just finished", stop.exit_code)
     return read_run(run_folder(resolve(config)))
 
 
-def started(rank: int, size: int, scratch: Path, port: int) -> subprocess.Popen[bytes]:
-    """One process; only the first one's output is shown. Each is in a session of its own: it gets what we send."""
-    environment = os.environ | {
-        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we name a lost process; torch prints C++ frames
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
+@contextmanager
+def environment_of_workers(size: int) -> Iterator[None]:
+    """Processes that start here import nothing of the current folder; signals wait until they can handle them."""
+    resource_tracker.ensure_running()  # its start unblocks signals
+    before = dict(os.environ)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we name a lost process; torch prints C++ frames
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connection], train: Train,
+         config: RunConfig, command: list[str] | None) -> None:
+    """One of the processes: it sends an error of ours to the launcher; only the first one's output is shown."""
+    os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(Stopped.exit_code)
+    if rank:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    open_streams()
+    keep_on_without_output()
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if sys.platform in LOOPBACK:
-        environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
-    words = [*own_module("repro.training.worker"), str(scratch / "task"), str(scratch / f"answer{rank}"),
-             str(os.getpid())]
-    return subprocess.Popen(words, env=environment, stdout=None if rank == 0 else subprocess.DEVNULL,
-                            start_new_session=True)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    try:
+        train(config, command)
+    except ReproError as error:
+        answers[rank].send(error)
+        sys.exit(error.exit_code)
+
+
+def failure(error: ProcessExitedException, answers: Sequence[ReproError | None], pids: Sequence[int],
+            config: RunConfig, command: list[str] | None) -> ReproError:
+    """What to raise when a process has ended badly: an error of ours, else who died or did not answer."""
+    own = [answer for answer in answers if answer is not None and not isinstance(answer, PeerError)]
+    if own:
+        return own[0]
+    rank, how = error.error_index, f"ended with exit code {error.exit_code}"
+    if answers[rank] is not None or error.exit_code == -signal.SIGABRT:  # it waited in vain; NCCL aborts then
+        rank = next((other for other, answer in enumerate(answers) if answer is None and other != rank), rank)
+        how = f"did not answer for {config.machine.timeout_seconds:g} s"
+    elif error.exit_code < 0:
+        how = f"died of {signal.Signals(-error.exit_code).name}"
+    saved = ("the last checkpoint is intact" if list_checkpoints(run_folder(resolve(config)))
+             else "nothing was saved yet")
+    go_on = shlex.join(command_to_go_on(command or ["repro", "run", f"experiment={config.name}"]))
+    return LostProcessError(f"{config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others were "
+                            f"stopped, {saved}\ngo on with: {go_on}")
 
 
 def free_port() -> int:
@@ -132,31 +135,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-def raise_outcome(codes: Sequence[int | None], answers: Sequence[ReproError | None], pids: Sequence[int],
-                  config: RunConfig, command: list[str] | None) -> None:
-    """Raise the error that ended the processes; nothing where all of them reached their end.
-
-    codes: their exit codes, None for one that still ran when another one had failed.
-    """
-    own = [error for error in answers if error is not None and not isinstance(error, PeerError)]
-    if own:
-        raise own[0]
-    kept = ("the last checkpoint is intact" if list_checkpoints(run_folder(resolve(config)))
-            else "nothing was saved yet")
-    go_on = f"go on with: {shlex.join(going_on(command or ['repro', 'run', f'experiment={config.name}']))}"
-    ended = {rank: code for rank, code in enumerate(codes) if code and answers[rank] is None}
-    silent = [rank for rank, code in enumerate(codes) if code is None]
-    waited = silent and all(code == -signal.SIGABRT for code in ended.values())  # NCCL aborts who waits in vain
-    if ended and not waited:
-        rank = min(ended, key=lambda one: (ended[one] > 0, one))  # one that was killed before those that it took along
-        code = ended[rank]
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise LostProcessError(f"{config.name}: process {rank} of {len(codes)} (pid {pids[rank]}) {how}; the others "
-                               f"were stopped, {kept}\n{go_on}")
-    if ended or any(answers):
-        who = ", ".join(f"{rank} (pid {pids[rank]})" for rank in silent)
-        which = f"process {who} of {len(codes)}" if silent else f"one of {len(codes)} processes"
-        raise LostProcessError(f"{config.name}: {which} did not answer for {config.machine.timeout_seconds:g} s; all "
-                               f"were stopped, {kept}\n{go_on}")

@@ -24,7 +24,7 @@ from repro.provenance import code_version, package_versions
 from repro.ranges import IMAGENET
 from repro.runs import Run
 from repro.schema import Precision, RunConfig
-from repro.training.execution import tested
+from repro.training.execution import evaluate_together
 from repro.training.recorder import write_responses
 from repro.training.step import TrainStep
 
@@ -40,13 +40,13 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path, say: Sa
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
         step.world.average_buffers(averaged)
-        outcome = tested(averaged, step)
+        outcome = evaluate_together(averaged, step)
         say(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics averaged "
             f"over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
             "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
             **outcome.errors_on(data.evaluated_on)}
-    if not step.world.leader:
+    if not step.world.is_main:
         return measured
     if config.evaluation.responses:
         assert isinstance(data, DeviceData)
@@ -86,7 +86,7 @@ def add_responses(run: Run, overrides: list[str], say: Say) -> None:
                           "this is a run of ImageNet")
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
-    with runs.locked(run.folder):
+    with runs.hold_lock(run.folder):
         model = place(load_weights(build_model(config.model), run.folder / "weights.pt"), config, device)
         data = on_device(load_arrays(config.data), config.data, device)
         measured = measure_responses(model, data, config, run.folder)

@@ -61,7 +61,7 @@ class Progress:
         self.bar.n = done
         self.bar.set_postfix_str(f"train error {train_error:.2f} %{other}, {self.rate(done):.0f} images/s")
 
-    def evaluated(self, done: int, row: dict[str, float], evaluated_on: str) -> None:
+    def show_evaluation(self, done: int, row: dict[str, float], evaluated_on: str) -> None:
         """Say what an evaluation gave; its time must have been counted."""
         test = f"{evaluated_on} error {row[f'{evaluated_on}_top1_error']:.2f} %"
         if self.bar is not None:

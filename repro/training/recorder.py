@@ -200,7 +200,7 @@ def write_responses(folder: Path, responses: Iterable[Any]) -> str:
     return runs.file_sha256(folder / "responses.csv")
 
 
-def put_back(folder: Path, rows: dict[str, str], say: Callable[[str], None]) -> None:
+def restore_csv(folder: Path, rows: dict[str, str], say: Callable[[str], None]) -> None:
     """Make the CSV files what the checkpoint knows of them, where a crash or a hand has changed that."""
     for name in CSV_FILES & rows.keys():
         path = folder / name

@@ -40,7 +40,7 @@ class TrainStep:
         self.model, self.data, self.config, self.schedule = model, data, config, schedule
         self.norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
         self.device, self.world = device, world or World()
-        self.forward = model if self.world.size == 1 else averaging_gradients(model)
+        self.forward = model if self.world.size == 1 else average_gradients(model)
         self.mini_batch_size = config.train.mini_batch_size
         share = self.world.share(self.mini_batch_size)
         self.input = input_of(data, config, share)
@@ -67,7 +67,7 @@ class TrainStep:
     def __call__(self, count: int = 1) -> None:
         """`count` updates, whose mini-batches are made at once: a captured graph then has less to launch.
 
-        `input.cover(position)` must have been called for this iteration's position.
+        `input.prepare(position)` must have been called for this iteration's position.
         """
         images, labels = self.batch(count=count)
         for part in zip(images.chunk(count), labels.chunk(count), strict=True):
@@ -75,7 +75,7 @@ class TrainStep:
 
     def update(self, images: Tensor, labels: Tensor) -> None:
         """One update by these images, float32 (B, 3, H, W), and labels, int64 (B,)."""
-        with autocast(self.device, self.config.machine.precision), counted_at_once(self.norms):
+        with autocast(self.device, self.config.machine.precision), count_batches_once(self.norms):
             logits = self.forward(images)
         logits = logits.float()
         loss = F.cross_entropy(logits, labels)
@@ -102,7 +102,7 @@ class TrainStep:
         The running statistics of batch normalisation have moved in the forward pass in either case.
         """
         if self.world.size > 1:
-            total = self.world.sum_(torch.stack([loss, errors.float()]))  # counts below 2^24 are exact
+            total = self.world.all_reduce_(torch.stack([loss, errors.float()]))  # counts below 2^24 are exact
             loss, errors = total[0] / self.world.size, total[1].long()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.loss_scale != 1.0:
@@ -125,7 +125,7 @@ class TrainStep:
         """The images of the mini-batches that would be trained on next, augmented as in training."""
         for number in range(count):
             iteration = self.iteration + number
-            self.input.cover(int(iteration) * self.mini_batch_size)
+            self.input.prepare(int(iteration) * self.mini_batch_size)
             yield self.batch(iteration)[0]
 
     def learning_rate(self) -> Tensor:
@@ -166,7 +166,7 @@ class TrainStep:
             "model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
             "counters": {name: getattr(self, name) for name in self.counters}}
         if self.world.size > 1 and running_statistics(self.model):
-            own["statistics"] = self.world.gathered(flat_statistics(self.model))
+            own["statistics"] = self.world.all_gather(flat_statistics(self.model))
         return own
 
     @torch.no_grad()
@@ -195,7 +195,7 @@ class TrainStep:
 
 
 @contextmanager
-def counted_at_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+def count_batches_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
     """A forward pass whose batch normalisations do not each count it: it is counted for all of them in one call.
 
     Those that span processes (SyncBatchNorm) are no BatchNorm2d and count for themselves.
@@ -212,7 +212,7 @@ def counted_at_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
         torch._foreach_add_(counted, 1)
 
 
-def averaging_gradients(model: nn.Module) -> nn.Module:
+def average_gradients(model: nn.Module) -> nn.Module:
     """The model's forward pass, whose backward pass leaves the mean of the gradients over all processes.
 
     The running statistics stay each process's own (`World.average_buffers`).

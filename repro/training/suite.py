@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,18 +13,17 @@ from repro.devices import resolve
 from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensembles import combine
 from repro.evaluation.testing import evaluate
-from repro.paper import costs
+from repro.paper import Preset, Suite
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.places import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.published import Preset, Suite
-from repro.ranges import CIFAR10, IMAGENET
+from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
 from repro.schema import Device, Engine, Precision, RunConfig
-from repro.stopping import StopRequest, going_on
+from repro.stopping import StopRequest, command_to_go_on
 from repro.training import cost, engine, lanes, launcher
-from repro.training.distributed import started_by_others, with_devices
+from repro.training.distributed import rank_from_environment, with_devices
 from repro.training.progress import duration
 from repro.training.schedule import Schedule
 
@@ -44,10 +44,8 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     preset = suite.preset(chosen)
     assert preset.experiments is not None
     precision = short_precision(preset, overrides) if preset.overrides else None  # not for the paper's schedule
-    configs = [config_of(experiment, seed, preset, words, precision) for experiment in preset.experiments
-               for seed in range(seeds or suite.seeds_of(experiment)) for words in in_each_precision(suite, overrides)]
-    if suite.precisions:
-        say_precisions(configs)
+    configs = [config_of(experiment, seed, preset, overrides, precision) for experiment in preset.experiments
+               for seed in range(seeds or suite.seeds_of(experiment))]
     make_data(configs[0])
     with StopRequest(configs[0].max_seconds) as stop:
         try:
@@ -55,7 +53,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         except CaptureError as error:
             print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
             eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
-            failures = one_after_the_other(eager, stop, command, launcher.launch)
+            failures = one_after_the_other(eager, stop, command, partial(launcher.launch, engine.run))
         test_finished(suite, configs, overrides, stop, command)
     return preset, failures
 
@@ -70,7 +68,7 @@ def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], 
     for protocol, (config, folder) in product(suite.protocols, finished):
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
-                          f"go on with: {shlex.join(going_on(command))}", stop.exit_code)
+                          f"go on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
         print(evaluate(config, protocol, folder / "weights.pt", command, stop)[0], flush=True)
     there = {(config.name, config.seed) for config, _ in finished}
     for name in suite.ensembles:
@@ -96,7 +94,7 @@ def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[st
 def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str],
                         run: Callable[[RunConfig, list[str]], Run] = engine.run) -> list[ReproError]:
     """Run each configuration on all of its devices; errors as in `lanes.run_all`."""
-    if started_by_others() is not None:
+    if rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
                           "srun start its runs with `repro run`")
     failures = list[ReproError]()
@@ -138,11 +136,11 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
 def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     total, entries, device, caveat = 0.0, [], "", ""
-    for experiment, words in product(suite.experiments, in_each_precision(suite, overrides)):
-        config = compose([f"experiment={experiment}", *words])
+    for experiment in suite.experiments:
+        config = compose([f"experiment={experiment}", *overrides])
         measured, iterations = cost.measure(config), Schedule.of(config).iterations
         imagenet = config.data.name == IMAGENET
-        seconds = measured.run_seconds(Schedule.of(config), costs().images.validation if imagenet else CIFAR10_TEST)
+        seconds = measured.run_seconds(Schedule.of(config), VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
         caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
         seeds, device = suite.seeds_of(experiment), measured.device
         total += seconds * seeds
@@ -153,21 +151,6 @@ def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dic
     say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
     return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
-
-
-def in_each_precision(suite: Suite, overrides: list[str]) -> list[list[str]]:
-    """The overrides once for each precision of the suite; as they are if it names none, or if they ask for one."""
-    if not suite.precisions or any(override.startswith("machine.precision=") for override in overrides):
-        return [overrides]
-    return [[f"machine.precision={precision}", *overrides] for precision in suite.precisions]
-
-
-def say_precisions(configs: list[RunConfig]) -> None:
-    """One line that names the precisions of resolved runs, and what stands for tf32 where there is none."""
-    names = list(dict.fromkeys(config.machine.precision.name for config in configs))
-    instead = "" if configs[0].machine.device is Device.cuda or "fp32" not in names else (
-        "; fp32 stands in the place of tf32, which needs CUDA: both are the paper's")
-    print(f"each seed in {', '.join(names)}{instead}", flush=True)
 
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:

@@ -28,7 +28,7 @@ def check_shares(config: RunConfig, devices: int) -> None:
                           f"train.batch_norm_group={own} is possible here")
 
 
-def synced(model: nn.Module, config: RunConfig, devices: int) -> nn.Module:
+def sync_batch_norm(model: nn.Module, config: RunConfig, devices: int) -> nn.Module:
     """The model, with batch statistics over all processes where those of one have too few images for a group."""
     if config.train.batch_norm_group <= config.train.mini_batch_size // devices:
         return model

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from repro.config import experiments, flat, from_record, to_dict
 from repro.errors import ConfigError
-from repro.evaluation.normaliser import own_mean
-from repro.evaluation.predict import mean_of
+from repro.evaluation.normaliser import mean_of, own_mean
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, labelled
 from repro.evaluation.weights import load_weights
 from repro.models import build_model

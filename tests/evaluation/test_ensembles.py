@@ -10,10 +10,9 @@ from repro.devices import resolve
 from repro.errors import ConfigError, DataError, StorageError
 from repro.evaluation import ensembles
 from repro.evaluation.kept import Kept
-from repro.paper import ensemble
+from repro.paper import Ensemble, Member, ensemble
 from repro.paper import ensembles as names
 from repro.places import results_dir
-from repro.published import Ensemble, Member
 from repro.runs import Run, file_sha256, run_folder
 from tests.evaluation.made import TINY, make_run
 

@@ -264,7 +264,7 @@ def test_only_weights_pt_is_said_to_be_of_the_run_beside_it(tmp_path):
 
 
 def test_the_command_that_goes_on_does_not_begin_anew():
-    assert testing.going_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
+    assert testing.command_to_go_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
 
 
 def test_a_bad_image_is_named_and_what_was_done_is_kept(weights, tmp_path):

@@ -10,6 +10,8 @@ from repro import paper
 from repro.config import compose
 from repro.models import build_model
 from repro.models.blocks import BasicBlock, GroupedBatchNorm2d, ProjectionShortcut, ZeroPadShortcut
+from tests.models.test_imagenet import randomise
+from tests.reference_numpy import ReferenceNet
 
 GOLDEN = {count.layers: count for count in paper.golden_counts().cifar10}
 
@@ -22,16 +24,14 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
-@pytest.mark.parametrize("option", ["A", "B", "C"])
+@pytest.mark.parametrize(("depth", "option"), [(20, "A"), (56, "B"), (110, "C")])
 def test_golden_parameter_counts(depth, option):
     with torch.device("meta"):
         model = build_model(config(f"model.depth={depth}", f"model.shortcut_option={option}"))
     assert parameters(model) == GOLDEN[depth].parameters[option]
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
-@pytest.mark.parametrize("family", ["plain", "residual"])
+@pytest.mark.parametrize(("depth", "family"), [(20, "plain"), (110, "residual")])
 def test_golden_multiply_adds(depth, family):
     with torch.device("meta"):
         model = build_model(config(f"model.depth={depth}", f"model={family}"))
@@ -129,34 +129,20 @@ def test_where_each_option_projects(option, kinds):
     assert [type(m.shortcut) for m in model.modules() if isinstance(m, BasicBlock)] == kinds
 
 
-def written_out(state, x, blocks, residual):
-    """ResNet-(6n+2) A or its plain net as a list of calls, from a state_dict, in evaluation mode."""
-    def bn(name, x):
-        return F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], state[f"{name}.weight"],
-                            state[f"{name}.bias"], False, 0, 1e-5)
-    x = F.relu(bn("bn1", F.conv2d(x, state["conv1.weight"], padding=1)))
-    for stage in (1, 2, 3):
-        for block in range(blocks):
-            name = f"stage{stage}.{block}"
-            stride = 2 if stage > 1 and block == 0 else 1
-            out = F.relu(bn(f"{name}.bn1", F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1)))
-            out = bn(f"{name}.bn2", F.conv2d(out, state[f"{name}.conv2.weight"], padding=1))
-            if residual:
-                shortcut = x[:, :, ::stride, ::stride]
-                zeros = torch.zeros(len(x), out.shape[1] - x.shape[1], *out.shape[2:], dtype=x.dtype)
-                out = out + torch.cat([shortcut, zeros], 1)
-            x = F.relu(out)
-    return F.linear(F.adaptive_avg_pool2d(x, 1).flatten(1), state["fc.weight"], state["fc.bias"])
-
-
-@pytest.mark.parametrize("family", ["plain", "residual"])
-def test_the_forward_pass_equals_the_network_written_out_in_float64(family):
-    model = build_model(config(f"model={family}")).double()
-    x = 60 * torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    model(x)  # moves the running statistics off their initial values
-    model.eval()
-    with torch.no_grad():
-        assert torch.allclose(model(x), written_out(model.state_dict(), x, 3, family == "residual"), atol=1e-9)
+@pytest.mark.parametrize("option", [None, "A", "B", "C"])
+def test_the_forward_pass_equals_the_network_in_numpy_in_float64(option):
+    """Logits in training mode, the running statistics after it, and logits in evaluation mode."""
+    words = ["model=plain"] if option is None else [f"model.shortcut_option={option}"]
+    model = randomise(build_model(config(*words)))
+    x = 60 * torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for training in (True, False):
+        weights = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+        reference = ReferenceNet(weights, 3, option, training)
+        with torch.no_grad():
+            assert torch.allclose(model.train(training)(x), torch.from_numpy(reference(x.numpy())), atol=1e-9)
+        assert len(reference.running) == (2 * len([key for key in weights if key.endswith("running_mean")]) * training)
+        for key, values in reference.running.items():
+            assert torch.allclose(model.state_dict()[key], torch.from_numpy(values), atol=1e-9), key
 
 
 def test_option_b_blocks_equal_torchvisions_basic_block():

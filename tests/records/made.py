@@ -14,10 +14,10 @@ import yaml
 from repro.config import compose, deviations, identity, paper_identities, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.views import views_of
-from repro.paper import costs, golden_count
-from repro.published import PROTOCOLS
+from repro.paper import PROTOCOLS, golden_count
+from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
-from repro.records.finding import Finding
+from repro.records.reading import CheckResult
 from repro.runs import file_sha256
 from repro.schema import Family, Precision, RunConfig
 from repro.training.recorder import (
@@ -64,7 +64,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
-        "deviations": deviations(config), "evaluated_on": split, "iterations": marks[-1], "memory_bytes": 10**9,
+        "deviations": deviations(config), "evaluated_on": split, "iterations": marks[-1], "peak_memory_bytes": 10**9,
         "parameters": parameters(config), "data": {"name": config.data.name, "split": config.data.split.name,
                                                    "sha256": "b" * 64 if imagenet else OFFICIAL.sha256},
         "environment": {**VERSIONS, "system": "Linux", "architecture": "x86_64", "cores": 2, "interpreter": "cpython",
@@ -92,7 +92,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
 def tested_images(config: RunConfig, split: str) -> int:
     """Images of the split that a configuration is tested on."""
     if config.data.name == "imagenet":
-        return costs().images.validation
+        return VALIDATION_IMAGES
     return 10_000 if split == "test" else 5_000
 
 
@@ -176,7 +176,7 @@ def write_layers(folder: Path, config: RunConfig, record: dict[str, Any], split:
 
 def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -> None:
     """The three tests of an ImageNet run, of the centre crop as the run's own."""
-    images = costs().images.validation
+    images = VALIDATION_IMAGES
     (folder / "evaluations").mkdir()
     errors = {"center": record["result"]["val_top1_error"], "ten_crop": 25.0, "multi_scale": 22.0}
     for protocol in PROTOCOLS:
@@ -270,6 +270,6 @@ def set_everywhere(folder: Path, section: str, key: str, value: Any) -> None:
     edit(folder, change)
 
 
-def objections(folder: Path, *references: Path) -> list[Finding]:
+def objections(folder: Path, *references: Path) -> list[CheckResult]:
     """What `check_record` finds that is not ok, the last finding left out."""
     return [one for one in check_record(folder, references)[:-1] if one.verdict != "ok"]

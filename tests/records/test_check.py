@@ -2,19 +2,17 @@
 
 import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from repro.config import deviations
 from repro.places import reference_dir
 from repro.records import configuration
 from repro.records.check import check_record
-from repro.records.finding import ERROR, WARNING
-from tests.records.forgeries import FORGERIES, IMAGENET, MADE, RESNET, SHORTENED, TESTS, WARNINGS, renamed
-from tests.records.made import cell, composed, consistent, edit, lines, objections, put, remove, write_record
+from repro.records.reading import ERROR, WARNING
+from tests.records.forgeries import FORGERIES, IMAGENET, MADE, RESNET, SHORTENED, TESTS, WARNINGS, change_seed
+from tests.records.made import cell, consistent, edit, lines, objections, put, remove, write_record
 
 READ = {}
 COMMITTED = sorted((reference_dir() / "runs").glob("*/seed*"))
@@ -62,12 +60,9 @@ def record(whole, tmp_path):
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_committed_record_passes(folder):
     """The committed evidence checks itself, warnings included."""
+    assert len(COMMITTED) >= 5
     others = [other for other in COMMITTED if other != folder]
     assert objections(folder, *others) == []
-
-
-def test_there_are_committed_records():
-    assert len(COMMITTED) >= 5
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -115,12 +110,12 @@ def test_extra_files_may_be_absent_where_the_record_does_not_name_them(record):
 
 def test_every_check_is_reported_once_where_nothing_is_wrong(whole):
     names = [one.check for one in check_record(whole(RESNET))]
-    assert len(set(names)) == len(names) == 19
+    assert len(set(names)) == len(names) == 17
 
 
 # ---- forgeries
 
-def found_in(folder: Path, check: str, words: str, verdict: str, *references: Path) -> None:
+def assert_found(folder: Path, check: str, words: str, verdict: str, *references: Path) -> None:
     """Assert that a check says these words, and that the record is refused if they are an error."""
     findings = check_record(folder, references)
     texts = [one.text for one in findings if (one.check, one.verdict) == (check, verdict)]
@@ -135,7 +130,7 @@ def test_a_forgery_is_found(record, name):
     kind, spoil, check, words = FORGERIES[name]
     folder = record(kind)
     spoil(folder)
-    found_in(folder, check, words, ERROR)
+    assert_found(folder, check, words, ERROR)
 
 
 @pytest.mark.parametrize("name", TESTS)
@@ -143,13 +138,13 @@ def test_a_forged_test_is_found(record, name):
     spoil, words = TESTS[name]
     folder = record(IMAGENET)
     spoil(folder)
-    found_in(folder, "evaluations", words, ERROR)
+    assert_found(folder, "evaluations", words, ERROR)
 
 
 def test_a_test_of_a_cifar_run_is_refused(record, whole):
     folder = record()
     shutil.copytree(whole(IMAGENET) / "evaluations", folder / "evaluations")
-    found_in(folder, "evaluations", "belongs to runs of ImageNet", ERROR)
+    assert_found(folder, "evaluations", "belongs to runs of ImageNet", ERROR)
 
 
 @pytest.mark.parametrize(("words", "told"), [
@@ -157,7 +152,7 @@ def test_a_test_of_a_cifar_run_is_refused(record, whole):
     (("imagenet_optB", "data.wiring_test=true"), "a wiring test is no evidence about ImageNet")])
 def test_what_says_nothing_about_its_data_set_is_refused(tmp_path, words, told):
     folder = write_record(tmp_path, *words)
-    found_in(folder, "data", told, ERROR)
+    assert_found(folder, "data", told, ERROR)
 
 
 # ---- warnings
@@ -166,7 +161,7 @@ def copy_of(folder: Path, seed: int) -> Path:
     """A record under another seed, consistent in itself."""
     target = folder.with_name(f"seed{seed}")
     shutil.copytree(folder, target)
-    renamed(target, seed)
+    change_seed(target, seed)
     return target
 
 
@@ -174,54 +169,41 @@ def test_a_copy_under_another_seed_is_recognised_by_its_history(record):
     first = record()
     second = copy_of(first, 1)
     assert objections(second) == []
-    found_in(second, "plausibility", "it shares history.csv, responses.csv, gradients.csv, the weights' SHA-256 with "
+    assert_found(second, "copies", "it shares history.csv, responses.csv, gradients.csv, the weights' SHA-256 with "
              "cifar_resnet20/seed0", ERROR, first)
     assert objections(first, first) == [], "not of itself"
 
 
 @pytest.mark.fault(72)
 def test_a_copy_is_recognised_by_whatever_it_still_shares(record):
-    """A seed relabelled and one loss moved by 1e-9; then other weights, then other layers too."""
+    """A seed relabelled, one loss moved by 1e-9, other weights; then without the layers too."""
     first = record()
     second = copy_of(first, 1)
     value = json.loads((first / "run.json").read_text())["result"]["train_loss"]
     cell(second, -1, "train_loss", value + 1e-9)
     consistent(second)
-    found_in(second, "plausibility", "it shares responses.csv, gradients.csv, the losses of 164 of 165 tests, the "
-             "errors of 165 of 165 tests, the weights' SHA-256 with cifar_resnet20/seed0", ERROR, first)
     put(second, "e" * 64, "weights_sha256")
-    found_in(second, "plausibility", "it shares responses.csv, gradients.csv, the losses of 164", ERROR, first)
+    assert_found(second, "copies", "it shares responses.csv, gradients.csv, the losses of 164 of 165 tests, the "
+                 "errors of 165 of 165 tests with cifar_resnet20/seed0", ERROR, first)
     for name, key in (("responses.csv", "responses"), ("gradients.csv", "gradients_sha256")):
         (second / name).unlink()
         remove(second, key)
-    found_in(second, "plausibility", "it shares the losses of 164 of 165 tests, the errors of", ERROR, first)
-    lines(second, lambda found: found.__setitem__(slice(1, None), [
-        ",".join([a, b, c + "1", *rest]) for a, b, c, *rest in (line.split(",") for line in found[1:])]))
-    consistent(second)
-    found_in(second, "plausibility", "it shares the errors of 165 of 165 tests with cifar_resnet20/seed0", ERROR, first)
+    assert_found(second, "copies", "it shares the losses of 164 of 165 tests, the errors of", ERROR, first)
 
 
 def test_the_same_run_sent_again_is_a_warning(record, tmp_path):
     first = record()
     again = tmp_path / "again" / first.parent.name / first.name
     shutil.copytree(first, again)
-    found_in(again, "plausibility", "the same run again", WARNING, first)
+    assert_found(again, "copies", "the same run again", WARNING, first)
 
 
 @pytest.mark.parametrize("name", WARNINGS)
-def test_what_is_unusual_is_a_warning_that_says_what_it_compares(record, name):
+def test_a_warning_refuses_nothing(record, name):
     kind, spoil, check, words = WARNINGS[name]
     folder = record(kind)
     spoil(folder)
-    found_in(folder, check, words, WARNING)
-
-
-@pytest.mark.parametrize("name", ["uncommitted changes", "two commits", "weights without a hash", "a worse 10-crop",
-                                  "a published error that is far off"])
-def test_a_warning_alone_refuses_nothing(record, name):
-    kind, spoil, _, _ = WARNINGS[name]
-    folder = record(kind)
-    spoil(folder)
+    assert_found(folder, check, words, WARNING)
     assert check_record(folder)[-1].verdict == "ok"
 
 
@@ -231,7 +213,7 @@ def test_an_old_record_without_newer_keys_keeps_the_values_that_its_run_had(reco
 
     def older(content):
         del content["config"]["model"]["zero_padding"], content["config"]["train"]["plateau_drops"]
-        del content["config"]["engine"], content["memory_bytes"]
+        del content["config"]["engine"], content["peak_memory_bytes"]
         (folder / "config.yaml").write_text(yaml.safe_dump(content["config"]))
     edit(folder, older)
     assert objections(folder) == []
@@ -245,10 +227,3 @@ def test_all_rows_of_a_forged_history_do_not_fill_the_screen(record):
     assert len(schedule) == 21
     assert schedule[-1].text == "and 145 more of this check"
     assert schedule[-1].verdict == ERROR
-
-
-def test_the_made_records_do_not_agree_by_chance(whole):
-    """The maker's own facts: a paper run has no deviations, and the times are not in the future."""
-    content = json.loads((whole(RESNET) / "run.json").read_text())
-    assert content["deviations"] == deviations(composed("cifar_resnet20", ())) == []
-    assert datetime.fromisoformat(content["ended"]) < datetime.now(UTC)

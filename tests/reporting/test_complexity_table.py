@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from repro.published import Column
+from repro.paper import Column
 from repro.reporting.complexity_table import (
     CountedNetwork,
     complexity_table,

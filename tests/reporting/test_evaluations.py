@@ -7,16 +7,16 @@ import pytest
 
 from repro.reporting import evaluations
 from repro.reporting.evaluations import command, problem, read, trouble_with_counts
-from repro.reporting.selection import Pool
+from repro.reporting.selection import RunSet
 from repro.runs import read_run, scan
 from tests.reporting.conftest import write_evaluation
 
 OPT_B = "imagenet_optB"
 
 
-def pool(root: Path) -> Pool:
+def pool(root: Path) -> RunSet:
     """Your runs below a folder."""
-    return Pool("yours", tuple(scan(root / "runs")))
+    return RunSet("yours", tuple(scan(root / "runs")))
 
 
 def test_a_test_of_the_run_counts(results: Path, make_run):
@@ -82,7 +82,7 @@ def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_r
     found = evaluations.tested(pool(results), OPT_B, "ten_crop")
     assert found.notes() == ["tested on another data set than trained on (yours): imagenet_optB/seed0: fingerprint of "
                              "its files eeeeeeeeeeee, in training 0"]
-    assert found.status == "finished", "a note, no objection"
+    assert found.status == "finished", "a note, no exclusion_reason"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', ""])

@@ -9,17 +9,17 @@ import pytest
 
 from repro.config import compose, scaled
 from repro.errors import ConfigError
+from repro.paper import ClaimTest
 from repro.places import reference_dir
-from repro.published import ClaimTest
 from repro.publishing import publish
 from repro.reporting import figures, tables
 from repro.reporting.claim_measures import measured
 from repro.reporting.claims import evaluate
-from repro.reporting.compare import compare, text
 from repro.reporting.figure_data import gather
 from repro.reporting.listing import entries, listing
 from repro.reporting.report import card, report
-from repro.reporting.selection import Pool, median_run, paper_runs
+from repro.reporting.selection import RunSet, median_run, paper_runs
+from repro.reporting.settings import compare
 from repro.reporting.status import status
 from repro.reporting.status import text as status_text
 from repro.reporting.variants import net_name
@@ -31,7 +31,7 @@ SMOKE = ("machine=smoke",)
 
 
 def answer(root: Path, experiment: str):
-    return paper_runs(Pool("yours", tuple(scan(root / "runs"))), experiment)
+    return paper_runs(RunSet("yours", tuple(scan(root / "runs"))), experiment)
 
 
 def claim(name: str, results: Path, reference: Path):
@@ -70,7 +70,7 @@ def test_a_wiring_test_is_never_evidence_and_named_everywhere(results: Path, ref
     assert run.finished
     assert "@" in folder.parent.name
     assert answer(results, OPT_A).excluded[0].status == "wiring test"
-    own = Pool("yours", (run,))
+    own = RunSet("yours", (run,))
     assert not paper_runs(own, OPT_A).runs
     other = make_run(results, OPT_A, test=30.0)
     assert title(composed(OPT_A, SMOKE)).endswith("(wiring test)")
@@ -172,8 +172,6 @@ def test_two_imagenet_runs_are_compared_on_val(results: Path, make_run):
     found = compare(first, second)
     assert found["errors"]["val_top1_error"] == [27.0, 30.0]
     assert found["errors"]["val_top5_error"] == [9.0, 10.0]
-    assert found["largest_difference"].keys() == {"train_top1_error", "val_top1_error"}
-    assert "val A" in text(found)
 
 
 def test_the_report_has_the_tests_of_a_run(results: Path, reference: Path, make_run):
@@ -279,13 +277,9 @@ def test_a_listed_cost_is_measured_where_a_run_is(results: Path, reference: Path
     make_run(reference, OPT_A, test=27.0, change={"train_seconds": 7000.0, "evaluation_seconds": 200.0})
     make_run(results, RES18, overrides=("scale=0.5",))
     found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
-    assert found[OPT_A]["text"] == "2 h measured on made-up device (seed0)"
-    assert found[RES18]["measured"] is False
-    assert found[RES18]["text"] == "4.6 GPU-hours, 5.6 GB memory, 0.33 GB disk"
-    assert found["cifar_resnet20"] is None
-    assert found["imagenet_vgg16"] is None, "is not trained"
+    assert found[OPT_A] == {"hours": 2.0, "text": "2 h on made-up device (seed0)"}
+    assert found[RES18] is None
     make_run(results, OPT_A, test=27.0, change={"train_seconds": 17_000.0, "evaluation_seconds": 1000.0,
                                                 "environment": {"device": "NVIDIA H100", "devices": 8}})
     found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
-    assert found[OPT_A]["text"] == "40 GPU-hours measured (8 x NVIDIA H100, 5 h; seed0)"
-    assert found[OPT_A]["hours"] == 40
+    assert found[OPT_A] == {"hours": 40.0, "text": "5 h on 8 x NVIDIA H100, 40 GPU-hours (seed0)"}

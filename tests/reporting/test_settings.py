@@ -1,13 +1,15 @@
 """Sources read from configuration files, settings, differences, and what is known of a run's cost."""
 
 import json
+import re
 
 import pytest
 
 from repro.config import compose, experiments, files_of, paper_config, paper_identities
 from repro.errors import ConfigError
 from repro.reporting.run_cost import benchmarks, measured_times, time_lines
-from repro.reporting.settings import NAMES, counts, differences, file_sources, settings, sources
+from repro.reporting.settings import NAMES, compare, counts, differences, file_sources, settings, sources
+from repro.runs import read_run
 from tests.reporting.conftest import write_run
 
 
@@ -99,3 +101,27 @@ def test_times_come_from_benchmarks_and_finished_runs_alone(tmp_path):
     assert [one["seconds"] for one in benchmarks("cifar_resnet20", tmp_path)] == [50.0]
     assert benchmarks("cifar_resnet56", tmp_path) == []
     assert "not measured: repro cost demo" in time_lines([], "demo")[0]
+
+
+def test_two_runs_side_by_side(direct, results, make_run):
+    plain = make_run(results, "cifar_plain20", 0, test=9.6, train=1.0, device="one")
+    residual = make_run(results, "cifar_resnet20", 1, test=8.1, train=0.5, device="two")
+    found = json.loads(direct("show", "cifar_plain20/seed0", "--against", str(residual), "--json").out)
+    assert {entry["key"]: entry["values"] for entry in found["settings"]} == {
+        "model.family": ["plain", "residual"], "seed": [0, 1], "device": ["one", "two"]}
+    assert found["errors"]["test_top1_error"] == [9.6, 8.1]
+    assert found["first_difference"] == 390
+    text = direct("show", str(plain), "--against", str(residual)).out
+    assert "A: cifar_plain20/seed0\nB: cifar_resnet20/seed1\n" in text
+    assert re.search(r"test_top1_error +9\.60 +8\.10\n", text)
+    assert "the histories differ from iteration 390 on" in text
+    assert "no setting differs" in direct("show", str(plain), "--against", str(plain)).out
+
+
+def test_unfinished_and_synthetic_runs_are_labelled(results, make_run):
+    stopped = read_run(make_run(results, "cifar_plain20", 0, status="interrupted"))
+    made = read_run(make_run(results, "cifar_plain20", 0, precision="fp32", overrides=(
+        "data=synthetic", "scale=0.001875", "evaluation.interval=10240")))
+    first, second = compare(stopped, made)["runs"]
+    assert "interrupted at iteration" in first
+    assert "synthetic images, scale 0.001875" in second

@@ -10,8 +10,8 @@ from repro.reporting.status import status, text
 HOLD = """
 import sys, time
 from pathlib import Path
-from repro.runs import locked
-with locked(Path(sys.argv[1])):
+from repro.runs import hold_lock
+with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -27,11 +27,11 @@ def test_what_is_lacking_counts_seeds(results, reference, make_run):
     assert found["cifar_resnet110"]["status"] == "partial 2/5"
     assert found["cifar_resnet110"]["seconds"] == 3 * (100.4 + 23.0)
     assert found["cifar_resnet32"]["seconds"] is None
-    assert "? to go" in text(status(results, reference))
+    assert "not measured" in text(status(results, reference))
 
 
 def test_a_row_needs_the_seeds_of_suites_that_feed_its_table(results, reference, make_run):
-    """Not the 16 in each precision that decide about precisions; and no run in 16 bits fills a row."""
+    """No run in 16 bits fills a row."""
     for seed in range(3):
         make_run(results, "cifar_resnet20", seed, test=8.0 + seed, precision="fp16")
     found = {entry["row"]: entry for entry in status(results, reference)["lacking"]}

@@ -276,7 +276,7 @@ def test_published_tables_print_the_papers_digits(results: Path, reference: Path
 
 def test_every_name_builds_and_an_unknown_one_is_named(results: Path, reference: Path):
     assert tables.names() == [*(f"table{n}" for n in range(1, 9)), "plain_nets", "short_cifar_plain_vs_res",
-                              "synthetic_demo", "precision", "claims"]
+                              "synthetic_demo", "claims"]
     assert [tables.build(name, results, reference).name for name in tables.names()] == tables.names()
     with pytest.raises(ConfigError, match="did you mean table6"):
         tables.build("tabel6", results, reference)

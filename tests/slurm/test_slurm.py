@@ -21,6 +21,7 @@ RUN = (*TINY, "train.batch_norm_group=8", "train.iterations=40", "train.lr_drops
 MADE = f'exec "{sys.executable}" -m tests.slurm.braked_cli "$@"'  # `repro` on made-up data
 PATIENCE = 120.0  # seconds for what takes some 10 on a machine without other work
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(any(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None
                            for name in ("slurmctld", "slurmd", "sbatch", "munged")),
                        reason="needs SLURM: tests/slurm/cluster install"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from repro.errors import StorageError
-from repro.training.background import Snapshot, Writer, mapped
+from repro.training.background import Snapshot, Writer, map_tensors
 
 CPU = torch.device("cpu")
 
@@ -16,7 +16,7 @@ def test_a_snapshot_is_of_the_moment_when_it_was_taken():
     snapshot = Snapshot(state, CPU)
     state["a"].add_(1)
     state["list"][0].zero_()
-    found = snapshot.fetched()
+    found = snapshot.fetch()
     assert found["a"].tolist() == [0, 0, 0]
     assert found["list"][0].tolist() == [1, 1]
     assert found["n"] == 7
@@ -24,7 +24,7 @@ def test_a_snapshot_is_of_the_moment_when_it_was_taken():
 
 def test_mapped_keeps_kinds_and_keys():
     value = {"x": (torch.zeros(1), "text"), "y": [{"z": torch.ones(1)}]}
-    found = mapped(lambda tensor: tensor + 1, value)
+    found = map_tensors(lambda tensor: tensor + 1, value)
     assert found["x"][0].item() == 1
     assert found["x"][1] == "text"
     assert found["y"][0]["z"].item() == 2

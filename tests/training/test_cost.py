@@ -3,14 +3,12 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from repro.config import compose
 from repro.devices import resolve
 from repro.schema import Engine, Precision
 from repro.training import cost
-from repro.training.memory import needed
-from tests.made import tiny_config, tiny_data, with_machine
+from tests.made import tiny_config, with_machine
 
 
 @pytest.fixture
@@ -65,15 +63,3 @@ def test_updates_in_both_formats_are_really_done(monkeypatch):
     monkeypatch.setattr(cost, "CPU_CIFAR_IMAGES", 512)
     _, times = cost.with_memory_format(undecided("machine.threads=1"))
     assert all(0.1 < value < 10_000 for value in times.values())
-
-
-def test_cudnn_does_not_try_its_algorithms_on_the_few_images_that_memory_is_measured_on(monkeypatch):
-    seen = []
-    data = tiny_data()
-    original = type(data).sample
-    monkeypatch.setattr(type(data), "sample",
-                        lambda self, count: seen.append(torch.backends.cudnn.benchmark) or original(self, count))
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    needed(cost.build_model(tiny_config().model), data, tiny_config())
-    assert seen == [False, False]
-    assert torch.backends.cudnn.benchmark is True

@@ -16,9 +16,9 @@ from repro.errors import CaptureError, Stopped
 from repro.models import build_model
 from repro.schema import Engine
 from repro.training import engine
-from repro.training.execution import Execution, blocks, chain, out_of_memory, updates_per_graph
+from repro.training.execution import Execution, blocks, error_chain, out_of_memory, updates_per_graph
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, counted_at_once
+from repro.training.step import TrainStep, count_batches_once
 from tests.made import tiny_config, tiny_data
 from tests.training.tape import use_tapes
 
@@ -70,7 +70,7 @@ def test_eager_is_the_step_itself():
     ours, (step, _) = made("engine=eager"), made_step()
     ours.advance(13)
     for done in range(13):
-        step.input.cover(done * 16)
+        step.input.prepare(done * 16)
         step()
     assert ours.kind == "eager"
     assert ours.done == int(ours.step.iteration) == 13
@@ -223,7 +223,7 @@ def test_the_whole_chain_of_a_failed_capture_is_told():
     error = ValueError("operation failed due to a previous error during capture")
     error.__context__ = RuntimeError("operation not permitted when stream is capturing\nmore text")
     error.__context__.__cause__ = KeyError("the first")
-    assert chain(error) == ("  ValueError: operation failed due to a previous error during capture\n"
+    assert error_chain(error) == ("  ValueError: operation failed due to a previous error during capture\n"
                             "  caused by RuntimeError: operation not permitted when stream is capturing\n"
                             "  caused by KeyError: 'the first'")
 
@@ -285,7 +285,7 @@ def test_a_capture_without_memory_keeps_nothing_of_the_network(monkeypatch):
 
 def test_layers_that_span_processes_count_for_themselves():
     """None of them is a BatchNorm2d, and torch takes no empty list."""
-    with counted_at_once([]):
+    with count_batches_once([]):
         pass
 
 
@@ -399,7 +399,7 @@ def test_a_step_reads_nothing_on_the_host_and_moves_nothing(overrides):
     mode = Structure(watched(ours.step))
     with mode:
         ours.step()
-        ours.step.input.cover(2 * ours.step.input.images)  # a new pass: made beside the old one, then copied
+        ours.step.input.prepare(2 * ours.step.input.images)  # a new pass: made beside the old one, then copied
         ours.step()
     mode.check()
 

@@ -18,7 +18,7 @@ import torch
 from repro.data import loader
 from repro.errors import LostProcessError, Stopped, StorageError
 from repro.places import TREE
-from repro.runs import locked, read_run, run_folder, scan
+from repro.runs import hold_lock, read_run, run_folder, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data
 from tests.made_cli import TINY
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(s
     with suppress(OSError), (folder.parent / "ballast").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    with pytest.raises(StorageError, match=r"can't write .*run\.lock: No space left on device"), locked(folder):
+    with pytest.raises(StorageError, match=r"can't write .*run\.lock: No space left on device"), hold_lock(folder):
         pass
     assert list(folder.iterdir()) == []
 
@@ -359,6 +359,7 @@ def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(tmp_path)
 
 # ---- kills
 
+@pytest.mark.slow
 @pytest.mark.fault(20, 21)
 @pytest.mark.parametrize(("extra", "code", "words"), [
     (("--kills", "4"), 0, ("weights and history as of the run left alone", "4 kills; lost: nothing")),

@@ -21,7 +21,7 @@ def make_step(*overrides, data=None):
 
 def advance(step, count):
     for _ in range(count):
-        step.input.cover(int(step.iteration) * len(step.offsets))
+        step.input.prepare(int(step.iteration) * len(step.offsets))
         step()
 
 
@@ -40,7 +40,7 @@ def test_counters_are_the_sums_over_the_mini_batches():
     step = make_step()
     errors, losses = 0, 0.0
     for _ in range(5):
-        step.input.cover(int(step.iteration) * 16)
+        step.input.prepare(int(step.iteration) * 16)
         images, labels = step.batch()
         with torch.no_grad():
             running = {k: v.clone() for k, v in step.model.state_dict().items()}
@@ -155,7 +155,7 @@ def test_a_divergence_noticed_passes_later_breaks_nothing():
     with torch.no_grad():
         step.model.fc.bias[0] = float("nan")
     for done in range(9):  # passes of 2 mini-batches
-        step.input.cover(done * 50)
+        step.input.prepare(done * 50)
         step()
     assert int(step.failed_at) == 0
     assert int(step.iteration) == 0

@@ -13,9 +13,10 @@ from repro.config import compose
 from repro.devices import autocast
 from repro.errors import CaptureError, Stopped
 from repro.models import build_model
-from repro.paper import costs, ensemble
+from repro.paper import ensemble
 from repro.paper import suite as read_suite
 from repro.places import TREE
+from repro.ranges import VALIDATION_IMAGES
 from repro.runs import run_folder
 from repro.schema import Engine, Precision
 from repro.stopping import StopRequest
@@ -93,7 +94,7 @@ def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_proces
 
     launched = []
     monkeypatch.setattr(module, "run_unfinished", fails)
-    monkeypatch.setattr(module.launcher, "launch", lambda config, command: launched.append(config))
+    monkeypatch.setattr(module.launcher, "launch", lambda train, config, command: launched.append(config))
     monkeypatch.setattr(module, "make_data", lambda config: None)
     _, failures = module.run_suite("cifar_plain_vs_res", "paper", 1, ["machine.device=cpu", "engine=graph"], COMMAND)
     assert failures == []
@@ -109,10 +110,10 @@ def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkey
     found = module.say_cost(DEEPER, [], lines.append)
     schedule = Schedule.of(compose(["experiment=imagenet_optB"]))
     tests = sum(schedule.evaluates(number) for number in range(1, schedule.iterations + 1))
-    assert found["experiments"][0]["run_seconds"] == tests * costs().images.validation
+    assert found["experiments"][0]["run_seconds"] == tests * VALIDATION_IMAGES
     assert "without reading and decoding images (repro bench input)" in lines[-1]
     cifar: list[str] = []
-    found = module.say_cost(read_suite("cifar_precision"), ["machine.precision=fp32"], cifar.append)
+    found = module.say_cost(read_suite("cifar_very_deep"), ["machine.precision=fp32"], cifar.append)
     assert found["experiments"][0]["run_seconds"] % 10_000 == 0
     assert "decoding" not in cifar[-1]
 

@@ -25,7 +25,6 @@ from tests.weights.made import (
     checkpoint,
     errors,
     mostly_right,
-    normalised,
     prefixed,
     small_cifar,
     trained_like,
@@ -146,24 +145,6 @@ def test_weights_of_others_in_a_runs_folder_do_not_become_the_runs(direct, small
     says(direct("weights", "import", str(tmp_path / "net.th"), *AKAMASTER, "--output", str(folder / "run.json")), 2,
          "run.json is there already")
     assert (folder / "run.json").read_text() == "{}"
-
-
-def test_predict_takes_the_settings_of_the_file(direct, tmp_path, monkeypatch):
-    import numpy as np
-    from PIL import Image
-
-    net = akamaster_net(3)
-    imported(direct, tmp_path, net)
-    pixels = small_cifar(1).test_images[0]
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save("image.png")
-    monkeypatch.setattr("repro.evaluation.predict.load_arrays", lambda config: small_cifar(1))
-    outcome = direct("predict", "image.png", "weights=out.pt", "--json")
-    assert outcome.code == 0, outcome.err
-    with torch.no_grad():
-        expected = net(normalised(pixels[None])).softmax(1)[0]
-    found = {entry["class"]: entry["probability"] for entry in json.loads(outcome.out)[0]["classes"]}
-    assert set(found) == set(expected.topk(5).indices.tolist())
-    assert all(abs(float(expected[number]) - share) < 1e-5 for number, share in found.items())
 
 
 # ---- forms of files that are taken

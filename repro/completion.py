@@ -1,0 +1,52 @@
+"""Completion in the shell by argcomplete: `eval "$(register-python-argcomplete repro)"`. Never imports torch."""
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+import argcomplete
+from argcomplete.completers import FilesCompleter
+
+from repro import paper
+from repro.config import GROUPS, PATHS, experiments, keys
+from repro.paper import PROTOCOLS
+from repro.places import conf_dir
+from repro.reporting.figure_data import names as figure_names
+from repro.reporting.tables import names as table_names
+from repro.schema import RunConfig
+from repro.wording import allowed
+
+NAMES = {"suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
+         "figure": figure_names}
+OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds", "jobs_per_device"),
+            "pending": ("jobs_per_device",), "bench": ("nets", "contenders", "rounds", "steps")}
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell that asks by its environment, and end the process."""
+    argcomplete.autocomplete(parser, default_completer=candidates)  # type: ignore[arg-type]  # any callable will do
+
+
+def candidates(prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, **_: Any) -> Iterable[str]:
+    """Words for an argument without choices: keys of the configuration and their values, names, else files."""
+    command = parser.prog.split()[-1]
+    if action.dest == "name":
+        return NAMES[command]()
+    if "key=value" not in str(action.metavar):
+        return FilesCompleter()(prefix)
+    key, equals, value = prefix.partition("=")
+    if equals:
+        words = (FilesCompleter()(value) if key in (*PATHS, "weights") else
+                 PROTOCOLS if (command, key) == ("eval", "protocol") else values(key))
+        return [f"{key}={word}" for word in words]
+    known = (*OWN_KEYS.get(command, ()), *GROUPS, *keys())
+    return [f"{key}=" for key in known if not str(allowed(RunConfig, key)).startswith("a section")]
+
+
+def values(key: str) -> list[str]:
+    """The values of a key that has few: the files of a group of conf/, or the words that the schema admits."""
+    if key == "experiment":
+        return experiments()
+    if key in GROUPS:
+        return sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+    return [word for word in (allowed(RunConfig, key) or "").split(" or ") if word and " " not in word]

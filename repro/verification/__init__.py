@@ -1,1 +1,0 @@
-"""What `repro verify` computes anew by other means: each check holds it against something independent."""
