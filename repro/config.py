@@ -35,6 +35,7 @@ from repro.wording import allowed, nearest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
+ANY = object()
 GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
 FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
@@ -52,6 +53,8 @@ ADDED_LATER: dict[str, Any] = {
     "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
     "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1,
     "train.plateau_drops": 2}
+# Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
@@ -160,7 +163,7 @@ def from_record(record: dict[str, Any]) -> RunConfig:
     name = record["experiment"]
     base = OmegaConf.structured(paper_config(name) if name in experiments() else RunConfig)
     try:
-        return checked(DictConfig(OmegaConf.merge(base, record["config"])))
+        return checked(DictConfig(OmegaConf.merge(base, without_removed(record["config"]))))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"the record of {name} seed {record['seed']}: {one_message(error)}") from error
 
@@ -286,11 +289,18 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def numbers(config: dict[str, Any]) -> dict[str, Any]:
     """The dotted keys of a recorded configuration that change a run's numbers (the seed aside)."""
-    values = flat(config)
+    values = flat(without_removed(config))
     kept = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
     if values.get("model.architecture") == "imagenet":  # its depth says which network it is; on CIFAR-10 it is 6n+2
         kept["model.depth"] = values["model.depth"]
     return with_added(kept)
+
+
+def without_removed(recorded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recorded configuration, nested, without keys that are gone and changed no number."""
+    return {key: without_removed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+            for key, value in recorded.items()
+            if not (prefix + key in REMOVED and REMOVED[prefix + key] in (ANY, value))}
 
 
 def with_added(recorded: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from repro.config import (
     with_added,
     with_precision,
 )
+from repro.errors import ConfigError
 from repro.paper import pinned_hashes
 from repro.places import reference_dir
 from repro.schema import Precision
@@ -49,6 +50,18 @@ def test_a_committed_record_keeps_its_identity_and_its_deviations(name):
     assert record["identity"] == RECORDS[name] == identity_of(record["config"])
     assert identity(from_record(record)) == RECORDS[name]
     assert deviations(from_record(record)) == record["deviations"]
+
+
+def test_keys_that_are_gone_leave_a_record_as_it_is():
+    record = record_of("cifar_resnet20")
+    record["config"] |= {"part_size": "15M"}
+    record["config"]["machine"] |= {"decoder": "torchcodec"}
+    record["config"]["data"] |= {"on_bad": "fail"}
+    assert identity_of(record["config"]) == RECORDS["cifar_resnet20"] == identity(from_record(record))
+    record["config"]["data"] |= {"on_bad": "skip"}
+    assert identity_of(record["config"]) != RECORDS["cifar_resnet20"], "such a run saw other images"
+    with pytest.raises(ConfigError, match="on_bad"):
+        from_record(record)
 
 
 def test_what_came_later_is_what_conf_says_and_is_filled_in():

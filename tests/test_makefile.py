@@ -100,7 +100,8 @@ def test_settings_come_from_the_environment_too(venv):
 
 
 @pytest.mark.parametrize(("target", "commands"), [
-    ("test", [["python", "-m", "pytest", "-n", "auto", "-m", "not slow"]]), ("lint", [["ruff", "check", "--no-cache", "."], ["mypy"]]),
+    ("test", [["python", "-m", "pytest", "-n", "auto", "-m", "not slow"]]),
+    ("lint", [["ruff", "check", "--no-cache", "."], ["mypy"]]),
     ("setup", []),
 ])
 def test_the_developers_targets(venv, target, commands):

@@ -18,6 +18,7 @@ from repro.config import (
     paper_identities,
     suggest,
     to_dict,
+    without_removed,
 )
 from repro.errors import ConfigError
 from repro.records.reading import ERROR, WARNING, Problems, Refused, cut, format_value
@@ -32,7 +33,7 @@ def configured(content: dict[str, Any]) -> RunConfig:
 
     Keys that are newer than the record have the value that its run had.
     """
-    name, recorded = content["experiment"], content["config"]
+    name, recorded = content["experiment"], without_removed(content["config"])
     if name not in experiments():
         raise Refused(f"there is no experiment {cut(name)}"
                       f"{suggest(cut(name), experiments())}; `repro list` names all")

@@ -146,9 +146,9 @@ def needed_seeds(row: str, experiment: str) -> int:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in words."""
+    """Seconds in words; '?' where nothing was measured."""
     if seconds is None:
-        return "not measured"
+        return "?"
     length, name = next((length, name) for least, length, name in UNITS if seconds >= least)
     return f"{seconds / length:.{0 if length == 1 else 1}f} {name}"
 

@@ -46,7 +46,6 @@ R, H = "responses.csv", "history.csv"
 FORGERIES = {
     # history.csv
     "a cell changed": (RESNET, lambda f: cell(f, 3, "test_loss", 1.5), "result", "was changed after the run"),
-    "a recorded hash changed": (RESNET, lambda f: put(f, "0" * 64, "history_sha256"), "result", "recorded 0000000"),
     "a test error no number of images gives": (
         RESNET, consistently(lambda f: cell(f, -1, "test_top1_error", 8.333)), "history",
         "iteration 64000: test_top1_error 8.333 is no whole number of errors among 10000 images"),
@@ -54,14 +53,11 @@ FORGERIES = {
                         "is no percentage"),
     "a top-5 error above the top-1 error": (
         IMAGENET, consistently(lambda f: cell(f, 4, "val_top5_error", 100)), "history", "is above val_top1_error"),
-    "a val error of other images than ImageNet's": (
-        IMAGENET, consistently(lambda f: cell(f, 4, "val_top1_error", 90.001)), "history", "among 50000 images"),
     "another error everywhere but with averaged statistics": (
         RESNET, consistently(lambda f: put_everywhere(f, 51.25)), "result",
         "test_top1_error 8.75 %, the same weights with averaged BN statistics 51.25: more than 5 points apart"),
     "a commit made up": (RESNET, lambda f: put(f, "0" * 40, "sessions", 0, "commit"), "schema",
                          "at `sessions[0].commit`"),
-    "a loss below 0": (RESNET, consistently(lambda f: cell(f, 4, "train_loss", -0.1)), "history", "is below 0"),
     "a loss that is too small for its errors": (
         RESNET, consistently(lambda f: cell(f, 0, "test_loss", 0.2)), "history", "is less than"),
     "NaN in the history": (RESNET, lambda f: cell(f, 4, "train_loss", "nan"), "history",
@@ -69,35 +65,25 @@ FORGERIES = {
     "a missing row": (RESNET, consistently(lambda f: lines(f, lambda x: x.pop(5))), "history", "lacks iteration 1950"),
     "the end missing": (RESNET, consistently(lambda f: lines(f, lambda x: x.pop())), "history",
                         "ends at iteration 63960 of 64000"),
-    "rows after the end": (
-        RESNET, consistently(lambda f: lines(f, lambda x: x.append(x[-1].replace("64000", "64390", 1)))), "history",
-        "has iteration 64390, where the schedule has no test"),
     "a torn last line": (RESNET, lambda f: (f / H).write_text((f / H).read_text()[:-9]), "history", "torn"),
     "an unfinished run": (RESNET, lambda f: put(f, "interrupted", "status"), "history", "not finished"),
     "another split": (RESNET, lambda f: put(f, "val", "evaluated_on"), "history", "evaluated on val"),
     # schedule
     "another learning rate": (RESNET, consistently(lambda f: cell(f, 100, "learning_rate", 0.1)), "schedule",
                               "learning rate 0.1; the schedule gives 0.01"),
-    "a warm-up where there is none": (RESNET, lambda f: put(f, 400, "warmup_end"), "schedule", "has no warm-up"),
     "a warm-up that is too long": (
         "warmup", lambda f: put(f, 2500, "warmup_end"), "schedule", "can end from iteration 100 to 2000"),
-    "a rate of the warm-up that it has not": (
-        "warmup", consistently(lambda f: cell(f, 0, "learning_rate", 0.1)), "schedule", "the schedule gives 0.01"),
     # result
     "a cherry-picked result": (RESNET, lambda f: edit(f, lambda r: r["result"].update(test_top1_error=8.0)), "result",
                                "test_top1_error 8.0, the last row 8.5; the last iteration is the result"),
     "another best test error": (RESNET, lambda f: put(f, 7.9, "best_on_test", "test_top1_error"), "result",
                                 "best_on_test is"),
-    "a best error on val": (IMAGENET, lambda f: put(f, {"iteration": 5000, "test_top1_error": 20.0}, "best_on_test"),
-                            "result", "not tested on a test set"),
     # schema
     "a key that is missing": (RESNET, lambda f: remove(f, "parameters"), "schema",
                               "missing required field `parameters`"),
     "a misspelt key": (RESNET, lambda f: put(f, 1, "paramters"), "schema", "unknown field `paramters`"),
     "a truth value as a number": (RESNET, lambda f: put(f, True, "seed"), "schema",
                                   "Expected `int`, got `bool` - at `seed`"),
-    "a time without a zone": (RESNET, lambda f: put(f, "2026-05-01T00:00:00", "started"), "schema", "at `started`"),
-    "an identity that is none": (RESNET, lambda f: put(f, "../../..", "identity"), "schema", "at `identity`"),
     # configuration
     "an experiment that does not exist": (RESNET, lambda f: put(f, "cifar_resnet21", "experiment"), "configuration",
                                           "did you mean cifar_resnet20?"),
@@ -107,8 +93,6 @@ FORGERIES = {
                            "no value for train.momentum"),
     "a setting out of its range": (RESNET, lambda f: put(f, 2, "config", "train", "momentum"), "configuration",
                                    "train.momentum=2.0: allowed is"),
-    "a key with a dot that shadows another": (RESNET, lambda f: put(f, 0.2, "config", "train.lr"), "configuration",
-                                              "unknown key train.lr"),
     "a precision left open": (RESNET, lambda f: put(f, "auto", "config", "machine", "precision"), "configuration",
                               "machine.precision=auto"),
     # who it is
@@ -120,8 +104,6 @@ FORGERIES = {
     "another seed in the record": (RESNET, lambda f: put(f, 3, "seed"), "identity", "the record is of seed 3"),
     "another seed everywhere but in the folder's name": (RESNET, lambda f: change_seed(f, 3), "folder",
                                                          "called seed0, the record is of seed 3"),
-    "another precision in the environment": (RESNET, lambda f: put(f, "bf16", "environment", "precision"), "identity",
-                                             "the environment names precision bf16"),
     "deviations not confessed": (RESNET, change_in_secret, "deviations",
                                  "not among the recorded deviations: train.weight_decay: 0.0001 -> 0.0005"),
     "a deviating run among the paper's": (RESNET, change_in_secret, "folder",
@@ -134,22 +116,17 @@ FORGERIES = {
     "one folder for both sets": (IMAGENET, lambda f: put(f, True, "data", "one_folder"), "data", "a wiring test"),
     # layers
     "changed responses": (RESNET, lambda f: cell(f, 3, "std", 0.6, name=R), "layers", "responses.csv was changed"),
-    "responses not sent": (RESNET, lambda f: (f / R).unlink(), "layers", "which was not sent"),
-    "responses of other images": (RESNET, lambda f: put(f, 500, "responses", "images"), "layers", "of 500 images"),
     "channels of another network": (RESNET, lambda f: cell(f, 3, "channels", 64, name=R), "layers", "it has 16"),
 }
 TEN = "evaluations/ten_crop.json"
 TESTS = {
     "other counts than the error": (lambda f: put(f, 12000, "top1_errors", name=TEN), "says 25.0 % for 12000 errors"),
-    "another error than the counts": (lambda f: put(f, 24.0, "val_top1_error", name=TEN), "says 24.0 %"),
     "fewer images": (lambda f: both(f, lambda f: put(f, 1000, "images", name=TEN),
                                     lambda f: put(f, 1000, "images_done", name=TEN)), "was on 1000 images, not 50000"),
     "other weights": (lambda f: put(f, "0" * 64, "weights_sha256", name=TEN), "of other weights"),
     "another run": (lambda f: put(f, "0" * 12, "identity", name=TEN), "identity is '000000000000'"),
-    "another protocol": (lambda f: put(f, "center", "protocol", name=TEN), "protocol is 'center', not 'ten_crop'"),
     "another network": (lambda f: put(f, 50, "model", "depth", name=TEN), "its network has depth 50"),
     "the training images": (lambda f: put(f, True, "one_folder", name=TEN), "one_folder is True"),
-    "a misspelt key": (lambda f: put(f, 1, "imags", name=TEN), "unknown field `imags`"),
     "tests of different images": (lambda f: put(f, "0" * 64, "data_fingerprint", name=TEN), "are of different images"),
 }
 
