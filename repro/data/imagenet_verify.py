@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from repro.data.imagenet_files import OFFICIAL, Expected, ImageSet, find
-from repro.data.imagenet_listing import MOST_NAMED, Say, and_more
+from repro.data.imagenet_files import MOST_NAMED, OFFICIAL, Expected, ImageSet, Say, and_more, find
 from repro.data.parts import in_parts, progress
 from repro.data.pictures import open_rgb
 from repro.errors import DataError
@@ -53,7 +52,7 @@ def verify(root: Path, wiring_test: bool, say: Say, expected: Expected = OFFICIA
     sets = [files.train] if files.one_folder else [files.train, files.val]
     say(f"{shown(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
         + " and ".join(f"{len(images):,} images in {shown(images.root)}" for images in sets)
-        + f", {len(files.wnids):,} classes, {files.hidden:,} hidden files skipped; fingerprint {files.fingerprint}")
+        + f", {len(files.wnids):,} classes, fingerprint {files.fingerprint}")
     total = Found()
     for _, found in look_at_all(root, sets):
         total.merge(found)

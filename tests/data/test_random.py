@@ -35,12 +35,12 @@ def test_mix_is_a_bijection_on_a_sample():
     assert len(torch.unique(values)) == 1 << 20
 
 
-@pytest.mark.parametrize("shift", [0, 8, 16, 24])
 @pytest.mark.parametrize(("seed", "stream"), [(0, 0), (1, 2), (123456789, 1)])
-def test_every_byte_is_uniform(seed, stream, shift):
+def test_every_byte_is_uniform(seed, stream):
     bits = uniform_bits(torch.arange(256_000), seed, stream)
-    counts = torch.bincount((bits >> shift) & 255, minlength=256).double()
-    assert 150 < chi_square(counts) < 400  # 255 degrees of freedom: 5 standard deviations are 113
+    for shift in (0, 8, 16, 24):
+        counts = torch.bincount((bits >> shift) & 255, minlength=256).double()
+        assert 150 < chi_square(counts) < 400  # 255 degrees of freedom: 5 standard deviations are 113
 
 
 def test_neighbouring_counters_seeds_and_streams_are_uncorrelated():
@@ -69,7 +69,7 @@ def test_flipping_one_input_bit_flips_half_of_the_output_bits():
         assert 15.5 < ones < 16.5
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 163])
+@pytest.mark.parametrize("epoch", [0, 163])
 def test_a_pass_is_a_permutation(epoch):
     assert torch.equal(permutation(5000, 3, epoch).sort().values, torch.arange(5000))
 
