@@ -30,7 +30,7 @@ from repro.commands.common import Handler, check_versions, program
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams
-from repro.wording import visible
+from repro.wording import escape
 
 MODULES = (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
            bench, weights, records, verify)
@@ -99,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"repro: stopped by {error}; nothing that was saved is lost\n{same_again(words)}", error.exit_code)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
-            return fail(f"repro: {visible(str(error.filename))[:200]}: {error.strerror}", 5)
+            return fail(f"repro: {escape(str(error.filename))[:200]}: {error.strerror}", 5)
         if isinstance(error, UnicodeEncodeError):
-            return fail(f"repro: {visible(str(error.object))[:200]}: has characters that can't be written here", 2)
+            return fail(f"repro: {escape(str(error.object))[:200]}: has characters that can't be written here", 2)
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
                     "REPRO_DEBUG=1 shows where it happened", 1)
 

@@ -10,11 +10,11 @@ from argcomplete.completers import FilesCompleter
 from repro import paper
 from repro.config import GROUPS, PATHS, experiments, keys
 from repro.paper import PROTOCOLS
-from repro.places import conf_dir
+from repro.paths import conf_dir
 from repro.reporting.figure_data import names as figure_names
 from repro.reporting.tables import names as table_names
 from repro.schema import RunConfig
-from repro.wording import allowed
+from repro.wording import allowed_values
 
 NAMES = {"suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
          "figure": figure_names}
@@ -40,7 +40,7 @@ def candidates(prefix: str, action: argparse.Action, parser: argparse.ArgumentPa
                  PROTOCOLS if (command, key) == ("eval", "protocol") else values(key))
         return [f"{key}={word}" for word in words]
     known = (*OWN_KEYS.get(command, ()), *GROUPS, *keys())
-    return [f"{key}=" for key in known if not str(allowed(RunConfig, key)).startswith("a section")]
+    return [f"{key}=" for key in known if not str(allowed_values(RunConfig, key)).startswith("a section")]
 
 
 def values(key: str) -> list[str]:
@@ -49,4 +49,4 @@ def values(key: str) -> list[str]:
         return experiments()
     if key in GROUPS:
         return sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
-    return [word for word in (allowed(RunConfig, key) or "").split(" or ") if word and " " not in word]
+    return [word for word in (allowed_values(RunConfig, key) or "").split(" or ") if word and " " not in word]

@@ -27,11 +27,11 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.hydra_guard import check_key, guarded, not_utf8, own_folders, refuse_resolvers
-from repro.places import conf_dir
+from repro.hydra_guard import check_key, guard_composition, not_utf8, own_folders, refuse_resolvers
+from repro.paths import conf_dir
 from repro.ranges import check_ranges
 from repro.schema import Architecture, Family, Precision, RunConfig, ShortcutOption
-from repro.wording import allowed, nearest
+from repro.wording import allowed_values, nearest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -39,7 +39,7 @@ ANY = object()
 GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
 FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
 # What does not change the numbers of a run, and so is no part of its identity.
-NOT_IDENTITY = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
+NOT_HASHED = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
                 "data.root", "model.depth", "machine.device", "machine.steps_per_graph", "machine.timeout_seconds",
                 "machine.loader", "machine.workers",
                 "machine.activation_checkpointing", "machine.channels_last", "machine.threads", "machine.deterministic",
@@ -94,21 +94,21 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
     they are: see `repro.devices.resolve`.
     """
-    node = composed_node(overrides)
+    node = compose_node(overrides)
     try:
-        return checked(node)
+        return to_run_config(node)
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(one_message(error)) from error
 
 
-def composed_node(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+def compose_node(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """What Hydra composes, not checked yet; `with_hydra` keeps Hydra's own section. Raises ConfigError."""
     check_override_keys(overrides)
     GlobalHydra.instance().clear()
-    guard = guarded if own_folders(overrides) else nullcontext
+    guard = guard_composition if own_folders(overrides) else nullcontext
     try:
         with guard(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose("config", [*environment_overrides(), *with_quoted_paths(overrides)],
+            return hydra_compose("config", [*environment_overrides(), *quote_paths(overrides)],
                                  return_hydra_config=with_hydra)
     except UnicodeDecodeError as error:
         raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error
@@ -118,7 +118,7 @@ def composed_node(overrides: Sequence[str], with_hydra: bool = False) -> DictCon
 
 def files_of(overrides: Sequence[str]) -> list[Path]:
     """The configuration files that a run is composed of, in the order in which they win: the last one last."""
-    runtime = composed_node(overrides, with_hydra=True).hydra.runtime
+    runtime = compose_node(overrides, with_hydra=True).hydra.runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     names = ["config", *(f"{group}/{runtime.choices[group]}" for group in FILE_ORDER)]
     found = [next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
@@ -138,11 +138,11 @@ def with_config_dir(arguments: Sequence[str]) -> list[str]:
         folder = value if given else rest.pop(0) if rest else ""
         if not folder or not Path(folder).is_dir():
             raise ConfigError(f"--config-dir {folder}: no such folder")
-        overrides.append(f"hydra.searchpath=[{quoted('file://' + str(Path(folder).absolute()))}]")
+        overrides.append(f"hydra.searchpath=[{quote('file://' + str(Path(folder).absolute()))}]")
     return overrides
 
 
-def checked(node: DictConfig) -> RunConfig:
+def to_run_config(node: DictConfig) -> RunConfig:
     """A composed node as a configuration: no value missing, depth resolved, all ranges checked."""
     refuse_resolvers(node)
     missing = OmegaConf.missing_keys(node)
@@ -163,24 +163,24 @@ def from_record(record: dict[str, Any]) -> RunConfig:
     name = record["experiment"]
     base = OmegaConf.structured(paper_config(name) if name in experiments() else RunConfig)
     try:
-        return checked(DictConfig(OmegaConf.merge(base, without_removed(record["config"]))))
+        return to_run_config(DictConfig(OmegaConf.merge(base, without_removed(record["config"]))))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"the record of {name} seed {record['seed']}: {one_message(error)}") from error
 
 
 def environment_overrides() -> list[str]:
     """The REPRO_* variables as overrides, quoted for Hydra's grammar."""
-    return [f"{key}={quoted(os.environ[name])}" for name, key in ENVIRONMENT.items() if os.environ.get(name)]
+    return [f"{key}={quote(os.environ[name])}" for name, key in ENVIRONMENT.items() if os.environ.get(name)]
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Text as one quoted value of Hydra's override grammar."""
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads ${ as the start of an interpolation
     escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", literal).replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def with_quoted_paths(overrides: Sequence[str]) -> list[str]:
+def quote_paths(overrides: Sequence[str]) -> list[str]:
     """Overrides whose paths are quoted for Hydra's grammar, which has no bare ~, comma, bracket or letter beyond ASCII.
 
     A value that is quoted already, null, or holds an interpolation stays as it is.
@@ -189,7 +189,7 @@ def with_quoted_paths(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         bare = key in PATHS and value not in ("", "null") and value[0] not in "'\"" and "${" not in value
-        result.append(f"{key}={quoted(value)}" if bare else override)
+        result.append(f"{key}={quote(value)}" if bare else override)
     return result
 
 
@@ -237,7 +237,7 @@ def wrong_value(error: BaseException) -> str | None:
     if cause is None or not cause.full_key:
         return None
     key = cause.full_key.split("[")[0]
-    may_be = allowed(RunConfig, key)
+    may_be = allowed_values(RunConfig, key)
     value = re.search(r"'([^']*)'|value: (.*)", str(cause))
     if may_be is None or value is None:
         return None
@@ -287,13 +287,13 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def numbers(config: dict[str, Any]) -> dict[str, Any]:
+def hashed_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The dotted keys of a recorded configuration that change a run's numbers (the seed aside)."""
     values = flat(without_removed(config))
-    kept = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
+    kept = {key: value for key, value in values.items() if key not in NOT_HASHED}
     if values.get("model.architecture") == "imagenet":  # its depth says which network it is; on CIFAR-10 it is 6n+2
         kept["model.depth"] = values["model.depth"]
-    return with_added(kept)
+    return fill_added_settings(kept)
 
 
 def without_removed(recorded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -303,33 +303,33 @@ def without_removed(recorded: dict[str, Any], prefix: str = "") -> dict[str, Any
             if not (prefix + key in REMOVED and REMOVED[prefix + key] in (ANY, value))}
 
 
-def with_added(recorded: dict[str, Any]) -> dict[str, Any]:
+def fill_added_settings(recorded: dict[str, Any]) -> dict[str, Any]:
     """Recorded numbers with the keys that are newer than the record, at what its run did."""
     return recorded | {key: value for key, value in ADDED_LATER.items() if key not in recorded}
 
 
-def identity(config: RunConfig) -> str:
+def config_hash(config: RunConfig) -> str:
     """Twelve hexadecimal digits of the SHA-256 of everything that changes the numbers but the seed.
 
     `auto` must be resolved: raises ConfigError on precision auto.
     """
     if config.machine.precision is Precision.auto:
         raise ConfigError("machine.precision=auto: resolve it before asking for the identity of a run")
-    return identity_of(to_dict(config))
+    return hash_settings(to_dict(config))
 
 
-def identity_of(recorded: dict[str, Any]) -> str:
+def hash_settings(recorded: dict[str, Any]) -> str:
     """The identity of a configuration as it is recorded, nested plain values."""
-    told = {key: unsigned(value) for key, value in numbers(recorded).items()
+    told = {key: drop_zero_sign(value) for key, value in hashed_settings(recorded).items()
             if key not in ADDED_LATER or value != ADDED_LATER[key]}
     text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def unsigned(value: Any) -> Any:
+def drop_zero_sign(value: Any) -> Any:
     """The value with zeros that have no sign: -0.0 and 0.0 are one."""
     if isinstance(value, list):
-        return [unsigned(one) for one in value]
+        return [drop_zero_sign(one) for one in value]
     return value + 0.0 if isinstance(value, float) else value
 
 
@@ -349,26 +349,26 @@ def paper_config(experiment: str) -> RunConfig:
 
 
 @functools.cache
-def paper_identities(experiment: str) -> frozenset[str]:
+def paper_hashes(experiment: str) -> frozenset[str]:
     """Identities whose runs may enter a paper table: the experiment as it stands, in fp32 or TF32.
 
     None for an experiment that is not in conf/experiment (one of the user's, see `with_config_dir`).
     """
     if experiment not in experiments():
         return frozenset()
-    return frozenset(identity(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
+    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
 
 
 def deviations(config: RunConfig) -> list[str]:
     """What this run changes of its experiment, as 'key: paper's value -> this value'; empty for a paper run."""
     if config.name not in experiments():
         return [f"{config.name}: an experiment of your own"]
-    paper, mine = numbers(to_dict(paper_config(config.name))), numbers(to_dict(config))
+    paper, mine = hashed_settings(to_dict(paper_config(config.name))), hashed_settings(to_dict(config))
     allowed = {p.name for p in PAPER_PRECISIONS}
     return [f"{key}: {paper.get(key)} -> {value}" for key, value in mine.items()
             if value != paper.get(key) and not (key == "machine.precision" and value in allowed)]
 
 
-def scaled(length: int, scale: float) -> int:
+def scale_lengths(length: int, scale: float) -> int:
     """A length in iterations, shortened; rounded up in exact arithmetic, at least 1."""
     return max(1, ceil(length * Fraction(str(scale))))

@@ -107,7 +107,7 @@ def fp32_operations() -> list[Any]:
 
 
 @contextlib.contextmanager
-def settings_restored() -> Iterator[None]:
+def restore_settings() -> Iterator[None]:
     """Leave torch's process-wide settings (see `set_up`) as they were before."""
     operations = [*fp32_operations(), torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     precisions = [operation.fp32_precision for operation in operations]
@@ -135,7 +135,7 @@ def settings_restored() -> Iterator[None]:
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
     """Plain fp32 for what is measured within, whatever the run computes in."""
-    with settings_restored():
+    with restore_settings():
         set_tf32(False)
         yield
 
@@ -166,7 +166,7 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forced_eager(compiled: bool) -> Iterator[None]:
+def force_eager(compiled: bool) -> Iterator[None]:
     """Compiled modules run as they are written, where there are any."""
     if compiled:
         with torch.compiler.set_stance("force_eager"):
@@ -180,7 +180,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def synchronise(device: torch.device, all_streams: bool = False) -> None:
+def synchronize(device: torch.device, all_streams: bool = False) -> None:
     """Wait until the device has done all that the current stream, or any stream, was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device) if all_streams else torch.cuda.current_stream(device).synchronize()

@@ -10,7 +10,7 @@ from typing import Any
 from repro.config import ENVIRONMENT, suggest
 from repro.data import cifar10_files
 from repro.errors import DataError, ReproError
-from repro.places import data_dir, results_dir, shown
+from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version
 from repro.schema import Device
 from repro.versions import NEW_PAIR, version_problems
@@ -95,9 +95,10 @@ def check_results() -> Check:
     folder = results_dir()
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        return Check("results", PROBLEM, f"can't write in {shown(place)}", "name another folder with REPRO_RESULTS")
+        return Check("results", PROBLEM, f"can't write in {display_path(place)}",
+                     "name another folder with REPRO_RESULTS")
     free = shutil.disk_usage(place).free
-    text = f"{free // MB} MB free for {shown(folder)}"
+    text = f"{free // MB} MB free for {display_path(folder)}"
     if free < ENOUGH_DISK:
         return Check("results", PROBLEM if free < LEAST_DISK else NOTE, f"{text}, little for ResNet-1202",
                      f"free {ENOUGH_DISK // MB} MB, or name another folder with REPRO_RESULTS")
@@ -110,10 +111,11 @@ def check_data(full: bool) -> Check:
     try:
         path = cifar10_files.find(root)
         if path is None:
-            return Check("data", NOTE, f"CIFAR-10 is not in {shown(root)} yet; suites fetch it themselves",
+            return Check("data", NOTE, f"CIFAR-10 is not in {display_path(root)} yet; suites fetch it themselves",
                          "`repro data fetch cifar10`, or REPRO_DATA=FOLDER if you have it; data=synthetic needs none")
         if not full:
-            return Check("data", OK, f"CIFAR-10 is in {shown(path)}; each run verifies what it reads (now: --full)")
+            return Check("data", OK, f"CIFAR-10 is in {display_path(path)}; each run verifies what it reads (now: "
+                                     "--full)")
         return Check("data", OK, "; ".join(cifar10_files.verify(root)).replace(f"{Path.cwd()}/", ""))
     except ReproError as error:
         return Check("data", PROBLEM, str(error), "`repro data fetch cifar10` repairs it"

@@ -15,16 +15,16 @@ from yaml import YAMLError
 
 from repro.config import (
     check_override_keys,
-    checked,
     environment_overrides,
     one_message,
-    quoted,
+    quote,
+    quote_paths,
+    to_run_config,
     with_config_dir,
-    with_quoted_paths,
 )
 from repro.errors import ConfigError, Stopped
-from repro.hydra_guard import FLAGS, guarded, not_utf8
-from repro.places import conf_dir, results_dir
+from repro.hydra_guard import FLAGS, guard_composition, not_utf8
+from repro.paths import conf_dir, results_dir
 
 
 class SweepStopped(BaseException):
@@ -44,7 +44,7 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
         from repro.training import engine
 
         try:
-            engine.run(checked(node), command)
+            engine.run(to_run_config(node), command)
         except Stopped as error:
             raise SweepStopped(error) from error
 
@@ -58,10 +58,10 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
     refused = [flag for flag in flags if flag.startswith("-") and flag.split("=")[0] not in FLAGS]
     if refused:
         raise ConfigError(f"no flag {refused[0]!r}\nof Hydra's there are: {', '.join(FLAGS)}, --config-dir")
-    sys.argv = ["repro run", *environment_overrides(), f"hydra.sweep.dir={quoted(str(sweep_folder(overrides)))}",
-                *with_quoted_paths(overrides), *flags]  # argparse wants all overrides in one row
+    sys.argv = ["repro run", *environment_overrides(), f"hydra.sweep.dir={quote(str(sweep_folder(overrides)))}",
+                *quote_paths(overrides), *flags]  # argparse wants all overrides in one row
     try:
-        with guarded():
+        with guard_composition():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except UnicodeDecodeError as error:
         raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.places import conf_dir
+from repro.paths import conf_dir
 
 # Hydra's flags that are passed on; not those that name another main file or unpickle an earlier job.
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "--info", "-i", "-p", "--package", "--resolve", "--hydra-help")
@@ -109,7 +109,7 @@ def not_utf8(overrides: Sequence[str]) -> list[Path]:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guard_composition() -> Iterator[None]:
     """While active, whatever Hydra composes is checked before Hydra acts on it; files may have a byte order mark."""
     load, header = ConfigLoaderImpl.load_configuration, ConfigSource._get_header_dict
 
@@ -137,7 +137,7 @@ def guarded() -> Iterator[None]:
 def refuse_code(node: DictConfig, plain: DictConfig) -> None:
     """Raise ConfigError if a composed node would make Hydra call or import something that `plain` does not."""
     for key in FIXED:
-        if selected(node, f"hydra.{key}") != selected(plain, f"hydra.{key}"):
+        if plain_value(node, f"hydra.{key}") != plain_value(plain, f"hydra.{key}"):
             raise ConfigError(f"a configuration file sets hydra.{key}, which could run code: only conf/config.yaml "
                               "may; take it out of the files of --config-dir")
     for path in keys_of(OmegaConf.to_container(node, resolve=False)):
@@ -146,7 +146,7 @@ def refuse_code(node: DictConfig, plain: DictConfig) -> None:
                               "--config-dir")
 
 
-def selected(node: DictConfig, key: str) -> Any:
+def plain_value(node: DictConfig, key: str) -> Any:
     """A value of a node as plain containers, interpolations as they are written."""
     value = OmegaConf.select(node, key, throw_on_resolution_failure=False)
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value

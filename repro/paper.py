@@ -17,13 +17,13 @@ from msgspec import Meta, Struct
 
 from repro.config import experiments, keys, suggest
 from repro.errors import ConfigError
-from repro.places import conf_dir, experiments_dir, shown
+from repro.paths import conf_dir, display_path, experiments_dir
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Strict")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-PROTOCOL_LABELS = {"center": "centre crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
+PROTOCOL_LABELS = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
 PLAIN_NETS = "plain_nets"  # the table of the plain CIFAR-10 networks, which stand in no table of the paper
 
 
@@ -327,9 +327,9 @@ def read_yaml(path: Path) -> Any:
         with path.open(encoding="utf-8") as file:
             return yaml.load(file, UniqueKeyLoader)
     except OSError as error:
-        raise ConfigError(f"{shown(path)}: {error.strerror}") from error
+        raise ConfigError(f"{display_path(path)}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown(path)}: {error}") from error
+        raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
 def convert(value: Any, kind: type[T], where: str) -> T:
@@ -349,7 +349,7 @@ def read(kind: type[T], path: Path) -> T:
 @functools.cache
 def read_once(kind: Any, path: Path) -> Any:
     """See `read`."""
-    return convert(read_yaml(path), kind, shown(path))
+    return convert(read_yaml(path), kind, display_path(path))
 
 
 def pick(name: str, known: dict[str, T], kind: str) -> T:
@@ -378,7 +378,7 @@ def read_named(kind: type[S], folder: Path, names: list[str], name: str, what: s
     path = folder / f"{name}.yaml"
     result = read(kind, path)
     if (own := getattr(result, "name", None)) != name:
-        raise ConfigError(f"{shown(path)}: name is {own!r}, not {name!r}")
+        raise ConfigError(f"{display_path(path)}: name is {own!r}, not {name!r}")
     return result
 
 
@@ -499,8 +499,9 @@ def reproduced_rows() -> dict[str, str]:
     rows: dict[str, str] = {}
     for name in experiments():
         path = conf_dir() / "experiment" / f"{name}.yaml"
-        for row in convert(read(dict[str, Any], path).get("reproduces") or [], list[str], f"{shown(path)}: reproduces"):
+        reproduces = read(dict[str, Any], path).get("reproduces") or []
+        for row in convert(reproduces, list[str], f"{display_path(path)}: reproduces"):
             if row in rows:
-                raise ConfigError(f"{shown(path)}: {rows[row]} also reproduces {row}")
+                raise ConfigError(f"{display_path(path)}: {rows[row]} also reproduces {row}")
             rows[row] = name
     return rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import __version__
-from repro.places import TREE, in_tree
+from repro.paths import TREE, in_tree
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 def code_version() -> dict[str, Any]:
     """Commit and whether the tree differs from it; None where that can't be known (a wheel, no git and no COMMIT).
 
-    Where a checkout travelled without .git, its file COMMIT tells, which tools/borrowed_gpu/prepare.sh writes.
+    Where a checkout traveled without .git, its file COMMIT tells, which tools/borrowed_gpu/prepare.sh writes.
     """
     commit = dirty = None
     if in_tree():

@@ -4,10 +4,10 @@ import errno
 import shutil
 from pathlib import Path
 
-from repro.config import identity_of
+from repro.config import hash_settings
 from repro.errors import ConfigError, StorageError
-from repro.places import in_tree, reference_dir, shown
-from repro.runs import NO_EXCHANGE, Run, exchange, find_run, part_of, read_json, read_run, write_atomic
+from repro.paths import display_path, in_tree, reference_dir
+from repro.runs import NO_EXCHANGE, Run, exchange, find_run, read_json, read_run, temporary_path, write_atomic
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
@@ -26,21 +26,21 @@ def publish(name: str, results: Path) -> Path:
     run = find_run(name, results)
     folder = run.folder
     if not run.finished or run.record is None:
-        raise ConfigError(f"{shown(folder)} is not finished: {run.problem or run.status}")
+        raise ConfigError(f"{display_path(folder)} is not finished: {run.problem or run.status}")
     if run.wiring_test:
-        raise ConfigError(f"{shown(folder)} is a wiring test, which is no evidence about ImageNet")
+        raise ConfigError(f"{display_path(folder)} is a wiring test, which is no evidence about ImageNet")
     if run.synthetic:
-        raise ConfigError(f"{shown(folder)} ran on synthetic images, which are no evidence about CIFAR-10")
-    if identity_of(run.record["config"]) != run.identity:
-        raise ConfigError(f"{shown(folder)}: its recorded configuration and identity differ")
+        raise ConfigError(f"{display_path(folder)} ran on synthetic images, which are no evidence about CIFAR-10")
+    if hash_settings(run.record["config"]) != run.identity:
+        raise ConfigError(f"{display_path(folder)}: its recorded configuration and identity differ")
     missing = [file for file in PUBLISHED_FILES if not (folder / file).is_file()]
     if missing:
-        raise ConfigError(f"{shown(folder)} has no {', '.join(missing)}")
+        raise ConfigError(f"{display_path(folder)} has no {', '.join(missing)}")
     name = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
     target = reference_dir() / "runs" / name / f"seed{run.seed}"
     check_free(target, run)
     copy_record(folder, target)
-    print(f"published {shown(target)}")
+    print(f"published {display_path(target)}")
     return target
 
 
@@ -53,20 +53,20 @@ def publish_ensemble(name: str, results: Path, problem: str | None) -> Path:
         raise ConfigError("repro publish writes into a checkout's results/reference; this is an installed package")
     source, target = results / f"{name}.json", reference_dir() / f"{name}.json"
     if not source.is_file():
-        raise ConfigError(f"no {shown(source)}: `repro ensemble {name.removeprefix(ENSEMBLES)}` makes it")
+        raise ConfigError(f"no {display_path(source)}: `repro ensemble {name.removeprefix(ENSEMBLES)}` makes it")
     if problem is not None:
-        raise ConfigError(f"{shown(source)} is no evidence: {problem}")
+        raise ConfigError(f"{display_path(source)} is no evidence: {problem}")
     try:
         write_atomic(target, source.read_bytes())
     except OSError as error:
-        raise StorageError(f"can't read {shown(source)}: {error.strerror}") from error
-    print(f"published {shown(target)}")
+        raise StorageError(f"can't read {display_path(source)}: {error.strerror}") from error
+    print(f"published {display_path(target)}")
     return target
 
 
 def copy_record(folder: Path, target: Path) -> None:
     """Copy all files of a record, or none. Published tests that the folder has no longer stay."""
-    part = part_of(target)
+    part = temporary_path(target)
     try:
         part.mkdir(parents=True)
         for file in (*PUBLISHED_FILES, *(file for file in EXTRA_FILES if (folder / file).is_file()),
@@ -79,7 +79,7 @@ def copy_record(folder: Path, target: Path) -> None:
                 shutil.copyfile(target / file, part / file)
         put_in_place(part, target)
     except OSError as error:
-        raise StorageError(f"can't copy {shown(folder)} to {shown(target)}: {error}") from error
+        raise StorageError(f"can't copy {display_path(folder)} to {display_path(target)}: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)  # also the record that was replaced
 
@@ -96,7 +96,7 @@ def put_in_place(new: Path, target: Path) -> None:
         except OSError as no_exchange:
             if no_exchange.errno not in NO_EXCHANGE:
                 raise
-            old = part_of(target)
+            old = temporary_path(target)
             target.rename(old)
             new.rename(target)
             old.rename(new)
@@ -119,5 +119,5 @@ def check_free(target: Path, run: Run) -> None:
     """Raise ConfigError if another record stands in the target folder already."""
     there = read_run(target)
     if there.record is not None and there.record != run.record:
-        raise ConfigError(f"{shown(target)} holds a record already; to replace that evidence, delete the folder first "
-                          "(README quotes it)")
+        raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete the folder "
+                          "first (README quotes it)")

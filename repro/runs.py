@@ -8,7 +8,6 @@ checkpoints, afterwards weights.pt.
 import csv
 import ctypes
 import errno
-import fcntl
 import functools
 import glob
 import hashlib
@@ -31,14 +30,14 @@ from math import isfinite
 from numbers import Real
 from pathlib import Path
 from types import UnionType
-from typing import Any, BinaryIO, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from repro.config import ADDED_LATER, NOT_IDENTITY, flat, identity, keys, paper_identities, scaled, suggest
+from repro.config import ADDED_LATER, NOT_HASHED, config_hash, flat, keys, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, InUseError, StorageError
-from repro.places import results_dir, shown
+from repro.paths import display_path, results_dir
 from repro.ranges import IMAGENET, SYNTHETIC
 from repro.schema import RunConfig
-from repro.wording import visible
+from repro.wording import escape
 
 RECORD_SCHEMA = 1
 LOCK = "run.lock"
@@ -108,7 +107,7 @@ class Run:
     @property
     def is_paper_run(self) -> bool:
         """Whether it ran its experiment as it stands in conf/ now, and so may enter a paper table."""
-        return self.identity in paper_identities(self.experiment)
+        return self.identity in paper_hashes(self.experiment)
 
     @property
     def synthetic(self) -> bool:
@@ -152,8 +151,8 @@ def title(config: RunConfig) -> str:
 
 def run_folder(config: RunConfig) -> Path:
     """Where this configuration's run lies; precision must be resolved."""
-    own = identity(config)
-    name = config.name if own in paper_identities(config.name) else f"{config.name}@{own}"
+    own = config_hash(config)
+    name = config.name if own in paper_hashes(config.name) else f"{config.name}@{own}"
     return results_dir(config.results) / "runs" / name / f"seed{config.seed}"
 
 
@@ -164,18 +163,18 @@ def find_run(name: str, *roots: Path) -> Run:
     if folder is None:
         known = [f"{run.folder.parent.name}/{run.folder.name}" for root in roots for run in scan(root / "runs")]
         raise ConfigError(f"no run {name!r}: not a run's folder, nor one below "
-                          f"{' or '.join(shown(root / 'runs') for root in roots)}{suggest(name, known)}")
+                          f"{' or '.join(display_path(root / 'runs') for root in roots)}{suggest(name, known)}")
     return read_run(folder)
 
 
 def scan(root: Path) -> list[Run]:
     """All runs below `root` (a `runs` folder), by experiment and seed; unreadable ones carry their problem."""
-    folders = [folder for experiment in inside(root) for folder in inside(experiment)
+    folders = [folder for experiment in list_folder(root) for folder in list_folder(experiment)
                if re.fullmatch(r"seed\d+", folder.name)]
     return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.parent.name, int(f.name[4:])))]
 
 
-def inside(folder: Path) -> list[Path]:
+def list_folder(folder: Path) -> list[Path]:
     """What lies in a folder; nothing if it is none. What can't be looked into, or printed, is said to be left out."""
     try:
         found = list(folder.iterdir())
@@ -192,7 +191,7 @@ def inside(folder: Path) -> list[Path]:
 
 def leave_out(path: Path, reason: str) -> None:
     """Say once that something is left out, and why."""
-    say_once(f"{shown(path)} is left out: {reason}")
+    say_once(f"{display_path(path)} is left out: {reason}")
 
 
 def read_run(folder: Path) -> Run:
@@ -201,7 +200,7 @@ def read_run(folder: Path) -> Run:
     What is taken has the types of HAS and MAY_HAVE, so that whoever reads it need not look again.
     """
     try:
-        record = plain(read_json(folder / "run.json"))
+        record = plain_json(read_json(folder / "run.json"))
         for key in HAS:
             record[key]
         if record["schema"] > RECORD_SCHEMA:
@@ -218,22 +217,22 @@ def read_run(folder: Path) -> Run:
 
 def wrong_record(record: dict[str, Any]) -> str | None:
     """The first key of a record that is missing or not of its type; None for a good one."""
-    wrong = misfit(record, HAS | MAY_HAVE)
+    wrong = type_problem(record, HAS | MAY_HAVE)
     if wrong:
         return wrong
     recorded = record["config"].keys() | flat(record["config"]).keys()
-    return next((f"no config.{key}" for key in keys() if key not in recorded and key not in NOT_IDENTITY
+    return next((f"no config.{key}" for key in keys() if key not in recorded and key not in NOT_HASHED
                  and key not in ADDED_LATER), None)
 
 
-def misfit(value: Any, kind: Any, where: str = "") -> str | None:
+def type_problem(value: Any, kind: Any, where: str = "") -> str | None:
     """Where a value is not of a type, or of the types of these keys, in words; keys that it lacks are let be."""
     if type(value) is kind and kind is not float:
         return None
     if is_dataclass(kind):
         kind = {one.name: one.type for one in fields(kind)}
     if isinstance(kind, UnionType):
-        found = [misfit(value, one, where) for one in get_args(kind)]
+        found = [type_problem(value, one, where) for one in get_args(kind)]
         return None if None in found else found[0]
     inner: list[tuple[Any, Any, str]] = []
     if isinstance(kind, dict) and isinstance(value, dict):
@@ -247,22 +246,22 @@ def misfit(value: Any, kind: Any, where: str = "") -> str | None:
         return None if good else f"{where}: {repr(value)[:60]} is no {'finite ' if kind is float else ''}number"
     elif kind is not Any and not (isinstance(kind, type) and issubclass(kind, Enum) and type(value) is str):
         return f"{where}: {repr(value)[:60]} can't be"
-    return next((wrong for one in inner if (wrong := misfit(*one))), None)
+    return next((wrong for one in inner if (wrong := type_problem(*one))), None)
 
 
-def plain(value: Any, levels: int = DEEPEST) -> Any:
+def plain_json(value: Any, levels: int = DEEPEST) -> Any:
     """A value of JSON, its texts printable anywhere; ValueError if it is too deep, or a number or text too large."""
     if isinstance(value, (dict, list)) and not levels:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
-        return {visible(key): plain(one, levels - 1) for key, one in value.items()}
+        return {escape(key): plain_json(one, levels - 1) for key, one in value.items()}
     if isinstance(value, list):
-        return [plain(one, levels - 1) for one in value]
+        return [plain_json(one, levels - 1) for one in value]
     if isinstance(value, int) and abs(value) >= LARGEST:
         raise ValueError("a whole number of more than 63 bits")
     if isinstance(value, str) and len(value) > LONGEST:
         raise ValueError(f"a text of more than {LONGEST} characters")
-    return visible(value) if isinstance(value, str) else value
+    return escape(value) if isinstance(value, str) else value
 
 
 def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
@@ -270,10 +269,10 @@ def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
     if record["status"] != "finished":
         return None
     rows = read_history(folder / "history.csv")
-    last = scaled(record["config"]["train"]["iterations"], record["config"]["scale"])
+    last = scale_lengths(record["config"]["train"]["iterations"], record["config"]["scale"])
     if not rows or rows[-1]["iteration"] != last or record["iterations"] != last:
         return "history.csv does not reach the last iteration"
-    interval = scaled(record["config"]["evaluation"]["interval"], record["config"]["scale"])
+    interval = scale_lengths(record["config"]["evaluation"]["interval"], record["config"]["scale"])
     marks = range(interval, last, interval)
     if len(rows) != len(marks) + 1 or [row["iteration"] for row in rows] != [*marks, last]:
         return "history.csv has not every evaluation once"
@@ -343,7 +342,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     payload = data.encode() if isinstance(data, str) else data
     held = check_held(path.parent)
-    part = part_of(path)
+    part = temporary_path(path)
     try:
         if not held:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -356,10 +355,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise not_written(path, len(payload), error) from error
+        raise write_problem(path, len(payload), error) from error
 
 
-def part_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A name that nobody else has, beside a path, for what will take its place; what killed writers left there goes."""
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
@@ -368,13 +367,13 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
-def not_written(path: Path, size: int, error: OSError) -> StorageError:
+def write_problem(path: Path, size: int, error: OSError) -> StorageError:
     """What to say where so many bytes could not be written; a disk or quota that is full with what is free."""
     free = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with suppress(OSError):
             free = f", {shutil.disk_usage(path.parent).free} free"
-    return StorageError(f"can't write {shown(path)}: {error.strerror} ({size} bytes needed{free})")
+    return StorageError(f"can't write {display_path(path)}: {error.strerror} ({size} bytes needed{free})")
 
 
 def sync_folder(folder: Path) -> None:
@@ -393,7 +392,7 @@ def sync(descriptor: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        say_once(f"{shown(folder)}: its file system can't be told to write at once ({error.strerror}): what was "
+        say_once(f"{display_path(folder)}: its file system can't be told to write at once ({error.strerror}): what was "
                  "written last may be lost in a power cut")
 
 
@@ -446,8 +445,8 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
-                say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that "
-                         "begin there at the same moment are not surely kept apart")
+                say_once(f"{display_path(folder)}: its file system can't lock files ({error.strerror}): two processes "
+                         "that begin there at the same moment are not surely kept apart")
                 lock, kernel = SoftFileLock(folder / f"{LOCK}.soft"), False
                 stack.enter_context(lock.acquire(LET_GO_SECONDS))
             before = lock_owner(path)
@@ -461,7 +460,7 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
         except Timeout:
             raise InUseError(in_use_message(folder, lock_owner(path))) from None
         except OSError as error:
-            raise StorageError(f"can't write {shown(path)}: {error.strerror}") from error
+            raise StorageError(f"can't write {display_path(path)}: {error.strerror}") from error
         _held.add(folder)
         try:
             yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
@@ -483,7 +482,7 @@ def check_held(folder: Path) -> bool:
     holds = [held for held in _held if folder in (held, held.parent)]
     for held in holds:
         if not (held / LOCK).is_file():
-            raise StorageError(f"{shown(held)}: its {LOCK} is gone in mid-run: the folder was moved, removed or "
+            raise StorageError(f"{display_path(held)}: its {LOCK} is gone in mid-run: the folder was moved, removed or "
                                "unmounted, or that file was deleted. Nothing was written since; what this run has "
                                "written must be back there before it goes on")
         if not is_ours(held / LOCK):
@@ -532,12 +531,12 @@ def is_gone(owner: dict[str, Any], kernel: bool = False) -> bool:
         return True
     except PermissionError:
         pass
-    return owner.get("began") != began(pid)  # another one has its number by now
+    return owner.get("began") != start_of_process(pid)  # another one has its number by now
 
 
 def in_use_message(folder: Path, owner: dict[str, Any]) -> str:
     """One line that says who holds a run folder."""
-    return (f"{shown(folder)}: this run is in progress by pid {owner.get('pid', '?')} "
+    return (f"{display_path(folder)}: this run is in progress by pid {owner.get('pid', '?')} "
             f"on {owner.get('host', '?')} since {owner.get('since', '?')}")
 
 
@@ -547,34 +546,19 @@ def process(pid: int) -> dict[str, Any]:
     namespace = None
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
-    return {"pid": pid, "host": socket.gethostname(), "machine": content("/etc/machine-id"), "namespace": namespace,
-            "boot": content("/proc/sys/kernel/random/boot_id"), "began": began(pid)}
+    return {"pid": pid, "host": socket.gethostname(), "machine": read_small_file("/etc/machine-id"),
+            "namespace": namespace,
+            "boot": read_small_file("/proc/sys/kernel/random/boot_id"), "began": start_of_process(pid)}
 
 
-def content(path: str) -> str | None:
+def read_small_file(path: str) -> str | None:
     """What a small file of the system says; None if it is not there."""
     with suppress(OSError, ValueError):
         return Path(path).read_text(encoding="utf-8").strip() or None
     return None
 
 
-def began(pid: int) -> str | None:
+def start_of_process(pid: int) -> str | None:
     """When a process began, in the kernel's ticks since it was booted itself (proc(5), field 22)."""
-    stat = content(f"/proc/{pid}/stat")
+    stat = read_small_file(f"/proc/{pid}/stat")
     return stat.rpartition(")")[2].split()[19] if stat else None
-
-
-def kernel_lock(file: BinaryIO, folder: Path, how: int = fcntl.LOCK_EX) -> bool:
-    """Take the kernel's lock on a file; False, and that is said, where its file system has none.
-
-    BlockingIOError if another process has it.
-    """
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        say_once(f"{shown(folder)}: its file system can't lock files ({error.strerror}): two processes that begin "
-                 "there at the same moment are not surely kept apart")
-        return False
-    return True

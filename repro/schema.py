@@ -45,7 +45,7 @@ class StrideIn(Enum):
 
 
 class ConvInit(Enum):
-    """Which fan the MSRA initialisation of the convolutions divides by."""
+    """Which fan the MSRA initialization of the convolutions divides by."""
 
     fan_out = "fan_out"
     fan_in = "fan_in"
@@ -80,7 +80,7 @@ class Normalization(Enum):
 
 
 class PaddingValue(Enum):
-    """`mean`: zeros after the normalisation; `black`: pixels of 0 before it."""
+    """`mean`: zeros after the normalization; `black`: pixels of 0 before it."""
 
     mean = "mean"
     black = "black"
@@ -124,7 +124,7 @@ class MomentumForm(Enum):
 
 
 class DecayOn(Enum):
-    """`weights`: only convolution and fully-connected weights, not biases or batch normalisation."""
+    """`weights`: only convolution and fully-connected weights, not biases or batch normalization."""
 
     all = "all"
     weights = "weights"
@@ -210,7 +210,7 @@ class DataConfig:
     padding_value: PaddingValue = MISSING
     crop_size: int | None = MISSING  # pixels of one side; null with crop=padded
     shorter_side: list[int] | None = MISSING  # [from, to] in pixels, both included; with crop=shorter_side only
-    test_shorter_side: int | None = MISSING  # of the image whose centre is tested, and of the mean image's
+    test_shorter_side: int | None = MISSING  # of the image whose center is tested, and of the mean image's
     flip: bool = MISSING
     color_noise_std: float = MISSING  # along the principal components of the pixels; 0: none
     wiring_test: bool = MISSING  # takes any number of classes and one folder for both sets; never evidence

@@ -31,7 +31,7 @@ def raise_signals() -> None:
 
     For a process of our own: it has no way back. A signal that is ignored (nohup) stays so.
     """
-    signal.signal(signal.SIGALRM, lambda number, frame: repeat_noted())
+    signal.signal(signal.SIGALRM, lambda number, frame: repeat_signals())
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, raise_signal)
@@ -39,7 +39,7 @@ def raise_signals() -> None:
 
 def raise_signal(number: int, frame: FrameType | None) -> None:
     """Signal handler. Within an import it only notes: half a library would swallow an error, or abort."""
-    if importing(frame):
+    if is_importing(frame):
         _noted.add(number)
         signal.setitimer(signal.ITIMER_REAL, RETRY)
     elif number == signal.SIGINT:
@@ -48,7 +48,7 @@ def raise_signal(number: int, frame: FrameType | None) -> None:
         raise Signalled(signal.Signals(number).name)
 
 
-def repeat_noted() -> None:
+def repeat_signals() -> None:
     """Let the signals that were noted come again, to whoever handles them by now."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     numbers = [*_noted]
@@ -57,7 +57,7 @@ def repeat_noted() -> None:
         signal.raise_signal(number)
 
 
-def importing(frame: FrameType | None) -> bool:
+def is_importing(frame: FrameType | None) -> bool:
     """Whether this frame is at work for an import."""
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
@@ -76,7 +76,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets only the main thread handle signals
-        repeat_noted()
+        repeat_signals()
         for number in SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue  # as nohup wants it

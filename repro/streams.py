@@ -24,7 +24,7 @@ class Output:
             if self.goes_on:
                 self.stream.flush()
         except OSError as error:
-            self.failed(error)
+            self.fail(error)
         return len(text)
 
     def flush(self) -> None:
@@ -32,9 +32,9 @@ class Output:
         try:
             self.stream.flush()
         except OSError as error:
-            self.failed(error)
+            self.fail(error)
 
-    def failed(self, error: OSError) -> None:
+    def fail(self, error: OSError) -> None:
         """Let all that follows go nowhere; StorageError, or BrokenPipeError where nobody reads, if that ends us."""
         with suppress(OSError, ValueError):  # a stream without a descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -20,13 +20,13 @@ import torch
 import torchvision
 from torch import nn
 
-from repro.config import compose, experiments, identity, paper_config, with_precision
+from repro.config import compose, config_hash, experiments, paper_config, with_precision
 from repro.data import cifar10_files
 from repro.errors import ReproError, Stopped
 from repro.evaluation.complexity import Network, count, networks
 from repro.models.build import build_imagenet_model
 from repro.paper import golden_counts, pinned_hashes, published_dir
-from repro.places import data_dir, in_tree, reference_dir, shown
+from repro.paths import data_dir, display_path, in_tree, reference_dir
 from repro.records.check import check_record
 from repro.records.reading import ERROR
 from repro.reporting import tables
@@ -117,13 +117,13 @@ def published_numbers() -> str:
     lines = (published_dir() / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     listed = {name: digest for digest, name in map(str.split, lines)}
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in published_dir().glob("*.yaml")}
-    return f"{compare(listed, found)} files in {shown(published_dir())}"
+    return f"{compare(listed, found)} files in {display_path(published_dir())}"
 
 
 def config_hashes() -> str:
     """Whether conf/ still says what the runs of the paper's experiments did, key by key."""
     pinned, known = pinned_hashes(), experiments()
-    found = {name: identity(with_precision(paper_config(name), Precision.fp32)) for name in pinned if name in known}
+    found = {name: config_hash(with_precision(paper_config(name), Precision.fp32)) for name in pinned if name in known}
     others = [name for name in known if name not in pinned]
     return f"{compare(pinned, found)} experiments" + (f"; not pinned yet: {', '.join(others)}" if others else "")
 
@@ -187,7 +187,7 @@ def exact_resume() -> str:
           contextlib.redirect_stdout(io.StringIO())):
         whole, resumed = train(Path(folder) / "whole"), train(Path(folder) / "resumed", STOP_AFTER)
         sessions = len((resumed.record or {}).get("sessions", ()))
-        expected, found = (contents(run) for run in (whole, resumed))
+        expected, found = (hash_results(run) for run in (whole, resumed))
     values = compare(expected | {"sessions": 2}, found | {"sessions": sessions})
     return f"{UPDATES} updates, interrupted after {STOP_AFTER}: history and {values - 2} tensors, bit for bit"
 
@@ -207,7 +207,7 @@ def train(results: Path, stop_after: int | None = None) -> Run:
     return engine.run(config)
 
 
-def contents(run: Run) -> dict[str, str]:
+def hash_results(run: Run) -> dict[str, str]:
     """The history and the SHA-256 of every tensor that a run leaves behind."""
     state = torch.load(run.folder / "weights.pt", weights_only=True)
     return {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.items()} | {
@@ -218,10 +218,10 @@ def cifar10_data(root: Path) -> str:
     """Every pixel and label of CIFAR-10 by SHA-256; Skipped without data."""
     if cifar10_files.find(root) is None:
         where = "" if root == data_dir() else f" {shlex.quote(f'data.root={root}')}"
-        raise Skipped(f"CIFAR-10 is not in {shown(root)}; `repro data fetch cifar10{where}` fetches it")
+        raise Skipped(f"CIFAR-10 is not in {display_path(root)}; `repro data fetch cifar10{where}` fetches it")
     arrays = cifar10_files.load(root)  # DataError if a hash differs
     return (f"{len(arrays.train_images):,} training and {len(arrays.test_images):,} test images in "
-            f"{shown(arrays.source)}, SHA-256 {arrays.sha256[:12]}...")
+            f"{display_path(arrays.source)}, SHA-256 {arrays.sha256[:12]}...")
 
 
 def committed_records() -> str:
@@ -229,21 +229,21 @@ def committed_records() -> str:
     runs = reference_dir() / "runs"
     folders = [run.folder for run in scan(runs)]
     if not folders:
-        raise Skipped(f"no records in {shown(runs)}")
+        raise Skipped(f"no records in {display_path(runs)}")
     wrong = [f"{folder.relative_to(runs)}: {one.check}: {one.text}" for folder in folders
              for one in check_record(folder, folders)[:-1] if one.verdict == ERROR]
     if wrong:
         raise Mismatch(wrong)
-    return f"{len(folders)} records in {shown(runs)} as `repro verify-record` asks"
+    return f"{len(folders)} records in {display_path(runs)} as `repro verify-record` asks"
 
 
 def committed_tables() -> str:
     """Every form of every committed table, made anew from the committed records; Skipped without a checkout."""
     if not in_tree():
         raise Skipped("an installed package has no tables of its own; a checkout has")
-    names = tables.committed()
-    wrong = tables.differing(names, reference_dir())
+    names = tables.committed_names()
+    wrong = tables.changed_files(names, reference_dir())
     if wrong:
         raise Mismatch([f"{name}: not what the committed records give (`repro table all --reference` writes it)"
                         for name in wrong])
-    return f"{len(names)} tables, in every form as the records in {shown(reference_dir() / 'runs')} give them"
+    return f"{len(names)} tables, in every form as the records in {display_path(reference_dir() / 'runs')} give them"

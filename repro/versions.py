@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 from repro import OLDEST_PYTHON
-from repro.places import TREE, in_tree
+from repro.paths import TREE, in_tree
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -17,47 +17,48 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
     typed = word.casefold()
     leaves = [name for name in folded if typed.split(".")[-1] == name.split(".")[-1]]
     inside = sorted((name for name in folded if len(typed) > 2 and typed in name), key=len)
-    close = alike(typed, list(folded), 0.5)
+    close = most_similar(typed, list(folded), 0.5)
     if not close:
-        ends = alike(typed.split(".")[-1], [name.split(".")[-1] for name in folded], 0.8)
+        ends = most_similar(typed.split(".")[-1], [name.split(".")[-1] for name in folded], 0.8)
         close = [name for name in folded if ends and name.split(".")[-1] == ends[0]]
     found = [name for name in (typed,) if name in folded] + leaves + inside + close
     return folded[found[0]] if found else None
 
 
-def alike(word: str, names: Sequence[str], cutoff: float) -> list[str]:
+def most_similar(word: str, names: Sequence[str], cutoff: float) -> list[str]:
     """The name with the largest share of equal letters, at least `cutoff`; of several the one that begins alike."""
-    scores = {name: (difflib.SequenceMatcher(None, word, name).ratio(), same_beginning(word, name)) for name in names}
+    scores = {name: (difflib.SequenceMatcher(None, word, name).ratio(), common_prefix_length(word, name))
+              for name in names}
     best = max(scores, key=lambda name: scores[name], default=None)
     return [] if best is None or scores[best][0] < cutoff else [best]
 
 
-def same_beginning(word: str, name: str) -> int:
+def common_prefix_length(word: str, name: str) -> int:
     """How many letters at the beginning are equal."""
     return next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), min(len(word), len(name)))
 
 
-def visible(text: str) -> str:
+def escape(text: str) -> str:
     """The text in characters that can be printed anywhere and move no cursor; others as their escape sequence."""
     return text if text.isprintable() else "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
-def allowed(schema: Any, key: str) -> str | None:
+def allowed_values(schema: Any, key: str) -> str | None:
     """What the schema admits under a dotted key, in words; None if it has no such key."""
     head, _, rest = key.partition(".")
     hint = next((entry.type for entry in fields(schema) if entry.name == head), None)
     if hint is None:
         return None
     if is_dataclass(hint):
-        return allowed(hint, rest) if rest else f"a section: set its keys, as {head}.{fields(hint)[0].name}"
-    return words_of(hint)
+        return allowed_values(hint, rest) if rest else f"a section: set its keys, as {head}.{fields(hint)[0].name}"
+    return type_name(hint)
 
 
-def words_of(hint: Any) -> str:
+def type_name(hint: Any) -> str:
     """A type of the schema in words."""
     if isinstance(hint, types.UnionType):
-        return " or ".join("null" if kind is types.NoneType else words_of(kind) for kind in get_args(hint))
+        return " or ".join("null" if kind is types.NoneType else type_name(kind) for kind in get_args(hint))
     if get_origin(hint) is list:
         return f"a list of {SEVERAL[get_args(hint)[0]]}, as [1,2]"
     if isinstance(hint, type) and issubclass(hint, Enum):

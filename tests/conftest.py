@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from repro import config
-from repro.places import TREE
+from repro.paths import TREE
 from tests.outcome import Outcome
 
 SHARED = TREE.parent / "shared"
@@ -44,7 +44,7 @@ def clean_environment(monkeypatch, tmp_path):
 @pytest.fixture(scope="session", autouse=True)
 def composed_once():
     """Hydra composes a configuration of conf/ once in a session: it takes 0.15 s, and many tests ask for the same."""
-    composed, compose = {}, config.composed_node
+    composed, compose = {}, config.compose_node
 
     def cached(overrides=(), with_hydra=False):
         if config.own_folders(overrides) or config.conf_dir() != TREE / "conf":
@@ -54,7 +54,7 @@ def composed_once():
             composed[key] = compose(overrides, with_hydra)
         return copy.deepcopy(composed[key])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "composed_node", cached)
+        patch.setattr(config, "compose_node", cached)
         yield
 
 

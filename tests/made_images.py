@@ -16,15 +16,15 @@ def wnid(number: int) -> str:
 
 
 def make_folder(root: Path, classes: int = 4, images: int = 8, seed: int = 0) -> Path:
-    """root/<wnid>/<number>.JPEG of 44x60 to 60x44 pixels whose colour and stripes tell the class; returns root."""
+    """root/<wnid>/<number>.JPEG of 44x60 to 60x44 pixels whose color and stripes tell the class; returns root."""
     generator = np.random.default_rng(seed)
     for label in range(classes):
         folder = root / wnid(label + 1)
         folder.mkdir(parents=True)
         for number in range(images):
             height, width = (44, 60) if number % 2 else (60, 44)
-            colour = np.array([60 + 180 * (label % 2), 60 + 90 * (label // 2 % 3), 120])
+            color = np.array([60 + 180 * (label % 2), 60 + 90 * (label // 2 % 3), 120])
             stripes = 40 * (np.arange(width) // (3 + 2 * label) % 2)
-            pixels = colour + stripes[None, :, None] + generator.integers(-20, 20, (height, width, 3))
+            pixels = color + stripes[None, :, None] + generator.integers(-20, 20, (height, width, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.JPEG", quality=95)
     return root

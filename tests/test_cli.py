@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import places, publishing
-from repro.places import TREE
+from repro import paths, publishing
+from repro.paths import TREE
 from repro.runs import read_run, scan
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says
@@ -163,7 +163,7 @@ def test_list_json_and_text_name_the_same(direct):
 
 @pytest.mark.fault(41)
 def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "reference_dir", lambda: tmp_path / "reference")
+    monkeypatch.setattr(paths, "reference_dir", lambda: tmp_path / "reference")
     assert here("table", "table6", "--reference").code == 0
     assert here("table", "table6", "--check").code == 0
     path = tmp_path / "reference" / "tables" / "table6.csv"
@@ -564,7 +564,7 @@ def test_eval_of_what_is_no_state_dict(here, tmp_path, content):
 @pytest.fixture
 def other_reference(tmp_path, monkeypatch) -> Path:
     """A folder in the place of results/reference."""
-    for module in (places, publishing):
+    for module in (paths, publishing):
         monkeypatch.setattr(module, "reference_dir", lambda: tmp_path / "reference")
     return tmp_path / "reference"
 

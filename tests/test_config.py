@@ -14,21 +14,21 @@ from omegaconf import OmegaConf
 
 from repro import config as configuration
 from repro.config import (
-    NOT_IDENTITY,
+    NOT_HASHED,
     compose,
+    config_hash,
     deviations,
     experiments,
     flat,
-    identity,
+    hashed_settings,
     keys,
-    numbers,
     paper_config,
-    paper_identities,
-    quoted,
+    paper_hashes,
+    quote,
+    quote_paths,
     to_dict,
     with_config_dir,
     with_precision,
-    with_quoted_paths,
 )
 from repro.errors import ConfigError
 from repro.schema import Device, Precision, RunConfig
@@ -145,7 +145,7 @@ def changed(resnet20):
     node.model.depth = None
 
     def change(override: str) -> RunConfig:
-        return configuration.checked(OmegaConf.merge(node, OmegaConf.from_dotlist([override])))
+        return configuration.to_run_config(OmegaConf.merge(node, OmegaConf.from_dotlist([override])))
     return change
 
 
@@ -181,7 +181,8 @@ def test_an_imagenet_experiment_follows_the_recipe(name, family, layers, option,
     (EXPERIMENTS, {"model.family", "model.blocks_per_stage", "train.warmup"}),
     (IMAGENET_EXPERIMENTS, {"model.family", "model.depth", "model.shortcut_option"})], ids=["cifar", "imagenet"])
 def test_experiments_differ_only_in_what_the_paper_varies(rows, varied):
-    common = [{k: v for k, v in numbers(to_dict(paper_config(row[0]))).items() if k not in varied} for row in rows]
+    common = [{k: v for k, v in hashed_settings(to_dict(paper_config(row[0]))).items() if k not in varied}
+              for row in rows]
     assert all(other == common[0] for other in common)
 
 
@@ -327,7 +328,7 @@ def test_an_experiment_in_a_users_folder_composes_and_is_no_paper_run(own):
     config = with_precision(own(OWN, "seed=3"), Precision.fp32)
     assert (config.name, config.model.depth, config.train.lr, config.seed) == ("mine", 26, 0.05, 3)
     assert config.train.iterations == 64000
-    assert identity(config) not in paper_identities("mine")
+    assert config_hash(config) not in paper_hashes("mine")
     assert deviations(config)
 
 
@@ -412,14 +413,14 @@ def sayable(text: str) -> bool:
 @example("/tmp/a, b/{c}/it's ${HOME}/ü\\")
 def test_quoted_round_trips_any_path(text):
     assume(sayable(text))
-    value = OverridesParser.create().parse_override(f"data.root={quoted(text)}").value()
+    value = OverridesParser.create().parse_override(f"data.root={quote(text)}").value()
     assert OmegaConf.create({"root": value}).root == text
 
 
 @pytest.mark.parametrize("path", ["~/cifar", "/tmp/ü", "/tmp/a,b", "/tmp/a b (c)", "/a=b", "/tmp/#1", "/tmp/it's",
                                   "C:\\data", "/tmp/{x}", "[x]", "null/x", "123", "true"])
 def test_a_path_is_typed_as_it_is(path):
-    overrides = OverridesParser.create().parse_overrides(with_quoted_paths([f"data.root={path}", f"results={path}"]))
+    overrides = OverridesParser.create().parse_overrides(quote_paths([f"data.root={path}", f"results={path}"]))
     assert [OmegaConf.create({"value": override.value()}).value for override in overrides] == [path, path]
 
 
@@ -442,14 +443,14 @@ def test_every_key_is_classified():
     classified = {*CHANGES_NUMBERS, *IMAGENET_CHANGES_NUMBERS, *IMAGENET_TOGETHER, *PER_CHANNEL, *KEEPS_NUMBERS, "name",
                   "model.depth", "machine.device"}
     assert sorted(classified) == sorted(leaves), "a new key: does it change a run's numbers?"
-    assert set(NOT_IDENTITY) == {*KEEPS_NUMBERS, "name", "model.depth", "machine.device"}
+    assert set(NOT_HASHED) == {*KEEPS_NUMBERS, "name", "model.depth", "machine.device"}
 
 
 @pytest.mark.parametrize("key", CHANGES_NUMBERS)
 def test_a_key_that_changes_the_numbers_changes_the_identity(key, resnet20, changed):
     other = changed(f"{key}={CHANGES_NUMBERS[key]}")
-    assert identity(other) != identity(resnet20)
-    assert identity(other) not in paper_identities("cifar_resnet20")
+    assert config_hash(other) != config_hash(resnet20)
+    assert config_hash(other) not in paper_hashes("cifar_resnet20")
     found = deviations(other)
     assert any(line.startswith(f"{key}: ") for line in found), found
     assert len(found) == 1
@@ -460,7 +461,7 @@ def test_a_key_that_changes_the_numbers_on_imagenet_changes_the_identity(key):
     paper = with_precision(paper_config("imagenet_optB"), Precision.fp32)
     other = with_precision(compose(["experiment=imagenet_optB", f"{key}={IMAGENET_CHANGES_NUMBERS[key]}"]),
                            Precision.fp32)
-    assert identity(other) != identity(paper)
+    assert config_hash(other) != config_hash(paper)
     assert [line.split(":")[0] for line in deviations(other)] == [key]
 
 
@@ -482,12 +483,12 @@ def test_a_wrong_combination_of_network_and_images_is_named():
             compose(["experiment=imagenet_optB", *words])
 
 
-def test_normalisation_per_channel_changes_the_identity_and_so_does_each_of_its_lists():
+def test_normalization_per_channel_changes_the_identity_and_so_does_each_of_its_lists():
     given = [f"{key}={value}" for key, value in PER_CHANNEL.items()]
     other = fp32(*given)
     assert [line.partition(":")[0] for line in deviations(other)] == list(PER_CHANNEL)
     again = [fp32(*given, "data.channel_mean=[0.5,0.4,0.2]"), fp32(*given, "data.channel_std=[0.2,0.25,0.2]")]
-    assert len({identity(config) for config in (fp32(), other, *again)}) == 4
+    assert len({config_hash(config) for config in (fp32(), other, *again)}) == 4
 
 
 @pytest.mark.parametrize(("overrides", "key"), [
@@ -511,20 +512,20 @@ def test_keys_that_do_not_go_together_are_named(overrides, key):
 def test_a_key_that_changes_no_number_keeps_the_identity(key, resnet20, changed):
     other = changed(f"{key}={KEEPS_NUMBERS[key]}")
     assert flat(to_dict(other))[key] != flat(to_dict(resnet20))[key]
-    assert identity(other) == identity(resnet20)
+    assert config_hash(other) == config_hash(resnet20)
     assert deviations(other) == []
 
 
 def test_the_device_is_no_part_of_the_identity(resnet20):
-    ids = {identity(replace(resnet20, machine=replace(resnet20.machine, device=device))) for device in Device}
-    assert ids == {identity(resnet20)}
+    ids = {config_hash(replace(resnet20, machine=replace(resnet20.machine, device=device))) for device in Device}
+    assert ids == {config_hash(resnet20)}
 
 
 def test_depth_and_n_are_two_spellings_of_one_run():
     by_depth, by_n = fp32("model.depth=38"), fp32("model.blocks_per_stage=6")
     assert to_dict(by_depth) == to_dict(by_n)
-    assert identity(by_depth) == identity(by_n)
-    assert identity(fp32("model.depth=20")) == identity(fp32())
+    assert config_hash(by_depth) == config_hash(by_n)
+    assert config_hash(fp32("model.depth=20")) == config_hash(fp32())
 
 
 def test_a_plain_nets_shortcut_option_is_no_difference():
@@ -534,35 +535,35 @@ def test_a_plain_nets_shortcut_option_is_no_difference():
 
 def test_identity_needs_the_precision_resolved():
     with pytest.raises(ConfigError, match="precision=auto"):
-        identity(compose([RESNET20]))
+        config_hash(compose([RESNET20]))
 
 
 @pytest.mark.parametrize("name", [row[0] for row in EXPERIMENTS])
 def test_a_paper_identity_is_fp32_or_tf32(name):
     config = replace(paper_config(name), seed=4)
-    ids = {precision: identity(with_precision(config, precision)) for precision in Precision
+    ids = {precision: config_hash(with_precision(config, precision)) for precision in Precision
            if precision is not Precision.auto}
-    assert paper_identities(name) == {ids[Precision.fp32], ids[Precision.tf32]}
+    assert paper_hashes(name) == {ids[Precision.fp32], ids[Precision.tf32]}
     assert len(set(ids.values())) == 4
     assert deviations(with_precision(config, Precision.tf32)) == []
     assert deviations(with_precision(config, Precision.bf16)) == ["machine.precision: auto -> bf16"]
 
 
 def test_no_two_experiments_share_an_identity():
-    assert len(frozenset.union(*(paper_identities(name) for name in experiments()))) == 2 * len(experiments())
+    assert len(frozenset.union(*(paper_hashes(name) for name in experiments()))) == 2 * len(experiments())
 
 
 @pytest.mark.fault(43)
 def test_an_identity_is_twelve_digits_and_the_same_in_every_process(resnet20):
-    """Hash randomisation, locale and time zone have no part in it."""
+    """Hash randomization, locale and time zone have no part in it."""
     code = ("from repro.config import *\nfrom repro.schema import Precision\n"
             "print(identity(with_precision(compose(['experiment=cifar_resnet20']), Precision.fp32)))")
     found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                             env={"PYTHONHASHSEED": seed, "LC_ALL": "C", "TZ": "Asia/Tokyo"}).stdout.strip()
              for seed in ("1", "2")}
-    assert found == {identity(resnet20)}
-    assert len(identity(resnet20)) == 12
-    int(identity(resnet20), 16)
+    assert found == {config_hash(resnet20)}
+    assert len(config_hash(resnet20)) == 12
+    int(config_hash(resnet20), 16)
 
 
 def test_deviations_say_paper_and_own_value():

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from repro.devices import exact_fp32, set_tf32, set_up, settings_restored
+from repro.devices import exact_fp32, restore_settings, set_tf32, set_up
 from repro.schema import Precision
 from tests.made import tiny_config, with_machine
 
@@ -22,7 +22,7 @@ def settings():
 @pytest.fixture(autouse=True)
 def nothing_stays():
     before = settings()
-    with settings_restored():
+    with restore_settings():
         yield
     assert settings() == before
 
@@ -65,7 +65,7 @@ def test_settings_come_back_also_where_the_caller_set_the_newer_interface_alone(
     if operation is not None:
         operation.fp32_precision = precision
     before = settings(), older_settings()
-    with settings_restored():
+    with restore_settings():
         set_tf32(True)
     assert (settings(), older_settings()) == before
 
@@ -75,7 +75,7 @@ def test_settings_come_back_after_an_error():
     torch.backends.cudnn.benchmark = True
     before = settings()
     changed = []
-    with pytest.raises(ZeroDivisionError), settings_restored():
+    with pytest.raises(ZeroDivisionError), restore_settings():
         changed.append((set_up(with_machine(tiny_config("machine.threads=1"), deterministic=True)), settings(), 1 / 0))
     assert settings() == before
 

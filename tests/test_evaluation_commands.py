@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from repro.places import results_dir
+from repro.paths import results_dir
 from repro.runs import read_run
 from tests.evaluation.made import TINY, make_images, make_run
 from tests.outcome import says
@@ -22,7 +22,7 @@ def test_eval_without_weights_takes_those_of_the_finished_run(direct, tmp_path):
     assert json.loads((folder / "evaluations" / "ten_crop.json").read_text()) == record
     assert (record["protocol"], record["seed"], record["identity"]) == ("ten_crop", 0, read_run(folder).identity)
     text = direct(*words).out
-    assert "centre crop" in text, "the data set's own protocol"
+    assert "center crop" in text, "the data set's own protocol"
     assert "WIRING TEST" in text
     assert "deviations from the paper: a wiring test" in text
     says(direct(*words, "seed=1"), 2, "seed1")

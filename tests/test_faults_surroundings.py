@@ -26,7 +26,7 @@ import torch
 from repro import provenance, runs
 from repro.config import compose, to_dict
 from repro.devices import resolve
-from repro.places import TREE, shown
+from repro.paths import TREE, display_path
 from repro.runs import read_run, scan
 from repro.stopping import StopRequest
 from repro.training.launcher import free_port
@@ -307,7 +307,7 @@ def test_a_current_folder_that_is_deleted_later_stops_nothing(tmp_path, monkeypa
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert shown(tmp_path / "results") == str(tmp_path / "results")
+    assert display_path(tmp_path / "results") == str(tmp_path / "results")
 
 
 @pytest.mark.fault(60)

@@ -8,20 +8,20 @@ import pytest
 from repro.config import (
     ADDED_LATER,
     compose,
+    config_hash,
     deviations,
     experiments,
+    fill_added_settings,
     from_record,
-    identity,
-    identity_of,
-    numbers,
+    hash_settings,
+    hashed_settings,
     paper_config,
     to_dict,
-    with_added,
     with_precision,
 )
 from repro.errors import ConfigError
 from repro.paper import pinned_hashes
-from repro.places import reference_dir
+from repro.paths import reference_dir
 from repro.schema import Precision
 
 EXPERIMENTS = pinned_hashes()  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
@@ -36,7 +36,7 @@ def record_of(name: str) -> dict:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_keeps_its_identity(name):
-    assert identity(with_precision(paper_config(name), Precision.fp32)) == EXPERIMENTS[name]
+    assert config_hash(with_precision(paper_config(name), Precision.fp32)) == EXPERIMENTS[name]
 
 
 def test_no_identity_is_shared_and_every_pinned_experiment_exists():
@@ -47,8 +47,8 @@ def test_no_identity_is_shared_and_every_pinned_experiment_exists():
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_committed_record_keeps_its_identity_and_its_deviations(name):
     record = record_of(name)
-    assert record["identity"] == RECORDS[name] == identity_of(record["config"])
-    assert identity(from_record(record)) == RECORDS[name]
+    assert record["identity"] == RECORDS[name] == hash_settings(record["config"])
+    assert config_hash(from_record(record)) == RECORDS[name]
     assert deviations(from_record(record)) == record["deviations"]
 
 
@@ -57,28 +57,28 @@ def test_keys_that_are_gone_leave_a_record_as_it_is():
     record["config"] |= {"part_size": "15M"}
     record["config"]["machine"] |= {"decoder": "torchcodec"}
     record["config"]["data"] |= {"on_bad": "fail"}
-    assert identity_of(record["config"]) == RECORDS["cifar_resnet20"] == identity(from_record(record))
+    assert hash_settings(record["config"]) == RECORDS["cifar_resnet20"] == config_hash(from_record(record))
     record["config"]["data"] |= {"on_bad": "skip"}
-    assert identity_of(record["config"]) != RECORDS["cifar_resnet20"], "such a run saw other images"
+    assert hash_settings(record["config"]) != RECORDS["cifar_resnet20"], "such a run saw other images"
     with pytest.raises(ConfigError, match="on_bad"):
         from_record(record)
 
 
 def test_what_came_later_is_what_conf_says_and_is_filled_in():
-    paper = numbers(to_dict(paper_config("cifar_resnet20")))
+    paper = hashed_settings(to_dict(paper_config("cifar_resnet20")))
     assert {key: paper[key] for key in ADDED_LATER} == ADDED_LATER
     old = {key: value for key, value in paper.items() if key not in ADDED_LATER}
-    assert with_added(old) == paper
-    assert with_added({"model.fc_init": "msra"})["model.fc_init"] == "msra", "what is recorded wins"
+    assert fill_added_settings(old) == paper
+    assert fill_added_settings({"model.fc_init": "msra"})["model.fc_init"] == "msra", "what is recorded wins"
 
 
 def test_another_value_of_what_came_later_counts():
     changed = with_precision(compose(["experiment=cifar_resnet20", "model.fc_init=msra"]), Precision.fp32)
-    assert identity(changed) != EXPERIMENTS["cifar_resnet20"]
+    assert config_hash(changed) != EXPERIMENTS["cifar_resnet20"]
     recorded = to_dict(changed)
-    assert identity_of(recorded) == identity(changed)
+    assert hash_settings(recorded) == config_hash(changed)
     del recorded["model"]["fc_init"]
-    assert identity_of(recorded) == EXPERIMENTS["cifar_resnet20"]
+    assert hash_settings(recorded) == EXPERIMENTS["cifar_resnet20"]
 
 
 def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_path):
@@ -108,4 +108,5 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
 @pytest.mark.fault(76)
 def test_a_zero_has_no_sign():
     words = ["experiment=cifar_resnet20", "machine.precision=fp32", "train.lr=0.2"]
-    assert identity(compose([*words, "train.weight_decay=-0.0"])) == identity(compose([*words, "train.weight_decay=0"]))
+    negative, positive = (compose([*words, f"train.weight_decay={zero}"]) for zero in ("-0.0", "0"))
+    assert config_hash(negative) == config_hash(positive)

@@ -6,7 +6,7 @@ import graphlib
 
 import pytest
 
-from repro.places import PACKAGE
+from repro.paths import PACKAGE
 
 # From the bottom up: a module of repro/ or a package may import what stands on a lower floor, and its own package.
 FLOORS = (

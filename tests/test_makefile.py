@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from repro.cli import build_parser
-from repro.places import TREE
+from repro.paths import TREE
 
 MAKEFILE = TREE / "Makefile"
 TARGETS = re.findall(r"^([a-z][a-z-]*):", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE)

@@ -9,7 +9,7 @@ import pytest
 from repro import paper
 from repro.config import experiments, paper_config
 from repro.errors import ConfigError
-from repro.places import experiments_dir
+from repro.paths import experiments_dir
 
 PUBLISHED = experiments_dir() / "published"
 # Copied once more from the paper, so that a slip in the data files shows: {table: {row: values in column order}}.
@@ -148,8 +148,8 @@ def test_second_references():
     assert (found.reruns.net, found.reruns.runs, found.reruns.test) == ("resnet-56", 6, (6.89, 8.42))
     weights = {(w.net, w.protocol): (w.top1_error, w.top5_error) for w in found.authors_weights}
     assert weights == {
-        ("resnet-50", "centre crop"): (24.7, 7.8), ("resnet-101", "centre crop"): (23.6, 7.1),
-        ("resnet-152", "centre crop"): (23.0, 6.7), ("resnet-50", "10-crop"): (22.9, 6.7),
+        ("resnet-50", "center crop"): (24.7, 7.8), ("resnet-101", "center crop"): (23.6, 7.1),
+        ("resnet-152", "center crop"): (23.0, 6.7), ("resnet-50", "10-crop"): (22.9, 6.7),
         ("resnet-101", "10-crop"): (21.8, 6.1), ("resnet-152", "10-crop"): (21.4, 5.7)}
 
 

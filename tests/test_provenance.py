@@ -23,7 +23,7 @@ def test_a_session_elsewhere_says_nothing_of_slurm(monkeypatch):
 
 
 @pytest.fixture
-def travelled(tmp_path, monkeypatch):
+def traveled(tmp_path, monkeypatch):
     """A tree without its repository, as it is packed: its files, and COMMIT beside them."""
     (tmp_path / "repro").mkdir()
     (tmp_path / "repro" / "one.py").write_text("one = 1\n")
@@ -41,32 +41,32 @@ def code():
     return found["commit"], found["dirty"]
 
 
-def test_a_tree_that_travelled_names_the_commit_that_was_packed(travelled):
+def test_a_tree_that_traveled_names_the_commit_that_was_packed(traveled):
     assert code() == ("c0ffee12" * 5, False)
-    (travelled / "new.txt").write_text("git does not know it either")
+    (traveled / "new.txt").write_text("git does not know it either")
     assert code() == ("c0ffee12" * 5, False)
 
 
 @pytest.mark.parametrize("change", [lambda tree: (tree / "a file.md").write_text("other words\n"),
                                     lambda tree: (tree / "repro" / "one.py").unlink()])
-def test_a_file_that_differs_from_the_commit_is_told(change, travelled):
-    change(travelled)
+def test_a_file_that_differs_from_the_commit_is_told(change, traveled):
+    change(traveled)
     assert code() == ("c0ffee12" * 5, True)
 
 
 @pytest.mark.parametrize("content", ["", "c0ffee\n", f"{'c0ffee12' * 5}\n", f"{'c0ffee12' * 5}\nno sum  file\n",
                                      b"\xff\xfe"])
-def test_what_is_no_list_of_a_commit_says_nothing(content, travelled):
-    (travelled / "COMMIT").write_bytes(content if isinstance(content, bytes) else content.encode())
+def test_what_is_no_list_of_a_commit_says_nothing(content, traveled):
+    (traveled / "COMMIT").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert code() == (None, None)
-    (travelled / "COMMIT").unlink()
+    (traveled / "COMMIT").unlink()
     assert code() == (None, None)
 
 
-def test_the_commit_of_a_repository_around_the_tree_is_not_ours(travelled):
-    (travelled / "COMMIT").unlink()
-    git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid", "-C", str(travelled)]
-    inner = travelled / "inner"
+def test_the_commit_of_a_repository_around_the_tree_is_not_ours(traveled):
+    (traveled / "COMMIT").unlink()
+    git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid", "-C", str(traveled)]
+    inner = traveled / "inner"
     inner.mkdir()
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *words], check=True, capture_output=True)

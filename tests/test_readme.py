@@ -10,7 +10,7 @@ import pytest
 from repro.config import compose
 from repro.models import build_model
 from repro.paper import ensemble, golden_count, suite
-from repro.places import TREE
+from repro.paths import TREE
 from repro.reporting import figures, tables
 
 README = (TREE / "README.md").read_text(encoding="utf-8")
@@ -113,11 +113,11 @@ def test_the_multiply_adds_on_imagenet_are_the_golden_ones():
 def test_the_speed_of_the_input_is_the_measured_one():
     record = json.loads((REFERENCE / "bench" / "bench_input_amd-epyc.json").read_text())
     found = {one["contender"]: one for one in record["contenders"]}
-    plain, ours, colour = (found[name]["images_per_core_second"]["median"]
+    plain, ours, color = (found[name]["images_per_core_second"]["median"]
                            for name in ("plain", "pillow", "pillow_colour"))
     text = " ".join(README.split())
     assert (f"{ours:.0f} crops/s, against {plain:.0f} of ImageFolder and torchvision's transforms, "
-            f"{ours / plain:.2f} times ({colour:.0f} with colour and mean") in text
+            f"{ours / plain:.2f} times ({color:.0f} with color and mean") in text
 
 
 def test_the_costs_are_the_measured_ones():

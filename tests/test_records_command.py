@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.places import reference_dir
+from repro.paths import reference_dir
 from tests.outcome import says
 from tests.records.made import put, write_record
 

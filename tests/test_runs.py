@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repro import runs
-from repro.config import compose, identity, paper_identities, to_dict, with_precision
+from repro.config import compose, config_hash, paper_hashes, to_dict, with_precision
 from repro.errors import InUseError, StorageError
 from repro.publishing import PUBLISHED_FILES, copy_record
 from repro.runs import hold_lock, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
@@ -522,8 +522,8 @@ def test_a_paper_run_has_its_experiments_plain_name(tmp_path, precision):
 @pytest.mark.parametrize("override", ["machine.precision=bf16", "scale=0.01", "data.split=45k", "train.lr=0.05"])
 def test_any_other_run_has_its_identity_in_its_folders_name(tmp_path, override):
     config = compose(["experiment=cifar_resnet20", f"results={tmp_path}", "machine.precision=fp32", override])
-    assert identity(config) not in paper_identities("cifar_resnet20")
-    assert run_folder(config) == tmp_path / "runs" / f"cifar_resnet20@{identity(config)}" / "seed0"
+    assert config_hash(config) not in paper_hashes("cifar_resnet20")
+    assert run_folder(config) == tmp_path / "runs" / f"cifar_resnet20@{config_hash(config)}" / "seed0"
 
 
 def test_results_setting_beats_the_environment_which_beats_the_default(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from repro.config import identity, paper_config, with_precision
+from repro.config import config_hash, paper_config, with_precision
 from repro.schema import Precision
 from tests.outcome import says
 
@@ -17,7 +17,7 @@ def test_show_names_settings_schedule_cost_and_folder(direct):
     assert re.search(r"train\.lr +0\.1  ", out)
     for words in ("lr 0.01 for iterations 32000 to 48000 (passes 81.92 to 122.88)",
                   "warm-up: lr 0.01 until the training error is below 80 %", "parameters: 1,727,962",
-                  identity(with_precision(paper_config("cifar_resnet110"), Precision.fp32)),
+                  config_hash(with_precision(paper_config("cifar_resnet110"), Precision.fp32)),
                   "reproduces: table6/resnet-110", "cost_cifar_very_deep.json"):
         assert words in out, words
 

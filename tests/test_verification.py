@@ -14,7 +14,7 @@ from repro.data import cifar10_files, synthetic
 from repro.errors import DataError
 from repro.models import blocks
 from repro.paper import published_dir
-from repro.places import reference_dir
+from repro.paths import reference_dir
 from repro.schema import ShortcutOption
 from repro.training.step import TrainStep
 from repro.verification import Mismatch, Skipped

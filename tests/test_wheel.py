@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import repro
-from repro.places import TREE
+from repro.paths import TREE
 from repro.runs import scan
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(installed):
 
 
 def test_it_is_the_wheel_that_runs_and_from_any_folder(installed, tmp_path):
-    code = ("import json, repro, repro.places as p\n"
+    code = ("import json, repro, repro.paths as p\n"
             "from repro.config import compose, experiments\n"
             "config = compose(['experiment=cifar_resnet110', 'seed=2'])\n"
             "print(json.dumps({'file': repro.__file__, 'in_tree': p.in_tree(), 'conf': str(p.conf_dir()),\n"

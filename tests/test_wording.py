@@ -4,7 +4,7 @@ import pytest
 
 from repro.config import experiments, keys
 from repro.schema import RunConfig
-from repro.wording import allowed, nearest
+from repro.wording import allowed_values, nearest
 
 
 @pytest.mark.fault(6)
@@ -37,8 +37,8 @@ def test_the_first_of_two_that_differ_in_capitals_alone():
     ("data.split", "full or 45k"), ("train", "a section: set its keys, as train.mini_batch_size"), ("no", None),
     ("data.channel_mean", "a list of numbers, as [1,2] or null")])
 def test_what_a_key_may_hold(key, words):
-    assert allowed(RunConfig, key) == words
+    assert allowed_values(RunConfig, key) == words
 
 
 def test_every_key_of_the_schema_has_words():
-    assert [key for key in keys() if not allowed(RunConfig, key)] == []
+    assert [key for key in keys() if not allowed_values(RunConfig, key)] == []

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from repro.bench import contender
-from repro.bench.floors import Traffic, traffic_of
+from repro.bench import baseline
 from repro.bench.plan import OURS, RATES, Job, Settings, config_of, depths_for, jobs_of
+from repro.bench.roofline import Traffic, traffic_of
 from repro.devices import resolve
 from repro.errors import ReproError
-from repro.places import own_module
+from repro.paths import own_module
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 from repro.schema import Device, Family, Precision, RunConfig
 
 Say = Callable[[str], None]
 Run = Callable[[Job], dict[str, Any]]  # measures one job
-PROGRAM = tuple(own_module("repro.bench.contender"))
+PROGRAM = tuple(own_module("repro.bench.baseline"))
 NO_TIME = "no time was left"
 TIMEOUT = 1800.0  # Choice: seconds of one process; compiling 110 layers takes minutes on a few cores
 LEARNT = 0.99  # Choice: the shared batch's loss must fall below this part of what it was
@@ -84,7 +84,7 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     """
     ends = math.inf if settings.max_seconds is None else time.monotonic() + settings.max_seconds
     in_time = functools.partial(fresh_process, ends=ends)
-    rate_run = run if run is not None else measured_here if settings.quick else in_time
+    rate_run = run if run is not None else measure_here if settings.quick else in_time
     run = run if run is not None else in_time
     start = {"started": utc_now(), "load_average_before": round(os.getloadavg()[0], 2), "code": code_version()}
     config = resolve(config_of(20, settings.overrides))
@@ -93,18 +93,18 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     rates = Series(Job(RATES, 20, settings.overrides, 0, 0, 0))
     for number in range(1, settings.rounds + 1):
         head = f"{'quick, ' if settings.quick else ''}round {number} of {settings.rounds}"
-        if number == 1 or not (settings.quick or late(rates, ends)):
+        if number == 1 or not (settings.quick or is_late(rates, ends)):
             say(f"{head}: {measure_rates(rates, rate_run)}")
         for net in nets:
             for one in net.series:
-                if late(one, ends):
+                if is_late(one, ends):
                     one.failed = one.failed or (None if one.rounds else NO_TIME)
                 elif one.failed is None:
                     say(f"{head}: {net.name} {one.job.contender}: {measure(one, net, run)}")
     return record_of(settings, config, rates, nets) | start
 
 
-def late(series: Series, ends: float) -> bool:
+def is_late(series: Series, ends: float) -> bool:
     """Whether another round, as long as the longest until now, would not end in time."""
     return time.monotonic() + series.seconds >= ends
 
@@ -125,14 +125,14 @@ def measure(series: Series, net: Net, run: Run) -> str:
     if result.get("failed") == NO_TIME and series.rounds:
         return NO_TIME
     expected = next((other.rounds[0]["shared_loss"] for other in net.series if other.rounds), None)
-    series.failed = refusal(result, net.traffic.parameters, expected, net.config.machine.precision)
+    series.failed = failure_reason(result, net.traffic.parameters, expected, net.config.machine.precision)
     if series.failed is not None:
         return f"failed: {series.failed}"
     series.rounds.append(result)
     return f"{result['ms_per_step']:.2f} ms/step, {result['images_per_second']:.0f} images/s ({result['kind']})"
 
 
-def refusal(result: dict[str, Any], parameters: int, expected: float | None, precision: Precision) -> str | None:
+def failure_reason(result: dict[str, Any], parameters: int, expected: float | None, precision: Precision) -> str | None:
     """Why a result does not count; None if it does.
 
     It must be of the same network (parameters, and the loss on the shared batch before training where another contender
@@ -203,9 +203,9 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"median": median(values), "min": min(values), "max": max(values), "values": values}
 
 
-def measured_here(job: Job) -> dict[str, Any]:
+def measure_here(job: Job) -> dict[str, Any]:
     """Measure a job in this process, which has torch loaded already."""
-    return contender.measure(job)
+    return baseline.measure(job)
 
 
 def fresh_process(job: Job, ends: float = math.inf) -> dict[str, Any]:
@@ -214,11 +214,11 @@ def fresh_process(job: Job, ends: float = math.inf) -> dict[str, Any]:
     `ends`: the time, by the clock of time.monotonic, at which it is cut.
     """
     left = ends - time.monotonic()
-    result = ran([*PROGRAM, job.text()], min(TIMEOUT, max(0.0, left)))
+    result = run_program([*PROGRAM, job.text()], min(TIMEOUT, max(0.0, left)))
     return {"failed": NO_TIME} if "failed" in result and time.monotonic() >= ends else result
 
 
-def ran(command: list[str], seconds: float = TIMEOUT) -> dict[str, Any]:
+def run_program(command: list[str], seconds: float = TIMEOUT) -> dict[str, Any]:
     """The result that a program prints, or {"failed": reason}.
 
     The process and its workers are killed when it takes too long and when we are interrupted.

@@ -13,21 +13,21 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms import functional
 
-from repro.bench.bench import ran, spread
-from repro.bench.input_contender import Request, requests
+from repro.bench.bench import run_program, spread
+from repro.bench.input_baseline import Request, requests
 from repro.bench.input_plan import CONTENDERS, PLAIN, SIZE, InputJob, InputSettings
+from repro.data.crops import open_rgb, random_crop
 from repro.data.parts import cores_here
-from repro.data.pictures import open_rgb, random_crop
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
-from repro.places import own_module, shown, user_path
+from repro.paths import display_path, own_module, user_path
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 
 Run = Callable[[InputJob], dict[str, Any]]
-PROGRAM = tuple(own_module("repro.bench.input_contender"))
+PROGRAM = tuple(own_module("repro.bench.input_baseline"))
 COMPARED = 32  # Choice: crops that are held against the plain way before anything is timed
-MOST_BY_ONE, LARGEST = 0.999, 2  # part of values that differ by 1 grey level at most, and how far the others may
+MOST_BY_ONE, LARGEST = 0.999, 2  # part of values that differ by 1 gray level at most, and how far the others may
 MADE, MADE_SIZE = 100, (500, 375)  # images, and pixels: the median size of ImageNet's
 
 
@@ -40,12 +40,12 @@ def bench_input(settings: InputSettings, say: Callable[[str], None] = print, run
     run = run or fresh_process
     start = {"started": utc_now(), "load_average_before": load(), "code": code_version()}
     with ExitStack() as stack:
-        root = image_folder(settings.root) if settings.root else made_folder(stack)
+        root = image_folder(settings.root) if settings.root else make_folder(stack)
         files = sorted(path for path in root.glob("*/*") if path.is_file())
         if not files:
-            raise DataError(f"{shown(root)}: no <class>/<image> below it; name a folder by data.root=DIR")
+            raise DataError(f"{display_path(root)}: no <class>/<image> below it; name a folder by data.root=DIR")
         compared = compare(files[:COMPARED])
-        say(f"{compared['crops']} crops differ from the plain way by {compared['largest_difference']} grey levels at "
+        say(f"{compared['crops']} crops differ from the plain way by {compared['largest_difference']} gray levels at "
             f"most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1")
         workers = settings.workers or cores_here()
         series = rounds(settings, InputJob("", str(root), settings.images, workers), run, say)
@@ -70,7 +70,7 @@ def image_folder(setting: str) -> Path:
     return next((root / part for part in ("val", "train") if (root / part).is_dir()), root)
 
 
-def made_folder(stack: ExitStack) -> Path:
+def make_folder(stack: ExitStack) -> Path:
     """Made images in a folder that is there until the stack is closed."""
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repro-bench-")))
     (root / "made").mkdir()
@@ -132,7 +132,7 @@ def rounds(settings: InputSettings, job: InputJob, run: Run, say: Callable[[str]
 
 def fresh_process(job: InputJob) -> dict[str, Any]:
     """Measure a job in a process of its own."""
-    return ran([*PROGRAM, job.text()])
+    return run_program([*PROGRAM, job.text()])
 
 
 def record_of(name: str, results: list[dict[str, Any]], failed: str | None,

@@ -8,9 +8,9 @@ from repro.bench.plan import QUICK_ROUNDS, ROUNDS, number
 from repro.config import suggest
 from repro.errors import ConfigError
 
-PLAIN, COLOUR = "plain", "pillow_colour"
+PLAIN, COLOR = "plain", "pillow_colour"
 LOADERS = ("threads", "processes")
-CONTENDERS = (PLAIN, "pillow", COLOUR, *(f"pillow:{kind}" for kind in LOADERS))
+CONTENDERS = (PLAIN, "pillow", COLOR, *(f"pillow:{kind}" for kind in LOADERS))
 KEYS = ("data.root", "rounds", "images", "workers")
 SHORTER_SIDE, SIZE = (256, 480), 224  # Sec. 3.4: pixels
 IMAGES, QUICK_IMAGES = 400, 60  # Choice: about 2 s of the plain way on one core; a few, to see that it works

@@ -75,7 +75,7 @@ def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") ->
     """Write the record and its table, and print one of them."""
     import json
 
-    from repro.places import shown
+    from repro.paths import display_path
     from repro.runs import write_atomic, write_json
 
     folder = output_folder("bench", options.reference)
@@ -83,5 +83,6 @@ def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") ->
     for suffix, text in (("md", table.markdown()), ("csv", table.csv())):
         write_atomic(folder / f"{table.name}.{suffix}", text)
     print(json.dumps(record, indent=2) if options.json else f"\n{table.markdown()}")
-    say(options, "written: " + ", ".join(shown(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")))
+    files = [display_path(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")]
+    say(options, "written: " + ", ".join(files))
     return 0

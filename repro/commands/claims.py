@@ -25,12 +25,12 @@ def show_claims(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting import claims, tables
 
     results = None if options.reference else results_of()
     found = claims.evaluate(results, reference_dir(), options.suite)
-    print(json.dumps([asdict(result) for result in found], indent=2) if options.json else text_of(found))
+    print(json.dumps([asdict(result) for result in found], indent=2) if options.json else format_claims(found))
     if options.suite is None:
         tables.write(tables.build("claims", results, reference_dir()), output_folder("tables", options.reference))
     failed = [result.id for result in found if result.verdict == claims.FAIL]
@@ -41,13 +41,14 @@ def show_claims(options: argparse.Namespace) -> int:
 
 def print_claims(suite: str, results: Path) -> None:
     """Print what the runs say of a suite's claims."""
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting import claims
 
-    print(f"\nclaims of the paper (repro claims {suite}):\n{text_of(claims.evaluate(results, reference_dir(), suite))}")
+    text = format_claims(claims.evaluate(results, reference_dir(), suite))
+    print(f"\nclaims of the paper (repro claims {suite}):\n{text}")
 
 
-def text_of(found: list["ClaimResult"]) -> str:
+def format_claims(found: list["ClaimResult"]) -> str:
     """The claims for a person."""
     from repro.reporting.claims import UNDECIDED, short_label
 

@@ -37,13 +37,13 @@ def check_versions() -> None:
 
 def results_of(setting: str | None = None) -> Path:
     """The user's results folder."""
-    from repro.places import results_dir
+    from repro.paths import results_dir
 
     return results_dir(setting)
 
 
 def output_folder(kind: str, reference: bool) -> Path:
     """Beside the committed runs for what comes from them alone, in a checkout; else in the user's results."""
-    from repro.places import in_tree, reference_dir
+    from repro.paths import in_tree, reference_dir
 
     return (reference_dir() if reference and in_tree() else results_of()) / kind

@@ -20,7 +20,7 @@ def show_complexity(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from repro.evaluation.complexity import count, networks
-    from repro.places import shown
+    from repro.paths import display_path
     from repro.reporting.complexity_table import CountedNetwork, complexity_table, differences
     from repro.reporting.table import write
 
@@ -33,7 +33,7 @@ def show_complexity(options: argparse.Namespace) -> int:
     print(table.json() if options.json else table.markdown())
     written = write(table, output_folder("tables", reference=False))
     if not options.json:
-        print(f"written: {', '.join(shown(path) for path in written)}")
+        print(f"written: {', '.join(display_path(path) for path in written)}")
     wrong = differences(counted)
     if wrong and options.check:
         raise ComparisonError("counts that are not those of golden_counts.yaml: " + "; ".join(wrong))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, program
-from repro.places import user_path
+from repro.paths import user_path
 
 if TYPE_CHECKING:
     from repro.schema import RunConfig
@@ -42,7 +42,7 @@ def evaluate_weights(options: argparse.Namespace) -> int:
 
     weights = weights_of(config, own.get("weights"))
     if config.data.name == IMAGENET:
-        from repro.evaluation.testing import evaluate
+        from repro.evaluation.evaluate import evaluate
 
         text, values = evaluate(config, protocol, weights, [program(), "eval", *options.overrides])
     else:
@@ -59,7 +59,7 @@ def combine_networks(options: argparse.Namespace) -> int:
     ensemble(options.name)
     check_override_keys(options.overrides)
     check_versions()
-    from repro.evaluation.ensembles import combine
+    from repro.evaluation.ensemble import combine
 
     text, values = combine(options.name, options.overrides)
     print(json.dumps(values, indent=2) if options.json else text)
@@ -74,9 +74,9 @@ def configuration(overrides: Sequence[str], weights: str | None) -> "RunConfig":
         return compose(overrides)
     check_override_keys(overrides)
     check_versions()
-    from repro.evaluation.weight_files import configured
+    from repro.evaluation.weight_files import with_carried_settings
 
-    config, note = configured(overrides, user_path(weights))
+    config, note = with_carried_settings(overrides, user_path(weights))
     if note:
         print(note, file=sys.stderr)
     return config

@@ -21,7 +21,7 @@ def register(add: Add) -> None:
 
 def manage_data(options: argparse.Namespace) -> int:
     """`repro data`."""
-    from repro.places import data_dir
+    from repro.paths import data_dir
 
     settings = settings_of(options.settings)
     root = data_dir(settings.get(ROOT) or None)

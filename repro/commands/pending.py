@@ -36,7 +36,7 @@ def show_pending(options: argparse.Namespace) -> int:
     if options.max_seconds is not None and options.max_seconds <= 0:
         raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import check_override_keys, compose, deviations
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting.pending import FINISHED, OPEN, lines, pending
 
     words = [word for word in options.overrides if not word.startswith("jobs_per_device=")]
@@ -104,9 +104,9 @@ def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
 def check_data(root: str | None) -> None:
     """Raise DataError where CIFAR-10 is not on this machine."""
     from repro.data import cifar10_files
-    from repro.places import data_dir, shown
+    from repro.paths import data_dir, display_path
 
     folder = data_dir(root)
     if cifar10_files.find(folder) is None:
-        raise DataError(f"CIFAR-10 is not in {shown(folder)}; `{program()} data fetch cifar10` needs the network, or "
-                        "bring cifar-10-batches-py/ there yourself")
+        raise DataError(f"CIFAR-10 is not in {display_path(folder)}; `{program()} data fetch cifar10` needs the "
+                        "network, or bring cifar-10-batches-py/ there yourself")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from repro.commands.common import Add
 from repro.errors import ComparisonError
-from repro.places import user_path
+from repro.paths import user_path
 
 if TYPE_CHECKING:
     from repro.records.reading import CheckResult
@@ -26,7 +26,7 @@ def verify_records(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.records.check import check_record
     from repro.records.reading import ERROR
     from repro.runs import scan
@@ -36,7 +36,7 @@ def verify_records(options: argparse.Namespace) -> int:
     found, failed = [], []
     for folder in folders:
         findings = check_record(folder, [*committed, *(other for other in folders if other != folder)])
-        name = printed(folder)
+        name = printable_name(folder)
         found.append({"folder": name, "findings": [asdict(one) for one in findings]})
         if not options.json:
             print("\n".join([name, *map(line_of, findings)]))
@@ -54,9 +54,9 @@ def line_of(one: "CheckResult") -> str:
     return f"  {one.verdict:7}  {one.check}: {one.text}"
 
 
-def printed(folder: Path) -> str:
+def printable_name(folder: Path) -> str:
     """A folder's name in characters that can be printed."""
-    from repro.places import shown
-    from repro.wording import visible
+    from repro.paths import display_path
+    from repro.wording import escape
 
-    return visible(shown(folder))
+    return escape(display_path(folder))

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from repro.commands.common import Add, results_of
-from repro.places import user_path
+from repro.paths import user_path
 
 
 def register(add: Add) -> None:
@@ -17,7 +17,7 @@ def register(add: Add) -> None:
 
 def write_report(options: argparse.Namespace) -> int:
     """`repro report`."""
-    from repro.places import reference_dir, shown
+    from repro.paths import display_path, reference_dir
     from repro.reporting import figures
     from repro.reporting.report import report
     from repro.runs import write_atomic
@@ -31,5 +31,5 @@ def write_report(options: argparse.Namespace) -> int:
                 drawings[name] = written[0].read_text(encoding="utf-8")
     path = user_path(options.output) if options.output else results_of() / "report.html"
     write_atomic(path, report(results, reference_dir(), drawings))
-    print(f"report: {shown(path.absolute())}")
+    print(f"report: {display_path(path.absolute())}")
     return 0

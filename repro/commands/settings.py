@@ -55,7 +55,7 @@ def show_settings(options: argparse.Namespace) -> int:
                      sources(files_of([f"experiment={config.name}"])) if known else {})
     schedule = Schedule.of(config)
     facts = {"experiment": config.name, "description": config.description, "settings": as_plain(found),
-             "schedule": schedule_facts(config, schedule) if trained(config) else None,
+             "schedule": schedule_facts(config, schedule) if is_trainable(config) else None,
              "cost": cost_facts(config, schedule), "folders": folders(config), "deviations": deviations(config),
              "reproduces": [] if deviations(config) else config.reproduces}
     if options.json:
@@ -74,7 +74,7 @@ def given_keys(overrides: Sequence[str]) -> dict[str, str]:
     return given | {name: "override" for name in names if name in set(keys())}
 
 
-def trained(config: "RunConfig") -> bool:
+def is_trainable(config: "RunConfig") -> bool:
     """Whether a network is trained here at all: VGG is there for tests of imported weights."""
     from repro.schema import Family
 
@@ -120,7 +120,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     """What the run costs: counted, and measured where there is a run or a committed benchmark of it."""
     from repro import paper
     from repro.config import deviations
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting.run_cost import benchmarks, measured_times
     from repro.reporting.settings import counts
     from repro.training.progress import duration
@@ -135,8 +135,8 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
 
 def folders(config: "RunConfig") -> list[dict[str, str]]:
     """Identity and folder of the run in each precision that `auto` may mean."""
-    from repro.config import identity, with_precision
-    from repro.places import shown
+    from repro.config import config_hash, with_precision
+    from repro.paths import display_path
     from repro.runs import run_folder
     from repro.schema import Device, Precision
 
@@ -145,7 +145,8 @@ def folders(config: "RunConfig") -> list[dict[str, str]]:
         on = {Device.auto: [Precision.fp32, Precision.tf32], Device.cuda: [Precision.tf32]}
         precisions = on.get(config.machine.device, [Precision.fp32])
     resolved = [with_precision(config, precision) for precision in precisions]
-    return [{"precision": one.machine.precision.name, "identity": identity(one), "folder": shown(run_folder(one))}
+    return [{"precision": one.machine.precision.name, "identity": config_hash(one),
+             "folder": display_path(run_folder(one))}
             for one in resolved]
 
 
@@ -221,7 +222,7 @@ def show_differences(options: argparse.Namespace) -> int:
 def compare_runs(options: argparse.Namespace) -> int:
     """`repro show RUN --against RUN`."""
     from repro.errors import ConfigError
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting.settings import compare, comparison_lines
     from repro.runs import find_run
 

@@ -15,7 +15,7 @@ def show_status(options: argparse.Namespace) -> int:
     """`repro status`."""
     import json
 
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting.status import status, text
 
     found = status(results_of(), reference_dir())

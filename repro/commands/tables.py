@@ -30,7 +30,7 @@ def register(add: Add) -> None:
 
 def show_list(options: argparse.Namespace) -> int:
     """`repro list`."""
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting.listing import listing, listing_json
 
     make = listing_json if options.json else listing
@@ -42,7 +42,7 @@ def make_tables(options: argparse.Namespace) -> int:
     """`repro table`."""
     from repro.reporting import tables
 
-    every = tables.committed() if options.reference or options.check else tables.names()
+    every = tables.committed_names() if options.reference or options.check else tables.names()
     names = every if options.name == "all" else [options.name]
     if options.check:
         return check_tables(names)
@@ -58,24 +58,24 @@ def make_tables(options: argparse.Namespace) -> int:
 
 def make_table(name: str, results: Path, folder: Path, reference: bool, form: str = "md") -> list[str]:
     """Print one table, write its files, and return what --strict objects to, a line each."""
-    from repro.places import reference_dir, shown
+    from repro.paths import display_path, reference_dir
     from repro.reporting import tables
 
     table = tables.build(name, None if reference else results, reference_dir())
     print(table.forms()[form])
     written = tables.write(table, folder)
     if form == "md":
-        print(f"written: {', '.join(shown(path) for path in written)}\n")
+        print(f"written: {', '.join(display_path(path) for path in written)}\n")
     return [f"{name}: {text}: {', '.join(rows)}" for text, rows in
-            (("worse than published", table.worse), ("rows that lack runs", table.lacking)) if rows]
+            (("worse than published", table.worse), ("rows that lack runs", table.missing_rows)) if rows]
 
 
 def check_tables(names: Sequence[str]) -> int:
     """Compare the committed tables with what the committed runs give; ComparisonError (4) if one differs."""
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.reporting import tables
 
-    differing = tables.differing(names, reference_dir())
+    differing = tables.changed_files(names, reference_dir())
     if differing:
         raise ComparisonError(f"committed tables do not agree with the committed runs: {', '.join(differing)}\n"
                               "`repro table all --reference` writes them anew")
@@ -95,19 +95,19 @@ def make_figures(options: argparse.Namespace) -> int:
 
 def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.places import reference_dir, shown
+    from repro.paths import display_path, reference_dir
     from repro.reporting import figures
 
     written = figures.draw(name, None if reference else results, reference_dir(), folder)
     others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in figures.names() else ""
-    print(f"{name}: {', '.join(shown(path) for path in written)}" if written
+    print(f"{name}: {', '.join(display_path(path) for path in written)}" if written
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
 def promote_ensemble(name: str) -> None:
     """`repro publish ensembles/table5`; ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.paper import pick
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.publishing import ENSEMBLES, publish_ensemble
     from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
     from repro.reporting.selection import pools
@@ -120,7 +120,7 @@ def promote_ensemble(name: str) -> None:
 
 def publish_run(options: argparse.Namespace) -> int:
     """`repro publish`."""
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.publishing import ENSEMBLES, publish
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
@@ -129,7 +129,7 @@ def publish_run(options: argparse.Namespace) -> int:
         publish(options.run, results_of())
     from repro.reporting import figures, tables
 
-    for name in tables.committed():
+    for name in tables.committed_names():
         tables.write(tables.build(name, None, reference_dir()), reference_dir() / "tables")
     for name in figures.names():
         figures.draw(name, None, reference_dir(), reference_dir() / "figures")

@@ -19,7 +19,7 @@ def verify(options: argparse.Namespace) -> int:
     """`repro verify`; ComparisonError (4) if a check fails."""
     from dataclasses import asdict
 
-    from repro.places import data_dir
+    from repro.paths import data_dir
 
     root = data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
     check_versions()

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from repro.commands.common import Add, check_versions, results_of
-from repro.places import user_path
+from repro.paths import user_path
 
 
 def register(add: Add) -> None:
@@ -60,7 +60,7 @@ def export_weights(options: argparse.Namespace) -> int:
 def list_weights(options: argparse.Namespace) -> int:
     """`repro weights list`."""
     check_versions()
-    from repro.places import reference_dir
+    from repro.paths import reference_dir
     from repro.weights.listing import as_values, entries, listing
 
     found = entries(results_of(), reference_dir())

@@ -10,27 +10,27 @@ from torch.nn import functional as F
 from repro.data.random import AUGMENT_STREAM, uniform_bits
 
 
-def augmented_batch(images: Tensor, mean: Tensor, index: Tensor, position: Tensor, seed: int,
+def augment_batch(images: Tensor, mean: Tensor, index: Tensor, position: Tensor, seed: int,
                     padding: int, flip: bool, std: Tensor | None = None, black: bool = False) -> Tensor:
-    """The training images `index`, normalised, padded, cropped and flipped, each by its own draw.
+    """The training images `index`, normalized, padded, cropped and flipped, each by its own draw.
 
-    images: (N, 3, H, W) uint8; mean, std: float32, see `normalised`; index: (B,) int64; position: (B,) int64, the
+    images: (N, 3, H, W) uint8; mean, std: float32, see `normalized`; index: (B,) int64; position: (B,) int64, the
     place of each image in the run (iteration x mini-batch + place in the batch), which with the seed fixes its draw.
-    Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the border is the mean colour.
-    `black`: padded with pixels of 0, cropped and flipped first and normalised last, as torchvision's pipelines do.
+    Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the border is the mean color.
+    `black`: padded with pixels of 0, cropped and flipped first and normalized last, as torchvision's pipelines do.
     """
     down, right, mirrored = draw(position, seed, padding, flip)
     if black:
         raw = images[index]
-        return normalised(crop_and_flip(F.pad(raw, (padding,) * 4), down, right, mirrored, raw.shape[-2:]), mean, std)
-    batch = normalised(images[index], mean, std)
+        return normalize(crop_and_flip(F.pad(raw, (padding,) * 4), down, right, mirrored, raw.shape[-2:]), mean, std)
+    batch = normalize(images[index], mean, std)
     return crop_and_flip(F.pad(batch, (padding,) * 4), down, right, mirrored, batch.shape[-2:])
 
 
-def normalised(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:
     """uint8 pixels (N, 3, H, W) -> float32: the mean subtracted, and divided by std where there is one."""
-    centred = images.float() - mean
-    return centred if std is None else centred / std
+    centered = images.float() - mean
+    return centered if std is None else centered / std
 
 
 def draw(position: Tensor, seed: int, padding: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ VALIDATION_IMAGES = 5000  # Sec. 4.2: a 45k/5k train/validation split
 
 @dataclass(frozen=True)
 class DeviceData:
-    """A data set on one device: uint8 images (N, 3, 32, 32), int64 labels (N,), and what normalises the images.
+    """A data set on one device: uint8 images (N, 3, 32, 32), int64 labels (N,), and what normalizes the images.
 
     mean: float32 in 0..255, (3, 32, 32) per pixel or (3, 1, 1) per channel; std likewise, or None: no division.
     """
@@ -52,7 +52,7 @@ def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -
 
 
 def statistics(images: Tensor, config: DataConfig) -> tuple[Tensor, Tensor | None]:
-    """Mean and standard deviation that images are normalised with, float32 in 0..255: computed, or as configured."""
+    """Mean and standard deviation that images are normalized with, float32 in 0..255: computed, or as configured."""
     if config.normalization is Normalization.per_pixel_mean:
         return per_pixel_mean(images), None
     return channel_statistics(config)

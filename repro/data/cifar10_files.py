@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.errors import DataError, ReproError, StorageError
-from repro.places import data_dir
+from repro.paths import data_dir
 
 FOLDER = "cifar-10-batches-py"
 NPZ = "cifar10.npz"

@@ -1,4 +1,4 @@
-"""ImageNet as a run sees it: crops of files, read ahead, and the colour and mean that are done on the device."""
+"""ImageNet as a run sees it: crops of files, read ahead, and the color and mean that are done on the device."""
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import draws, pictures
-from repro.data.augment import normalised
+from repro.data import augmentation_draws, crops
+from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
 from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
@@ -34,12 +34,12 @@ class TrainingCrop:
     def __call__(self, request: Request) -> np.ndarray:
         """(index, draws...) -> (size, size, 3) uint8. DataError naming a file that can't be read."""
         index, side, top, left, flip = request
-        return pictures.random_crop(pictures.open_rgb(self.images.path(index)), side, top, left, bool(flip), self.size)
+        return crops.random_crop(crops.open_rgb(self.images.path(index)), side, top, left, bool(flip), self.size)
 
 
 @dataclass(frozen=True)
-class CentreCrop:
-    """Reads an image and cuts its centre: shorter side 256, 224x224 in the paper (authors' README)."""
+class CenterCrop:
+    """Reads an image and cuts its center: shorter side 256, 224x224 in the paper (authors' README)."""
 
     images: ImageSet
     shorter_side: int
@@ -47,16 +47,16 @@ class CentreCrop:
 
     def __call__(self, index: int) -> np.ndarray:
         """-> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        return pictures.center_crop(pictures.open_rgb(self.images.path(index)), self.shorter_side, self.size)
+        return crops.center_crop(crops.open_rgb(self.images.path(index)), self.shorter_side, self.size)
 
 
 @dataclass(frozen=True)
 class ImageNetData:
-    """The files of a run and what its images are normalised with, on its device.
+    """The files of a run and what its images are normalized with, on its device.
 
     mean: float32 in 0..255, (3, H, W) per pixel or (3, 1, 1) per channel; std likewise, or None: no division.
     components: (3, 3) float32, what a standard normal draw for each principal component adds to red, green and blue,
-    in 0..255; None: no colour noise.
+    in 0..255; None: no color noise.
     """
 
     files: ImageNetFiles
@@ -91,37 +91,37 @@ class ImageNetData:
     def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
         """What `training_crops` needs for the images `index` (B,) at the positions (B,) of a run."""
         assert self.config.shorter_side is not None
-        drawn = draws.training_draws(position, seed, *self.config.shorter_side)
+        drawn = augmentation_draws.training_draws(position, seed, *self.config.shorter_side)
         flip = drawn.flip & self.config.flip
         columns = [index, *drawn._replace(flip=flip)]
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def training_images(self, pixels: Tensor, position: Tensor, seed: int) -> Tensor:
-        """Crops (B, H, W, 3) uint8 at these positions of a run -> (B, 3, H, W) float32, colour noise included."""
+        """Crops (B, H, W, 3) uint8 at these positions of a run -> (B, 3, H, W) float32, color noise included."""
         if self.components is None:
-            return normalised(pixels.permute(0, 3, 1, 2), self.mean, self.std)
+            return normalize(pixels.permute(0, 3, 1, 2), self.mean, self.std)
         # No matrix product: autocast and TF32 would round it.
-        noise = (draws.normals(position, seed)[:, :, None] * self.components).sum(1)
-        return normalised(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
+        noise = (augmentation_draws.normals(position, seed)[:, :, None] * self.components).sum(1)
+        return normalize(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
 
     def validation(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """The centre crop of every `size`-th validation image from `rank` on: (B, 3, H, W) float32 and (B,) int64."""
+        """The center crop of every `size`-th validation image from `rank` on: (B, 3, H, W) float32 and (B,) int64."""
         images, labels = self.files.val, torch.from_numpy(self.files.val.labels)
         assert self.config.test_shorter_side is not None
         indices = list(range(rank, len(images), size))
         batch_size = min(batch_size, MOST_TESTED_AT_ONCE)
         parts = [indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)]
-        read = CentreCrop(images, self.config.test_shorter_side, self.crop_size)
-        with closing(self.read_ahead(read, parts)) as crops:
-            for part, pixels in zip(parts, crops, strict=True):
+        read = CenterCrop(images, self.config.test_shorter_side, self.crop_size)
+        with closing(self.read_ahead(read, parts)) as batches:
+            for part, pixels in zip(parts, batches, strict=True):
                 on_device = torch.from_numpy(pixels).to(self.mean.device)
-                yield (normalised(on_device.permute(0, 3, 1, 2), self.mean, self.std),
+                yield (normalize(on_device.permute(0, 3, 1, 2), self.mean, self.std),
                        labels[part].to(self.mean.device))
 
 
 def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatistics | None,
                  device: torch.device) -> ImageNetData:
-    """The data of a resolved configuration's run. `statistics` are needed for the mean image and for colour noise."""
+    """The data of a resolved configuration's run. `statistics` are needed for the mean image and for color noise."""
     data = config.data
     if data.normalization is Normalization.per_pixel_mean:
         assert statistics is not None
@@ -131,16 +131,16 @@ def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatisti
     components = None
     if data.color_noise_std > 0:
         assert statistics is not None
-        components = torch.from_numpy(colour_components(statistics, data.color_noise_std))
+        components = torch.from_numpy(color_components(statistics, data.color_noise_std))
     return ImageNetData(files, data, config.machine, statistics, mean.to(device),
                         None if std is None else std.to(device),
                         None if components is None else components.to(device))
 
 
-def colour_components(statistics: ImageStatistics, std: float) -> np.ndarray:
+def color_components(statistics: ImageStatistics, std: float) -> np.ndarray:
     """(3, 3) float32: row k is what a standard normal draw of the k-th principal component adds, in 0..255.
 
-    AlexNet's colour augmentation: [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T with eigenvectors p, eigenvalues l and draws a.
+    AlexNet's color augmentation: [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T with eigenvectors p, eigenvalues l and draws a.
     """
     values, vectors = statistics.principal()
     return (std * values[:, None] * vectors.T).astype(np.float32)

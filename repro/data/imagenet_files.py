@@ -21,7 +21,7 @@ from repro.data.cifar10_files import present
 from repro.data.imagenet_labels import IMAGE, WNID, validation_wnids
 from repro.data.parts import in_order
 from repro.errors import DataError, StorageError
-from repro.places import shown
+from repro.paths import display_path
 from repro.ranges import CLASSES
 
 TRAIN, VAL = "train", "val"
@@ -127,15 +127,15 @@ def find(root: Path, wiring_test: bool = False, say: Say | None = None,
     try:
         found = list_sets(root, wiring_test, say, val_alone)
     except OSError as error:
-        raise StorageError(f"can't read {shown(Path(error.filename or root))}: {error.strerror}") from error
+        raise StorageError(f"can't read {display_path(Path(error.filename or root))}: {error.strerror}") from error
     if val_alone and not len(found.train.names):
         expected = replace(expected, train=0)
     wrong = [*differences(found, expected, wiring_test),
              *(f"{len(one.bad):,} bad: {', '.join(one.bad[:MOST_NAMED])}{and_more(len(one.bad))}"
                for one in found.each if one.bad)]
     if wrong:
-        raise DataError(f"the images in {shown(root)} are not as they should be: {'; '.join(wrong)}. Put it right, or "
-                        f"name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
+        raise DataError(f"the images in {display_path(root)} are not as they should be: {'; '.join(wrong)}. Put it "
+                        f"right, or name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
     train, val = found.train, found.val
     first, second = image_set(train, train.classes), image_set(val, train.classes)
     return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), found.one_folder)
@@ -187,7 +187,7 @@ def listed(folder: Path, say: Say | None) -> Listing:
         return list_classes(folder, classes, say)
     if folder.name == VAL and os.listdir(folder):
         return list_flat(folder)
-    raise DataError(f"{shown(folder)} holds no folders of classes; expected is {LAYOUT}")
+    raise DataError(f"{display_path(folder)} holds no folders of classes; expected is {LAYOUT}")
 
 
 def list_classes(folder: Path, classes: list[str], say: Say | None) -> Listing:
@@ -198,7 +198,7 @@ def list_classes(folder: Path, classes: list[str], say: Say | None) -> Listing:
         paths = [path for path, _ in make_dataset(str(folder), {wnid: 0}, is_valid_file=is_image, allow_empty=True)]
         if not paths:
             os.listdir(folder / wnid)  # raises where it may not be read, which torchvision passes over
-            return np.array([], np.bytes_), np.array([], np.int64), [f"{shown(folder / wnid)} (no images)"]
+            return np.array([], np.bytes_), np.array([], np.int64), [f"{display_path(folder / wnid)} (no images)"]
         names, sizes, bad = look_at(folder, [os.path.relpath(path, folder) for path in paths])
         return names, sizes, bad
 
@@ -207,7 +207,7 @@ def list_classes(folder: Path, classes: list[str], say: Say | None) -> Listing:
         found.append(one)
         if say is not None and time.monotonic() - began >= SAY_SECONDS:
             began = time.monotonic()
-            say(f"  listing {shown(folder)}: {sum(len(names) for names, *_ in found):,} images in {number:,} of "
+            say(f"  listing {display_path(folder)}: {sum(len(names) for names, *_ in found):,} images in {number:,} of "
                 f"{len(classes):,} folders")
     names, sizes, bad = zip(*found, strict=True)
     return Listing(folder, np.concatenate(names), np.concatenate(sizes),
@@ -232,7 +232,7 @@ def look_at(folder: Path, paths: list[str]) -> tuple[Names, Numbers, list[str]]:
         except OSError:
             reason = "a link to nothing"
         if reason:
-            bad.append(f"{shown(folder / path)} ({reason})")
+            bad.append(f"{display_path(folder / path)} ({reason})")
         else:
             good.append((os.fsencode(path), status.st_size))
     names, sizes = zip(*good, strict=True) if good else ((), ())
@@ -249,8 +249,8 @@ def list_flat(folder: Path) -> Listing:
     numbers = {int(name[15:23]) for name in paths}
     if len(paths) != len(wnids) or numbers != set(range(1, len(wnids) + 1)):
         lacking = set(range(1, len(wnids) + 1)) - numbers
-        raise DataError(f"{shown(source)} has labels of {len(wnids):,} images, ILSVRC2012_val_00000001 and so on, but "
-                        f"{shown(folder)} holds {len(paths):,} of such a name"
+        raise DataError(f"{display_path(source)} has labels of {len(wnids):,} images, ILSVRC2012_val_00000001 and so "
+                        f"on, but {display_path(folder)} holds {len(paths):,} of such a name"
                         f"{f' (there is no {min(lacking):08d})' if lacking else ''}; make both complete")
     names, sizes, bad = look_at(folder, paths)
     classes, of_number = np.unique(np.array(wnids), return_inverse=True)
@@ -270,11 +270,11 @@ def differences(found: Listings, expected: Expected, wiring_test: bool) -> Itera
     train, val = found.train, found.val
     only_val = sorted(set(val.classes) - set(train.classes))
     if only_val:
-        yield f"{few(only_val)} only in {shown(val.folder)}"
+        yield f"{few(only_val)} only in {display_path(val.folder)}"
     if wiring_test:
         return
     for listing, wanted in ((train, expected.train), (val, expected.val)):
-        name, count = shown(listing.folder), len(listing.names)
+        name, count = display_path(listing.folder), len(listing.names)
         odd = [wnid for wnid in listing.classes if not WNID.fullmatch(wnid)]
         if odd:
             yield f"{few(odd)} in {name}: not a wnid such as n01440764"
@@ -284,7 +284,7 @@ def differences(found: Listings, expected: Expected, wiring_test: bool) -> Itera
             yield f"{count:,} good images in {name}, expected {wanted:,}"
     only_train = sorted(set(train.classes) - set(val.classes))
     if only_train:
-        yield f"{few(only_train)} only in {shown(train.folder)}"
+        yield f"{few(only_train)} only in {display_path(train.folder)}"
 
 
 def few(names: list[str]) -> str:

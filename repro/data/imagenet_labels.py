@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repro.errors import DataError, StorageError
-from repro.places import shown
+from repro.paths import display_path
 
 SOLUTION = "LOC_val_solution.csv"
 LISTS = ("val_labels.txt", "imagenet_2012_validation_synset_labels.txt")
@@ -30,8 +30,8 @@ def validation_wnids(root: Path) -> tuple[Path, list[str]]:
     for name, read in ((SOLUTION, solution_wnids), *((name, listed_wnids) for name in LISTS)):
         if (root / name).is_file():
             return root / name, understood(root / name, read)
-    raise DataError(f"the validation images in {shown(root / 'val')} are not in folders of their classes, and their "
-                    f"labels are not in {shown(root)}: put there {ACCEPTED}")
+    raise DataError(f"the validation images in {display_path(root / 'val')} are not in folders of their classes, and "
+                    f"their labels are not in {display_path(root)}: put there {ACCEPTED}")
 
 
 def understood(path: Path, read: Callable[[bytes], list[str]]) -> list[str]:
@@ -42,8 +42,8 @@ def understood(path: Path, read: Callable[[bytes], list[str]]) -> list[str]:
         if wrong is not None:
             raise ValueError(f"{wrong[:40]!r} is no wnid such as n01440764")
     except (ValueError, IndexError, KeyError, csv.Error) as error:
-        raise DataError(f"{shown(path)}: labels of validation images can't be read from it ({error}); expected is one "
-                        f"of {ACCEPTED}") from error
+        raise DataError(f"{display_path(path)}: labels of validation images can't be read from it ({error}); expected "
+                        f"is one of {ACCEPTED}") from error
     return wnids
 
 
@@ -68,4 +68,4 @@ def content_of(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(LIMIT)
     except OSError as error:
-        raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
+        raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error

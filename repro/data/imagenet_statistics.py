@@ -1,7 +1,7 @@
-"""The mean image and the colours of the training images, exact, from one pass that is kept. Never imports torch.
+"""The mean image and the colors of the training images, exact, from one pass that is kept. Never imports torch.
 
-Pixels are 0..255. The mean image is that of the centre crops of all training images (authors' README: shorter side 256,
-224x224); the covariance of red, green and blue is taken over all pixels of the same crops (AlexNet's colour
+Pixels are 0..255. The mean image is that of the center crops of all training images (authors' README: shorter side 256,
+224x224); the covariance of red, green and blue is taken over all pixels of the same crops (AlexNet's color
 augmentation, Sec. 3.4). All sums are of integers, so the order of the images and the number of threads and processes do
 not matter.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from repro.data.imagenet_files import ImageSet
 from repro.data.parts import in_parts, progress
 from repro.errors import StorageError
-from repro.places import shown
+from repro.paths import display_path
 from repro.runs import write_atomic
 
 EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32
@@ -57,7 +57,7 @@ class ImageStatistics:
         AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values without saying in which
         unit these are, and the size of the noise depends on it. Choice: pixels of 0..1, as fb.resnet.torch and those
         that copy its 0.2175, 0.0188, 0.0045 have it; l are these eigenvalues, times 255 for pixels of 0..255 (so 55, 5
-        and 1 grey levels). In the code of AlexNet's author the factors are called standard deviations (cuda-convnet2,
+        and 1 gray levels). In the code of AlexNet's author the factors are called standard deviations (cuda-convnet2,
         `color_stdevs`), which the square roots 0.466, 0.137, 0.067 would be: twice the noise along the first component.
         Choice: the largest part of each p is positive, so that one seed gives one noise on every machine.
         """
@@ -81,9 +81,9 @@ class Sums:
             raise ValueError(f"a crop of {crop.shape} {crop.dtype} instead of {self.pixels.shape} uint8")
         self.images += 1
         self.pixels += crop
-        colours = crop.reshape(-1, 3)
-        for begin in range(0, len(colours), EXACT):
-            planes = [plane.astype(np.uint32) for plane in colours[begin : begin + EXACT].T]
+        colors = crop.reshape(-1, 3)
+        for begin in range(0, len(colors), EXACT):
+            planes = [plane.astype(np.uint32) for plane in colors[begin : begin + EXACT].T]
             for i, j in PAIRS:  # einsum: no BLAS, whose own threads would hinder those that call this
                 self.products[i, j] += int(np.einsum("i,i->", planes[i], planes[j]))
 
@@ -121,7 +121,7 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
         return sums
 
     total = Sums(size)
-    with progress(f"mean image of {shown(images.root)}", len(indices), show) as advance:
+    with progress(f"mean image of {display_path(images.root)}", len(indices), show) as advance:
         for sums in in_parts(part, indices, workers):
             total.merge(sums)
             advance(sums.images)
@@ -184,8 +184,8 @@ def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) ->
 def note_damaged(path: Path, error: Exception) -> None:
     """Say that a file which was kept is damaged and not used. StorageError if it could not be opened."""
     if isinstance(error, OSError) and error.strerror:
-        raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
-    print(f"{shown(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
+        raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
+    print(f"{display_path(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
 
 
 def check(found: ImageStatistics, fingerprint: str, crop_size: int) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from repro.data.crops import open_rgb
 from repro.data.imagenet_files import MOST_NAMED, OFFICIAL, Expected, ImageSet, Say, and_more, find
 from repro.data.parts import in_parts, progress
-from repro.data.pictures import open_rgb
 from repro.errors import DataError
-from repro.places import shown
+from repro.paths import display_path
 
 SMALL = 224  # pixels: the side of a crop, Sec. 3.4
 GREY = ("1", "L", "LA", "I", "I;16", "F")
-KINDS = ("greyscale", "CMYK", "of other colours than RGB", "not JPEG", f"with a shorter side under {SMALL} pixels")
+KINDS = ("grayscale", "CMYK", "of other colors than RGB", "not JPEG", f"with a shorter side under {SMALL} pixels")
 
 
 @dataclass
@@ -50,8 +50,8 @@ def verify(root: Path, wiring_test: bool, say: Say, expected: Expected = OFFICIA
     """
     files = find(root, wiring_test, say, expected)
     sets = [files.train] if files.one_folder else [files.train, files.val]
-    say(f"{shown(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
-        + " and ".join(f"{len(images):,} images in {shown(images.root)}" for images in sets)
+    say(f"{display_path(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
+        + " and ".join(f"{len(images):,} images in {display_path(images.root)}" for images in sets)
         + f", {len(files.wnids):,} classes, fingerprint {files.fingerprint}")
     total = Found()
     for _, found in look_at_all(root, sets):
@@ -69,7 +69,7 @@ def look_at_all(root: Path, sets: Sequence[ImageSet]) -> Iterator[tuple[int, Fou
 
     Images that no thread has begun are left out when the iterator is dropped.
     """
-    with progress(f"verify {shown(root)}", sum(map(len, sets))) as advance:
+    with progress(f"verify {display_path(root)}", sum(map(len, sets))) as advance:
         for place, images in enumerate(sets):
             for found in in_parts(lambda numbers, images=images: look_at(images, numbers),  # type: ignore[misc]
                                   range(len(images))):

@@ -3,7 +3,7 @@
 from repro.data import cifar10_files
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.errors import ConfigError
-from repro.places import data_dir
+from repro.paths import data_dir
 from repro.ranges import IMAGENET, SYNTHETIC
 from repro.schema import DataConfig
 

@@ -1,7 +1,7 @@
 """Made images in the form of CIFAR-10, for a demonstration and for tests without network or data set.
 
 Ten classes of shapes (disc, ring, square, frame, triangle, plus, cross, horizontal bars, vertical bars, checks) of
-random place, size and colours on a shaded, noisy ground. Everything is a pure function of the image's number in
+random place, size and colors on a shaded, noisy ground. Everything is a pure function of the image's number in
 integer arithmetic, so the pixels are the same on every machine. They say nothing about CIFAR-10.
 """
 
@@ -77,7 +77,7 @@ def shapes(number: Tensor, label: Tensor) -> Tensor:
 
 
 def paint(number: Tensor, mask: Tensor) -> Tensor:
-    """Colours for shape and ground, a shade across the ground, and noise: uint8 (N, 3, 32, 32)."""
+    """Colors for shape and ground, a shade across the ground, and noise: uint8 (N, 3, 32, 32)."""
     row, column = torch.arange(SIZE)[None, :, None], torch.arange(SIZE)[None, None, :]
     tilt = [draw(number, 10 + k, 9)[:, None, None] - 4 for k in (0, 1)]
     shade = tilt[0] * (row - SIZE // 2) + tilt[1] * (column - SIZE // 2)

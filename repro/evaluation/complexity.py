@@ -66,7 +66,7 @@ def count(network: Network) -> Counts:
 
 
 def without_batch_norm(model: nn.Module) -> None:
-    """Take batch normalisation out: it has no multiply-adds that count, and most of the time on the meta device."""
+    """Take batch normalization out: it has no multiply-adds that count, and most of the time on the meta device."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -97,7 +97,7 @@ def cifar(depth: int, family: Family, option: ShortcutOption) -> Network:
     """One network of 6n+2 layers."""
     model = replace(paper_config("cifar_resnet20").model, family=family, shortcut_option=option, depth=depth,
                     blocks_per_stage=(depth - 2) // 6)
-    return named(depth, family, option, "cifar10", lambda: build_model(model))
+    return named_network(depth, family, option, "cifar10", lambda: build_model(model))
 
 
 def imagenet_networks() -> Iterator[Network]:
@@ -119,10 +119,10 @@ def imagenet(depth: int, family: Family, option: ShortcutOption, stride_in: Stri
     """One network of Table 1."""
     def build() -> nn.Module:
         return build_imagenet_model(depth, family, option, stride_in or StrideIn.first_1x1)
-    return replace(named(depth, family, option, "imagenet", build), stride_in=stride_in)
+    return replace(named_network(depth, family, option, "imagenet", build), stride_in=stride_in)
 
 
-def named(depth: int, family: Family, option: ShortcutOption, dataset: str,
+def named_network(depth: int, family: Family, option: ShortcutOption, dataset: str,
           build: Callable[[], nn.Module]) -> Network:
     """A network with its key and label."""
     name = "plain" if family is Family.plain else "ResNet"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data.augment import normalised
+from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData
 from repro.data.imagenet import ImageNetData
 from repro.devices import autocast
@@ -50,7 +50,7 @@ def evaluate_on(model: nn.Module, data: DeviceData | ImageNetData, config: RunCo
 
 @torch.no_grad()
 def center_view(model: nn.Module, data: ImageNetData, config: RunConfig, rank: int = 0, size: int = 1) -> Outcome:
-    """Test the centre crop of every `size`-th validation image from `rank` on (authors' README); see `evaluate_on`.
+    """Test the center crop of every `size`-th validation image from `rank` on (authors' README); see `evaluate_on`.
 
     The cross-entropy is that of fp32 logits, whatever the network computed in.
     """
@@ -80,7 +80,7 @@ def single_view(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, 
                 std: Tensor | None = None) -> Outcome:
     """Test the original image, one view (Sec. 4.2).
 
-    images: (N, 3, H, W) uint8; labels: (N,) int64; mean, std: pixels 0..255, see `repro.data.augment.normalised`. The
+    images: (N, 3, H, W) uint8; labels: (N,) int64; mean, std: pixels 0..255, see `repro.data.augment.normalized`. The
     model is left in the mode that it was in.
     """
     errors = torch.zeros((), dtype=torch.int64, device=images.device)
@@ -101,7 +101,7 @@ def count_errors(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor,
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     try:
         for begin in range(0, len(images), batch_size):
-            batch = normalised(images[begin : begin + batch_size], mean, std).contiguous(memory_format=memory_format)
+            batch = normalize(images[begin : begin + batch_size], mean, std).contiguous(memory_format=memory_format)
             target = labels[begin : begin + batch_size]
             with autocast(images.device, precision):
                 logits = model(batch)

@@ -46,15 +46,15 @@ class Moments:
 @torch.no_grad()
 def layer_responses(model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor],
                     batch_size: int) -> list[LayerResponse]:
-    """The responses of every 3x3 layer: its output after batch normalisation, before ReLU or addition (Fig. 7).
+    """The responses of every 3x3 layer: its output after batch normalization, before ReLU or addition (Fig. 7).
 
     images: (N, 3, H, W) uint8; `prepare` makes a batch of them the network's input. Evaluation mode, in fp32; the model
     is left in the mode that it was in. Choice: one standard deviation over all images, channels and positions of a
     layer, about the layer's mean (the paper does not say over what).
     """
-    normalisations = dict(response_layers(model))
-    moments = {name: Moments() for name in normalisations}
-    handles = [watch(module, moments[name]) for name, module in normalisations.items()]
+    normalizations = dict(response_layers(model))
+    moments = {name: Moments() for name in normalizations}
+    handles = [watch(module, moments[name]) for name, module in normalizations.items()]
     was_training = model.training
     model.eval()
     try:
@@ -74,7 +74,7 @@ def watch(module: nn.Module, moments: Moments) -> RemovableHandle:
 
 
 def response_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(name of the 3x3 convolution, the batch normalisation that follows it), in forward order."""
+    """(name of the 3x3 convolution, the batch normalization that follows it), in forward order."""
     modules = dict(model.named_modules())
     found = []
     for name, layer in weighted_layers(model):
@@ -89,7 +89,7 @@ def gradient_norms(model: nn.Module) -> list[tuple[int, str, float]]:
     """(layer from 1, name, L2 norm of the gradient of its weight) of every weighted layer, in forward order.
 
     The gradient is that of the loss alone, as the last backward pass left it; computed in float64 where the device has
-    it. The paper says of plain networks that these norms are healthy with batch normalisation (Sec. 4.1).
+    it. The paper says of plain networks that these norms are healthy with batch normalization (Sec. 4.1).
     """
     norms = []
     for _, layer in weighted_layers(model):

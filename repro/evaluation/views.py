@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from repro.data.crops import center_crop, open_rgb, resized
 from repro.data.imagenet_files import ImageSet
-from repro.data.pictures import center_crop, open_rgb, resized
 from repro.errors import ConfigError
 from repro.paper import PROTOCOL_LABELS, PROTOCOLS, pick
 from repro.ranges import IMAGENET
@@ -34,9 +34,9 @@ class Views:
         """What is done, in a line."""
         sides, size = ", ".join(map(str, self.shorter_sides)), self.crop_size
         if self.protocol == CENTER:
-            return f"shorter side {sides}, one {size}x{size} crop from the centre, softmax"
+            return f"shorter side {sides}, one {size}x{size} crop from the center, softmax"
         if self.protocol == TEN_CROP:
-            return (f"shorter side {sides}, {size}x{size} crops from the four corners and the centre of the image and "
+            return (f"shorter side {sides}, {size}x{size} crops from the four corners and the center of the image and "
                     "of its flip, mean of the 10 softmax scores")
         return (f"whole image with shorter sides {sides}, and its flip, fully convolutional, mean of the softmax "
                 "scores over positions, flips and scales")
@@ -76,7 +76,7 @@ class ViewReader:
     views: Views
 
     def __call__(self, index: int) -> np.ndarray:
-        """uint8: the centre crop (S, S, 3); `six_crops`; or all scales, `packed`. DataError if unreadable."""
+        """uint8: the center crop (S, S, 3); `six_crops`; or all scales, `packed`. DataError if unreadable."""
         picture = open_rgb(self.images.path(index))
         sides, size = self.views.shorter_sides, self.views.crop_size
         if self.views.protocol == CENTER:
@@ -89,12 +89,12 @@ class ViewReader:
 def six_crops(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) -> (6, size, size, 3): what `TEN_CROPS` are made of.
 
-    Top left, top right, bottom left, bottom right, centre, and the centre of the mirror image, which is one pixel
+    Top left, top right, bottom left, bottom right, center, and the center of the mirror image, which is one pixel
     further to the left where an odd number of columns is left over; not mirrored yet.
     """
     bottom, right = image.shape[0] - size, image.shape[1] - size
-    middle, centre = round(bottom / 2), round(right / 2)  # torchvision's rounding
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (middle, centre), (middle, right - centre)]
+    middle, center = round(bottom / 2), round(right / 2)  # torchvision's rounding
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (middle, center), (middle, right - center)]
     return np.stack([image[top : top + size, left : left + size] for top, left in corners])
 
 

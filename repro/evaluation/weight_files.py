@@ -23,10 +23,10 @@ from torch import Tensor
 
 from repro.config import compose, deviations, experiments, flat, from_record, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
-from repro.places import shown
+from repro.paths import display_path
 from repro.runs import Run, file_sha256, open_plain, read_json, read_run
 from repro.schema import RunConfig
-from repro.wording import visible
+from repro.wording import escape
 
 SCHEMA = 1
 SAFETENSORS = ".safetensors"
@@ -75,14 +75,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Carried | None]:
     StorageError if it can't be read or holds anything else, ConfigError if safetensors is not installed.
     """
     if path.suffix == SAFETENSORS:
-        return read_safetensors(path), exported(path)
+        return read_safetensors(path), export_facts(path)
     content = read_plain(path)
     if isinstance(content, dict) and is_state_dict(content.get("weights")):
-        return content["weights"], imported(path, content)
+        return content["weights"], import_facts(path, content)
     if not is_state_dict(content):
-        raise StorageError(f"{shown(path)}: not a plain state_dict (a dict of tensors); `repro weights import` reads "
-                           "checkpoints of others")
-    return content, exported(path) or of_run(path, content)
+        raise StorageError(f"{display_path(path)}: not a plain state_dict (a dict of tensors); `repro weights import` "
+                           "reads checkpoints of others")
+    return content, export_facts(path) or run_facts(path, content)
 
 
 def is_state_dict(value: Any) -> bool:
@@ -92,12 +92,12 @@ def is_state_dict(value: Any) -> bool:
 
 
 def check_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """StorageError naming the first tensor that is sparse, quantised, complex or not finite."""
+    """StorageError naming the first tensor that is sparse, quantized, complex or not finite."""
     for key, value in state.items():
         if value.layout is not torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
-            raise StorageError(f"{shown(path)}: {key} is no dense tensor of real numbers")
+            raise StorageError(f"{display_path(path)}: {key} is no dense tensor of real numbers")
         if not value.float().isfinite().all():
-            raise StorageError(f"{shown(path)}: {key} has values that are not finite")
+            raise StorageError(f"{display_path(path)}: {key} has values that are not finite")
 
 
 def read_plain(path: Path) -> Any:
@@ -106,13 +106,13 @@ def read_plain(path: Path) -> Any:
         with open_plain(path) as file:
             head = file.read(64).lstrip()
     except FileNotFoundError as error:
-        raise StorageError(f"no file {shown(path)}; a run of yours has weights.pt when it is finished") from error
+        raise StorageError(f"no file {display_path(path)}; a finished run of yours has weights.pt") from error
     except OSError as error:
-        raise StorageError(f"{shown(path)}: unreadable ({error.strerror})") from error
+        raise StorageError(f"{display_path(path)}: unreadable ({error.strerror})") from error
     if not head:
-        raise StorageError(f"{shown(path)}: the file is empty")
+        raise StorageError(f"{display_path(path)}: the file is empty")
     if head.startswith(b"<"):
-        raise StorageError(f"{shown(path)}: a web page, not weights: its download failed")
+        raise StorageError(f"{display_path(path)}: a web page, not weights: its download failed")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files of old forms; either they can be read or they can't
@@ -121,10 +121,11 @@ def read_plain(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>", str(error))
         found = f"it holds {named[1] or named[2]}" if named else "it holds something else"
-        raise StorageError(f"{shown(path)}: no file of tensors and plain values alone: {found}; nothing in it was "
-                           "executed. Where its code is, save its state_dict() alone") from error
+        raise StorageError(f"{display_path(path)}: no file of tensors and plain values alone: {found}; nothing in it "
+                           "was executed. Where its code is, save its state_dict() alone") from error
     except Exception as error:  # what torch raises for damaged bytes depends on them: RuntimeError, IndexError, ...
-        raise StorageError(f"{shown(path)}: unreadable, truncated or damaged ({type(error).__name__})") from error
+        raise StorageError(f"{display_path(path)}: unreadable, truncated or damaged "
+                           f"({type(error).__name__})") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -133,14 +134,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ConfigError(f"{shown(path)}: the package safetensors is needed (extra `weights`)") from error
+        raise ConfigError(f"{display_path(path)}: the package safetensors is needed (extra `weights`)") from error
     try:
         open_plain(path).close()
         state: dict[str, Tensor] = load_file(path)
     except FileNotFoundError as error:
-        raise StorageError(f"no file {shown(path)}") from error
+        raise StorageError(f"no file {display_path(path)}") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise StorageError(f"{shown(path)}: unreadable, truncated or damaged ({type(error).__name__})") from error
+        raise StorageError(f"{display_path(path)}: unreadable, truncated or damaged "
+                           f"({type(error).__name__})") from error
     return state
 
 
@@ -149,19 +151,19 @@ def facts_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def imported(path: Path, content: dict[str, Any]) -> Carried:
+def import_facts(path: Path, content: dict[str, Any]) -> Carried:
     """What a file of `repro weights import` carries; StorageError if it is not of a form that this version knows."""
     if content.get("schema") != SCHEMA or not isinstance(content.get("source"), dict):
-        raise StorageError(f"{shown(path)}: an imported file of schema {content.get('schema')}; this version reads "
-                           f"{SCHEMA}: import it again")
+        raise StorageError(f"{display_path(path)}: an imported file of schema {content.get('schema')}; this version "
+                           f"reads {SCHEMA}: import it again")
     source = content["source"]
     stated = f"; stated by its authors: {source['stated']}" if source.get("stated") else ""
     note = (f"weights of others ({source.get('form')}): {source.get('file')}, SHA-256 "
             f"{str(source.get('sha256'))[:12]}{stated}")
-    return checked(path, content, True, note, source)
+    return read_carried(path, content, True, note, source)
 
 
-def exported(path: Path) -> Carried | None:
+def export_facts(path: Path) -> Carried | None:
     """What the JSON beside a file of `repro weights export` says; None without one.
 
     StorageError if it can't be read or is of other weights.
@@ -169,19 +171,21 @@ def exported(path: Path) -> Carried | None:
     try:
         content = read_json(facts_path(path))
         if content["schema"] != SCHEMA:
-            raise StorageError(f"{shown(facts_path(path))}: schema {content['schema']}; this version reads {SCHEMA}")
+            raise StorageError(f"{display_path(facts_path(path))}: schema {content['schema']}; this version reads "
+                               f"{SCHEMA}")
         if content["sha256"] != file_sha256(path):
-            raise StorageError(f"{shown(path)}: not the weights of {shown(facts_path(path))}: another SHA-256")
-        note = note_of(content)
+            raise StorageError(f"{display_path(path)}: not the weights of {display_path(facts_path(path))}: another "
+                               "SHA-256")
+        note = training_summary(content)
         source = {key: content[key] for key in ("experiment", "seed", "identity", "sha256")}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{shown(facts_path(path))}: unreadable ({type(error).__name__})") from error
-    return checked(path, content, False, note, source)
+        raise StorageError(f"{display_path(facts_path(path))}: unreadable ({type(error).__name__})") from error
+    return read_carried(path, content, False, note, source)
 
 
-def labelled(state: dict[str, Tensor], config: RunConfig) -> OrderedDict[str, Tensor]:
+def with_settings(state: dict[str, Tensor], config: RunConfig) -> OrderedDict[str, Tensor]:
     """A run's state_dict on the CPU, contiguous, to be saved, with its settings as an attribute.
 
     The attribute goes wherever the file goes; others overlook it.
@@ -195,47 +199,47 @@ def labelled(state: dict[str, Tensor], config: RunConfig) -> OrderedDict[str, Te
     return plain
 
 
-def of_run(path: Path, state: dict[str, Tensor]) -> Carried | None:
+def run_facts(path: Path, state: dict[str, Tensor]) -> Carried | None:
     """What the weights of a run carry, or the record beside them says; None for a state_dict of somebody else's.
 
     StorageError if they are not those that the record beside them was written with.
     """
-    run = run_beside(path)
+    run = run_of_weights(path)
     content = getattr(state, CARRIED, None)
     if run is not None and run.record is not None:
         recorded = run.record.get("weights_sha256")
         if recorded is not None and recorded != file_sha256(path):
-            raise StorageError(f"{shown(path)} was changed after the run: its SHA-256 is not the recorded one")
-        content = content or (getattr(labelled({}, from_record(run.record)), CARRIED)
+            raise StorageError(f"{display_path(path)} was changed after the run: its SHA-256 is not the recorded one")
+        content = content or (getattr(with_settings({}, from_record(run.record)), CARRIED)
                               | {"deviations": run.record.get("deviations")})
     if content is None:
         return None
     if not isinstance(content, dict):
-        raise StorageError(f"{shown(path)}: its settings are not those of weights")
-    return checked(path, content, False, note_of(content), {})
+        raise StorageError(f"{display_path(path)}: its settings are not those of weights")
+    return read_carried(path, content, False, training_summary(content), {})
 
 
-def note_of(content: dict[str, Any]) -> str:
+def training_summary(content: dict[str, Any]) -> str:
     """How weights of ours were trained, in a line."""
     found = content.get("deviations")
     changes = "; ".join(map(str, found)) if isinstance(found, list) and found else "none"
-    return visible(f"weights of {content.get('run')}; deviations from the paper: {changes}")
+    return escape(f"weights of {content.get('run')}; deviations from the paper: {changes}")
 
 
-def run_beside(weights: Path) -> Run | None:
+def run_of_weights(weights: Path) -> Run | None:
     """The run whose weights.pt this is; None for any other file."""
     run = read_run(weights.absolute().parent)
     return run if weights.name == "weights.pt" and run.record is not None else None
 
 
-def checked(path: Path, content: dict[str, Any], of_others: bool, note: str, source: dict[str, Any]) -> Carried:
+def read_carried(path: Path, content: dict[str, Any], of_others: bool, note: str, source: dict[str, Any]) -> Carried:
     """The parts of a file's content as Carried; StorageError for a key or value that no file of ours has."""
     experiment, network, settings = (content.get(key) for key in ("experiment", "network", "settings"))
     good = isinstance(network, dict) and set(network) == set(NETWORK) and isinstance(settings, dict) \
         and set(settings) <= set(SETTINGS) \
         and all(is_plain(value) for value in (*network.values(), *settings.values(), experiment))
     if not good or not isinstance(network, dict) or not isinstance(settings, dict):
-        raise StorageError(f"{shown(path)}: its settings are not those of weights")
+        raise StorageError(f"{display_path(path)}: its settings are not those of weights")
     return Carried(experiment, network, settings, of_others, note, source)
 
 
@@ -247,7 +251,7 @@ def is_plain(value: Any) -> bool:
         r"\w[\w.-]*", value))
 
 
-def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
+def with_carried_settings(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
     """The configuration with the settings that a weights file carries, and a line that says which; '' for none.
 
     Without experiment=... it is the file's own, with the file's depth. ConfigError if the file is of another network
@@ -260,9 +264,9 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
     if carried.experiment and "experiment" not in given:
         before = flat(to_dict(paper_config(carried.experiment)))
         words = [f"experiment={carried.experiment}",
-                 *(f"{key}={written(value)}" for key, value in carried.network.items()
+                 *(f"{key}={format_override(value)}" for key, value in carried.network.items()
                    if before[key] != value and not given & {key, "model.blocks_per_stage"}), *words]
-    own = [f"{key}={written(value)}" for key, value in carried.settings.items()]
+    own = [f"{key}={format_override(value)}" for key, value in carried.settings.items()]
     try:
         config = compose([*own, *words])
     except ConfigError:  # perhaps because the settings are those of another data set; then that is said
@@ -270,15 +274,15 @@ def configured(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
         raise
     check_network(path, carried, config)
     values = flat(to_dict(config))
-    wrong = [f"{key}={written(values[key])}" for key in carried.settings
+    wrong = [f"{key}={format_override(values[key])}" for key in carried.settings
              if values[key] != carried.settings[key]]
     if wrong:
-        theirs = " ".join(f"{key}={written(carried.settings[key])}" for key in map(key_of, wrong))
-        raise ConfigError(f"{' '.join(wrong)} contradicts {shown(path)}, whose weights need {theirs}")
+        theirs = " ".join(f"{key}={format_override(carried.settings[key])}" for key in map(key_of, wrong))
+        raise ConfigError(f"{' '.join(wrong)} contradicts {display_path(path)}, whose weights need {theirs}")
     before = flat(to_dict(paper_config(config.name))) if config.name in experiments() else {}
     changed = [word for word in own if before.get(key_of(word)) != carried.settings[key_of(word)]
                and key_of(word) not in given]
-    return config, f"settings of {shown(path)}: {' '.join(changed)}" if changed else ""
+    return config, f"settings of {display_path(path)}: {' '.join(changed)}" if changed else ""
 
 
 def check_network(path: Path, carried: Carried, config: RunConfig) -> None:
@@ -287,7 +291,8 @@ def check_network(path: Path, carried: Carried, config: RunConfig) -> None:
     differing = [f"{key}={carried.network[key]} there, {values[key]} here" for key in NETWORK
                  if carried.network[key] != values[key]]
     if differing:
-        raise ConfigError(f"{shown(path)} is of another network than experiment={config.name}: {'; '.join(differing)}")
+        raise ConfigError(f"{display_path(path)} is of another network than experiment={config.name}: "
+                          + "; ".join(differing))
 
 
 def key_of(word: str) -> str:
@@ -295,6 +300,6 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
 
 
-def written(value: Any) -> str:
+def format_override(value: Any) -> str:
     """A plain value in Hydra's override grammar."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -8,19 +8,19 @@ import torch
 from repro.config import flat, to_dict
 from repro.data.cifar10 import on_device
 from repro.data.sources import load_arrays
-from repro.devices import describe, place, resolve, set_up, settings_restored
+from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.protocols import Outcome, evaluate_on
 from repro.evaluation.weight_files import SETTINGS, Carried, check_tensors, read_weights
 from repro.models import build_model
-from repro.places import results_dir, shown, user_path
+from repro.paths import display_path, results_dir, user_path
 from repro.provenance import code_version, package_versions
 from repro.ranges import SYNTHETIC
 from repro.runs import file_sha256, read_run, run_folder, utc_now, write_json
 from repro.schema import RunConfig
 
 
-@settings_restored()
+@restore_settings()
 def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     """Test the configuration's network with the weights in a file; one line and the same as values.
 
@@ -41,29 +41,29 @@ def evaluate_file(config: RunConfig, path: Path) -> tuple[str, dict[str, Any]]:
     made += f" ({carried.label})" if carried and carried.label else ""
     text = (f"{config.name}{made}: {data.evaluated_on} error {outcome.top1_error:.2f} % ({outcome.errors} of "
             f"{outcome.images}, single view, split {data.split}, {config.machine.precision.name}){training_note(path)}")
-    values |= about_carried(carried)
+    values |= carried_facts(carried)
     if carried is not None and carried.of_others:
         digest = file_sha256(path)
-        kept = imported_folder(config, path, digest) / name_of_test(config, outcome)
+        kept = evaluations_of_file(config, path, digest) / evaluation_name(config, outcome)
         settings = {key: value for key, value in flat(to_dict(config)).items() if key in SETTINGS}
         write_json(kept, {"schema": 1, **values, "weights": path.name, "weights_sha256": digest, "settings": settings,
                           "data": {"name": config.data.name, "sha256": data.sha256},
                           "versions": package_versions(), **code_version(), "utc": utc_now(), "finished": True})
-        text += f"\n  kept in {shown(kept)}"
+        text += f"\n  kept in {display_path(kept)}"
     return text, values
 
 
-def about_carried(carried: Carried | None) -> dict[str, Any]:
+def carried_facts(carried: Carried | None) -> dict[str, Any]:
     """What a record says of weights that are not a run's own: whose they are, and which file they come from."""
     return {"weights_of": carried.label, "source": carried.source} if carried and carried.label else {}
 
 
-def imported_folder(config: RunConfig, path: Path, digest: str) -> Path:
+def evaluations_of_file(config: RunConfig, path: Path, digest: str) -> Path:
     """Where tests of weights of others are kept: apart from all runs, by the file's name and SHA-256."""
     return results_dir(config.results) / "imported" / f"{path.stem}-{digest[:12]}"
 
 
-def name_of_test(config: RunConfig, outcome: Outcome) -> str:
+def evaluation_name(config: RunConfig, outcome: Outcome) -> str:
     """A file for each data set, split and precision that weights of others are tested on."""
     data = config.data
     return f"single_view_{data.name}_{data.split.name}_{outcome.images}_{config.machine.precision.name}.json"
@@ -77,8 +77,8 @@ def weights_of(config: RunConfig, given: str | None) -> Path:
     path = run.folder / "weights.pt"
     if not run.finished or not path.is_file():
         found = run.problem if run.record is None else "no weights.pt" if run.finished else run.status
-        raise ConfigError(f"no finished run in {shown(run.folder)} ({found}): train it with `repro run`, or give "
-                          "weights=FILE, a plain state_dict such as a run's weights.pt")
+        raise ConfigError(f"no finished run in {display_path(run.folder)} ({found}): train it with `repro run`, or "
+                          "give weights=FILE, a plain state_dict such as a run's weights.pt")
     return path
 
 
@@ -105,5 +105,5 @@ def load_weights(model: torch.nn.Module, path: Path) -> torch.nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise StorageError(f"{shown(path)}: weights of another network: {mismatch(model, state)}") from error
+        raise StorageError(f"{display_path(path)}: weights of another network: {mismatch(model, state)}") from error
     return model

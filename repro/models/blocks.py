@@ -1,4 +1,4 @@
-"""Building blocks: the three shortcut options, basic and bottleneck block, and batch normalisation over groups.
+"""Building blocks: the three shortcut options, basic and bottleneck block, and batch normalization over groups.
 
 All tensors are float, (N, C, H, W).
 """
@@ -28,7 +28,7 @@ class ZeroPadShortcut(nn.Module):
 
 
 class ProjectionShortcut(nn.Module):
-    """Options B and C: a 1x1 convolution followed by batch normalisation (Sec. 3.3, 3.4)."""
+    """Options B and C: a 1x1 convolution followed by batch normalization (Sec. 3.3, 3.4)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int):
         super().__init__()
@@ -57,7 +57,7 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, config: Mode
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each followed by batch normalisation; ReLU after the addition (Sec. 3.2, 3.4, Fig. 2)."""
+    """Two 3x3 convolutions, each followed by batch normalization; ReLU after the addition (Sec. 3.2, 3.4, Fig. 2)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int):
         super().__init__()
@@ -77,7 +77,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution, each with batch normalisation; ReLU after the addition (Sec. 4.1, Fig. 5).
+    """1x1, 3x3 and 1x1 convolution, each with batch normalization; ReLU after the addition (Sec. 4.1, Fig. 5).
 
     The first 1x1 reduces to a quarter of `out_channels`, the last one restores them; `config.stride_in` says which
     convolution has the stride.
@@ -106,7 +106,7 @@ class Bottleneck(nn.Module):
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose training statistics come from groups of `group` images, as on several GPUs.
+    """Batch normalization whose training statistics come from groups of `group` images, as on several GPUs.
 
     The running averages follow the mean of the groups' statistics, so that it doesn't matter which of the groups are
     on which device. With momentum None the averages are plain ones over all groups so far.
@@ -145,6 +145,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
 
 def batch_norm(channels: int, config: ModelConfig, group: int) -> nn.BatchNorm2d:
-    """Batch normalisation over `group` images (0: over the whole mini-batch) with the configuration's constants."""
+    """Batch normalization over `group` images (0: over the whole mini-batch) with the configuration's constants."""
     eps, momentum = config.batch_norm_eps, config.batch_norm_momentum
     return GroupedBatchNorm2d(channels, group, eps, momentum) if group else nn.BatchNorm2d(channels, eps, momentum)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from repro.models.cifar import CifarNet, initialise
+from repro.models.cifar import CifarNet, initialize
 from repro.models.imagenet import ImageNetNet, imagenet_config
 from repro.models.vgg import Vgg
 from repro.ranges import CLASSES
@@ -23,7 +23,7 @@ def build_model(config: ModelConfig, seed: int = 0, batch_norm_group: int = 0) -
     else:
         model = ImageNetNet(config, batch_norm_group)
     if next(model.parameters()).device.type != "meta":
-        initialise(model, config, seed)
+        initialize(model, config, seed)
     return model
 
 

@@ -15,7 +15,7 @@ class Stage(nn.Sequential):
 
     With `checkpointing`, n blocks are cut into about sqrt(n) segments (Chen et al., arXiv 1604.06174): a forward pass
     that needs gradients keeps only each segment's input, and the backward pass computes one segment again at a time.
-    Outputs, gradients and batch-normalisation statistics are the same.
+    Outputs, gradients and batch-normalization statistics are the same.
     """
 
     checkpointing = False
@@ -46,7 +46,7 @@ def contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def statistics_untouched(module: nn.Module) -> Iterator[None]:
-    """Batch normalisation over the batch at hand that leaves its running statistics as they are."""
+    """Batch normalization over the batch at hand that leaves its running statistics as they are."""
     found = [(layer, layer.momentum, layer.num_batches_tracked) for layer in module.modules()
              if isinstance(layer, nn.BatchNorm2d)]
     shared = [layer for layer in module.modules() if isinstance(layer, nn.SyncBatchNorm)]

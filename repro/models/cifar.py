@@ -43,8 +43,8 @@ class CifarNet(nn.Module):
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """MSRA initialisation (He et al. 2015): normal with variance 2/fan; batch normalisation 1 and 0.
+def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
+    """MSRA initialization (He et al. 2015): normal with variance 2/fan; batch normalization 1 and 0.
 
     Every parameter draws from a generator of its own, seeded by (seed, name): layers that two networks share start
     from the same values, whatever shortcuts stand between them. `FcInit` says how the fully-connected layer starts.
@@ -60,10 +60,10 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
             if module.bias is not None:
                 module.bias.zero_()
         else:
-            initialise_fc(module, config.fc_init, generator)
+            initialize_fc(module, config.fc_init, generator)
 
 
-def initialise_fc(layer: nn.Linear, init: FcInit, generator: torch.Generator) -> None:
+def initialize_fc(layer: nn.Linear, init: FcInit, generator: torch.Generator) -> None:
     """Initial values of the fully-connected layer, of which the paper says nothing; weight (out, in), bias (out,)."""
     fan_in = layer.weight.shape[1]
     bound = 1.0 / math.sqrt(fan_in)

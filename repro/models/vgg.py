@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from repro.schema import ModelConfig
 
-NAMES = {16: "vgg16", 19: "vgg19"}  # torchvision's, without batch normalisation
+NAMES = {16: "vgg16", 19: "vgg19"}  # torchvision's, without batch normalization
 CROP = 224  # pixels; the first fully-connected layer takes the 7x7 map of such an image
 MAP = 7
 
@@ -24,6 +24,6 @@ class Vgg(nn.Module):
         self.classifier: nn.Sequential = net.classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) normalised pixels -> (N, num_classes) logits."""
+        """(N, 3, 224, 224) normalized pixels -> (N, num_classes) logits."""
         out: Tensor = self.classifier(self.features(x).flatten(1))
         return out

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repro.config import deviations, paper_identities
+from repro.config import deviations, paper_hashes
 from repro.paper import PLAIN_NETS, published_table
 from repro.ranges import IMAGENET
 from repro.records import configuration, evaluations, history, layers, provenance
@@ -37,7 +37,7 @@ def check_record(folder: Path, references: Sequence[Path] = ()) -> list[CheckRes
     if content is None:
         return [*found, verdict(found, "run.json can't be used, so nothing else was checked")]
     try:
-        config = configuration.configured(content)
+        config = configuration.read_configuration(content)
     except Refused as refused:
         found += results("configuration", "", [(ERROR, str(refused))])
         return [*found, verdict(found, "its configuration can't be used, so nothing else was checked")]
@@ -137,7 +137,7 @@ def verdict(found: Sequence[CheckResult], text: str) -> CheckResult:
 def meaning(record: Record) -> str:
     """What a good record would be in the tables of the paper."""
     name, own = record.config.name, record.content["identity"]
-    if own not in paper_identities(name):
+    if own not in paper_hashes(name):
         return f"not a paper run: {'; '.join(deviations(record.config))}"
     rows = [describe_row(table, key, record) for table, key in configuration.rows_of_paper(record.config)]
     return "a run of the paper: " + ("; ".join(rows) or "no row of a table, curves only")

@@ -9,7 +9,7 @@ from repro.ranges import CLASSES, IMAGENET
 from repro.records.reading import ERROR, TESTS, WARNING, Problems, Refused, format_value, json_of
 from repro.records.record import Record
 from repro.records.schema import Evaluation, check_schema
-from repro.reporting.evaluations import trouble_with_counts
+from repro.reporting.evaluations import count_problem
 
 FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop
 
@@ -61,7 +61,7 @@ def wrong_test(protocol: str, content: dict[str, Any], record: Record) -> Proble
         if key not in model or model[key] != value:
             yield ERROR, (f"its network has {key[:60]} {format_value(value)}, that of the run "
                           f"{format_value(model.get(key))}")
-    if (text := trouble_with_counts(content)) is not None:
+    if (text := count_problem(content)) is not None:
         yield ERROR, f"it {text}"
     if "weights_sha256" not in run:
         yield WARNING, "run.json has no hash of the weights, so nothing says that these are the run's"
@@ -74,7 +74,7 @@ def wrong_test(protocol: str, content: dict[str, Any], record: Record) -> Proble
 
 
 def odd_test(protocol: str, content: dict[str, Any], record: Record) -> Problems:
-    """The test against the run's own one, of one crop from the centre."""
+    """The test against the run's own one, of one crop from the center."""
     own = record.content["result"].get("val_top1_error")
     if type(own) not in (int, float):
         return

@@ -32,7 +32,7 @@ def check_history(record: Record) -> Problems:
     if not rows:
         yield ERROR, f"{NAME}: {record.unread}"
         return
-    problem = misplaced(record)
+    problem = misplaced_row(record)
     if problem is not None:
         yield ERROR, problem
         return
@@ -42,7 +42,7 @@ def check_history(record: Record) -> Problems:
         done = row["iteration"]
 
 
-def misplaced(record: Record) -> str | None:
+def misplaced_row(record: Record) -> str | None:
     """The first row that is not the evaluation that the schedule asks for; None if all are."""
     interval, last = record.schedule.interval, record.schedule.iterations
     before = 0
@@ -149,7 +149,7 @@ def equal(recorded: Any, value: float | int) -> bool:
 
 
 def wrong_best(record: Record) -> Problems:
-    """What is wrong with best_on_test, which a run on the test set has as a labelled extra."""
+    """What is wrong with best_on_test, which a run on the test set has as a labeled extra."""
     best = record.content.get("best_on_test")
     if record.tested_on != "test":
         if best is not None:

@@ -18,9 +18,9 @@ import yaml
 
 from repro.errors import ConfigError, StorageError
 from repro.paper import PROTOCOLS, UniqueKeyLoader
-from repro.places import shown
+from repro.paths import display_path
 from repro.publishing import EXTRA_FILES, PUBLISHED_FILES
-from repro.wording import visible
+from repro.wording import escape
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 Problems = Iterator[tuple[str, str]]  # ERROR or WARNING, and the text
@@ -55,7 +55,7 @@ class CheckResult:
     @classmethod
     def of(cls, check: str, verdict: str, text: str) -> "CheckResult":
         """The result with its text made safe to print: the record comes from elsewhere."""
-        return cls(check, verdict, cut(visible(text), LONGEST))
+        return cls(check, verdict, cut(escape(text), LONGEST))
 
 
 def cut(text: str, longest: int = LONGEST_VALUE) -> str:
@@ -76,13 +76,13 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
     try:
         mode = folder.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise ConfigError(f"{shown(folder)}: no such folder") from error
+        raise ConfigError(f"{display_path(folder)}: no such folder") from error
     except OSError as error:
-        raise StorageError(f"can't read {shown(folder)}: {error.strerror}") from error
+        raise StorageError(f"can't read {display_path(folder)}: {error.strerror}") from error
     if stat.S_ISLNK(mode):
         return {}, [(ERROR, "the folder is a symbolic link; give the folder itself")]
     if not stat.S_ISDIR(mode):
-        raise ConfigError(f"{shown(folder)}: no folder, but a record is one")
+        raise ConfigError(f"{display_path(folder)}: no folder, but a record is one")
     files: dict[str, bytes] = {}
     problems = list(read_entries(folder, "", files))
     there = {name for name in KNOWN if os.path.lexists(folder / name)}
@@ -92,7 +92,7 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
 
 def read_entries(folder: Path, prefix: str, files: dict[str, bytes]) -> Problems:
     """Read the known files of a folder into `files`; what is wrong with its entries."""
-    for entry in listed(folder):
+    for entry in list_folder(folder):
         name = f"{prefix}{entry.name}"
         if entry.is_symlink():
             yield ERROR, f"{format_value(name)} is a symbolic link; a record has none"
@@ -110,7 +110,7 @@ def read_entries(folder: Path, prefix: str, files: dict[str, bytes]) -> Problems
                 yield ERROR, f"{name}: {refused}"
 
 
-def listed(folder: Path) -> list[os.DirEntry[str]]:
+def list_folder(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder by name; StorageError if it can't be listed or has very many."""
     found: list[os.DirEntry[str]] = []
     try:
@@ -118,9 +118,9 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
             for entry in entries:
                 found.append(entry)
                 if len(found) > MOST_ENTRIES:
-                    raise StorageError(f"{shown(folder)} has more than {MOST_ENTRIES} entries: no record")
+                    raise StorageError(f"{display_path(folder)} has more than {MOST_ENTRIES} entries: no record")
     except OSError as error:
-        raise StorageError(f"can't read {shown(folder)}: {error.strerror}") from error
+        raise StorageError(f"can't read {display_path(folder)}: {error.strerror}") from error
     return sorted(found, key=lambda entry: entry.name)
 
 
@@ -134,7 +134,7 @@ def read_file(path: Path, limit: int) -> bytes:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise Refused("no plain file") from error
-        raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
+        raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
         os.close(descriptor)
@@ -144,7 +144,7 @@ def read_file(path: Path, limit: int) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             return file.read(limit)
     except OSError as error:
-        raise StorageError(f"can't read {shown(path)}: {error.strerror}") from error
+        raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
 
 
 def text_of(data: bytes) -> str:
@@ -173,7 +173,7 @@ def json_of(data: bytes) -> dict[str, Any]:
         raise Refused("nested too deeply") from error
     except ValueError as error:
         raise Refused(f"no JSON ({error})") from error
-    return admitted(value)
+    return plain_mapping(value)
 
 
 def yaml_of(data: bytes) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def yaml_of(data: bytes) -> dict[str, Any]:
         value = yaml.load(text, UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise Refused(f"no YAML that a record may have ({' '.join(str(error).split())})") from error
-    return admitted(value)
+    return plain_mapping(value)
 
 
 def check_events(text: str) -> None:
@@ -200,23 +200,24 @@ def check_events(text: str) -> None:
             raise Refused("nested too deeply")
 
 
-def admitted(value: Any) -> dict[str, Any]:
+def plain_mapping(value: Any) -> dict[str, Any]:
     """The value, if it is a mapping of texts to plain finite values and asks nothing of Hydra; Refused otherwise."""
     if not isinstance(value, dict):
         raise Refused("no mapping of keys to values")
     for path, inner in walk(value):
         key = path[-1]
         if isinstance(key, str) and CODE.fullmatch(key):
-            raise Refused(f"{dotted(path)}: a key of Hydra's that could run code; a record has settings and numbers "
-                          "only")
+            raise Refused(f"{dotted_path(path)}: a key of Hydra's that could run code; a record has settings and "
+                          "numbers only")
         if isinstance(inner, str) and "${" in inner:
-            raise Refused(f"{dotted(path)}: {format_value(inner)} is an interpolation; a record has plain values only")
+            raise Refused(f"{dotted_path(path)}: {format_value(inner)} is an interpolation; a record has plain values "
+                          "only")
         if isinstance(inner, float) and not math.isfinite(inner):
-            raise Refused(f"{dotted(path)}: {inner} is no finite number")
+            raise Refused(f"{dotted_path(path)}: {inner} is no finite number")
         if isinstance(inner, int) and abs(inner) >= LARGEST:
-            raise Refused(f"{dotted(path)}: a whole number of more than 63 bits")
+            raise Refused(f"{dotted_path(path)}: a whole number of more than 63 bits")
         if inner is not None and not isinstance(inner, (str, int, float, dict, list)):
-            raise Refused(f"{dotted(path)}: {format_value(inner)} is no text, number, list or mapping")
+            raise Refused(f"{dotted_path(path)}: {format_value(inner)} is no text, number, list or mapping")
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -232,7 +233,7 @@ def walk(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         if path:
             yield path, inner
         if isinstance(inner, (dict, list)) and len(path) > DEEPEST:
-            raise Refused(f"{dotted(path)}: nested too deeply")
+            raise Refused(f"{dotted_path(path)}: nested too deeply")
         if isinstance(inner, list):
             waiting += [((*path, number), entry) for number, entry in enumerate(inner)]
         elif isinstance(inner, dict):
@@ -242,7 +243,7 @@ def walk(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
                 waiting.append(((*path, key), entry))
 
 
-def dotted(path: Sequence[Any]) -> str:
+def dotted_path(path: Sequence[Any]) -> str:
     """A path as data.root."""
     return ".".join(str(part) for part in path)
 

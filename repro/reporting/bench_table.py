@@ -68,8 +68,8 @@ def notes(record: dict[str, Any]) -> list[str]:
     rates, versions, code = record["measured"], record["versions"], record["code"]
     copy, matrix = rates["copy_bytes_per_second"], rates["matrix_operations_per_second"]
     contenders = [one for net in record["nets"] for one in net["contenders"]]
-    updates = numbers(one["steps"] for one in contenders)
-    rounds = numbers(len(one["ms_per_step"]["values"]) for one in contenders if one["status"] == "measured")
+    updates = distinct_numbers(one["steps"] for one in contenders)
+    rounds = distinct_numbers(len(one["ms_per_step"]["values"]) for one in contenders if one["status"] == "measured")
     found += [
         f"ms/step, images/s: medians of {rounds} rounds, each contender in a fresh process in every round, "
         f"one after the other; {updates} updates timed, mini-batches of "
@@ -81,7 +81,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         f"{matrix['median'] / 1e12:.3f} TFLOP/s (min {matrix['min'] / 1e12:.3f}, max {matrix['max'] / 1e12:.3f})",
         "floors: computed, not measured: the passes over memory of a fully fused update at that bandwidth, and 3 x 2 x "
         "multiply-adds at that rate; what stays in a cache can be faster than the byte floor",
-        *(f"{name}: {text}" for name, text in WHAT.items() if name in named(record)),
+        *(f"{name}: {text}" for name, text in WHAT.items() if name in contender_names(record)),
         *failures(record),
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         f"code: repro {code['repro']}, commit {code['commit'] or 'unknown'}"
@@ -93,12 +93,12 @@ def notes(record: dict[str, Any]) -> list[str]:
     return found
 
 
-def numbers(values: Iterable[int]) -> str:
+def distinct_numbers(values: Iterable[int]) -> str:
     """Each of some numbers once: '5', '10 or 20'."""
     return " or ".join(map(str, sorted(set(values))))
 
 
-def named(record: dict[str, Any]) -> set[str]:
+def contender_names(record: dict[str, Any]) -> set[str]:
     """The contenders that the record holds, without the engine's name."""
     return {one["contender"].partition(":")[0] for net in record["nets"] for one in net["contenders"]}
 

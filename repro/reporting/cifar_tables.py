@@ -14,7 +14,7 @@ from repro.paper import (
     second_references,
 )
 from repro.reporting import evidence
-from repro.reporting.evaluations import Tested
+from repro.reporting.evaluations import EvaluatedRuns
 from repro.reporting.selection import REFERENCE, YOURS, RunSelection, RunSet, paper_runs, pools
 from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, WIDTH, Verdict, spread, verdict
 from repro.reporting.table import Table, TableRow
@@ -65,7 +65,7 @@ def table6_row(row: PublishedRow, answers: list[RunSelection], s_ref: float) -> 
     cells["second_reference"] = evidence.second_reference(second_references(), row.key)
     for answer in answers:
         cells[answer.origin] = str(answer.summary()) if answer.runs else answer.status
-        cells[f"{answer.origin}_averaged"] = evidence.averaged_error(answer)
+        cells[f"{answer.origin}_averaged"] = evidence.averaged_statistics_error(answer)
         data[answer.origin] = evidence.answer_data(answer)
     judged = next((answer for answer in answers if answer.runs), None)
     if judged is None:
@@ -79,7 +79,7 @@ def table6_row(row: PublishedRow, answers: list[RunSelection], s_ref: float) -> 
     return TableRow(row.key, cells, status, found.text, data)
 
 
-def open_status(answers: Sequence[RunSelection | Tested]) -> str:
+def open_status(answers: Sequence[RunSelection | EvaluatedRuns]) -> str:
     """The status of a row without a run that counts: the first origin that has anything to tell."""
     return next((answer.status for answer in answers if answer.status != "not run"), "not run")
 
@@ -146,7 +146,7 @@ def plain_row(net: str, answers: list[RunSelection]) -> TableRow:
     for answer in answers:
         for kind, key in (("training", "train_top1_error"), ("test", "test_top1_error")):
             cells[f"{answer.origin}_{kind}_error"] = str(answer.summary(key)) if answer.runs else answer.status
-        cells[f"{answer.origin}_test_error_averaged"] = evidence.averaged_error(answer)
+        cells[f"{answer.origin}_test_error_averaged"] = evidence.averaged_statistics_error(answer)
         data[answer.origin] = evidence.answer_data(answer)
     status = "published as curves only" if any(answer.runs for answer in answers) else open_status(answers)
     return TableRow(net, cells | {"status": status}, status, None, data)

@@ -2,7 +2,7 @@
 
 import math
 
-from repro.config import scaled
+from repro.config import scale_lengths
 from repro.paper import ClaimTest
 from repro.reporting.layer_data import responses_of
 from repro.reporting.selection import record
@@ -12,7 +12,7 @@ WINDOW = 1_000  # iterations at the end whose mean training error counts
 UNITS = {"training_error": " %", "convergence_area": " %", "final_error": " %", "responses": ""}
 
 
-def measured(test: ClaimTest, run: Run) -> float:
+def measure(test: ClaimTest, run: Run) -> float:
     """The test's measure of a finished run; ValueError or KeyError if the run does not have it."""
     if test.measure == "training_error":
         return end_error(run)
@@ -31,13 +31,13 @@ def end_error(run: Run) -> float:
     """Mean training error (percent) over the last 1,000 iterations; of a shortened schedule over as long a part."""
     rows = run.history()
     last = int(rows[-1]["iteration"])
-    return mean_error(rows, last - scaled(WINDOW, record(run)["config"]["scale"]), last)
+    return mean_error(rows, last - scale_lengths(WINDOW, record(run)["config"]["scale"]), last)
 
 
 def error_before_the_drop(run: Run) -> float:
     """Mean training error (percent) before the first drop: the area under the curve divided by its length."""
     config = record(run)["config"]
-    return mean_error(run.history(), 0, scaled(config["train"]["lr_drops"][0], config["scale"]))
+    return mean_error(run.history(), 0, scale_lengths(config["train"]["lr_drops"][0], config["scale"]))
 
 
 def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:

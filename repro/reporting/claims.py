@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import structs
 
 from repro.paper import Claim, ClaimTest, claims, published_figure, suite
-from repro.reporting.claim_measures import UNITS, measured
+from repro.reporting.claim_measures import UNITS, measure
 from repro.reporting.selection import (
     SYNTHETIC,
     WIRING_TEST,
@@ -135,7 +135,7 @@ def sample(test: ClaimTest, answer: RunSelection, name: str, origin: str) -> Sam
     values, runs, reasons = [], [], []
     for run in answer.runs:
         try:
-            values.append(measured(test, run))
+            values.append(measure(test, run))
             runs.append(f"{run_name(run)} ({precision(run)})")
         except (ValueError, KeyError, TypeError) as error:
             reasons.append(f"{run_name(run)}: {error}")
@@ -149,13 +149,14 @@ def sample(test: ClaimTest, answer: RunSelection, name: str, origin: str) -> Sam
 
 
 def compare(test: ClaimTest, samples: list[list[Sample]]) -> list[Comparison]:
-    """The comparisons of a test: of each neighbouring pair of its experiments, or of one with a bound."""
+    """The comparisons of a test: of each neighboring pair of its experiments, or of one with a bound."""
     places = range(len(test.experiments))
     groups = [(place,) for place in places] if test.relation == "below" else list(pairwise(places))
-    return [compared(test, chosen([[row[place] for place in group] for row in samples])) for group in groups]
+    return [compare_group(test, choose_samples([[row[place] for place in group] for row in samples]))
+            for group in groups]
 
 
-def chosen(rows: Sequence[list[Sample]]) -> list[Sample]:
+def choose_samples(rows: Sequence[list[Sample]]) -> list[Sample]:
     """The samples of the first origin that has all of them, else of each experiment the first there are."""
     whole = next((row for row in rows if all(one.values for one in row)), None)
     if whole is not None:
@@ -163,7 +164,7 @@ def chosen(rows: Sequence[list[Sample]]) -> list[Sample]:
     return [next((one for one in column if one.values), column[0]) for column in zip(*rows, strict=True)]
 
 
-def compared(test: ClaimTest, group: list[Sample]) -> Comparison:
+def compare_group(test: ClaimTest, group: list[Sample]) -> Comparison:
     """One comparison and its outcome."""
     names = [net_name(one.experiment) for one in group]
     text = f"{test.measure.replace('_', ' ')}: " + {
@@ -224,7 +225,7 @@ def claims_table(results: Path | None, reference: Path) -> Table:
     notes = ("the tests were fixed before any run was looked at (experiments/published/claims.yaml)",
              "training error: mean over the last 1,000 iterations; convergence area: mean training error before the "
              "first drop of the learning rate, which orders like the area under the curve; responses: mean over the "
-             "layers of the std of their responses; final error: after the last iteration, on ImageNet of the centre "
+             "layers of the std of their responses; final error: after the last iteration, on ImageNet of the center "
              "crop; several seeds: mean over seeds",
              f"rising orders (<) are decided by the means; <= and close allow {WIDTH:g} standard errors, for fewer "
              f"than {FEW_RUNS} seeds with a spread of {FEW_RUNS_STD} points (ImageNet: {IMAGENET_STD})",

@@ -68,8 +68,8 @@ def table_row(net: CountedNetwork, published: PublishedTable) -> TableRow:
     """One network: its counts, and the published number where there is one."""
     cells = {"net": net.label, "image": SIZES[net.dataset], "shortcut": net.shortcut_option or "-",
              "stride": STRIDES[net.stride_in] if net.stride_in else "-", "layers": f"{net.layers:,}",
-             "parameters": f"{net.parameters:,}", "multiply_adds": shortened(net.multiply_adds),
-             "convolutions": shortened(net.convolution_multiply_adds)}
+             "parameters": f"{net.parameters:,}", "multiply_adds": shorten(net.multiply_adds),
+             "convolutions": shorten(net.convolution_multiply_adds)}
     data = asdict(net) | {"multiply_adds": net.multiply_adds}
     printed = next((row for row in published.rows if (net.dataset, net.key) == ("imagenet", row.key)), None)
     if printed is None:
@@ -78,12 +78,12 @@ def table_row(net: CountedNetwork, published: PublishedTable) -> TableRow:
     value = printed.values[column.key]
     compared = net.convolution_multiply_adds if net.key in CONVOLUTIONS_ONLY else net.multiply_adds
     found = verdict(compared, value, column)
-    cells |= {"published": shortened(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
+    cells |= {"published": shorten(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
     data |= {"published": value, "compared": compared, "ratio": round(compared / value, 6)}
     return TableRow(net.row_key, cells, "counted", found, data)
 
 
-def shortened(count: float, decimals: int = 3) -> str:
+def shorten(count: float, decimals: int = 3) -> str:
     """'3.858e9' for 3857973248, '40.551e6' for 40551040."""
     power = 9 if count >= 1e9 else 6
     return f"{count / 10**power:.{decimals}f}e{power}"

@@ -36,7 +36,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Tested:
+class EvaluatedRuns:
     """The runs of one experiment from one origin, as far as they are tested under one protocol."""
 
     answer: RunSelection
@@ -63,19 +63,19 @@ class Tested:
                 *self.answer.notes()]
 
 
-def tested(pool: RunSet, experiment: str, protocol: str) -> Tested:
+def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> EvaluatedRuns:
     """The paper's runs of an experiment and their tests under a protocol."""
     answer = paper_runs(pool, experiment)
     found: list[Evaluation] = []
     lacking: list[tuple[Run, str]] = []
     for run in answer.runs:
         content = read(run, protocol)
-        reason = problem(run, protocol, content)
+        reason = exclusion_reason(run, protocol, content)
         if reason is None:
             found.append(Evaluation(run, content))
         else:
             lacking.append((run, f"{reason}; `{command(run, protocol)}`"))
-    return Tested(answer, protocol, tuple(found), tuple(lacking))
+    return EvaluatedRuns(answer, protocol, tuple(found), tuple(lacking))
 
 
 def other_data(one: Evaluation) -> str | None:
@@ -118,7 +118,7 @@ def read(run: Run, protocol: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def problem(run: Run, protocol: str, content: dict[str, Any]) -> str | None:
+def exclusion_reason(run: Run, protocol: str, content: dict[str, Any]) -> str | None:
     """Why a test of a run does not count; None if it does."""
     way = PROTOCOL_LABELS[protocol]
     if not content:
@@ -134,11 +134,11 @@ def problem(run: Run, protocol: str, content: dict[str, Any]) -> str | None:
         return f"its {way} testing is of other weights"
     if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:
         return f"its {way} testing was in {content.get('precision')}"
-    trouble = trouble_with_counts(content)
+    trouble = count_problem(content)
     return trouble and f"its {way} testing {trouble}"
 
 
-def trouble_with_counts(content: Mapping[str, Any]) -> str | None:
+def count_problem(content: Mapping[str, Any]) -> str | None:
     """What is wrong with the images and errors of a test, or of an ensemble's, of all of ImageNet's validation set."""
     if content.get("wiring_test") is not False:
         return "is a wiring test"
@@ -175,7 +175,7 @@ def digest(path: Path, time: int, size: int) -> str:
     return file_sha256(path)
 
 
-def tested_data(entry: Tested) -> dict[str, Any]:
+def evaluations_as_json(entry: EvaluatedRuns) -> dict[str, Any]:
     """The tests of one origin for JSON: their summary, each seed with its errors (percent) and identity."""
     data: dict[str, Any] = {"status": entry.status, "protocol": entry.protocol, "seeds": [
         {"seed": one.run.seed, "run": run_name(one.run), "identity": one.run.identity,
@@ -189,7 +189,7 @@ def tested_data(entry: Tested) -> dict[str, Any]:
     return data
 
 
-def definition_notes(entries: Sequence[Tested]) -> list[str]:
+def definition_notes(entries: Sequence[EvaluatedRuns]) -> list[str]:
     """One line for each way of testing, in the words of the tests that count."""
     found = {f"{PROTOCOL_LABELS[entry.protocol]}: {one.content.get('definition')}": None
              for entry in entries for one in entry.found}

@@ -25,7 +25,7 @@ def answer_data(answer: RunSelection) -> dict[str, Any]:
 
 
 def seed_data(run: Run) -> dict[str, Any]:
-    """One run for JSON: errors at the last iteration, best-on-test as a labelled extra, machine, identity."""
+    """One run for JSON: errors at the last iteration, best-on-test as a labeled extra, machine, identity."""
     content = record(run)
     result, error = content["result"], error_key(run)
     return {"seed": run.seed, "run": run_name(run), "identity": run.identity, "iteration": result["iteration"],
@@ -59,7 +59,7 @@ def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = 
 
 
 def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
-    """The lowest test error over all evaluations, labelled as an extra that is no result."""
+    """The lowest test error over all evaluations, labeled as an extra that is no result."""
     found = []
     for answer in answers:
         for run in answer.runs:
@@ -71,7 +71,7 @@ def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
     return [label + "; ".join(found)] if found else []
 
 
-def averaged_error(answer: RunSelection) -> str:
+def averaged_statistics_error(answer: RunSelection) -> str:
     """The test error (percent) with plainly averaged BN statistics; '-' unless every run that counts has it."""
     found: list[Any] = [(record(run).get("recomputed_batch_norm") or {}).get(error_key(run)) for run in answer.runs]
     errors = tuple(float(error) for error in found if is_number(error))

@@ -60,17 +60,17 @@ def gather(name: str, results: Path | None, reference: Path) -> DrawnFigure | No
     Raises ConfigError for an unknown name.
     """
     pick(name, {known: known for known in names()}, "figure")
-    described = described_figure(name)
-    answers = chosen_answers(name, described, results, reference)
+    described = describe_figure(name)
+    answers = choose_answers(name, described, results, reference)
     if not any(answer.runs for answer in answers.values()):
         return None
-    panels = tuple(drawn_panel(panel, answers, marks(name)) for panel in described.panels
+    panels = tuple(draw_panel(panel, answers, marks(name)) for panel in described.panels
                    if panel_is_drawn(panel, answers))
     return DrawnFigure(name, described.title, described.x, described.y, described.styles, panels,
                        tuple(notes(name, described, panels, answers)))
 
 
-def described_figure(name: str) -> PublishedFigure:
+def describe_figure(name: str) -> PublishedFigure:
     """The published description; of a short version with its own title, axes and networks."""
     variant, base = split_name(name)
     figure = published_figure(base)
@@ -85,7 +85,7 @@ def described_figure(name: str) -> PublishedFigure:
                            panels=tuple(panel for panel in panels if panel.curves))
 
 
-def chosen_answers(name: str, figure: PublishedFigure, results: Path | None,
+def choose_answers(name: str, figure: PublishedFigure, results: Path | None,
                    reference: Path) -> dict[str, RunSelection]:
     """For each experiment of a figure the answer that is drawn: yours if it has a run that counts."""
     chosen: dict[str, RunSelection] = {}
@@ -111,7 +111,7 @@ def panel_is_drawn(panel: Panel, answers: Mapping[str, RunSelection]) -> bool:
     return not optional or bool(answers[VERY_DEEP].runs)
 
 
-def drawn_panel(panel: Panel, answers: Mapping[str, RunSelection], published: Mapping[str, float]) -> DrawnPanel:
+def draw_panel(panel: Panel, answers: Mapping[str, RunSelection], published: Mapping[str, float]) -> DrawnPanel:
     """The curves of a panel that have a run, and their published marks."""
     curves = tuple(DrawnCurve(curve, answers[curve.experiment], median_run(answers[curve.experiment]))
                    for curve in panel.curves if curve.experiment and answers[curve.experiment].runs)

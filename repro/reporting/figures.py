@@ -1,6 +1,6 @@
 """Draw figures in the paper's own form, as SVG and PNG.
 
-Networks are told apart without colour: by a label at the end of their curve, a grey of their own, and a marker;
+Networks are told apart without color: by a label at the end of their curve, a gray of their own, and a marker;
 dashed (Figure 4: thin) and bold tell training and test error apart.
 """
 
@@ -110,17 +110,17 @@ def paint_panel(ax: Axes, content: DrawnFigure, panel: DrawnPanel) -> None:
 
 
 def look(net: str) -> tuple[str, str]:
-    """(colour, marker) of a network, by its depth."""
+    """(color, marker) of a network, by its depth."""
     return LOOKS[layers_of(net)]
 
 
 def paint_curve(ax: Axes, content: DrawnFigure, curve: DrawnCurve, error: str, index: int) -> None:
     """One error of one run against iterations; markers are spread so that those of two curves do not coincide."""
     points = curve.run.history()
-    colour, marker = look(curve.curve.net)
+    color, marker = look(curve.curve.net)
     every = max(1, len(points) // 8)
     ax.plot([point["iteration"] / content.x.unit for point in points], [point[KEYS[error]] for point in points],
-            color=colour, marker=marker, markersize=3.2, markevery=(index * every // 4 % every, every),
+            color=color, marker=marker, markersize=3.2, markevery=(index * every // 4 % every, every),
             label=f"{curve.curve.net} {error} error", gid=f"{curve.curve.net}-{error}", zorder=3,
             **LINES[content.styles[error]])
 
@@ -132,11 +132,11 @@ def paint_labels(ax: Axes, content: DrawnFigure, panel: DrawnPanel, right: float
     ends = {curve.curve: clamp(curve.run.history()[-1][KEYS[shown]], low, high) for curve in panel.curves}
     places = spread_apart(ends.values(), LABEL_GAP * (high - low), low, high)
     for (curve, end), place in zip(ends.items(), places, strict=True):
-        colour = look(curve.net)[0]
+        color = look(curve.net)[0]
         last = panel.curves[0].run.history()[-1]["iteration"] / content.x.unit
         ax.annotate(curve.label, xy=(min(last, right), end), xytext=(right * 1.07, place), va="center", fontsize=7,
                     annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": colour, "shrinkA": 1, "shrinkB": 0})
+                    arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": color, "shrinkA": 1, "shrinkB": 0})
 
 
 def clamp(value: float, low: float, high: float) -> float:
@@ -151,11 +151,11 @@ def spread_apart(values: Iterable[float], gap: float, low: float, high: float) -
     clusters: list[list[float]] = []  # [sum of (value - offset), count]: labels that touch, packed around their mean
     for index in order:
         clusters.append([given[index], 1])
-        while len(clusters) > 1 and packed_top(clusters[-2], gap) + gap > packed_bottom(clusters[-1], gap):
+        while len(clusters) > 1 and cluster_top(clusters[-2], gap) + gap > cluster_bottom(clusters[-1], gap):
             total, count = clusters.pop()
             clusters[-1][0] += total
             clusters[-1][1] += count
-    sorted_places = [packed_bottom(cluster, gap) + gap * i for cluster in clusters for i in range(int(cluster[1]))]
+    sorted_places = [cluster_bottom(cluster, gap) + gap * i for cluster in clusters for i in range(int(cluster[1]))]
     for i in range(len(sorted_places)):
         sorted_places[i] = max(sorted_places[i], low + gap * i)
     for i in range(len(sorted_places)):
@@ -166,11 +166,11 @@ def spread_apart(values: Iterable[float], gap: float, low: float, high: float) -
     return places
 
 
-def packed_bottom(cluster: list[float], gap: float) -> float:
-    """The lowest place of a cluster that is centred on the mean of its values."""
+def cluster_bottom(cluster: list[float], gap: float) -> float:
+    """The lowest place of a cluster that is centered on the mean of its values."""
     return cluster[0] / cluster[1] - gap * (cluster[1] - 1) / 2
 
 
-def packed_top(cluster: list[float], gap: float) -> float:
-    """The highest place of a cluster that is centred on the mean of its values."""
+def cluster_top(cluster: list[float], gap: float) -> float:
+    """The highest place of a cluster that is centered on the mean of its values."""
     return cluster[0] / cluster[1] + gap * (cluster[1] - 1) / 2

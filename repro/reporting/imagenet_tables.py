@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.config import PAPER_PRECISIONS, paper_identities
+from repro.config import PAPER_PRECISIONS, paper_hashes
 from repro.paper import (
     PROTOCOL_LABELS,
     Column,
@@ -20,12 +20,12 @@ from repro.reporting import evidence
 from repro.reporting.cifar_tables import TITLES, column_titles, open_status, verdict_text
 from repro.reporting.evaluations import (
     TABLES,
-    Tested,
+    EvaluatedRuns,
+    count_problem,
     definition_notes,
+    evaluated_runs,
+    evaluations_as_json,
     read,
-    tested,
-    tested_data,
-    trouble_with_counts,
 )
 from repro.reporting.selection import REFERENCE, YOURS, RunSet, pools, run_name
 from repro.reporting.statistics import FEW_RUNS, IMAGENET_STD, WIDTH, verdict
@@ -34,7 +34,7 @@ from repro.runs import read_json
 
 JUDGED = "top1_error"  # Choice: the verdict is that of the top-1 error, which every trained row has
 ENSEMBLE = "table5"
-CENTER_NOTE = "the error of the centre crop stands in the run's record and in Figure 4"
+CENTER_NOTE = "the error of the center crop stands in the run's record and in Figure 4"
 NO_VERDICT = "no verdict: validation, not the test server"
 TEST_SERVER = "published (test server)"
 
@@ -44,10 +44,10 @@ def imagenet_table(name: str, results: Path | None, reference: Path) -> Table:
     published, protocol = published_table(name), TABLES[name]
     found, experiments = pools(results, reference), reproduced_rows()
     rows: list[TableRow] = []
-    entries: list[Tested] = []
+    entries: list[EvaluatedRuns] = []
     for row in published.rows:
         experiment = experiments.get(f"{name}/{row.key}")
-        own = [tested(pool, experiment, protocol) for pool in found] if experiment else []
+        own = [evaluated_runs(pool, experiment, protocol) for pool in found] if experiment else []
         rows.append(imagenet_row(row, published.columns, own))
         entries += own
     columns = {"net": "network", "layers": "layers",
@@ -83,19 +83,19 @@ def published_cells(row: PublishedRow, columns: Sequence[Column]) -> dict[str, s
     return cells | {column.key: number(row, column) for column in columns} | ({"note": row.note} if row.note else {})
 
 
-def imagenet_row(row: PublishedRow, columns: Sequence[Column], entries: Sequence[Tested]) -> TableRow:
+def imagenet_row(row: PublishedRow, columns: Sequence[Column], entries: Sequence[EvaluatedRuns]) -> TableRow:
     """One row, judged by yours where you have a test that counts, else by the reference."""
     cells = published_cells(row, columns)
     data: dict[str, Any] = {"published": dict(row.values)}
     if not entries:
         status = "published only" if row.published_only else "not run"
         return TableRow(row.key, cells | {"verdict": status}, status, None, data)
-    cells |= counted_parameters(row) | second_reference(row.key)
+    cells |= count_parameters(row) | second_reference(row.key)
     for entry in entries:
         for column in columns:
             cells[f"{entry.answer.origin}_{column.key}"] = (
                 str(entry.summary(column.key)) if entry.found else entry.status)
-        data[entry.answer.origin] = tested_data(entry)
+        data[entry.answer.origin] = evaluations_as_json(entry)
     judged = next((entry for entry in entries if entry.found), None)
     if judged is None:
         status = open_status(entries)
@@ -108,7 +108,7 @@ def imagenet_row(row: PublishedRow, columns: Sequence[Column], entries: Sequence
     return TableRow(row.key, cells | {"verdict": verdict_text(found, found.text, origin)}, found.text, found.text, data)
 
 
-def counted_parameters(row: PublishedRow) -> dict[str, str]:
+def count_parameters(row: PublishedRow) -> dict[str, str]:
     """The exact parameter count of a row's network; a plain network has that of option A."""
     if row.layers is None:
         return {}
@@ -122,7 +122,7 @@ def second_reference(net: str) -> dict[str, str]:
     return {"second_reference": "; ".join(found)} if found else {}
 
 
-def imagenet_notes(published: PublishedTable, protocol: str, entries: Sequence[Tested],
+def imagenet_notes(published: PublishedTable, protocol: str, entries: Sequence[EvaluatedRuns],
                    columns: Mapping[str, str]) -> list[str]:
     """How to read the table, whose runs stand in it, and what does not count."""
     authors = ["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
@@ -181,11 +181,11 @@ def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
         return "it is not of the members and protocol of experiments/ensembles/table5.yaml"
     exact = {precision.name for precision in PAPER_PRECISIONS}
     for one in listed:
-        if one.get("identity") not in paper_identities(one["experiment"]) or one.get("precision") not in exact:
+        if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in exact:
             return f"its {one['experiment']} seed {one['seed']} is no run, or no test, of the paper's settings"
         if stale := other_test(one, wanted.protocol, pool):
             return stale
-    trouble = trouble_with_counts(found)
+    trouble = count_problem(found)
     return trouble and f"it {trouble}"
 
 

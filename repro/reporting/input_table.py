@@ -9,8 +9,8 @@ from repro.reporting.table import Table, TableRow
 COLUMNS = {"contender": "contender", "processes": "read by", "images": "images/s", "core": "images/s per core",
            "spread": "min to max", "ratio": "per core / plain"}
 WHAT = {"plain": "torchvision's ImageFolder and transforms on one Pillow image at a time: resize of the whole image to "
-                 "a random shorter side, crop, flip, ToTensor, colour noise, mean subtraction; float32",
-        "pillow": "this project, Pillow: only the part that the crop shows is resized; uint8, colour and mean are left "
+                 "a random shorter side, crop, flip, ToTensor, color noise, mean subtraction; float32",
+        "pillow": "this project, Pillow: only the part that the crop shows is resized; uint8, color and mean are left "
                   "to the device",
         "pillow_colour": "the same, with what is left to the device done on this processor, 32 images at once",
         "torchcodec": "this project, JPEGs decoded by TorchCodec, cropped as above",
@@ -58,7 +58,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         "changes less than the clock; images/s: by the clock",
         f"per core / plain: ratio of the medians, goal {GOAL:g} or more",
         f"compared before: {compared['crops']} crops differ from the plain way's by {compared['largest_difference']} "
-        f"grey levels at most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1",
+        f"gray levels at most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1",
         *(f"{name}: {text}" for name, text in WHAT.items() if name in named),
         *(f"{one['contender']} failed: {one['reason']}" for one in record["contenders"] if one["status"] == "failed"),
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if version),

@@ -9,7 +9,7 @@ FITTING, LONG = 5, 40  # columns that fit beside each other; characters of a cel
 NUMBER = re.compile(r"[+-]?[\d.,]+( \(.*\))?[*]?(, \d+ seeds)?|-")
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Text with all that LaTeX reads as a command written out; +- and <= as signs; other characters as they are."""
     marked = text.replace("+-", "\x00").replace("<=", "\x01").replace(">=", "\x02")
     plain = "".join(SPECIAL.get(character, character) for character in marked)
@@ -24,14 +24,14 @@ def latex(name: str, title: str, columns: list[str], rows: list[list[str]], note
     """
     formats = "".join(column_format([row[place] for row in rows]) for place in range(len(columns)))
     tabular = [rf"\begin{{tabular}}{{@{{}}{formats}@{{}}}}", r"\toprule",
-               " & ".join(escaped(column) for column in columns) + r" \\", r"\midrule",
-               *(" & ".join(escaped(cell) for cell in row) + r" \\" for row in rows), r"\bottomrule", r"\end{tabular}"]
+               " & ".join(escape(column) for column in columns) + r" \\", r"\midrule",
+               *(" & ".join(escape(cell) for cell in row) + r" \\" for row in rows), r"\bottomrule", r"\end{tabular}"]
     if len(columns) > FITTING:
         tabular = [r"\resizebox{\linewidth}{!}{%", *tabular, "}"]
     lines = [f"% Made by `repro table {name}` from records; needs \\usepackage{{booktabs,graphicx}}.", r"\begin{table}",
-             r"\centering", rf"\caption{{{escaped(title)}}}", rf"\label{{tab:{name.replace('_', '-')}}}", *tabular]
+             r"\centering", rf"\caption{{{escape(title)}}}", rf"\label{{tab:{name.replace('_', '-')}}}", *tabular]
     if notes:
-        body = r" \\".join(f"\n{escaped(note)}" for note in notes)
+        body = r" \\".join(f"\n{escape(note)}" for note in notes)
         lines += ["", r"\medskip", rf"\parbox{{\linewidth}}{{\footnotesize\raggedright{body}}}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 

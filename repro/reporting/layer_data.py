@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro.config import scaled
+from repro.config import scale_lengths
 from repro.paper import Curve, pick, published_figure
 from repro.reporting.evidence import machine_notes
 from repro.reporting.figure_data import answers_of, names, net_and_seed
@@ -112,7 +112,7 @@ def responses_of(run: Run) -> Values:
     """{0: std of each layer} from responses.csv; ValueError if it is missing, changed or damaged."""
     check_unchanged(run, "responses.csv", (record(run).get("responses") or {}).get("sha256"))
     rows = run.responses()
-    return {0: checked([(int(row["layer"]), float(row["std"])) for row in rows], "responses.csv")}
+    return {0: check_layers([(int(row["layer"]), float(row["std"])) for row in rows], "responses.csv")}
 
 
 def gradients_of(run: Run) -> Values:
@@ -123,7 +123,7 @@ def gradients_of(run: Run) -> Values:
         by_iteration.setdefault(int(row["iteration"]), []).append((int(row["layer"]), float(row["norm"])))
     if not by_iteration:
         raise ValueError("gradients.csv is empty")
-    return {iteration: checked(pairs, "gradients.csv") for iteration, pairs in by_iteration.items()}
+    return {iteration: check_layers(pairs, "gradients.csv") for iteration, pairs in by_iteration.items()}
 
 
 def check_unchanged(run: Run, file: str, recorded: str | None) -> None:
@@ -135,7 +135,7 @@ def check_unchanged(run: Run, file: str, recorded: str | None) -> None:
         raise ValueError(f"{file} is not the recorded one")
 
 
-def checked(pairs: list[tuple[int, float]], file: str) -> list[float]:
+def check_layers(pairs: list[tuple[int, float]], file: str) -> list[float]:
     """The values of layers 1, 2, ... in order; ValueError if a layer is missing or a value is no size."""
     values = [value for _, value in pairs]
     if [layer for layer, _ in pairs] != list(range(1, len(pairs) + 1)) or not pairs:
@@ -163,7 +163,7 @@ def gradient_figure(name: str, drawn: list[Drawn]) -> LayerFigure:
     """Norm of the gradient of each layer's weight after the first update, at the end of the first rate, at the end."""
     common = sorted(set.intersection(*(set(one.values) for one in drawn)))
     config = record(drawn[0].run)["config"]
-    drop = scaled(config["train"]["lr_drops"][0], config["scale"]) if config["train"]["lr_drops"] else 0
+    drop = scale_lengths(config["train"]["lr_drops"][0], config["scale"]) if config["train"]["lr_drops"] else 0
     chosen = sorted({common[0], common[-1]} | ({drop} & set(common))) if common else []
     panels = tuple(LayerPanel(f"update {iteration:,}", "layer index", tuple(
         LayerCurve(one.curve, one.run, tuple(one.values[iteration])) for one in drawn)) for iteration in chosen)

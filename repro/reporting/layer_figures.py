@@ -50,9 +50,9 @@ def paint_panel(ax: Axes, content: LayerFigure, panel: LayerPanel, longest: int)
         highest = max((value for curve in panel.curves for value in curve.values), default=1.0)
         ax.set_ylim(0, 1.08 * highest)
     for number, curve in enumerate(panel.curves):
-        colour, marker = LOOKS[layers_of(curve.curve.net)]
+        color, marker = LOOKS[layers_of(curve.curve.net)]
         style = LINES["dashed" if curve.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1}
         every = max(1, len(curve.values) // 6)
-        ax.plot(range(1, len(curve.values) + 1), curve.values, color=colour, marker=marker, markersize=3.2,
+        ax.plot(range(1, len(curve.values) + 1), curve.values, color=color, marker=marker, markersize=3.2,
                 markevery=(number * every // 4 % every, every), label=curve.curve.label,
                 gid=f"{curve.curve.net}-{content.panels.index(panel)}", **style)

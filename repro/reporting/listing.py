@@ -6,9 +6,9 @@ from typing import Any
 
 from repro import paper
 from repro.config import experiments
-from repro.places import conf_dir, experiments_dir, shown
+from repro.paths import conf_dir, display_path, experiments_dir
 from repro.reporting.figure_data import names as figure_names
-from repro.reporting.run_cost import listed_cost
+from repro.reporting.run_cost import measured_cost
 from repro.reporting.tables import names as table_names
 from repro.runs import Run, scan
 
@@ -22,11 +22,12 @@ def entries(results: Path, reference: Path) -> dict[str, Any]:
         found.append({"name": name, "description": content.get("description", ""),
                       "reproduces": content.get("reproduces", []),
                       "reference": states(committed, name), "yours": states(mine, name),
-                      "cost": listed_cost(name, [*mine, *committed])})
+                      "cost": measured_cost(name, [*mine, *committed])})
     suites = [{"name": name, "question": paper.suite(name).question, "experiments": list(paper.suite(name).experiments)}
               for name in paper.suites()]
     return {"experiments": found, "suites": suites, "tables": table_names(), "figures": figure_names(),
-            "configurations": shown(conf_dir()), "published": shown(experiments_dir()), "results": shown(results)}
+            "configurations": display_path(conf_dir()), "published": display_path(experiments_dir()),
+            "results": display_path(results)}
 
 
 def states(runs: list[Run], experiment: str) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from repro.paper import Column, GoldenCount, PublishedRow, golden_count, published_table
-from repro.reporting.complexity_table import AGREES, CUT, shortened, verdict
+from repro.reporting.complexity_table import AGREES, CUT, shorten, verdict
 from repro.reporting.table import Table, TableRow
 
 NAME = "table1"
@@ -45,7 +45,7 @@ def row_of(row: PublishedRow, column: Column) -> TableRow:
     golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
     counted = round(golden.multiply_adds[option])
     found = verdict(counted, printed, column)
-    cells |= {"shortcut": option if row.block else "plain", "counted": shortened(counted),
+    cells |= {"shortcut": option if row.block else "plain", "counted": shorten(counted),
               "ratio": f"{counted / printed:.3f}", "verdict": found, "others": others(golden, option, printed, column)}
     return TableRow(row.key, cells if row.block else cells | {"others": "-"}, found, found,
                     {**data, "counted": counted, "shortcut_option": option})
@@ -56,5 +56,5 @@ def others(golden: GoldenCount, option: str, printed: float, column: Column) -> 
     named = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
     if golden.multiply_adds_stride_in_3x3 is not None:
         named["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
-    return "; ".join(f"{name} {shortened(count)} ({verdict(round(count), printed, column)})"
+    return "; ".join(f"{name} {shorten(count)} ({verdict(round(count), printed, column)})"
                      for name, count in named.items()) or "-"

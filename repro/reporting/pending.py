@@ -7,7 +7,7 @@ from repro import paper
 from repro.config import paper_config
 from repro.ranges import CIFAR10
 from repro.reporting.selection import REFERENCE, YOURS, RunSet, paper_runs
-from repro.reporting.status import held, needed_seeds
+from repro.reporting.status import lock_holder, needed_seeds
 from repro.runs import Run, scan
 
 FINISHED, DIVERGED, IN_USE, OPEN = "finished", "diverged", "in use", "open"
@@ -59,7 +59,7 @@ def entry(experiment: str, seed: int, run: Run | None, finished: bool) -> Pendin
     state = OPEN
     if finished:
         state = FINISHED
-    elif run is not None and held(run) is not None:
+    elif run is not None and lock_holder(run) is not None:
         state = IN_USE
     elif record.get("status") == "diverged":
         state = DIVERGED

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from repro import __version__
 from repro.paper import PROTOCOL_LABELS
 from repro.reporting.claims import UNDECIDED, evaluate, short_label
-from repro.reporting.evaluations import problem, read
+from repro.reporting.evaluations import exclusion_reason, read
 from repro.reporting.selection import REFERENCE, YOURS
 from repro.reporting.table import Table
 from repro.reporting.tables import build, names
@@ -111,7 +111,7 @@ def card(run: Run, origin: str) -> Card:
     versions = ", ".join(f"{key} {environment[key]}" for key in shown)
     commit = f"{str(session.get('commit'))[:12]}{' with uncommitted changes' if session.get('dirty') else ''}"
     data = content.get("data") or {}
-    facts = {"result": errors(content.get("result") or {}), **tests(run), "averaged BN": averaged(content),
+    facts = {"result": errors(content.get("result") or {}), **tests(run), "averaged BN": averaged_error(content),
              "not the paper's": "; ".join(content.get("deviations") or []) or "nothing",
              "device": f"{environment.get('device', '?')}, {content['config']['machine']['precision']}",
              "time": f"{seconds:.0f} s, {len(content.get('sessions') or [])} session(s)", "versions": versions,
@@ -125,7 +125,7 @@ def card(run: Run, origin: str) -> Card:
 def tests(run: Run) -> dict[str, str]:
     """What the paper's ways of testing gave of an ImageNet run, by their names, where they count."""
     found = {PROTOCOL_LABELS[protocol]: read(run, protocol) for protocol in PROTOCOL_LABELS
-             if problem(run, protocol, read(run, protocol)) is None}
+             if exclusion_reason(run, protocol, read(run, protocol)) is None}
     return {name: f"val error {content['val_top1_error']:.2f} %, top-5 {content['val_top5_error']:.2f} %"
             for name, content in found.items()}
 
@@ -137,7 +137,7 @@ def errors(values: Mapping[str, Any]) -> str:
     return ", ".join(shown) or "-"
 
 
-def averaged(content: Mapping[str, Any]) -> str:
+def averaged_error(content: Mapping[str, Any]) -> str:
     """The error with plainly averaged BN statistics and over how many images; '' where it was not measured."""
     found = content.get("recomputed_batch_norm") or {}
     return f"{errors(found)} over {found['images']:,} training images" if found else ""

@@ -55,7 +55,7 @@ def benchmarks(experiment: str, reference: Path) -> list[dict[str, Any]]:
     return found
 
 
-def listed_cost(experiment: str, runs: Sequence[Run]) -> dict[str, Any] | None:
+def measured_cost(experiment: str, runs: Sequence[Run]) -> dict[str, Any] | None:
     """What `repro list` says that a run of an experiment took: the first finished one whose time is recorded, or None.
 
     hours: of one GPU, so those of a run on several count for each of them.

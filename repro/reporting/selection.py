@@ -10,11 +10,11 @@ from typing import Any
 
 from repro.config import (
     compose,
-    identity,
-    identity_of,
-    numbers,
+    config_hash,
+    hash_settings,
+    hashed_settings,
     paper_config,
-    paper_identities,
+    paper_hashes,
     to_dict,
     with_precision,
 )
@@ -110,19 +110,19 @@ def precision(run: Run) -> str:
 
 def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
     """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end."""
-    return select(pool, experiment, paper_identities(experiment))
+    return select(pool, experiment, paper_hashes(experiment))
 
 
 @functools.cache
-def overridden(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
+def with_preset(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
     """An experiment with a preset's overrides."""
     return compose([f"experiment={experiment}", *overrides])
 
 
-def short_identities(experiment: str, overrides: tuple[str, ...]) -> dict[str, str]:
+def short_hashes(experiment: str, overrides: tuple[str, ...]) -> dict[str, str]:
     """{identity: precision} of an experiment with a preset's overrides."""
-    config = overridden(experiment, overrides)
-    return {identity(with_precision(config, choice)): choice.name for choice in SHORT_PRECISIONS}
+    config = with_preset(experiment, overrides)
+    return {config_hash(with_precision(config, choice)): choice.name for choice in SHORT_PRECISIONS}
 
 
 def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelection]]:
@@ -130,7 +130,7 @@ def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelect
 
     Returns that precision (None without a finished run) and an answer for each of the preset's experiments.
     """
-    known = {name: short_identities(name, preset.overrides) for name in preset.experiments or ()}
+    known = {name: short_hashes(name, preset.overrides) for name in preset.experiments or ()}
     counts = Counter({choice.name: sum(len(select(pool, name, in_precision(ids, choice.name)).runs)
                                        for name, ids in known.items()) for choice in SHORT_PRECISIONS})
     best, finished = counts.most_common(1)[0]  # the first of equals, in the order of SHORT_PRECISIONS
@@ -148,7 +148,7 @@ def short_answer(pool: RunSet, experiment: str, identities: Mapping[str, str], c
     answer = select(pool, experiment, in_precision(identities, chosen))
     excluded = []
     for entry in answer.excluded:
-        found = identities.get(identity_of_folder(entry.run))
+        found = identities.get(hash_of_folder(entry.run))
         if found is not None and found != chosen and chosen is not None:
             excluded.append(ExcludedRun(entry.run, "other precision", f"{found}; the runs shown are {chosen}"))
         elif found is not None:
@@ -177,14 +177,14 @@ def folder_experiment(run: Run) -> str:
     return run.folder.parent.name.split("@")[0]
 
 
-def identity_of_folder(run: Run) -> str:
+def hash_of_folder(run: Run) -> str:
     """The identity that a run was made with: the recorded one, or that of its folder's name."""
     return run.identity or run.folder.parent.name.partition("@")[2]
 
 
 def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
     """(status, reason) if a run does not count for these identities; None if it does."""
-    own = run.folder.parent.name == experiment or identity_of_folder(run) in identities
+    own = run.folder.parent.name == experiment or hash_of_folder(run) in identities
     if run.record is None:
         return (INCOMPLETE if own else OTHER), run.problem or "no record"
     if run.record["experiment"] != experiment:
@@ -196,11 +196,11 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
     if run.identity not in identities and run.synthetic:
         return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}; see `repro table synthetic_demo`"
     if run.identity not in identities:
-        return (STALE if own else OTHER), changes(run, experiment)
-    if recomputed_identity(run.record) != run.identity:
+        return (STALE if own else OTHER), changed_settings(run, experiment)
+    if recompute_hash(run.record) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
-        return INCOMPLETE, unfinished(run)
+        return INCOMPLETE, progress_of(run)
     if run.record.get("evaluated_on") != run.tested_on:
         return OTHER, f"it was evaluated on {run.record.get('evaluated_on')}"
     result, errors = run.record.get("result"), ("train_top1_error", error_key(run))
@@ -216,17 +216,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def unfinished(run: Run) -> str:
+def progress_of(run: Run) -> str:
     """How far a run came that did not finish."""
     content = record(run)
     return run.problem or f"{run.status} at iteration {content.get('iteration', '?')} of {content['iterations']}"
 
 
-def changes(run: Run, experiment: str) -> str:
+def changed_settings(run: Run, experiment: str) -> str:
     """What a recorded configuration changes of its experiment, key by key."""
-    paper = numbers(to_dict(paper_config(experiment)))
+    paper = hashed_settings(to_dict(paper_config(experiment)))
     try:
-        mine = numbers(record(run)["config"])
+        mine = hashed_settings(record(run)["config"])
     except AttributeError:
         return "its recorded configuration can't be read"
     shown = [f"{key}: {paper.get(key, 'no such key')} -> {mine.get(key, 'not recorded')}"
@@ -236,10 +236,10 @@ def changes(run: Run, experiment: str) -> str:
     return ", ".join(shown) or "its identity is not that of the experiment as it stands"
 
 
-def recomputed_identity(content: dict[str, Any]) -> str:
+def recompute_hash(content: dict[str, Any]) -> str:
     """The identity that a record's configuration has now (repro.config.identity of it)."""
     try:
-        return identity_of(content["config"])
+        return hash_settings(content["config"])
     except (AttributeError, TypeError):
         return ""
 
@@ -247,7 +247,7 @@ def recomputed_identity(content: dict[str, Any]) -> str:
 def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[ExcludedRun]]:
     """One run for each seed, in order of seeds; the one in its own folder is preferred.
 
-    A copy under another seed is recognised by its history, which no two seeds share.
+    A copy under another seed is recognized by its history, which no two seeds share.
     """
     def order(run: Run) -> tuple[int, bool, str]:
         return run.seed, run_name(run) != f"{run.experiment}/seed{run.seed}", run_name(run)

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from repro import paper
-from repro.config import PAPER_PRECISIONS, flat, numbers, to_dict
+from repro.config import PAPER_PRECISIONS, flat, hashed_settings, to_dict
 from repro.errors import ConfigError
-from repro.places import shown
+from repro.paths import display_path
 from repro.ranges import CLASSES
 from repro.reporting.selection import record, run_name
 from repro.reporting.table import one_line
@@ -80,11 +80,11 @@ def file_sources(path: Path) -> dict[str, Source]:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown(path)}: {error}") from error
+        raise ConfigError(f"{display_path(path)}: {error}") from error
     lines = text.splitlines()
     package = next((line.split("@package")[1].strip() for line in lines if line.startswith("# @package")), "_global_")
     prefix = "" if package == "_global_" else f"{package}."
-    return {key: Source(text, shown(path)) for key, text in comments(root, prefix, lines).items()
+    return {key: Source(text, display_path(path)) for key, text in comments(root, prefix, lines).items()
             if key.split(".")[0] not in ("defaults", "hydra")}
 
 
@@ -129,7 +129,7 @@ def settings(config: RunConfig, found: Mapping[str, Source], overridden: Mapping
 
 def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Mapping[str, str]) -> list[Difference]:
     """What changes numbers and differs between two configurations, beside the paper's value."""
-    mine, other, papers = (numbers(to_dict(config)) for config in (here, theirs, standing))
+    mine, other, papers = (hashed_settings(to_dict(config)) for config in (here, theirs, standing))
     exact = {"auto", *(precision.name for precision in PAPER_PRECISIONS)}
     return [Difference(key, value, other[key], papers[key], why.get(key, "")) for key, value in mine.items()
             if value != other[key] and not (key == "machine.precision" and {value, other[key]} <= exact)]
@@ -206,8 +206,8 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     """What two runs differ in, and their errors, as plain values; ConfigError for an unreadable record."""
     for run in (first, second):
         if run.record is None:
-            raise ConfigError(f"{shown(run.folder)}: {run.problem}")
-    settings, errors = ([facts(run) for run in (first, second)] for facts in (surroundings, errors_of))
+            raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
+    settings, errors = ([facts(run) for run in (first, second)] for facts in (compared_facts, errors_of))
     rows = [{row["iteration"]: row for row in run.history()} for run in (first, second)]
     return {"runs": [label(first), label(second)],
             "settings": [{"key": key, "values": [one.get(key) for one in settings]}
@@ -226,11 +226,11 @@ def label(run: Run) -> str:
     return run_name(run) + (f" ({', '.join(notes)})" if notes else "")
 
 
-def surroundings(run: Run) -> dict[str, Any]:
+def compared_facts(run: Run) -> dict[str, Any]:
     """What changes a run's numbers, by key: its settings, seed, data, code, versions and device."""
     content = record(run)
     session = (content.get("sessions") or [{}])[-1]
-    return {**numbers(content["config"]), "seed": run.seed, "split tested": content.get("evaluated_on"),
+    return {**hashed_settings(content["config"]), "seed": run.seed, "split tested": content.get("evaluated_on"),
             "data sha256": (content.get("data") or {}).get("sha256"), "commit": session.get("commit"),
             "uncommitted changes": session.get("dirty"), **(content.get("environment") or {})}
 

@@ -1,4 +1,4 @@
-"""The tables of short runs and of runs on synthetic images: labelled, and never the paper's schedule."""
+"""The tables of short runs and of runs on synthetic images: labeled, and never the paper's schedule."""
 
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def short_row(answer: RunSelection, preset: Preset) -> TableRow:
     seconds = [float(run["train_seconds"]) + float(run["evaluation_seconds"]) for run in runs
                if is_number(run["train_seconds"]) and is_number(run["evaluation_seconds"])]
     cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
-              "averaged": evidence.averaged_error(answer),
+              "averaged": evidence.averaged_statistics_error(answer),
               "precision": runs[0]["precision"], "device": ", ".join(sorted({run["device"] for run in runs})),
               "seconds": f"{Summary(tuple(seconds)).mean:.0f}" if seconds else "-"}
     return TableRow(key, cells, "short run", None, evidence.answer_data(answer))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.config import flat, paper_identities
-from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_root, tested
+from repro.config import flat, paper_hashes
+from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_root, evaluated_runs
 from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
 from repro.reporting.run_cost import benchmarks, measured_times
 from repro.reporting.selection import RunSelection, RunSet, paper_runs, pools, record
@@ -20,14 +20,14 @@ UNITS = ((86400 * 2, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, 
 def status(results: Path, reference: Path) -> dict[str, Any]:
     """Everything `repro status` says, as plain values."""
     mine = scan(results / "runs")
-    running = [entry for run in mine if (entry := held(run)) is not None]
+    running = [entry for run in mine if (entry := lock_holder(run)) is not None]
     busy = {entry["folder"] for entry in running}
-    return {"running": running, "interrupted": [stopped(run) for run in mine if is_open(run) and
+    return {"running": running, "interrupted": [describe_stopped(run) for run in mine if is_open(run) and
                                                 str(run.folder) not in busy],
-            "lacking": lacking(results, reference)}
+            "lacking": missing_seeds(results, reference)}
 
 
-def held(run: Run) -> dict[str, Any] | None:
+def lock_holder(run: Run) -> dict[str, Any] | None:
     """Who works in a run's folder now; None if nobody. The lock is looked at and left as it is."""
     owner = holder(run.folder)
     return None if owner is None else progress(run) | {"owner": owner}
@@ -38,7 +38,7 @@ def is_open(run: Run) -> bool:
     return run.record is not None and run.status in ("running", "interrupted", OUT_OF_MEMORY)
 
 
-def stopped(run: Run) -> dict[str, Any]:
+def describe_stopped(run: Run) -> dict[str, Any]:
     """An interrupted run and how to go on; one that still says 'running' was killed."""
     note = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY}.get(run.status,
                                                                         "ended without saving a word (killed?)")
@@ -62,7 +62,7 @@ def progress(run: Run) -> dict[str, Any]:
     done, total = int(content.get("iteration", 0)), int(content.get("iterations", 0))
     at = int(rows[-1]["iteration"]) if rows else 0
     spent = float(content.get("train_seconds", 0)) + float(content.get("evaluation_seconds", 0))
-    timing = timed(run.folder / "timing.csv")
+    timing = recorded_seconds(run.folder / "timing.csv")
     reached, spent = (at, timing) if timing and at >= done else (done, spent)
     return {"name": f"{run.folder.parent.name}/{run.folder.name}", "folder": str(run.folder),
             "iteration": max(done, at),
@@ -71,7 +71,7 @@ def progress(run: Run) -> dict[str, Any]:
             **{key: value for key, value in (rows[-1] if rows else {}).items() if key.endswith("top1_error")}}
 
 
-def timed(path: Path) -> float:
+def recorded_seconds(path: Path) -> float:
     """Seconds of training and testing up to the last row of timing.csv; 0 without one."""
     rows = read_rows(path)
     try:
@@ -80,7 +80,7 @@ def timed(path: Path) -> float:
         return 0.0
 
 
-def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
+def missing_seeds(results: Path, reference: Path) -> list[dict[str, Any]]:
     """For each row of a table that an experiment reproduces: seeds there of those needed, and the time they'd take.
 
     Of an ImageNet row also the finished runs that are not tested in its table's way, and the command that does it.
@@ -92,9 +92,9 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
         best = max(answers, key=lambda answer: len(answer.runs))
         needed = needed_seeds(row, experiment)
         if len(best.runs) >= needed:
-            entries += untested(row, experiment, found, needed)
+            entries += missing_evaluations(row, experiment, found, needed)
             continue
-        times = measured_times(experiment, paper_identities(experiment), 0, results, reference)
+        times = measured_times(experiment, paper_hashes(experiment), 0, results, reference)
         time = next(iter(times or benchmarks(experiment, reference)), None)
         missing = needed - len(best.runs)
         state = next((answer.status for answer in answers if answer.status not in ("not run", "finished")), "not run")
@@ -103,15 +103,15 @@ def lacking(results: Path, reference: Path) -> list[dict[str, Any]]:
                         "seconds": time and time["seconds"] * missing, "source": time and (
                             f"{time['device']}, {time['precision']}; "
                             + ("a finished run" if time["kind"] == "run" else "computed from a few measured steps"))})
-    return entries + lacking_ensemble(found, (results, reference))
+    return entries + missing_members(found, (results, reference))
 
 
-def untested(row: str, experiment: str, found: list[RunSet], needed: int) -> list[dict[str, Any]]:
+def missing_evaluations(row: str, experiment: str, found: list[RunSet], needed: int) -> list[dict[str, Any]]:
     """What an ImageNet row lacks whose runs are finished: tests in its table's way; [] if it lacks none."""
     protocol = TABLES.get(row.partition("/")[0])
     if protocol is None:
         return []
-    best = max((tested(pool, experiment, protocol) for pool in found),
+    best = max((evaluated_runs(pool, experiment, protocol) for pool in found),
                key=lambda entry: (len(entry.found), len(entry.lacking)))
     if len(best.found) >= needed:
         return []
@@ -119,14 +119,15 @@ def untested(row: str, experiment: str, found: list[RunSet], needed: int) -> lis
              "seconds": None, "source": None, "go_on": command(run, protocol)} for run, _ in best.lacking[:1]]
 
 
-def lacking_ensemble(found: list[RunSet], roots: tuple[Path, Path]) -> list[dict[str, Any]]:
+def missing_members(found: list[RunSet], roots: tuple[Path, Path]) -> list[dict[str, Any]]:
     """What Table 5 lacks: how many members of its ensemble are tested, and its command; [] if one counts."""
     records = [read_ensemble(root) for root in roots]
     problems = [ensemble_problem(content, pool) for content, pool in zip(records, found, strict=True)]
     if any(content and problem is None for content, problem in zip(records, problems, strict=True)):
         return []
     wanted = paper.ensemble(ENSEMBLE)
-    there = [sum(any(one.run.seed == member.seed for one in tested(pool, member.experiment, wanted.protocol).found)
+    there = [sum(any(one.run.seed == member.seed
+                     for one in evaluated_runs(pool, member.experiment, wanted.protocol).found)
                  for member in wanted.members) for pool in found]
     return [{"row": str(wanted.reproduces), "experiment": f"ensemble {ENSEMBLE}", "seeds": max(there),
              "needed": len(wanted.members), "of": "members", "status": "not counted" if any(records) else "not run",
@@ -158,13 +159,13 @@ def text(found: dict[str, Any]) -> str:
     lines = ["running now:"]
     for run in found["running"]:
         owner = run["owner"]
-        lines += [f"  {described(run)}, about {duration(run['seconds_left'])} left",
+        lines += [f"  {describe_run(run)}, about {duration(run['seconds_left'])} left",
                   f"    pid {owner.get('pid', '?')} on {owner.get('host', '?')} since {owner.get('since', '?')}"]
     lines += [] if found["running"] else ["  nothing"]
     if found["interrupted"]:
         lines.append("interrupted (the same command goes on):")
     for run in found["interrupted"]:
-        lines += [f"  {described(run)}, {run['note']}, about {duration(run['seconds_left'])} left",
+        lines += [f"  {describe_run(run)}, {run['note']}, about {duration(run['seconds_left'])} left",
                   f"    {run['go_on']}"]
     lines.append("what the tables lack:")
     for entry in found["lacking"]:
@@ -181,7 +182,7 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def described(run: dict[str, Any]) -> str:
+def describe_run(run: dict[str, Any]) -> str:
     """A run, how far it is, and its last errors."""
     errors = ", ".join(f"{key.removesuffix('_top1_error')} error {run[key]:.2f} %" for key in run
                        if key.endswith("top1_error"))

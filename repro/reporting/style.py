@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# (colour, marker) by depth. Paul Tol's high-contrast set and its neighbours: safe for the colour-blind, and each its
-# own grey when printed in black and white (luminance falls with depth).
+# (color, marker) by depth. Paul Tol's high-contrast set and its neighbors: safe for the color-blind, and each its
+# own gray when printed in black and white (luminance falls with depth).
 LOOKS = {20: ("#DDAA33", "o"), 32: ("#3FA7C4", "s"), 44: ("#BB5566", "^"), 56: ("#004488", "D"), 110: ("#000000", "v"),
          1202: ("#997700", "P"), 18: ("#DDAA33", "h"), 34: ("#004488", ">")}
 LINES: dict[str, dict[str, Any]] = {

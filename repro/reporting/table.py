@@ -43,7 +43,7 @@ class Table:
         return [row.key for row in self.rows if row.verdict == WORSE]
 
     @property
-    def lacking(self) -> list[str]:
+    def missing_rows(self) -> list[str]:
         """'key: status' of the rows without all the runs that they need."""
         return [f"{row.key}: {row.status}" for row in self.rows if row.status.startswith(LACKING)]
 

@@ -15,7 +15,7 @@ from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
 from repro.reporting.table import Table, TableRow, write
 from repro.reporting.variants import SYNTHETIC, split_name
 
-__all__ = ["Table", "TableRow", "build", "committed", "differing", "names", "write"]
+__all__ = ["Table", "TableRow", "build", "changed_files", "committed_names", "names", "write"]
 
 BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
     "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, "table5": table5,
@@ -29,7 +29,7 @@ def names() -> list[str]:
     return [*published_tables(), *(name for name in BUILDERS if name not in published_tables())]
 
 
-def committed() -> list[str]:
+def committed_names() -> list[str]:
     """Names of the tables that stand beside the committed runs: all but those of synthetic images."""
     return [name for name in names() if split_name(name)[0] != SYNTHETIC]
 
@@ -40,10 +40,10 @@ def build(name: str, results: Path | None, reference: Path) -> Table:
     Raises ConfigError for an unknown name. A run that does not count is a note, never an error.
     """
     pick(name, {known: known for known in names()}, "table")
-    return BUILDERS[name](results, reference) if name in BUILDERS else published_only(name)
+    return BUILDERS[name](results, reference) if name in BUILDERS else published_table_only(name)
 
 
-def differing(names: Iterable[str], reference: Path) -> list[str]:
+def changed_files(names: Iterable[str], reference: Path) -> list[str]:
     """Names of the files of committed tables that are not there or not what the committed runs give."""
     found = []
     for name in names:
@@ -54,7 +54,7 @@ def differing(names: Iterable[str], reference: Path) -> list[str]:
     return found
 
 
-def published_only(name: str) -> Table:
+def published_table_only(name: str) -> Table:
     """A table that the project has no runs for yet: the published numbers and what is not run."""
     published = published_table(name)
     experiments = reproduced_rows()

@@ -3,9 +3,9 @@
 `short_figure6` is Figure 6 of short runs, `synthetic_figure6` that of runs on synthetic images.
 """
 
-from repro.config import scaled
+from repro.config import scale_lengths
 from repro.paper import Preset, suite
-from repro.reporting.selection import overridden
+from repro.reporting.selection import with_preset
 
 SHORT, SYNTHETIC = "short", "synthetic"
 LAYERS = ("figure7", "gradients")  # drawn by layer, of the networks of Figure 7
@@ -27,10 +27,10 @@ def preset_of(variant: str, base: str) -> Preset:
 
 def lengths(preset: Preset) -> tuple[int, int, list[int]]:
     """(iterations of a short run, of the paper's, iterations of the short run's drops)."""
-    config = overridden((preset.experiments or ())[0], preset.overrides)
+    config = with_preset((preset.experiments or ())[0], preset.overrides)
     train = config.train
-    return (scaled(train.iterations, config.scale), train.iterations,
-            [scaled(drop, config.scale) for drop in train.lr_drops])
+    return (scale_lengths(train.iterations, config.scale), train.iterations,
+            [scale_lengths(drop, config.scale) for drop in train.lr_drops])
 
 
 def schedule_text(preset: Preset) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch.torch_version import TorchVersion
 
 from repro.errors import StorageError
-from repro.evaluation.weight_files import labelled
-from repro.places import shown
+from repro.evaluation.weight_files import with_settings
+from repro.paths import display_path
 from repro.runs import read_json, write_atomic, write_json
 from repro.schema import RunConfig
 
@@ -101,19 +101,19 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, An
     try:
         meta = read_json(path.with_suffix(".json"))
         if meta["schema"] > SCHEMA:
-            raise StorageError(f"{shown(path)}: written by a newer version of repro (checkpoints of schema "
+            raise StorageError(f"{display_path(path)}: written by a newer version of repro (checkpoints of schema "
                                f"{meta['schema']}; this version reads up to {SCHEMA}); not used")
         payload = path.read_bytes()
         found = digest(payload, meta)
         if found != meta["sha256"]:
-            raise StorageError(f"{shown(path)}: damaged ({len(payload)} of {meta['bytes']} bytes, "
+            raise StorageError(f"{display_path(path)}: damaged ({len(payload)} of {meta['bytes']} bytes, "
                                f"sha256 {found[:12]} instead of {meta['sha256'][:12]}); not used")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{shown(path)}: unreadable checkpoint ({type(error).__name__}); not used") from error
+        raise StorageError(f"{display_path(path)}: unreadable checkpoint ({type(error).__name__}); not used") from error
     try:
         return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
     except Exception as error:  # torch's unpickler raises IndexError, AttributeError and others on what it can't read
-        raise StorageError(f"{shown(path)}: unreadable checkpoint ({type(error).__name__}{newer_torch(meta)}); "
+        raise StorageError(f"{display_path(path)}: unreadable checkpoint ({type(error).__name__}{newer_torch(meta)}); "
                            "not used") from error
 
 
@@ -129,6 +129,6 @@ def newer_torch(meta: dict[str, Any]) -> str:
 
 def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
     """Write a network's plain state_dict, on the CPU and contiguous, with its settings; the SHA-256 of the file."""
-    payload = serialize(labelled(model.state_dict(), config))
+    payload = serialize(with_settings(model.state_dict(), config))
     write_atomic(path, payload)
     return hashlib.sha256(payload).hexdigest()

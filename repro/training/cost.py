@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, place, resolve, set_up, settings_restored, synchronise
+from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.models import build_model
 from repro.schema import Architecture, Device, Engine, RunConfig
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
-from repro.training.synced import batch_norm_group
+from repro.training.sync_batch_norm import batch_norm_group
 
 CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
 IMAGES, CPU_CIFAR_IMAGES = 50_000, 2_560  # of CIFAR-10 on a GPU: of fewer, each captured block makes a new order
@@ -42,7 +42,7 @@ class Cost:
         return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
 
 
-@settings_restored()
+@restore_settings()
 def measure(config: RunConfig, updates: int = 3) -> Cost:
     """Time a few real updates (after some to warm up) and one test batch, on random images."""
     config, _ = with_memory_format(resolve(config))
@@ -125,7 +125,7 @@ def best_seconds(work: Callable[[], object], repeats: int, device: torch.device)
     for _ in range(repeats + 1):
         began = time.perf_counter()
         work()
-        synchronise(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from repro import provenance, runs
-from repro.config import deviations, identity, numbers, to_dict, with_added
+from repro.config import config_hash, deviations, fill_added_settings, hashed_settings, to_dict
 from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
@@ -25,14 +25,14 @@ from repro.devices import (
     peak_memory,
     place,
     resolve,
+    restore_settings,
     set_up,
-    settings_restored,
-    synchronise,
+    synchronize,
 )
 from repro.errors import CaptureError, ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
-from repro.places import data_dir, shown
+from repro.paths import data_dir, display_path
 from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
 from repro.schema import Engine, RunConfig
@@ -58,13 +58,13 @@ from repro.training.progress import Progress, Stopwatch, duration
 from repro.training.recorder import Recorder, check_board, restore_csv
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
-from repro.training.synced import batch_norm_group, check_shares, sync_batch_norm
+from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
 
 Say = Callable[[str], None]
 _loaded: dict[object, DeviceData] = {}  # the latest of `load_data`
 
 
-@settings_restored()
+@restore_settings()
 def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -> Run:
     """Train a configuration to its end, or go on where it stopped, and return its run.
 
@@ -194,7 +194,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             if shows:
                 progress.show(done, 100 * int(step.error_count) / ((done - point) * batch))
             if evaluates:
-                synchronise(device)
+                synchronize(device)
                 watch.lap_train()
                 row = evaluate(execution, schedule, done, (done - point) * batch)
                 spent = watch.lap_evaluation()
@@ -212,7 +212,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
                 writer.start(save(execution, recorder, folder, done, watch))
                 saved = time.monotonic()
             yield
-        synchronise(device)
+        synchronize(device)
         watch.lap_train()
         progress.close()
         check_finite(step, recorder, writer)
@@ -223,10 +223,10 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             recorder.close()
             reason = stop.reason or ("max_seconds" if config.max_seconds else "another process")
             raise Stopped(f"stopped by {reason} at iteration {done} of {schedule.iterations}; saved in "
-                          f"{shown(folder)}\n{advice}", stop.exit_code)
+                          f"{display_path(folder)}\n{advice}", stop.exit_code)
         finish(execution, recorder, folder, watch, say)
     if stop.received is not None:
-        raise Stopped(f"stopped by {stop.reason}; the run in {shown(folder)} had just finished\n{advice}",
+        raise Stopped(f"stopped by {stop.reason}; the run in {display_path(folder)} had just finished\n{advice}",
                       stop.exit_code)
 
 
@@ -259,9 +259,9 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     for note in notes:
         say(note)
     own = seed_and_numbers(config)
-    recorded = with_added(meta["numbers"])
+    recorded = fill_added_settings(meta["numbers"])
     if recorded != own:
-        raise ConfigError(f"{shown(folder)}: the checkpoint is of another configuration: "
+        raise ConfigError(f"{display_path(folder)}: the checkpoint is of another configuration: "
                           + difference_text(recorded, own) + "; resume=never starts over")
     step.load_state(state)
     if world.is_main:
@@ -274,7 +274,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
 
 def seed_and_numbers(config: RunConfig) -> dict[str, Any]:
     """All that a checkpoint's run must share with the run that goes on from it."""
-    return {"seed": config.seed, **numbers(to_dict(config))}
+    return {"seed": config.seed, **hashed_settings(to_dict(config))}
 
 
 def evaluate(execution: Execution, schedule: Schedule, done: int, images: int) -> dict[str, float]:
@@ -300,8 +300,8 @@ def check_finite(step: TrainStep, recorder: Recorder, writer: Writer) -> None:
     recorder.write(status="diverged", iteration=at, ended=utc_now(),
                    diverged={"iteration": at, "learning_rate": rate, "last_finite_loss": last})
     recorder.close()
-    raise DivergedError(f"{shown(recorder.folder)}: loss {float(step.bad_loss):g} or its gradient is not finite at "
-                        f"iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
+    raise DivergedError(f"{display_path(recorder.folder)}: loss {float(step.bad_loss):g} or its gradient is not finite "
+                        f"at iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
 
 
 def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watch: Stopwatch) -> Callable[[], None]:
@@ -320,7 +320,7 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
         if int(fetched["counters"]["failed_at"]) >= 0:
             return  # the loop will see it at its next look
         checkpoint.save(folder, done, fetched | {"rows": rows}, {
-            **spent, "identity": identity(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
+            **spent, "identity": config_hash(config), "numbers": seed_and_numbers(config), "engine": execution.kind,
             "devices": execution.step.world.size,
             "versions": provenance.package_versions(), "utc": at})
         recorder.record["sessions"][-1] |= {"ended": at, "to_iteration": done}
@@ -356,7 +356,7 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
     result = recorder.record["result"]
     say(f"{runs.title(config)}: {recorder.evaluated_on} error "
         f"{result[f'{recorder.evaluated_on}_top1_error']:.2f} %, train error {result['train_top1_error']:.2f} % at "
-        f"iteration {done}, {duration(watch.train)} of training; {shown(folder)}")
+        f"iteration {done}, {duration(watch.train)} of training; {display_path(folder)}")
 
 
 def facts(config: RunConfig, schedule: Schedule, data: Data, execution: Execution, earlier: Run, done: int,
@@ -396,7 +396,7 @@ def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, da
     several = "" if size == 1 else f"{size} processes, each on "
     say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {several}{describe(execution.step.device)}, "
         f"{config.machine.precision.name}, engine {execution.kind}, split {data.split} "
-        f"(tested on {data.evaluated_on}), {shown(folder)}")
+        f"(tested on {data.evaluated_on}), {display_path(folder)}")
     if before not in (None, execution.kind):
         say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
     if config.data.wiring_test:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.data.cifar10 import DeviceData
-from repro.devices import forced_eager, new_stream
+from repro.devices import force_eager, new_stream
 from repro.errors import CaptureError
 from repro.evaluation.protocols import Outcome, count_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
@@ -50,7 +50,7 @@ class Execution:
         self.batch = config.train.mini_batch_size
         self.graphs: dict[int, CapturedUpdates] = {}  # by the number of updates in them
         self.latest: CapturedUpdates | None = None
-        self.test: CapturedTest | None = None
+        self.test: CapturedEvaluation | None = None
         self.compiled = self.captured = False
         self.queued: deque[torch.cuda.Event] = deque()
         self.stream = own_stream(step.device)
@@ -94,7 +94,7 @@ class Execution:
         """Test the network as it is now; waits for the result."""
         if self.test is not None:
             return self.test.outcome()
-        with forced_eager(self.compiled):
+        with force_eager(self.compiled):
             return evaluate_together(self.step.model, self.step)
 
     def close(self) -> None:
@@ -171,8 +171,8 @@ class Execution:
         for count in sorted({1, updates_per_graph(self)}, reverse=True):
             self.graphs[count] = CapturedUpdates(self.step, count, place)
         if isinstance(self.step.data, DeviceData):
-            with forced_eager(self.compiled), self.aside():
-                self.test = CapturedTest(self.step, self.step.data, self.config, place)
+            with force_eager(self.compiled), self.aside():
+                self.test = CapturedEvaluation(self.step, self.step.data, self.config, place)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -205,7 +205,7 @@ class CapturedUpdates:
         self.gradients: list[Tensor | None] = [parameter.grad for parameter in step.model.parameters()]
 
 
-class CapturedTest:
+class CapturedEvaluation:
     """The whole test in one CUDA graph."""
 
     def __init__(self, step: TrainStep, data: DeviceData, config: RunConfig, place: dict[str, Any]):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from repro import runs
-from repro.config import identity, numbers, paper_identities, to_dict
+from repro.config import config_hash, hashed_settings, paper_hashes, to_dict
 from repro.errors import ConfigError, DataError, StorageError
-from repro.places import shown
+from repro.paths import display_path
 from repro.runs import Run, read_history, read_run
 from repro.schema import Family, Precision, Resume, RunConfig
 from repro.training import checkpoint
@@ -30,7 +30,7 @@ def hold_lock(folder: Path, world: World, say: Say) -> Iterator[None]:
     with ExitStack() as stack:
         note = world.from_main(lambda: stack.enter_context(runs.hold_lock(folder)))
         if note:
-            say(f"{shown(folder)}: {note}")
+            say(f"{display_path(folder)}: {note}")
         yield
 
 
@@ -43,7 +43,7 @@ def previous_run(folder: Path, config: RunConfig, asked: Precision, say: Say) ->
     require_checkpoint(earlier)
     if earlier.finished:
         checkpoint.remove_all(folder)
-        say(f"{runs.title(config)} is finished: {shown(folder)} (resume=never runs it again)")
+        say(f"{runs.title(config)} is finished: {display_path(folder)} (resume=never runs it again)")
     return earlier
 
 
@@ -55,7 +55,7 @@ def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
                         + ", ".join(f"{one[:12]} in process {rank}" for rank, one in enumerate(found)))
     before = (earlier.record or {}).get("data", {}).get("sha256", sha256)
     if done and before != sha256:
-        raise DataError(f"{shown(earlier.folder)}: trained on another set of images until iteration {done} "
+        raise DataError(f"{display_path(earlier.folder)}: trained on another set of images until iteration {done} "
                         f"(fingerprint {before[:12]}, now {sha256[:12]}); put the images back, or resume=never starts "
                         "over")
 
@@ -81,15 +81,15 @@ def check_same(earlier: Run, config: RunConfig, asked: Precision) -> None:
     if earlier.record is None:
         return
     if earlier.seed != config.seed:
-        raise ConfigError(f"{shown(earlier.folder)} holds the run of seed {earlier.seed}, not {config.seed}; "
+        raise ConfigError(f"{display_path(earlier.folder)} holds the run of seed {earlier.seed}, not {config.seed}; "
                           "resume=never puts it aside")
-    if earlier.identity == identity(config):
+    if earlier.identity == config_hash(config):
         return
-    known = paper_identities(config.name)
-    if earlier.finished and asked is Precision.auto and {earlier.identity, identity(config)} <= known:
+    known = paper_hashes(config.name)
+    if earlier.finished and asked is Precision.auto and {earlier.identity, config_hash(config)} <= known:
         return
-    raise ConfigError(f"{shown(earlier.folder)} holds a run of another configuration: "
-                      + difference_text(numbers(earlier.record["config"]), numbers(to_dict(config)))
+    raise ConfigError(f"{display_path(earlier.folder)} holds a run of another configuration: "
+                      + difference_text(hashed_settings(earlier.record["config"]), hashed_settings(to_dict(config)))
                       + "; go on with the recorded one, take another seed or results=FOLDER, or resume=never")
 
 
@@ -99,7 +99,7 @@ def require_checkpoint(earlier: Run) -> None:
         return
     begun = earlier.record.get("iteration", 0) > 0 if earlier.record else bool(earlier.history())
     if begun:
-        raise StorageError(f"{shown(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
+        raise StorageError(f"{display_path(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
                            "resume=never puts it aside and starts over")
 
 
@@ -120,4 +120,4 @@ def archive_run(folder: Path, say: Say) -> None:
     aside.mkdir()
     for path in content:
         path.rename(aside / path.name)
-    say(f"resume=never: the earlier run is now in {shown(aside)}")
+    say(f"resume=never: the earlier run is now in {display_path(aside)}")

@@ -8,7 +8,7 @@ from repro.data import imagenet_statistics
 from repro.data.imagenet import (
     MEAN_SHORTER_SIDE,
     MEAN_SIZE,
-    CentreCrop,
+    CenterCrop,
     ImageNetData,
     needs_statistics,
     on_device,
@@ -17,7 +17,7 @@ from repro.data.imagenet import (
 from repro.data.imagenet_files import ImageNetFiles, find
 from repro.data.imagenet_statistics import ImageStatistics, statistics_folder
 from repro.errors import ConfigError, Stopped
-from repro.places import data_dir, results_dir, shown
+from repro.paths import data_dir, display_path, results_dir
 from repro.schema import RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import World
@@ -32,7 +32,7 @@ def load_images(config: RunConfig, device: torch.device, world: World, stop: Sto
     """
     files = world.from_main(lambda: find(data_dir(config.data.root), config.data.wiring_test, say))
     if len(files.wnids) > config.model.num_classes:
-        raise ConfigError(f"model.num_classes={config.model.num_classes}: {shown(files.train.root)} has "
+        raise ConfigError(f"model.num_classes={config.model.num_classes}: {display_path(files.train.root)} has "
                           f"{len(files.wnids)} classes")
     statistics = statistics_of(config, files, world, stop, say) if needs_statistics(config.data) else None
     return on_device(config, files, statistics, device)
@@ -40,14 +40,14 @@ def load_images(config: RunConfig, device: torch.device, world: World, stop: Sto
 
 def statistics_of(config: RunConfig, files: ImageNetFiles, world: World, stop: StopRequest,
                   say: Say) -> ImageStatistics:
-    """The mean image and colour statistics of the training images: from the cache, else by one pass over them."""
+    """The mean image and color statistics of the training images: from the cache, else by one pass over them."""
     folder = statistics_folder(results_dir(config.results))
     key = files.fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE
     found = world.from_main(lambda: imagenet_statistics.cached(folder, *key))
     if found is not None:
         return found
-    say(f"the mean image of {len(files.train):,} training images is not in {shown(folder)} yet; making it (once)")
-    read = CentreCrop(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    say(f"making the mean image of {len(files.train):,} training images (once), in {display_path(folder)}")
+    read = CenterCrop(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE)
     sums = imagenet_statistics.compute(files.train, range(world.rank, len(files.train), world.size), read,
                                        MEAN_SIZE, world.is_main, lambda: stop.reason is not None,
                                        config.machine.workers or workers_of_each())

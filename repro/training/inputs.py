@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.augment import augmented_batch
+from repro.data.augment import augment_batch
 from repro.data.cifar10 import DeviceData, TrainingOrder
 from repro.data.imagenet import ImageNetData
 from repro.errors import ConfigError
@@ -62,7 +62,7 @@ class DeviceInput:
         """See `Input`."""
         config = self.config.data
         index = self.order.order[(position - self.order.start).clamp(min=0)]
-        images = augmented_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
+        images = augment_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
                                  config.padding, config.flip, self.data.std,
                                  config.padding_value is PaddingValue.black)
         return images, self.data.train_labels[index]
@@ -72,7 +72,7 @@ class DeviceInput:
 
 
 class StreamInput:
-    """Images that are read from files and cropped ahead of the updates; colour and mean are done on the device.
+    """Images that are read from files and cropped ahead of the updates; color and mean are done on the device.
 
     The crops of one mini-batch lie in `pixels`, (B, H, W, 3) uint8, and `labels`, (B,) int64, both replaced in place.
     """

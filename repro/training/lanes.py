@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from repro.devices import new_stream, resolve, set_up, settings_restored, synchronise
+from repro.devices import new_stream, resolve, restore_settings, set_up, synchronize
 from repro.errors import CaptureError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.runs import Run, title
 from repro.schema import Device, RunConfig
@@ -49,7 +49,7 @@ def in_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[object
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
-@settings_restored()
+@restore_settings()
 def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str], jobs: int,
             say: Say = print) -> list[ReproError]:
     """Run every configuration, up to `jobs` at a time and only such together whose machine settings agree.
@@ -102,7 +102,7 @@ def fits(config: RunConfig, lanes: list[Lane]) -> bool:
     return all(resolve(config).machine == resolve(lane.config).machine for lane in lanes)
 
 
-@settings_restored()
+@restore_settings()
 def best_jobs(config: RunConfig, most: int, say: Say = print, seconds_left: float | None = None) -> int:
     """How many runs like this one to do at once on this device: the fewest that come near the best total rate measured.
 
@@ -136,7 +136,7 @@ class RandomRuns:
     def __init__(self, config: RunConfig):
         self.config, self.device = config, set_up(config)
         self.data = random_data(self.device, config)
-        synchronise(self.device, all_streams=True)  # the runs' own streams would not wait for it
+        synchronize(self.device, all_streams=True)  # the runs' own streams would not wait for it
         self.lanes: list[tuple[torch.cuda.Stream | None, Execution]] = []
 
     def updates_per_second(self, jobs: int, seconds: float = 1.0) -> float:
@@ -147,12 +147,12 @@ class RandomRuns:
                 execution = prepare(replace(self.config, seed=len(self.lanes)), self.data)
                 execution.advance(execution.block)
                 self.lanes.append((stream, execution))
-        synchronise(self.device, all_streams=True)
+        synchronize(self.device, all_streams=True)
         done, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             for stream, execution in self.lanes:
                 with in_stream(stream):
                     execution.advance(execution.block)
                 done += execution.block
-        synchronise(self.device, all_streams=True)
+        synchronize(self.device, all_streams=True)
         return done / (time.perf_counter() - began)

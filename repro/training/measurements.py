@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from repro import runs
 from repro.config import compose, from_record
-from repro.data.augment import normalised
+from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
-from repro.devices import autocast, describe, exact_fp32, place, resolve, set_up, settings_restored
+from repro.devices import autocast, describe, exact_fp32, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError
 from repro.evaluation.batch_norm import with_averaged_statistics
 from repro.evaluation.responses import layer_responses
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
-from repro.places import shown
+from repro.paths import display_path
 from repro.provenance import code_version, package_versions
 from repro.ranges import IMAGENET
 from repro.runs import Run
@@ -64,7 +64,7 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
 
     def prepare(images: Tensor) -> Tensor:
-        return normalised(images, data.mean, data.std).contiguous(memory_format=memory_format)
+        return normalize(images, data.mean, data.std).contiguous(memory_format=memory_format)
 
     with exact_fp32():
         found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
@@ -72,7 +72,7 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
             "sha256": write_responses(folder, found)}
 
 
-@settings_restored()
+@restore_settings()
 def add_responses(run: Run, overrides: list[str], say: Say) -> None:
     """Measure the responses of a finished run from its weights.pt and put them beside its record.
 
@@ -80,10 +80,10 @@ def add_responses(run: Run, overrides: list[str], say: Say) -> None:
     weights.pt is missing or can't be read.
     """
     if not run.finished or run.record is None:
-        raise ConfigError(f"{shown(run.folder)} is not finished: {run.problem or run.status}")
+        raise ConfigError(f"{display_path(run.folder)} is not finished: {run.problem or run.status}")
     if run.record["config"].get("data", {}).get("name") == IMAGENET:
-        raise ConfigError(f"{shown(run.folder)}: layer responses are measured on CIFAR-10's test images only (Fig. 7), "
-                          "this is a run of ImageNet")
+        raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
+                          "(Fig. 7), this is a run of ImageNet")
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
     with runs.hold_lock(run.folder):
@@ -92,7 +92,7 @@ def add_responses(run: Run, overrides: list[str], say: Say) -> None:
         measured = measure_responses(model, data, config, run.folder)
         measured |= {"device": describe(device), **code_version(), **package_versions(), "utc": runs.utc_now()}
         runs.write_json(run.folder / "run.json", run.record | {"responses": measured})
-    say(f"{runs.title(config)}: responses of its layers in {shown(run.folder / 'responses.csv')}")
+    say(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
 
 
 def recorded_settings(record: dict[str, Any], overrides: list[str]) -> RunConfig:

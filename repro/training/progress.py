@@ -23,7 +23,7 @@ class Stopwatch:
         self.evaluation += seconds
         return seconds
 
-    def training(self) -> float:
+    def training_seconds(self) -> float:
         """Seconds of training up to now, the lap that is under way included."""
         return self.train + time.monotonic() - self.mark
 
@@ -75,7 +75,8 @@ class Progress:
 
     def rate(self, done: int) -> float:
         """Training images per second of this session, evaluations left out."""
-        return (done - self.first) * self.mini_batch_size / max(1e-9, self.watch.training() - self.trained_before)
+        seconds = self.watch.training_seconds() - self.trained_before
+        return (done - self.first) * self.mini_batch_size / max(1e-9, seconds)
 
     def close(self) -> None:
         """Leave the bar as it is."""

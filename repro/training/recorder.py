@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from repro import runs
-from repro.config import deviations, identity, to_dict
+from repro.config import config_hash, deviations, to_dict
 from repro.errors import ConfigError
-from repro.places import shown
+from repro.paths import display_path
 from repro.ranges import IMAGENET
 from repro.schema import RunConfig
 
@@ -41,7 +41,8 @@ class Recorder:
         self.folder, self.config, self.evaluated_on, self.writes = folder, config, evaluated_on, writes
         self.columns = history_columns(evaluated_on, config.data.name == IMAGENET)
         self.record: dict[str, Any] = {
-            "schema": runs.RECORD_SCHEMA, "experiment": config.name, "seed": config.seed, "identity": identity(config),
+            "schema": runs.RECORD_SCHEMA, "experiment": config.name, "seed": config.seed,
+            "identity": config_hash(config),
             "status": "running", "config": recorded_config(config), "deviations": deviations(config),
             "evaluated_on": evaluated_on, **facts}
         self.board: Any = None
@@ -127,7 +128,7 @@ class Recorder:
             runs.write_json(self.folder / "run.json", self.record)
 
     def finish(self) -> dict[str, Any]:
-        """The result: the last row of history.csv; the lowest test error only as a labelled extra."""
+        """The result: the last row of history.csv; the lowest test error only as a labeled extra."""
         history = [whole_iteration(row) for row in runs.read_history(self.folder / "history.csv")]
         extra = {}
         if self.evaluated_on == "test":
@@ -183,7 +184,7 @@ def append_text(path: Path, text: str) -> None:
             file.flush()
             runs.sync(file.fileno(), path.parent)
     except OSError as error:
-        raise runs.not_written(path, len(text.encode()), error) from error
+        raise runs.write_problem(path, len(text.encode()), error) from error
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
@@ -206,7 +207,7 @@ def restore_csv(folder: Path, rows: dict[str, str], say: Callable[[str], None]) 
         path = folder / name
         if not path.is_file() or not path.read_bytes().startswith(rows[name].encode()):
             runs.write_atomic(path, rows[name])
-            say(f"{shown(path)} was not as this run had written it; restored from the checkpoint")
+            say(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
 
 
 def keep_rows(path: Path, columns: tuple[str, ...], iteration: int) -> str:

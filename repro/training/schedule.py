@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from repro.config import scaled
+from repro.config import scale_lengths
 from repro.schema import LrPolicy, RunConfig, TrainConfig, WarmUp
 
 NEVER = 2**62  # the iteration of a drop that has not come
@@ -31,14 +31,14 @@ class Schedule:
         """The schedule of a run, every length shortened by its `scale`."""
         train, scale = config.train, config.scale
         plateau = train.lr_policy is LrPolicy.plateau
-        drops = () if plateau else tuple(scaled(drop, scale) for drop in train.lr_drops)
+        drops = () if plateau else tuple(scale_lengths(drop, scale) for drop in train.lr_drops)
         rates = [float(f"{train.lr * train.lr_factor**k:.12g}")
                  for k in range((train.plateau_drops if plateau else len(drops)) + 1)]
         longest = 400 if train.warmup is WarmUp.fixed400 else train.warmup_max  # arXiv 1603.05027: 400 iterations
-        return cls(scaled(train.iterations, scale), drops, tuple(rates),
-                   scaled(config.evaluation.interval, scale), train.warmup, train.warmup_lr, train.warmup_error,
-                   scaled(train.warmup_window, scale), scaled(longest, scale),
-                   frozenset(scaled(iteration, scale) for iteration in config.evaluation.gradient_iterations),
+        return cls(scale_lengths(train.iterations, scale), drops, tuple(rates),
+                   scale_lengths(config.evaluation.interval, scale), train.warmup, train.warmup_lr, train.warmup_error,
+                   scale_lengths(train.warmup_window, scale), scale_lengths(longest, scale),
+                   frozenset(scale_lengths(iteration, scale) for iteration in config.evaluation.gradient_iterations),
                    train if plateau else None)
 
     def after(self, errors: Iterable[tuple[int, float]]) -> "Schedule":

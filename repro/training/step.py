@@ -99,7 +99,7 @@ class TrainStep:
     def apply(self, loss: Tensor, errors: Tensor) -> None:
         """Update weights and counters from the gradients; only failed_at and bad_loss if anything is not finite.
 
-        The running statistics of batch normalisation have moved in the forward pass in either case.
+        The running statistics of batch normalization have moved in the forward pass in either case.
         """
         if self.world.size > 1:
             total = self.world.all_reduce_(torch.stack([loss, errors.float()]))  # counts below 2^24 are exact
@@ -196,7 +196,7 @@ class TrainStep:
 
 @contextmanager
 def count_batches_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
-    """A forward pass whose batch normalisations do not each count it: it is counted for all of them in one call.
+    """A forward pass whose batch normalizations do not each count it: it is counted for all of them in one call.
 
     Those that span processes (SyncBatchNorm) are no BatchNorm2d and count for themselves.
     """

@@ -11,12 +11,12 @@ from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
 from repro.devices import resolve
 from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
-from repro.evaluation.ensembles import combine
-from repro.evaluation.testing import evaluate
+from repro.evaluation.ensemble import combine
+from repro.evaluation.evaluate import evaluate
 from repro.paper import Preset, Suite
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
-from repro.places import data_dir
+from repro.paths import data_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
@@ -54,11 +54,11 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
             print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
             eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
             failures = one_after_the_other(eager, stop, command, partial(launcher.launch, engine.run))
-        test_finished(suite, configs, overrides, stop, command)
+        evaluate_finished(suite, configs, overrides, stop, command)
     return preset, failures
 
 
-def test_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], stop: StopRequest,
+def evaluate_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], stop: StopRequest,
                   command: list[str]) -> None:
     """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from repro.config import experiments, flat, paper_config, to_dict
 from repro.evaluation.views import CENTER, LABELS, SINGLE_VIEW
-from repro.evaluation.weight_files import SAFETENSORS, written
+from repro.evaluation.weight_files import SAFETENSORS, format_override
 from repro.ranges import IMAGENET
 from repro.runs import Run
 
@@ -61,7 +61,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     commit = session.get("commit")
     return [
         (f"{split} top-1 error", f"{record['result'][f'{split}_top1_error']:.2f} % ({way}, last iteration)"),
-        *recomputed(record, split),
+        *averaged_error(record, split),
         ("data", f"{config['data']['name']}, split {config['data']['split']}, fingerprint {data.get('sha256', '?')}"),
         ("input", f"RGB pixels 0..255, {mean}"),
         ("protocol", f"{record['iterations']:,} iterations, mini-batches of {config['train']['mini_batch_size']}, "
@@ -74,10 +74,10 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("run record", f"identity {facts['identity']}, run.json of SHA-256 {facts['record_sha256']}, whole in "
          f"{facts['file']}.json"),
         ("SHA-256", facts["sha256"]),
-        ("licence", LICENCE)]
+        ("license", LICENCE)]
 
 
-def recomputed(record: dict[str, Any], split: str) -> list[tuple[str, str]]:
+def averaged_error(record: dict[str, Any], split: str) -> list[tuple[str, str]]:
     """The error with plainly averaged statistics, which these weights do not hold, where the record has it."""
     found = record.get("recomputed_batch_norm") or {}
     error = found.get(f"{split}_top1_error")
@@ -92,7 +92,7 @@ def words(facts: dict[str, Any]) -> list[str]:
     before = flat(to_dict(paper_config(name))) if name else {}
     wiring = ["data.wiring_test=true"] if facts["wiring_test"] else []
     return [f"experiment={name or 'NAME'}", *wiring,
-            *(f"{key}={written(value)}" for key, value in own.items() if before.get(key) != value)]
+            *(f"{key}={format_override(value)}" for key, value in own.items() if before.get(key) != value)]
 
 
 def code(facts: dict[str, Any]) -> list[str]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from repro.config import experiments, flat, from_record, to_dict
 from repro.errors import ConfigError
-from repro.evaluation.normaliser import mean_of, own_mean
-from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, labelled
+from repro.evaluation.normalizer import mean_of, own_mean
+from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, with_settings
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
-from repro.places import data_dir, shown
+from repro.paths import data_dir, display_path
 from repro.runs import Run, file_sha256, utc_now, write_atomic, write_json
 from repro.schema import Device, Normalization, Precision, RunConfig
 from repro.weights.card import labels, model_card
@@ -32,20 +32,20 @@ def export(run: Run, folder: Path, form: str) -> tuple[str, dict[str, Any]]:
     """
     path = run.folder / "weights.pt"
     if not run.finished or run.record is None or not path.is_file():
-        raise ConfigError(f"{shown(run.folder)}: no finished run with weights "
+        raise ConfigError(f"{display_path(run.folder)}: no finished run with weights "
                           f"({run.problem or (run.status if run.status != 'finished' else 'no weights.pt')})")
     config = on_cpu(from_record(run.record))
     state = load_weights(build_model(config.model), path).state_dict()
-    suffix = SUFFIXES[chosen_format(form)]
+    suffix = SUFFIXES[choose_format(form)]
     target = folder / f"{run.folder.parent.name}_{run.folder.name}{suffix}"
-    write_atomic(target, serialised(state, suffix, from_record(run.record)))
-    facts = about(run, config, target) | {"mean": write_mean(config, path, target)}
+    write_atomic(target, serialize(state, suffix, from_record(run.record)))
+    facts = export_facts(run, config, target) | {"mean": write_mean(config, path, target)}
     card = target.with_name(f"{target.name}.md")
     write_json(facts_path(target), facts)
     write_atomic(card, model_card(facts))
     written = [target, facts_path(target), card, *([own_mean(target)] if facts["mean"] else [])]
     values = {"written": [str(one) for one in written], **facts}
-    return "\n".join(["written:", *(f"  {shown(one)}" for one in written)]), values
+    return "\n".join(["written:", *(f"  {display_path(one)}" for one in written)]), values
 
 
 def on_cpu(config: RunConfig) -> RunConfig:
@@ -56,7 +56,7 @@ def on_cpu(config: RunConfig) -> RunConfig:
     return replace(config, machine=machine, data=replace(config.data, root=known))
 
 
-def chosen_format(form: str) -> str:
+def choose_format(form: str) -> str:
     """pt or safetensors; `auto` is safetensors where it is installed. ConfigError if it is asked for and is not."""
     if form == "pt":
         return form
@@ -69,9 +69,9 @@ def chosen_format(form: str) -> str:
     return "safetensors"
 
 
-def serialised(state: dict[str, Tensor], suffix: str, config: RunConfig) -> bytes:
+def serialize(state: dict[str, Tensor], suffix: str, config: RunConfig) -> bytes:
     """A state_dict in the bytes of a file of this kind."""
-    plain = labelled(state, config)
+    plain = with_settings(state, config)
     if suffix == SAFETENSORS:
         from safetensors.torch import save
 
@@ -82,7 +82,7 @@ def serialised(state: dict[str, Tensor], suffix: str, config: RunConfig) -> byte
     return buffer.getvalue()
 
 
-def about(run: Run, config: RunConfig, target: Path) -> dict[str, Any]:
+def export_facts(run: Run, config: RunConfig, target: Path) -> dict[str, Any]:
     """What the JSON says beside the mean: what the weights are, what they need, and the run's own record."""
     assert run.record is not None
     values = flat(to_dict(config))

@@ -20,7 +20,7 @@ from repro.evaluation.weight_files import (
     read_safetensors,
 )
 from repro.models import build_model
-from repro.places import shown
+from repro.paths import display_path
 from repro.runs import file_sha256, utc_now, write_atomic
 from repro.weights.layouts import KEYS, PREFIXES, Found, find_network
 
@@ -42,9 +42,9 @@ def import_file(file: Path, form: str, output: Path | None, folder: Path) -> tup
     sha256 = file_sha256(file)
     try:
         found = find_network(form, state, sha256)
-        weights = mapped(state, found, form)
+        weights = map_tensors(state, found, form)
     except ConfigError as error:
-        raise ConfigError(f"{shown(file)}: {error}") from error
+        raise ConfigError(f"{display_path(file)}: {error}") from error
     output = output or folder / f"{found.name}-{form}.pt"
     check_output(file, output)
     source: dict[str, Any] = {
@@ -58,13 +58,13 @@ def import_file(file: Path, form: str, output: Path | None, folder: Path) -> tup
                 "utc": utc_now()}, buffer)
     write_atomic(output, buffer.getvalue())
     values = {"output": str(output), "experiment": found.experiment, "settings": found.needed, "source": source}
-    return in_words(values, found, len(weights), output), values
+    return format_result(values, found, len(weights), output), values
 
 
 def check_output(file: Path, output: Path) -> None:
     """ConfigError if the output is the source itself or anything but an imported file."""
     if output.suffix == SAFETENSORS:
-        raise ConfigError(f"{shown(output)}: an imported file is one of torch.save; call it .pt")
+        raise ConfigError(f"{display_path(output)}: an imported file is one of torch.save; call it .pt")
     if not output.exists():
         return
     try:
@@ -72,13 +72,13 @@ def check_output(file: Path, output: Path) -> None:
     except StorageError:
         content = None
     if not isinstance(content, dict) or not {"schema", "weights", "source"} <= content.keys():
-        raise ConfigError(f"{shown(output)} is there already and is no imported file; give another --output")
+        raise ConfigError(f"{display_path(output)} is there already and is no imported file; give another --output")
 
 
 def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
     """The state_dict of a checkpoint without the prefixes of wrapped networks, and what else the checkpoint holds.
 
-    StorageError if there is none, or a tensor of it is sparse, quantised, complex or not finite.
+    StorageError if there is none, or a tensor of it is sparse, quantized, complex or not finite.
     """
     others: list[Any] = []
     if isinstance(content, dict):
@@ -86,7 +86,8 @@ def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
         if wrapper is not None:
             others, content = [key for key in content if key != wrapper], content[wrapper]
     if not is_state_dict(content) or not content:
-        raise StorageError(f"{shown(file)}: no state_dict (a dict of tensors), nor one under {' or '.join(WRAPPERS)}")
+        raise StorageError(f"{display_path(file)}: no state_dict (a dict of tensors), nor one under "
+                           + " or ".join(WRAPPERS))
     state: dict[str, Tensor] = content
     check_tensors(file, state)
     while prefix := next((one for one in PREFIXES if all(key.startswith(one) for key in state)), None):
@@ -94,7 +95,7 @@ def state_of(content: Any, file: Path) -> tuple[dict[str, Tensor], list[Any]]:
     return state, others
 
 
-def mapped(state: Mapping[str, Tensor], found: Found, form: str) -> dict[str, Tensor]:
+def map_tensors(state: Mapping[str, Tensor], found: Found, form: str) -> dict[str, Tensor]:
     """The tensors under our names, as float32; ConfigError naming the first key that lacks, is unknown or differs."""
     with torch.device("meta"):
         own = build_model(found.config.model).state_dict()
@@ -115,7 +116,7 @@ def mapped(state: Mapping[str, Tensor], found: Found, form: str) -> dict[str, Te
     return result
 
 
-def in_words(values: dict[str, Any], found: Found, tensors: int, output: Path) -> str:
+def format_result(values: dict[str, Any], found: Found, tensors: int, output: Path) -> str:
     """What was imported and how to test it."""
     source = values["source"]
     experiment, depth = f"experiment={found.experiment}", found.config.model.depth
@@ -128,5 +129,6 @@ def in_words(values: dict[str, Any], found: Found, tensors: int, output: Path) -
     lines += [f"  settings that go along: {' '.join(f'{key}={value}' for key, value in found.needed.items())}",
               f"  stated by its authors, not measured here: {found.stated}" if found.stated else
               "  no error is known to be stated for this file",
-              f"written: {shown(output)}", f"test it with: repro eval {experiment} weights={shown(output)}"]
+              f"written: {display_path(output)}",
+              f"test it with: repro eval {experiment} weights={display_path(output)}"]
     return "\n".join(lines)

@@ -74,7 +74,7 @@ def akamaster(state: Mapping[str, Tensor], sha256: str) -> Found:
     experiment = own if own in experiments() else "cifar_resnet20"
     # The recipe's file says, with its sources, how that network is fed and where its option A puts the zeros.
     config = compose([f"experiment={experiment}", f"model.depth={depth}", f"recipe={AKAMASTER}"])
-    needed = chosen(config, "model.shortcut_option", "model.zero_padding", "model.batch_norm_eps",
+    needed = chosen_settings(config, "model.shortcut_option", "model.zero_padding", "model.batch_norm_eps",
                     "data.normalization", "data.channel_mean", "data.channel_std")
     theirs = next(source for source in second_references().sources if source.key == AKAMASTER)
     error = theirs.errors.get(f"resnet-{depth}") if sha256 == AKAMASTER_FILES.get(depth) else None
@@ -99,7 +99,8 @@ def torchvision(state: Mapping[str, Tensor], sha256: str) -> Found:
         words += ["model.shortcut_option=B", "model.stride_in=conv3x3"]
         keys = ["model.shortcut_option", "model.stride_in", "model.batch_norm_eps", *keys]
     config = compose(words)
-    return Found(name, experiment, config, chosen(config, *keys), "" if published is None else stated(published))
+    return Found(name, experiment, config, chosen_settings(config, *keys),
+                 "" if published is None else stated_error(published))
 
 
 def torchvision_depth(state: Mapping[str, Tensor]) -> tuple[Family, int]:
@@ -133,12 +134,12 @@ def weights_of(name: str, sha256: str) -> Any:
     return None
 
 
-def stated(published: Any) -> str:
+def stated_error(published: Any) -> str:
     """The top-1 error that torchvision's metadata state, in words."""
-    return f"{100 - published.meta['_metrics'][IMAGE_NET]['acc@1']:.2f} % for {published}, centre crop"
+    return f"{100 - published.meta['_metrics'][IMAGE_NET]['acc@1']:.2f} % for {published}, center crop"
 
 
-def chosen(config: RunConfig, *keys: str) -> dict[str, Any]:
+def chosen_settings(config: RunConfig, *keys: str) -> dict[str, Any]:
     """Some settings of a configuration as plain values."""
     values = flat(to_dict(config))
     return {key: values[key] for key in keys}

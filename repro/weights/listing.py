@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.kept import SCHEMA
+from repro.evaluation.saved_probabilities import SCHEMA
 from repro.evaluation.weight_files import Carried, facts_path, read_weights
-from repro.places import shown
+from repro.paths import display_path
 from repro.runs import Run, file_sha256, read_json, scan
-from repro.wording import visible
+from repro.wording import escape
 
 NONE_COMMITTED = "no weights are committed: no full-length run is yet"
 WEIGHTS = ("*.pt", "*.safetensors")
@@ -29,10 +29,10 @@ class Entry:
 
 def entries(results: Path, reference: Path) -> list[Entry]:
     """All weights in these two folders."""
-    found = [exported(path, "committed") for path in files(reference / "weights")]
-    found += [exported(path, "exported") for path in files(results / "exported")]
-    found += [imported(path, results) for path in files(results / "imported")]
-    found += [of_run(run) for run in scan(results / "runs") if (run.folder / "weights.pt").is_file()]
+    found = [exported_entry(path, "committed") for path in files(reference / "weights")]
+    found += [exported_entry(path, "exported") for path in files(results / "exported")]
+    found += [imported_entry(path, results) for path in files(results / "imported")]
+    found += [run_entry(run) for run in scan(results / "runs") if (run.folder / "weights.pt").is_file()]
     return found
 
 
@@ -41,7 +41,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
 
 
-def exported(path: Path, source: str) -> Entry:
+def exported_entry(path: Path, source: str) -> Entry:
     """An exported file by its JSON."""
     try:
         carried = read_weights(path)[1]
@@ -51,14 +51,14 @@ def exported(path: Path, source: str) -> Entry:
         return Entry(path.name, "?", "?", f"{source}, without its JSON", file_sha256(path), str(path))
     try:
         facts = read_json(facts_path(path))
-        labelled = f" ({'; '.join(facts['labels'])})" if facts["labels"] else ""
-        found = error_of(facts["record"], facts["evaluated_on"]) + labelled
+        labeled = f" ({'; '.join(facts['labels'])})" if facts["labels"] else ""
+        found = error_of(facts["record"], facts["evaluated_on"]) + labeled
         return Entry(path.name, network(carried), found, f"{source}, {facts['run']}", facts["sha256"], str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return unreadable(path, source, error)
 
 
-def imported(path: Path, results: Path) -> Entry:
+def imported_entry(path: Path, results: Path) -> Entry:
     """An imported file by what it carries, with its error as tested here, else as its authors state it."""
     try:
         carried = read_weights(path)[1]
@@ -68,12 +68,12 @@ def imported(path: Path, results: Path) -> Entry:
     if carried is None or not carried.of_others:
         return Entry(path.name, "?", "?", "no imported file", digest, str(path))
     stated = f"{carried.source['stated']}, stated" if carried.source.get("stated") else "not stated"
-    tests = measured(results / "imported" / f"{path.stem}-{digest[:12]}")
+    tests = measured_errors(results / "imported" / f"{path.stem}-{digest[:12]}")
     return Entry(path.name, network(carried), "; ".join(tests) or f"not measured here; {stated}",
                  f"{carried.label}, {carried.source.get('file')}", digest, str(path))
 
 
-def measured(folder: Path) -> list[str]:
+def measured_errors(folder: Path) -> list[str]:
     """The finished tests of weights of others, each in words."""
     found = []
     for path in sorted(folder.glob("*.json")):
@@ -87,7 +87,7 @@ def measured(folder: Path) -> list[str]:
     return found
 
 
-def of_run(run: Run) -> Entry:
+def run_entry(run: Run) -> Entry:
     """The weights of a run."""
     path = run.folder / "weights.pt"
     name = f"{run.folder.parent.name}/{run.folder.name}"
@@ -122,7 +122,7 @@ def listing(found: list[Entry]) -> str:
     if not found:
         return "\n".join([*lines, "none in your results either: `repro weights import`, `repro weights export`"])
     table = [("name", "network", "error (%)", "source", "SHA-256"),
-             *(tuple(map(visible, (one.name, one.network, one.error, one.source, one.sha256[:12]))) for one in found)]
+             *(tuple(map(escape, (one.name, one.network, one.error, one.source, one.sha256[:12]))) for one in found)]
     widths = [max(len(row[column]) for row in table) for column in range(5)]
     return "\n".join([*lines, *("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
                                 for row in table)])
@@ -131,5 +131,5 @@ def listing(found: list[Entry]) -> str:
 def as_values(found: list[Entry]) -> dict[str, Any]:
     """The list as plain values."""
     committed = any(one.source.startswith("committed") for one in found)
-    return {"weights": [asdict(one) | {"path": shown(Path(one.path))} for one in found],
+    return {"weights": [asdict(one) | {"path": display_path(Path(one.path))} for one in found],
             "note": None if committed else NONE_COMMITTED}

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from repro.bench import bench as bench_module
-from repro.bench.bench import bench, fresh_process, refusal
+from repro.bench.bench import bench, failure_reason, fresh_process
 from repro.bench.plan import Job, settings_of
 from repro.errors import ReproError
 from repro.schema import Precision
-from tests.bench.made import TINY, Made
+from tests.bench.synthetic import TINY, Made
 
 GOOD = {"kind": "eager", "parameters": 10, "shared_loss": 2.5, "last_loss": 1.0}
 JOB = Job("repro", 8, TINY, 1, 3, 64)
@@ -98,13 +98,13 @@ def test_a_device_that_can_not_be_measured_ends_it():
     ({"last_loss": 2.5}, "did not train"), ({"last_loss": 2.48}, "did not train"), ({"last_loss": 2.47}, None),
     ({"last_loss": float("nan")}, "not finite"), ({"shared_loss": float("inf")}, "not finite")])
 def test_what_does_not_count_is_refused(change, said):
-    found = refusal(GOOD | change, 10, 2.5, Precision.fp32)
+    found = failure_reason(GOOD | change, 10, 2.5, Precision.fp32)
     assert (found is None) if said is None else (said in found), found
 
 
 def test_the_first_contender_has_no_loss_to_be_compared_with():
-    assert refusal(GOOD, 10, None, Precision.fp32) is None
-    assert refusal(GOOD | {"shared_loss": 2.51}, 10, 2.5, Precision.bf16) is None
+    assert failure_reason(GOOD, 10, None, Precision.fp32) is None
+    assert failure_reason(GOOD | {"shared_loss": 2.51}, 10, 2.5, Precision.bf16) is None
 
 
 def test_a_refused_result_enters_no_number():
@@ -150,7 +150,7 @@ def program(monkeypatch, code):
 def test_a_real_process_measures_a_small_network():
     result = fresh_process(JOB)
     assert result["ms_per_step"] > 0, result
-    assert refusal(result, result["parameters"], None, Precision.fp32) is None
+    assert failure_reason(result, result["parameters"], None, Precision.fp32) is None
 
 
 @pytest.mark.parametrize(("code", "said"), [

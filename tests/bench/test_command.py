@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repro.bench import bench as bench_module
-from tests.bench.made import Made
+from tests.bench.synthetic import Made
 from tests.outcome import says
 
 
@@ -17,7 +17,7 @@ def made(monkeypatch):
     return one
 
 
-def test_a_quick_bench_is_labelled_everywhere(made, direct, tmp_path):
+def test_a_quick_bench_is_labeled_everywhere(made, direct, tmp_path):
     outcome = direct("bench", "--quick")
     assert (outcome.code, outcome.err) == (0, "")
     folder = tmp_path / "results" / "bench"

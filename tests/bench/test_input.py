@@ -10,7 +10,7 @@ from PIL import Image
 from repro.bench import bench as bench_module
 from repro.bench import input as input_module
 from repro.bench.input import bench_input, compare, image_folder
-from repro.bench.input_contender import coloured, main, plain_images, requests
+from repro.bench.input_baseline import main, normalize_colors, plain_images, requests
 from repro.bench.input_plan import CONTENDERS, PLAIN, InputJob, input_settings
 from repro.errors import ComparisonError, ConfigError, DataError
 from repro.reporting.input_table import input_table
@@ -95,7 +95,7 @@ def test_what_is_left_to_the_device_is_mean_and_noise_of_the_right_size():
     import torch
 
     crops, mean = torch.full((2, 4, 4, 3), 100, dtype=torch.uint8), torch.full((3, 4, 4), 30.0)
-    found = coloured(crops, torch.tensor([0, 1]), mean) - 70
+    found = normalize_colors(crops, torch.tensor([0, 1]), mean) - 70
     assert found.shape == (2, 3, 4, 4)
     assert (found == found[:, :, :1, :1]).all()
     assert 0 < float(found.abs().max()) < 255 * 0.1 * 0.2175 * 6.7

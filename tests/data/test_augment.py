@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from repro.data.augment import augmented_batch, crop_and_flip, draw
+from repro.data.augment import augment_batch, crop_and_flip, draw
 
 
 def marked_images(count):
@@ -16,9 +16,9 @@ def marked_images(count):
 
 def by_hand(image, mean, down, right, mirrored, padding):
     """One image: subtract, pad with zeros, crop, mirror, in numpy."""
-    centred = image.numpy().astype(np.float32) - mean.numpy()
+    centered = image.numpy().astype(np.float32) - mean.numpy()
     padded = np.zeros((3, 32 + 2 * padding, 32 + 2 * padding), dtype=np.float32)
-    padded[:, padding : padding + 32, padding : padding + 32] = centred
+    padded[:, padding : padding + 32, padding : padding + 32] = centered
     crop = padded[:, down : down + 32, right : right + 32]
     return crop[:, :, ::-1] if mirrored else crop
 
@@ -27,7 +27,7 @@ def by_hand(image, mean, down, right, mirrored, padding):
 def test_a_batch_equals_the_plain_loop(padding, flip):
     images, mean = marked_images(40), torch.rand(3, 32, 32) * 255
     index, position = torch.randperm(40)[:32], torch.arange(32) + 1000
-    batch = augmented_batch(images, mean, index, position, seed=5, padding=padding, flip=flip)
+    batch = augment_batch(images, mean, index, position, seed=5, padding=padding, flip=flip)
     down, right, mirrored = draw(position, 5, padding, flip)
     assert mirrored.any() == flip
     for i in range(32):
@@ -50,7 +50,7 @@ def test_every_offset_and_flip_against_torchvision():
 def test_the_border_is_zero_after_the_mean_is_subtracted():
     images, mean = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8), torch.full((3, 32, 32), 50.0)
     position = torch.arange(500)
-    batch = augmented_batch(images, mean, torch.zeros(500, dtype=torch.int64), position, 0, 4, True)
+    batch = augment_batch(images, mean, torch.zeros(500, dtype=torch.int64), position, 0, 4, True)
     assert set(batch.unique().tolist()) == {0.0, 150.0}
 
 
@@ -61,7 +61,7 @@ def test_per_channel_equals_torchvisions_transforms(black):
     means, stds = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     mean, std = (255 * torch.tensor(values).reshape(3, 1, 1) for values in (means, stds))
     index, position = torch.arange(20), torch.arange(20) + 7
-    batch = augmented_batch(images, mean, index, position, 3, 4, True, std, black)
+    batch = augment_batch(images, mean, index, position, 3, 4, True, std, black)
     down, right, mirrored = draw(position, 3, 4, True)
     for i in range(20):
         image = images[i].float() / 255 if black else transforms.normalize(images[i].float() / 255, means, stds)
@@ -74,7 +74,7 @@ def test_per_channel_equals_torchvisions_transforms(black):
 
 def test_a_black_border_with_a_mean_image_is_padded_first():
     images, mean = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8), torch.full((3, 32, 32), 50.0)
-    batch = augmented_batch(images, mean, torch.zeros(500, dtype=torch.int64), torch.arange(500), 0, 4, True,
+    batch = augment_batch(images, mean, torch.zeros(500, dtype=torch.int64), torch.arange(500), 0, 4, True,
                             black=True)
     assert set(batch.unique().tolist()) == {-50.0, 150.0}
 

@@ -63,7 +63,7 @@ def test_val_alone_is_enough_where_nothing_is_taken_from_the_training_images(roo
         find(root, expected=SMALL, val_alone=True)
 
 
-def test_images_are_sorted_by_class_and_name_and_labelled_by_the_place_of_the_wnid(root):
+def test_images_are_sorted_by_class_and_name_and_labeled_by_the_place_of_the_wnid(root):
     found = find(root, expected=SMALL)
     assert found.wnids == WNIDS
     assert found.train.names.tolist() == [f"{w}/{w}_{k}.JPEG".encode() for w in WNIDS for k in (1, 2)]
@@ -91,8 +91,8 @@ def test_the_fingerprint_follows_names_sizes_and_labels_but_not_the_place(root, 
     renamed = find(moved, expected=SMALL).fingerprint
     for part in ("train", "val"):
         (moved / part / WNIDS[2]).rename(moved / part / "n00000001")
-    relabelled = find(moved, expected=SMALL).fingerprint
-    assert len({first, longer, renamed, relabelled}) == 4
+    relabeled = find(moved, expected=SMALL).fingerprint
+    assert len({first, longer, renamed, relabeled}) == 4
     assert len(first) == 64
 
 

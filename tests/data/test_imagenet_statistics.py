@@ -1,4 +1,4 @@
-"""The mean image and the colours: exact against float64, whoever adds what up; what is kept of them, and damage."""
+"""The mean image and the colors: exact against float64, whoever adds what up; what is kept of them, and damage."""
 
 import io
 import os
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repro.data import crops
 from repro.data import imagenet_statistics as statistics
-from repro.data import pictures
 from repro.data.imagenet_files import ImageSet, find
 from repro.data.imagenet_statistics import ImageStatistics, Sums, cached, compute, store, write_beside
 from repro.data.parts import PART
@@ -24,11 +24,11 @@ WELL_KNOWN = np.array([0.2175, 0.0188, 0.0045])
 WELL_KNOWN_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
-def crops(count: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
+def made_crops(count: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
     """(N, size, size, 3) uint8, the channels of each image related."""
     generator = np.random.default_rng(seed)
-    grey = generator.integers(0, 200, (count, size, size, 1))
-    return (grey + generator.integers(0, 56, (count, size, size, 3))).astype(np.uint8)
+    gray = generator.integers(0, 200, (count, size, size, 1))
+    return (gray + generator.integers(0, 56, (count, size, size, 3))).astype(np.uint8)
 
 
 def image_set(count: int) -> ImageSet:
@@ -50,7 +50,7 @@ def never() -> bool:
 
 @pytest.mark.parametrize("size", [SIZE, 300])
 def test_mean_and_covariance_agree_with_float64(size):
-    images = crops(20, size)
+    images = made_crops(20, size)
     found = summed(images).finish("f")
     pixels = images.astype(np.float64)
     assert np.array_equal(found.mean, pixels.mean(0).transpose(2, 0, 1).astype(np.float32))
@@ -85,7 +85,7 @@ def test_as_many_images_as_imagenet_has_overflow_nothing():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=12, max_size=12), st.permutations(range(12)))
 def test_neither_order_nor_division_changes_a_bit(owner, order):
-    images = crops(12)
+    images = made_crops(12)
     parts = [summed(images[[i for i in order if owner[i] == k]]) for k in range(4)]
     total = Sums(SIZE)
     for part in reversed(parts):
@@ -107,7 +107,7 @@ def test_a_crop_of_another_shape_or_kind_is_refused():
 # ---- principal components
 
 def test_principal_components_agree_with_a_singular_value_decomposition_of_the_pixels():
-    images = crops(30)
+    images = made_crops(30)
     values, vectors = summed(images).finish("f").principal()
     pixels = images.reshape(-1, 3) / 255
     _, singular, rows = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
@@ -130,7 +130,7 @@ def test_the_well_known_values_come_back_in_units_of_0_to_255():
     assert np.abs((vectors * WELL_KNOWN_VECTORS).sum(0)) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_colours_of_the_sample_images_are_about_the_well_known_ones():
+def test_the_colors_of_the_sample_images_are_about_the_well_known_ones():
     """Which also shows that the well-known ones are eigenvalues of pixels in 0..1, not their square roots."""
     folder = SHARED / "data" / "imagenet-sample"
     if not folder.is_dir():
@@ -138,7 +138,7 @@ def test_the_colours_of_the_sample_images_are_about_the_well_known_ones():
     files = find(folder, wiring_test=True)
 
     def read(index: int) -> np.ndarray:
-        return pictures.center_crop(pictures.open_rgb(files.train.path(index)), 256, 224)
+        return crops.center_crop(crops.open_rgb(files.train.path(index)), 256, 224)
 
     found = compute(files.train, range(len(files.train)), read, 224, False, never).finish(files.fingerprint)
     values, vectors = found.principal()
@@ -151,7 +151,7 @@ def test_the_colours_of_the_sample_images_are_about_the_well_known_ones():
 
 @pytest.mark.parametrize("workers", [1, 3, None])
 def test_a_pass_adds_up_each_of_its_images_once(workers):
-    images = crops(3 * PART + 5)
+    images = made_crops(3 * PART + 5)
     indices = range(1, len(images), 2)
     found = compute(image_set(len(images)), indices, lambda i: images[i], SIZE, False, never, workers)
     expected = summed(images[1::2])
@@ -161,7 +161,7 @@ def test_a_pass_adds_up_each_of_its_images_once(workers):
 
 
 def test_a_pass_stops_when_told_and_reads_no_further():
-    images, read = crops(2), []
+    images, read = made_crops(2), []
 
     def crop(index: int) -> np.ndarray:
         read.append(index)
@@ -173,7 +173,7 @@ def test_a_pass_stops_when_told_and_reads_no_further():
 
 
 def test_an_image_that_cant_be_read_ends_the_pass():
-    images = crops(PART)
+    images = made_crops(PART)
 
     def crop(index: int) -> np.ndarray:
         if index == 7:
@@ -185,7 +185,7 @@ def test_an_image_that_cant_be_read_ends_the_pass():
 
 
 def test_progress_is_said_on_standard_error_where_asked(monkeypatch, capsys):
-    images = crops(2)
+    images = made_crops(2)
     monkeypatch.setattr("repro.data.parts.LINE_SECONDS", 0)
     for show in (False, True):
         compute(image_set(2), range(2), lambda i: images[i], SIZE, show, never)
@@ -198,7 +198,7 @@ def test_progress_is_said_on_standard_error_where_asked(monkeypatch, capsys):
 
 @pytest.fixture
 def kept(tmp_path) -> tuple[Path, ImageStatistics]:
-    found = summed(crops(4)).finish("0123456789abcdef" * 4)
+    found = summed(made_crops(4)).finish("0123456789abcdef" * 4)
     return store(tmp_path / "data", found, 256, SIZE), found
 
 
@@ -252,7 +252,7 @@ def test_a_file_of_something_else_is_not_used(kept, capsys, change):
 
 
 def test_a_file_that_cant_be_opened_is_a_storage_error(open_folder, as_user):
-    found = summed(crops(1)).finish("f" * 64)
+    found = summed(made_crops(1)).finish("f" * 64)
     path = store(open_folder, found, 256, SIZE)
     path.chmod(0)
     with as_user(), pytest.raises(StorageError, match=r"can't read .*Permission denied"):
@@ -260,7 +260,7 @@ def test_a_file_that_cant_be_opened_is_a_storage_error(open_folder, as_user):
 
 
 def test_a_folder_that_cant_be_written_is_a_storage_error(open_folder, as_user):
-    found = summed(crops(1)).finish("f" * 64)
+    found = summed(made_crops(1)).finish("f" * 64)
     with as_user(), pytest.raises(StorageError, match="can't write"):
         store(open_folder / "data", found, 256, SIZE)
     assert not os.listdir(open_folder)
@@ -268,7 +268,7 @@ def test_a_folder_that_cant_be_written_is_a_storage_error(open_folder, as_user):
 
 @pytest.mark.parametrize(("crop_size", "shape"), [(None, (3, SIZE, SIZE)), (SIZE, (3, SIZE, SIZE)), (4, (3, 1, 1))])
 def test_a_run_keeps_the_mean_that_it_subtracted(tmp_path, crop_size, shape):
-    found = summed(crops(4)).finish("f")
+    found = summed(made_crops(4)).finish("f")
     write_beside(tmp_path, found, crop_size)
     with np.load(tmp_path / statistics.BESIDE) as arrays:
         assert sorted(arrays) == ["covariance", "mean"]

@@ -38,7 +38,7 @@ def test_a_whole_set_is_counted_by_kind(direct, root):
     outcome = direct("data", "verify", "imagenet", f"data.root={root}", "data.wiring_test=true")
     assert outcome.code == 0
     for words in ("set: 4 images in set/train and 2 images in set/val, 2 classes, fingerprint ",
-                  "2 greyscale, 1 CMYK, 1 of other colours than RGB, 2 not JPEG, 1 with a shorter side under 224",
+                  "2 grayscale, 1 CMYK, 1 of other colors than RGB, 2 not JPEG, 1 with a shorter side under 224",
                   "all 6 images can be read"):
         assert words in outcome.out
     assert outcome.err == ""
@@ -52,7 +52,7 @@ def test_damaged_images_are_named_and_counted(direct, root):
     outcome = direct("data", "verify", "imagenet", f"data.root={root}", "data.wiring_test=true")
     says(outcome, 3, "2 of 6 images can't be read", "set/train/b/1.JPEG: ", "set/val/a/1.JPEG: ", "archives")
     assert "all 6 images" not in outcome.out
-    assert "2 greyscale, 0 CMYK" in outcome.out
+    assert "2 grayscale, 0 CMYK" in outcome.out
 
 
 @pytest.mark.fault(16)

@@ -43,13 +43,13 @@ def test_every_byte_is_uniform(seed, stream):
         assert 150 < chi_square(counts) < 400  # 255 degrees of freedom: 5 standard deviations are 113
 
 
-def test_neighbouring_counters_seeds_and_streams_are_uncorrelated():
-    def centred(values):
+def test_neighboring_counters_seeds_and_streams_are_uncorrelated():
+    def centered(values):
         return values.double() / MASK - 0.5
     counter = torch.arange(100_000)
-    base = centred(uniform_bits(counter, 0, 0))
+    base = centered(uniform_bits(counter, 0, 0))
     for other in (uniform_bits(counter + 1, 0, 0), uniform_bits(counter, 1, 0), uniform_bits(counter, 0, 1)):
-        correlation = float((base * centred(other)).mean() * 12)
+        correlation = float((base * centered(other)).mean() * 12)
         assert abs(correlation) < 5 / 100_000**0.5
 
 

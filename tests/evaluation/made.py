@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from repro.config import compose, identity, to_dict
+from repro.config import compose, config_hash, to_dict
 from repro.devices import resolve
 from repro.models import build_model
 from repro.runs import run_folder, write_json
@@ -70,7 +70,7 @@ def make_run(*overrides: str) -> Path:
     make_weights(folder / "weights.pt", config.seed)
     result = {"iteration": 1, "val_top1_error": 90.0}
     write_json(folder / "run.json", {
-        "schema": 1, "experiment": config.name, "seed": config.seed, "identity": identity(config), "iterations": 1,
+        "schema": 1, "experiment": config.name, "seed": config.seed, "identity": config_hash(config), "iterations": 1,
         "status": "finished", "config": to_dict(config), "result": result, "deviations": ["a wiring test"]})
     (folder / "history.csv").write_text("iteration,val_top1_error\n1,90.0\n")
     return folder

@@ -33,7 +33,7 @@ def test_counts_equal_brute_force_one_image_at_a_time(model, batch_size):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_the_centre_view_counts_as_a_loop_over_single_images(size):
+def test_the_center_view_counts_as_a_loop_over_single_images(size):
     """Logits are those of a lookup by image number; the last of the batches is not full."""
     labels = torch.randint(0, 10, (103,), generator=torch.Generator().manual_seed(0))
     logits = torch.randn(103, 10, generator=torch.Generator().manual_seed(1))

@@ -14,7 +14,7 @@ MODEL = tiny_config().model
 
 
 def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with random statistics and scales of its batch normalisations, so that no layer looks like another."""
+    """The model with random statistics and scales of its batch normalizations, so that no layer looks like another."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -35,7 +35,7 @@ def test_streaming_moments_equal_those_of_the_whole():
 
 
 @pytest.mark.parametrize("overrides", [(), ("model=plain", "model.blocks_per_stage=1"), ("model.shortcut_option=C",)])
-def test_responses_are_after_normalisation_and_before_the_addition(overrides):
+def test_responses_are_after_normalization_and_before_the_addition(overrides):
     """Recomputed layer by layer with the network's own weights, written out by hand."""
     model = shaken(build_model(tiny_config(*overrides).model, seed=3))
     images = tiny_data().eval_images
@@ -43,18 +43,18 @@ def test_responses_are_after_normalisation_and_before_the_addition(overrides):
     found = layer_responses(model, images, lambda batch: batch.float() - mean, 7)
     expected = []
 
-    def normalised(conv: nn.Module, bn: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def normalized(conv: nn.Module, bn: nn.Module, x: torch.Tensor) -> torch.Tensor:
         out = bn(conv(x))
         expected.append(out.double().numpy())
         return out
 
     model.eval()
     with torch.no_grad():
-        x = torch.relu(normalised(model.conv1, model.bn1, images.float() - mean))
+        x = torch.relu(normalized(model.conv1, model.bn1, images.float() - mean))
         for stage in (model.stage1, model.stage2, model.stage3):
             for block in stage:
-                out = torch.relu(normalised(block.conv1, block.bn1, x))
-                out = normalised(block.conv2, block.bn2, out)
+                out = torch.relu(normalized(block.conv1, block.bn1, x))
+                out = normalized(block.conv2, block.bn2, out)
                 x = torch.relu(out if block.shortcut is None else out + block.shortcut(x))
     assert len(found) == len(expected) == 7
     assert [entry.layer for entry in found] == list(range(1, 8))

@@ -8,7 +8,7 @@ from torchvision import transforms
 from repro.config import compose
 from repro.data.imagenet_files import find
 from repro.errors import ConfigError
-from repro.evaluation.scores import ten_crops
+from repro.evaluation.predictions import ten_crops
 from repro.evaluation.views import ViewReader, Views, packed, protocol_of, six_crops, unpacked, views_of
 from tests.evaluation.made import make_images
 
@@ -28,7 +28,7 @@ def test_ten_crops_are_torchvisions(height, width, size):
 
 
 def test_ten_crops_are_not_just_five_and_their_mirror_images():
-    """Where an odd number of columns is left over, the mirror image has its own centre."""
+    """Where an odd number of columns is left over, the mirror image has its own center."""
     six = torch.from_numpy(six_crops(image(37, 52), 31)).permute(0, 3, 1, 2)[None]
     ten = ten_crops(six)[0]
     assert not torch.equal(ten[9], ten[4].flip(-1))
@@ -57,7 +57,7 @@ def test_smaller_crops_have_scales_in_proportion():
 
 def test_definitions_name_their_lengths():
     data = compose(["experiment=imagenet_optB"]).data
-    words = {"center": ["256", "224x224", "centre"], "ten_crop": ["256", "224x224", "corners", "flip", "of the 10"],
+    words = {"center": ["256", "224x224", "center"], "ten_crop": ["256", "224x224", "corners", "flip", "of the 10"],
              "multi_scale": ["224, 256, 384, 480, 640", "fully convolutional", "positions, flips and scales"]}
     for protocol, parts in words.items():
         assert all(part in views_of(protocol, data).definition for part in parts)

@@ -10,7 +10,7 @@ from repro import paper
 from repro.config import compose
 from repro.models import build_model
 from repro.models.blocks import BasicBlock, GroupedBatchNorm2d, ProjectionShortcut, ZeroPadShortcut
-from tests.models.test_imagenet import randomise
+from tests.models.test_imagenet import randomize
 from tests.reference_numpy import ReferenceNet
 
 GOLDEN = {count.layers: count for count in paper.golden_counts().cifar10}
@@ -69,13 +69,13 @@ def test_layers_that_the_options_share_start_from_the_same_values():
 
 
 @pytest.mark.parametrize(("init", "fan"), [("fan_out", 64 * 9), ("fan_in", 32 * 9)])
-def test_msra_initialisation(init, fan):
+def test_msra_initialization(init, fan):
     weight = build_model(config(f"model.conv_init={init}")).stage3[0].conv1.weight
     assert float(weight.detach().std()) == pytest.approx((2 / fan) ** 0.5, rel=0.02)
     assert abs(float(weight.detach().mean())) < 0.002
 
 
-def test_batch_normalisation_starts_at_one_and_zero_and_convolutions_have_no_bias():
+def test_batch_normalization_starts_at_one_and_zero_and_convolutions_have_no_bias():
     model = build_model(config("model.shortcut_option=C"))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -133,7 +133,7 @@ def test_where_each_option_projects(option, kinds):
 def test_the_forward_pass_equals_the_network_in_numpy_in_float64(option):
     """Logits in training mode, the running statistics after it, and logits in evaluation mode."""
     words = ["model=plain"] if option is None else [f"model.shortcut_option={option}"]
-    model = randomise(build_model(config(*words)))
+    model = randomize(build_model(config(*words)))
     x = 60 * torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for training in (True, False):
         weights = {key: value.numpy().copy() for key, value in model.state_dict().items()}
@@ -173,7 +173,7 @@ def test_the_running_averages_of_groups_do_not_depend_on_which_device_has_them()
         assert not torch.allclose(getattr(whole, name), getattr(first, name), atol=1e-3)
 
 
-def test_a_batch_norm_group_normalises_each_group_by_itself():
+def test_a_batch_norm_group_normalizes_each_group_by_itself():
     grouped, plain = GroupedBatchNorm2d(5, 4, 1e-5, 0.1), nn.BatchNorm2d(5)
     x = torch.randn(8, 5, 3, 3) * torch.arange(1, 9)[:, None, None, None]
     expected = torch.cat([nn.BatchNorm2d(5)(x[:4]), nn.BatchNorm2d(5)(x[4:])])

@@ -131,7 +131,7 @@ def theirs(key: str) -> str:
     return key
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Weights, running means and variances that are nothing special, in float64, for evaluation."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -144,7 +144,7 @@ def randomise(model, seed=0):
 
 @pytest.mark.parametrize(("layers", "seed"), [(18, 0), (34, 1), (50, 2)])
 def test_torchvisions_outputs_with_the_same_weights(layers, seed):
-    ours = randomise(build_imagenet_model(layers, stride_in=StrideIn.conv3x3, seed=seed), seed)
+    ours = randomize(build_imagenet_model(layers, stride_in=StrideIn.conv3x3, seed=seed), seed)
     with torch.device("meta"):
         other = getattr(torchvision.models, f"resnet{layers}")()
     other.load_state_dict({theirs(key): value for key, value in ours.state_dict().items()}, assign=True)
@@ -170,7 +170,7 @@ def test_torchvisions_parameters_and_strides_at_101_and_152_layers(layers):
 
 def test_the_papers_bottleneck_is_another_function_than_torchvisions():
     """The same weights with the stride in the first 1x1 give other outputs: the comparison above can fail."""
-    ours = randomise(build_imagenet_model(50, stride_in=StrideIn.first_1x1))
+    ours = randomize(build_imagenet_model(50, stride_in=StrideIn.first_1x1))
     other = build_imagenet_model(50, stride_in=StrideIn.conv3x3).double().eval()
     other.load_state_dict(ours.state_dict())
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -181,7 +181,7 @@ def test_the_papers_bottleneck_is_another_function_than_torchvisions():
 def test_a_bottleneck_is_its_formula():
     """Fig. 5 (right) with option A and with option B written out."""
     config = imagenet_config(50, shortcut_option=A)
-    block = randomise(Bottleneck(64, 256, 2, config, 0))
+    block = randomize(Bottleneck(64, 256, 2, config, 0))
     x = torch.randn(2, 64, 6, 6, dtype=torch.float64)
     state = block.state_dict()
 

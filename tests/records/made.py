@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from repro.config import compose, deviations, identity, paper_identities, to_dict, with_precision
+from repro.config import compose, config_hash, deviations, paper_hashes, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.views import views_of
 from repro.paper import PROTOCOLS, golden_count
@@ -47,9 +47,9 @@ def composed(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
 def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str, seed: int = 0) -> Path:
     """A finished record in two sessions, below root/EXPERIMENT[@identity]/seedK, with all files that it may have."""
     config = replace(with_precision(composed(experiment, overrides), Precision.fp32), seed=seed)
-    own = identity(config)
+    own = config_hash(config)
     imagenet = config.data.name == "imagenet"
-    name = experiment if own in paper_identities(experiment) else f"{experiment}@{own}"
+    name = experiment if own in paper_hashes(experiment) else f"{experiment}@{own}"
     folder = root / name / f"seed{seed}"
     folder.mkdir(parents=True)
     split = "val" if imagenet or config.data.split.name == "45k" else "test"
@@ -175,7 +175,7 @@ def write_layers(folder: Path, config: RunConfig, record: dict[str, Any], split:
 
 
 def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -> None:
-    """The three tests of an ImageNet run, of the centre crop as the run's own."""
+    """The three tests of an ImageNet run, of the center crop as the run's own."""
     images = VALIDATION_IMAGES
     (folder / "evaluations").mkdir()
     errors = {"center": record["result"]["val_top1_error"], "ten_crop": 25.0, "multi_scale": 22.0}
@@ -261,11 +261,11 @@ def consistent(folder: Path) -> None:
 
 def set_everywhere(folder: Path, section: str, key: str, value: Any) -> None:
     """Change a setting in run.json and config.yaml, and renew identity."""
-    from repro.config import identity_of
+    from repro.config import hash_settings
 
     def change(record: dict[str, Any]) -> None:
         record["config"][section][key] = value
-        record["identity"] = identity_of(record["config"])
+        record["identity"] = hash_settings(record["config"])
         (folder / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
     edit(folder, change)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repro.places import reference_dir
+from repro.paths import reference_dir
 from repro.records import configuration
 from repro.records.check import check_record
 from repro.records.reading import ERROR, WARNING
@@ -34,14 +34,14 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def remembered(monkeypatch):
     """A configuration that was read once need not be read again: it is a function of these three alone."""
-    original = configuration.configured
+    original = configuration.read_configuration
 
     def configured(content):
         key = json.dumps([content["experiment"], content["seed"], content["config"]])
         if key not in READ:
             READ[key] = original(content)
         return READ[key]
-    monkeypatch.setattr(configuration, "configured", configured)
+    monkeypatch.setattr(configuration, "read_configuration", configured)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def copy_of(folder: Path, seed: int) -> Path:
     return target
 
 
-def test_a_copy_under_another_seed_is_recognised_by_its_history(record):
+def test_a_copy_under_another_seed_is_recognized_by_its_history(record):
     first = record()
     second = copy_of(first, 1)
     assert objections(second) == []
@@ -175,8 +175,8 @@ def test_a_copy_under_another_seed_is_recognised_by_its_history(record):
 
 
 @pytest.mark.fault(72)
-def test_a_copy_is_recognised_by_whatever_it_still_shares(record):
-    """A seed relabelled, one loss moved by 1e-9, other weights; then without the layers too."""
+def test_a_copy_is_recognized_by_whatever_it_still_shares(record):
+    """A seed relabeled, one loss moved by 1e-9, other weights; then without the layers too."""
     first = record()
     second = copy_of(first, 1)
     value = json.loads((first / "run.json").read_text())["result"]["train_loss"]

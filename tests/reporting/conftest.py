@@ -12,11 +12,11 @@ import pytest
 from repro.config import (
     PAPER_PRECISIONS,
     compose,
+    config_hash,
     deviations,
-    identity,
     paper_config,
-    paper_identities,
-    scaled,
+    paper_hashes,
+    scale_lengths,
     to_dict,
     with_precision,
 )
@@ -53,9 +53,9 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
               gradients: dict[int, list[float]] | None = None) -> Path:
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
     config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
-    own = identity(config)
-    length = scaled(config.train.iterations, config.scale)
-    rows = curve(length, interval or scaled(config.evaluation.interval, config.scale), train, test)
+    own = config_hash(config)
+    length = scale_lengths(config.train.iterations, config.scale)
+    rows = curve(length, interval or scale_lengths(config.evaluation.interval, config.scale), train, test)
     imagenet = config.data.name == "imagenet"
     rows = [(*row, row[-1] / 3) for row in rows] if imagenet else rows
     header, split = (IMAGENET_HEADER, "val") if imagenet else (HEADER, "test")
@@ -63,7 +63,7 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
         rows = rows[: len(rows) // 2]
     names = header.split(",")
     last = dict(zip(names, rows[-1], strict=True))
-    place = folder or (experiment if own in paper_identities(experiment) else f"{experiment}@{own}")
+    place = folder or (experiment if own in paper_hashes(experiment) else f"{experiment}@{own}")
     path = root / "runs" / place / f"seed{seed}"
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": status,
@@ -109,7 +109,7 @@ def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float =
 def write_ensemble(root: Path, **change: Any) -> Path:
     """ensembles/table5.json as `repro ensemble table5` writes it."""
     members = [{"experiment": one.experiment, "seed": one.seed, "precision": "fp32",
-                "identity": identity(with_precision(paper_config(one.experiment), PAPER_PRECISIONS[0]))}
+                "identity": config_hash(with_precision(paper_config(one.experiment), PAPER_PRECISIONS[0]))}
                for one in ensemble("table5").members]
     content = {"schema": 1, "name": "table5", "protocol": "multi_scale", "split": "val", "members": members,
                "images": IMAGES, "top1_errors": 9_000, "top5_errors": 2_000, "val_top1_error": 18.0,

@@ -11,7 +11,7 @@ from repro.reporting.complexity_table import (
     complexity_table,
     differences,
     half_a_digit,
-    shortened,
+    shorten,
     verdict,
 )
 
@@ -34,7 +34,7 @@ def test_half_a_digit(printed, half):
 
 
 def test_shortened():
-    assert [shortened(3_857_973_248), shortened(40_551_040), shortened(3.8e9, 1)] == ["3.858e9", "40.551e6", "3.8e9"]
+    assert [shorten(3_857_973_248), shorten(40_551_040), shorten(3.8e9, 1)] == ["3.858e9", "40.551e6", "3.8e9"]
 
 
 def test_cells_and_numbers():

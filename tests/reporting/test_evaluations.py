@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from repro.reporting import evaluations
-from repro.reporting.evaluations import command, problem, read, trouble_with_counts
+from repro.reporting.evaluations import command, count_problem, exclusion_reason, read
 from repro.reporting.selection import RunSet
 from repro.runs import read_run, scan
 from tests.reporting.conftest import write_evaluation
@@ -22,10 +22,10 @@ def pool(root: Path) -> RunSet:
 def test_a_test_of_the_run_counts(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop", 24.52, 7.46)
-    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert (found.status, found.lacking) == ("finished", ())
     assert (str(found.summary("top1_error")), str(found.summary("top5_error"))) == ("24.52", "7.46")
-    other = evaluations.tested(pool(results), OPT_B, "multi_scale")
+    other = evaluations.evaluated_runs(pool(results), OPT_B, "multi_scale")
     assert (other.status, other.found) == ("not evaluated", ())
     assert "no multi-scale testing; `repro eval experiment=imagenet_optB protocol=multi_scale`" in other.notes()[0]
 
@@ -53,9 +53,9 @@ def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change:
     folder = make_run(results, OPT_B, test=30.0)
     (folder / "weights.pt").write_bytes(b"weights")
     write_evaluation(folder, "ten_crop")
-    assert evaluations.tested(pool(results), OPT_B, "ten_crop").status == "finished", "as it is, it counts"
+    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished", "as it is, it counts"
     write_evaluation(folder, "ten_crop", **change)
-    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert found.status == "not evaluated"
     assert reason in found.lacking[0][1]
     assert command(found.lacking[0][0], "ten_crop") in found.lacking[0][1]
@@ -64,22 +64,22 @@ def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change:
 def test_without_the_weights_their_hash_is_not_compared(reference: Path, make_run):
     folder = make_run(reference, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop", weights_sha256="f" * 64)
-    assert problem(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) is None
+    assert exclusion_reason(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) is None
 
 
 def test_the_recorded_hash_of_the_weights_counts_also_without_the_file(reference: Path, make_run):
     folder = make_run(reference, OPT_B, test=30.0, change={"weights_sha256": "a" * 64})
     for digest, reason in (("a" * 64, None), ("f" * 64, "its 10-crop testing is of other weights")):
         write_evaluation(folder, "ten_crop", weights_sha256=digest)
-        assert problem(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) == reason
+        assert exclusion_reason(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) == reason
 
 
 def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop")
-    assert evaluations.tested(pool(results), OPT_B, "ten_crop").notes() == []
+    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").notes() == []
     write_evaluation(folder, "ten_crop", data_fingerprint="e" * 64)
-    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert found.notes() == ["tested on another data set than trained on (yours): imagenet_optB/seed0: fingerprint of "
                              "its files eeeeeeeeeeee, in training 0"]
     assert found.status == "finished", "a note, no exclusion_reason"
@@ -89,14 +89,14 @@ def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_r
 def test_a_torn_record_is_no_test(results: Path, make_run, text: str):
     folder = make_run(results, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop").write_text(text)
-    assert evaluations.tested(pool(results), OPT_B, "ten_crop").status == "not evaluated"
+    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").status == "not evaluated"
 
 
 def test_rounding_within_half_an_image_is_no_contradiction():
     content = {"wiring_test": False, "finished": True, "split": "val", "images": 50_000, "top1_errors": 12_345,
                "top5_errors": 0, "val_top1_error": 24.69, "val_top5_error": 0.0}
-    assert trouble_with_counts(content) is None
-    assert trouble_with_counts(content | {"val_top1_error": 24.69 + 0.0011}) is not None
+    assert count_problem(content) is None
+    assert count_problem(content | {"val_top1_error": 24.69 + 0.0011}) is not None
 
 
 def test_of_several_seeds_those_that_are_tested_stand(results: Path, make_run):
@@ -104,7 +104,7 @@ def test_of_several_seeds_those_that_are_tested_stand(results: Path, make_run):
         folder = make_run(results, OPT_B, seed, test=30.0 + seed)
         if seed < 2:
             write_evaluation(folder, "ten_crop", error)
-    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert str(found.summary("top1_error")) == "24.00 (24.50 +- 0.71), 2 seeds"
     assert "imagenet_optB/seed2: no 10-crop testing; `repro eval experiment=imagenet_optB seed=2" in found.notes()[0]
 
@@ -113,9 +113,9 @@ def test_a_changed_weights_file_is_read_again(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0)
     (folder / "weights.pt").write_bytes(b"weights")
     write_evaluation(folder, "ten_crop")
-    assert evaluations.tested(pool(results), OPT_B, "ten_crop").status == "finished"
+    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished"
     (folder / "weights.pt").write_bytes(b"other weights")
-    assert "other weights" in evaluations.tested(pool(results), OPT_B, "ten_crop").lacking[0][1]
+    assert "other weights" in evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").lacking[0][1]
 
 
 def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):
@@ -123,6 +123,6 @@ def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):
     write_evaluation(folder, "ten_crop")
     record = json.loads((folder / "run.json").read_text())
     assert record["identity"] in folder.parent.name
-    found = evaluations.tested(pool(results), OPT_B, "ten_crop")
+    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert (found.status, found.lacking) == ("not run", ())
     assert "machine.precision: bf16" in found.notes()[0]

@@ -70,9 +70,9 @@ def test_figure1_in_the_papers_form(results: Path, reference: Path, tmp_path: Pa
     assert styles["plain-20-test"][1] > styles["plain-20-training"][1]
     assert figures.missing_reason("figure1", results, reference) is None
     with Image.open(png) as image:
-        grey = np.asarray(image.convert("L"))
-    assert min(grey.shape) > 400
-    assert 0.01 < (grey < 128).mean() < 0.5
+        gray = np.asarray(image.convert("L"))
+    assert min(gray.shape) > 400
+    assert 0.01 < (gray < 128).mean() < 0.5
 
 
 def test_figure6_names_what_is_missing_and_leaves_the_right_panel_out(results: Path, reference: Path, tmp_path: Path,
@@ -162,11 +162,11 @@ def test_the_same_runs_give_the_same_bytes(results: Path, reference: Path, tmp_p
     assert b"<dc:date>" not in first[0]
 
 
-def test_networks_differ_in_grey_and_marker():
-    colours = [[int(figures.LOOKS[n][0][i:i + 2], 16) for i in (1, 3, 5)] for n in (20, 32, 44, 56, 110)]
-    greys = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in colours]
-    assert greys == sorted(greys, reverse=True)
-    assert min(one - other for one, other in pairwise(greys)) > 20
+def test_networks_differ_in_gray_and_marker():
+    colors = [[int(figures.LOOKS[n][0][i:i + 2], 16) for i in (1, 3, 5)] for n in (20, 32, 44, 56, 110)]
+    grays = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in colors]
+    assert grays == sorted(grays, reverse=True)
+    assert min(one - other for one, other in pairwise(grays)) > 20
     assert len({marker for _, marker in figures.LOOKS.values()}) == len(figures.LOOKS)
 
 

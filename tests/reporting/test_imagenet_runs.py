@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from repro.config import compose, scaled
+from repro.config import compose, scale_lengths
 from repro.errors import ConfigError
 from repro.paper import ClaimTest
-from repro.places import reference_dir
+from repro.paths import reference_dir
 from repro.publishing import publish
 from repro.reporting import figures, tables
-from repro.reporting.claim_measures import measured
+from repro.reporting.claim_measures import measure
 from repro.reporting.claims import evaluate
 from repro.reporting.figure_data import gather
 from repro.reporting.listing import entries, listing
@@ -108,7 +108,7 @@ def test_figure4_draws_thin_training_and_bold_validation_errors(results: Path, r
     assert [[curve.curve.label for curve in panel.curves] for panel in content.panels] == [
         ["18-layer", "34-layer"], ["34-layer"]]
     assert all(not panel.marks for panel in content.panels), "the tables print 10-crop errors"
-    assert "validation error of the centre crop" in content.notes
+    assert "validation error of the center crop" in content.notes
     assert "not run: ResNet-18" in content.notes
     written = figures.draw("figure4", results, reference, tmp_path)
     assert written is not None
@@ -160,11 +160,11 @@ def test_the_last_1000_iterations_fall_inside_one_row_of_5000(results: Path, mak
     run = read_run(make_run(results, OPT_A, train=26.0, test=27.0))
     rows = run.history()
     assert rows[-1]["iteration"] - rows[-2]["iteration"] == 5000
-    end = measured(ClaimTest("training_error", "rising", ()), run)
+    end = measure(ClaimTest("training_error", "rising", ()), run)
     assert end == rows[-1]["train_top1_error"]
-    drop = scaled(150_000, 1.0)
+    drop = scale_lengths(150_000, 1.0)
     before = [row["train_top1_error"] for row in rows if row["iteration"] <= drop]
-    assert measured(ClaimTest("convergence_area", "rising", ()), run) == pytest.approx(sum(before) / len(before))
+    assert measure(ClaimTest("convergence_area", "rising", ()), run) == pytest.approx(sum(before) / len(before))
 
 
 def test_two_imagenet_runs_are_compared_on_val(results: Path, make_run):

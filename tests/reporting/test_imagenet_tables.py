@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.config import paper_identities
+from repro.config import paper_hashes
 from repro.paper import published_table
 from repro.reporting import tables
 from tests.outcome import says
@@ -48,7 +48,7 @@ def test_one_run_answers_rows_of_two_tables_by_two_tests(results: Path, referenc
     assert (found.cells["difference"], found.cells["difference_top5_error"]) == ("+0.08 (yours)", "+0.04 (yours)")
     assert found.cells["verdict"] == "reproduced (yours, z = +0.38)"
     assert found.cells["parameters"] == "21,797,672"
-    assert "27.00" not in third.markdown(), "the centre crop of training is another test"
+    assert "27.00" not in third.markdown(), "the center crop of training is another test"
     assert "10-crop: made-up definition of ten_crop" in notes(third)
     other = row(fourth, "resnet-34-b")
     assert (other.status, other.cells["yours_top1_error"], other.cells["reference_top1_error"]) == (
@@ -85,7 +85,7 @@ def test_yours_wins_over_the_reference_and_three_seeds_have_their_own_spread(res
 
 def test_the_authors_weights_are_second_references(results: Path, reference: Path):
     table = tables.build("table4", results, reference)
-    assert row(table, "resnet-50").cells["second_reference"] == "22.9 / 6.7 (10-crop); 24.7 / 7.8 (centre crop)"
+    assert row(table, "resnet-50").cells["second_reference"] == "22.9 / 6.7 (10-crop); 24.7 / 7.8 (center crop)"
     assert "second_reference" not in row(table, "resnet-34-b").cells
     assert row(table, "vgg-ilsvrc14").cells["note"] == "reported on the test set"
     assert not {"second_reference", "note"} & set(tables.build("table2", results, reference).columns)
@@ -156,7 +156,7 @@ def test_an_ensemble_of_older_weights_does_not_count(results: Path, reference: P
 
 def test_publish_fills_the_reference_column_of_table5(direct, monkeypatch, tmp_path, make_run):
     results, reference = tmp_path / "results", tmp_path / "reference"
-    for module in ("repro.publishing", "repro.places"):
+    for module in ("repro.publishing", "repro.paths"):
         monkeypatch.setattr(f"{module}.reference_dir", lambda: reference)
         monkeypatch.setattr(f"{module}.in_tree", lambda: True)
     says(direct("publish", "ensembles/table5"), 2, "repro ensemble table5")
@@ -179,5 +179,5 @@ def test_an_ensemble_of_other_runs_does_not_count(results: Path, reference: Path
     content = json.loads(write_ensemble(results).read_text())
     content["members"][3][key] = "bf16"
     write_ensemble(results, members=content["members"])
-    assert "bf16" not in paper_identities("imagenet_resnet101")
+    assert "bf16" not in paper_hashes("imagenet_resnet101")
     assert "its imagenet_resnet101 seed 0 is no run" in notes(tables.build("table5", results, reference))

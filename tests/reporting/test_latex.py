@@ -7,14 +7,14 @@ import subprocess
 import pytest
 
 from repro.reporting import tables
-from repro.reporting.latex import escaped, latex
+from repro.reporting.latex import escape, latex
 
 
 def test_special_characters_are_written_out():
-    assert escaped("a_b & 50 % #1 {x} $ ~ ^") == (
+    assert escape("a_b & 50 % #1 {x} $ ~ ^") == (
         r"a\_b \& 50 \% \#1 \{x\} \$ \textasciitilde{} \textasciicircum{}")
-    assert escaped("6.61 +- 0.16, C <= B < A") == r"6.61 $\pm$ 0.16, C $\le$ B $<$ A"
-    assert escaped("a\\b") == r"a\textbackslash{}b"
+    assert escape("6.61 +- 0.16, C <= B < A") == r"6.61 $\pm$ 0.16, C $\le$ B $<$ A"
+    assert escape("a\\b") == r"a\textbackslash{}b"
 
 
 def test_columns_of_numbers_are_flush_right():

@@ -108,9 +108,9 @@ def test_tables_of_the_paper_refuse_synthetic_runs(results, reference, make_run)
 
 
 def test_a_synthetic_run_with_a_forged_identity_is_stale(results, reference, make_run):
-    from repro.config import paper_identities
+    from repro.config import paper_hashes
 
-    forged = sorted(paper_identities("cifar_resnet20"))[0]
+    forged = sorted(paper_hashes("cifar_resnet20"))[0]
     make_run(results, "cifar_resnet20", overrides=SYNTHETIC, folder="cifar_resnet20", change={"identity": forged})
     table = tables.build("table6", results, reference)
     assert table.statuses["resnet-20"] == "stale"

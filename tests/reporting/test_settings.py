@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from repro.config import compose, experiments, files_of, paper_config, paper_identities
+from repro.config import compose, experiments, files_of, paper_config, paper_hashes
 from repro.errors import ConfigError
 from repro.reporting.run_cost import benchmarks, measured_times, time_lines
 from repro.reporting.settings import NAMES, compare, counts, differences, file_sources, settings, sources
@@ -89,7 +89,7 @@ def test_times_come_from_benchmarks_and_finished_runs_alone(tmp_path):
     assert benchmarks("cifar_resnet20", tmp_path) == []
     write_run(tmp_path, "cifar_resnet20", seed=1)
     write_run(tmp_path, "cifar_resnet20", seed=2, status="interrupted")
-    own = paper_identities("cifar_resnet20")
+    own = paper_hashes("cifar_resnet20")
     run, = measured_times("cifar_resnet20", own, 64000, tmp_path)
     assert (run["seconds"], run["device"], run["from"]) == (123.4, "made-up device", "cifar_resnet20/seed1")
     assert measured_times("cifar_resnet20", frozenset({"x"}), 64000, tmp_path) == []
@@ -118,7 +118,7 @@ def test_two_runs_side_by_side(direct, results, make_run):
     assert "no setting differs" in direct("show", str(plain), "--against", str(plain)).out
 
 
-def test_unfinished_and_synthetic_runs_are_labelled(results, make_run):
+def test_unfinished_and_synthetic_runs_are_labeled(results, make_run):
     stopped = read_run(make_run(results, "cifar_plain20", 0, status="interrupted"))
     made = read_run(make_run(results, "cifar_plain20", 0, precision="fp32", overrides=(
         "data=synthetic", "scale=0.001875", "evaluation.interval=10240")))

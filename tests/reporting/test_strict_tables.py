@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 
-from repro import places
+from repro import paths
 from tests.outcome import says
 
 
 @pytest.fixture
 def table6(direct, reference, monkeypatch):
     """`table6("--strict")`: the command on the made-up results and no committed runs."""
-    monkeypatch.setattr(places, "reference_dir", lambda: reference)
+    monkeypatch.setattr(paths, "reference_dir", lambda: reference)
     return lambda *flags: direct("table", "table6", *flags)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from repro import runs
-from repro.places import TREE
+from repro.paths import TREE
 from tests.made_cli import TINY
 
 CLUSTER = TREE / "tests" / "slurm" / "cluster"

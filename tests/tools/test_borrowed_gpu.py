@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.places import TREE
+from repro.paths import TREE
 
 pytestmark = pytest.mark.skipif(not (TREE / ".git").exists() or sys.platform != "linux",
                                 reason="packs a git checkout, with GNU tools")

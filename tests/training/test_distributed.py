@@ -21,7 +21,7 @@ from repro.models import build_model
 from repro.training import checkpoint
 from repro.training.distributed import World, first_host, join, rank_from_environment, with_devices
 from repro.training.launcher import failure, free_port
-from repro.training.synced import batch_norm_group, check_shares, sync_batch_norm
+from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
 from tests.made import tiny_config
 from tests.made_images import SMOKE, make_folder
 

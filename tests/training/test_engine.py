@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro import runs
-from repro.devices import resolve, settings_restored
+from repro.devices import resolve, restore_settings
 from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
 from repro.schema import Precision
 from repro.training import checkpoint, cost, engine, folder
@@ -200,12 +200,12 @@ def test_out_of_memory_is_exit_8(monkeypatch):
 
 def test_an_auto_precision_accepts_a_finished_run_of_the_other_paper_precision(monkeypatch, tmp_path):
     config = tiny_config("train.iterations=10")
-    fp32 = runs.identity(config)
+    fp32 = runs.config_hash(config)
     run = engine.run(config, say=silent)
     record = json.loads((run.folder / "run.json").read_text())
     record["identity"] = "tf32identity"
     (run.folder / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr(folder, "paper_identities", lambda name: {fp32, "tf32identity"})
+    monkeypatch.setattr(folder, "paper_hashes", lambda name: {fp32, "tf32identity"})
     folder.check_same(runs.read_run(run.folder), config, Precision.auto)
     with pytest.raises(ConfigError):
         folder.check_same(runs.read_run(run.folder), config, Precision.fp32)
@@ -401,7 +401,7 @@ def test_runs_of_one_process_share_their_images(monkeypatch, tmp_path):
 def test_a_run_leaves_torch_as_it_was():
     torch.set_num_threads(1)
     before = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision, torch.get_num_threads()
-    with settings_restored():
+    with restore_settings():
         torch.set_num_threads(2)
         engine.run(tiny_config("machine.threads=1", "machine.deterministic=true"), say=silent)
         assert torch.get_num_threads() == 2

@@ -11,11 +11,11 @@ import torch
 
 from repro.config import compose
 from repro.data.random import permutation
-from repro.devices import place, set_up, synchronise
+from repro.devices import place, set_up, synchronize
 from repro.errors import Stopped
 from repro.evaluation.protocols import evaluate_on
 from repro.models import build_model
-from repro.places import TREE
+from repro.paths import TREE
 from repro.runs import read_run, run_folder
 from repro.schema import Device, Engine, Precision
 from repro.stopping import StopRequest
@@ -153,7 +153,7 @@ def test_compiled_blocks_train_within_rounding_over_100_updates(precision, check
 def test_the_host_waits_for_nothing_between_updates(way):
     one = executed(on_gpu(*LENGTH, way=way, deterministic=False))
     one.advance(10)
-    synchronise(one.step.device)
+    synchronize(one.step.device)
     with waiting_is_an_error():
         one.advance(25)  # over the end of a pass
         permutation(50_000, 0, 1, one.step.device)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from repro.config import compose
-from repro.data import draws, imagenet_files, pictures
-from repro.data.imagenet import colour_components, on_device
+from repro.data import augmentation_draws, crops, imagenet_files
+from repro.data.imagenet import color_components, on_device
 from repro.data.imagenet_statistics import Sums
 from repro.data.random import permutation
 from repro.devices import resolve
@@ -51,7 +51,7 @@ def stop_after(monkeypatch, steps: int) -> None:
 
 # ---- whole runs
 
-def test_the_network_learns_the_images_by_heart_and_the_run_is_labelled(config):
+def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config):
     said: list[str] = []
     run = engine.run(config("train.iterations=28", "train.lr_drops=[20]", "train.lr=0.02", "evaluation.interval=4",
                             "evaluation.batch_norm_images=32"), say=said.append)
@@ -161,7 +161,7 @@ def test_a_training_image_that_can_not_be_read_is_met_after_the_state_is_saved(c
 def statistics_of(files):
     sums = Sums(224)
     for index in range(len(files.train)):
-        sums.add(pictures.center_crop(pictures.open_rgb(files.train.path(index)), 256, 224))
+        sums.add(crops.center_crop(crops.open_rgb(files.train.path(index)), 256, 224))
     return sums.finish(files.fingerprint)
 
 
@@ -192,11 +192,11 @@ def test_a_mini_batch_is_what_the_draws_of_its_positions_say(config, files, stat
         source.cover(begin)
         positions = begin + torch.arange(12)
         batch, labels = source.batch(positions)
-        drawn = draws.training_draws(positions, 3, 36, 48)
-        alphas = draws.normals(positions, 3).double().numpy()
+        drawn = augmentation_draws.training_draws(positions, 3, 36, 48)
+        alphas = augmentation_draws.normals(positions, 3).double().numpy()
         for row, index in enumerate(order[positions].tolist()):
-            picture = pictures.open_rgb(files.train.path(index))
-            crop = pictures.random_crop(picture, int(drawn.shorter_side[row]), int(drawn.top_bits[row]),
+            picture = crops.open_rgb(files.train.path(index))
+            crop = crops.random_crop(picture, int(drawn.shorter_side[row]), int(drawn.top_bits[row]),
                                         int(drawn.left_bits[row]), bool(drawn.flip[row]), 32)
             noise = 0.1 * vectors @ (alphas[row] * values)
             expected = crop.transpose(2, 0, 1) - mean.numpy()[:, None, None] + noise[:, None, None]
@@ -233,9 +233,9 @@ def test_crops_of_224_subtract_the_mean_image_and_per_channel_what_is_configured
     assert torch.allclose(plain.training_images(pixels, torch.arange(2), 0), expected, atol=1e-5)
 
 
-def test_the_colour_noise_has_the_covariance_that_alexnet_describes(statistics):
+def test_the_color_noise_has_the_covariance_that_alexnet_describes(statistics):
     values, vectors = statistics.principal()
-    noise = draws.normals(torch.arange(200_000), 0) @ torch.from_numpy(colour_components(statistics, 0.1))
+    noise = augmentation_draws.normals(torch.arange(200_000), 0) @ torch.from_numpy(color_components(statistics, 0.1))
     expected = vectors @ np.diag((0.1 * values) ** 2) @ vectors.T
     assert np.allclose(np.cov(noise.numpy().T), expected, rtol=0.02, atol=0.01 * expected.max())
 

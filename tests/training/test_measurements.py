@@ -7,7 +7,7 @@ import torch
 
 from repro.config import from_record
 from repro.data.cifar10 import DeviceData
-from repro.devices import set_tf32, settings_restored
+from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.protocols import evaluate_on
 from repro.evaluation.weights import load_weights
@@ -38,7 +38,7 @@ def trained(run) -> torch.nn.Module:
 
 
 def test_the_record_has_the_error_with_averaged_statistics(monkeypatch):
-    """Recomputed here: two mini-batches that follow the last iteration, each normalised by itself."""
+    """Recomputed here: two mini-batches that follow the last iteration, each normalized by itself."""
     seen: list[torch.Tensor] = []
     original = TrainStep.coming_batches
 
@@ -114,7 +114,7 @@ def test_responses_are_measured_in_fp32_whatever_the_run_computes_in(monkeypatch
         return original(*arguments)
 
     monkeypatch.setattr(measurements, "layer_responses", watched)
-    with settings_restored():
+    with restore_settings():
         set_tf32(True)
         measurements.measure_responses(build_model(tiny_config().model), tiny_data(), tiny_config(), tmp_path)
         assert torch.backends.cudnn.conv.fp32_precision == "tf32", "as it was"

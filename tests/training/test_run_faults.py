@@ -17,7 +17,7 @@ import torch
 
 from repro.data import loader
 from repro.errors import LostProcessError, Stopped, StorageError
-from repro.places import TREE
+from repro.paths import TREE
 from repro.runs import hold_lock, read_run, run_folder, scan
 from repro.training import checkpoint, engine
 from tests.made import tiny_config, tiny_data

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.config import compose, scaled
+from repro.config import compose, scale_lengths
 from repro.training.schedule import Schedule, plateau_drops
 
 PAPER = [(0, 0.1), (1, 0.1), (31_999, 0.1), (32_000, 0.01), (32_001, 0.01), (47_999, 0.01), (48_000, 0.001),
@@ -44,7 +44,7 @@ def test_scale_shortens_every_length_alike_rounding_up():
 @given(st.integers(1, 10**6), st.decimals("0.0001", "1", places=4))
 def test_scaled_is_the_exact_ceiling(length, scale):
     exact = -(-length * int(scale * 10_000) // 10_000)
-    assert scaled(length, float(scale)) == max(1, exact)
+    assert scale_lengths(length, float(scale)) == max(1, exact)
 
 
 def test_evaluates_at_every_interval_and_at_the_end():

@@ -15,7 +15,7 @@ from repro.errors import CaptureError, Stopped
 from repro.models import build_model
 from repro.paper import ensemble
 from repro.paper import suite as read_suite
-from repro.places import TREE
+from repro.paths import TREE
 from repro.ranges import VALIDATION_IMAGES
 from repro.runs import run_folder
 from repro.schema import Engine, Precision
@@ -51,7 +51,7 @@ def finished(monkeypatch):
 def test_an_ensemble_whose_members_are_all_there_is_made(finished, capsys):
     configs, done = finished(MEMBERS)
     with StopRequest() as stop:
-        module.test_finished(DEEPER, configs, [], stop, COMMAND)
+        module.evaluate_finished(DEEPER, configs, [], stop, COMMAND)
     assert done == [(protocol, *member) for protocol in ("ten_crop", "multi_scale") for member in MEMBERS]
     assert "combined table5" in capsys.readouterr().out
 
@@ -59,7 +59,7 @@ def test_an_ensemble_whose_members_are_all_there_is_made(finished, capsys):
 def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, capsys):
     configs, done = finished(MEMBERS[:-1])
     with StopRequest() as stop:
-        module.test_finished(DEEPER, configs[:-1], [], stop, COMMAND)  # as with seeds=1
+        module.evaluate_finished(DEEPER, configs[:-1], [], stop, COMMAND)  # as with seeds=1
     assert len(done) == 10
     out = capsys.readouterr().out
     assert "ensemble table5 not made: lacks imagenet_resnet152 seed 1\n" in out
@@ -70,7 +70,7 @@ def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, capsys):
 def test_a_signal_between_two_tests_stops(finished, number, code):
     configs, done = finished(MEMBERS, lambda: os.kill(os.getpid(), number))
     with StopRequest() as stop, pytest.raises(Stopped, match="before the ten_crop test of imagenet_optC") as caught:
-        module.test_finished(DEEPER, configs, [], stop, COMMAND)
+        module.evaluate_finished(DEEPER, configs, [], stop, COMMAND)
     assert (caught.value.exit_code, len(done)) == (code, 1)
     assert str(caught.value).endswith("go on with: repro suite imagenet_deeper")
 

@@ -96,7 +96,7 @@ def checkpoint(path: Path, state, **others) -> Path:
     return path
 
 
-def normalised(images):
+def normalized(images):
     """uint8 (N, 3, H, W) as torchvision's ToTensor and Normalize give it."""
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
     return (torch.as_tensor(images).float() / 255 - mean) / std
@@ -112,13 +112,13 @@ def mostly_right(model, arrays: Cifar10Arrays) -> Cifar10Arrays:
 @torch.no_grad()
 def errors(model, images, labels, batch=500):
     """How many of the images a network of others takes for something else, by its own way of feeding it."""
-    batches = [normalised(images[begin : begin + batch]) for begin in range(0, len(images), batch)]
+    batches = [normalized(images[begin : begin + batch]) for begin in range(0, len(images), batch)]
     guesses = torch.cat([model.eval()(one).argmax(1) for one in batches])
     return int((guesses != torch.as_tensor(labels)).sum()), guesses
 
 
 def small_cifar(tests=300, seed=3) -> Cifar10Arrays:
-    """Made images of coarse colours in the form of CIFAR-10."""
+    """Made images of coarse colors in the form of CIFAR-10."""
     generator = np.random.default_rng(seed)
 
     def make(count):

@@ -13,7 +13,7 @@ from repro.data.cifar10 import per_pixel_mean
 from repro.evaluation.weight_files import facts_path, read_weights
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
-from repro.places import results_dir
+from repro.paths import results_dir
 from repro.runs import file_sha256, read_run
 from tests.evaluation.made import CLASSES, make_images
 from tests.evaluation.made import TINY as IMAGENET
@@ -26,8 +26,8 @@ from tests.outcome import says
 @pytest.fixture
 def run(here, monkeypatch):
     """The folder of a finished run of 20 iterations on made-up data."""
-    monkeypatch.setattr("repro.evaluation.normaliser.load_arrays", lambda config: None)
-    monkeypatch.setattr("repro.evaluation.normaliser.on_device", lambda arrays, config, device: tiny_data())
+    monkeypatch.setattr("repro.evaluation.normalizer.load_arrays", lambda config: None)
+    monkeypatch.setattr("repro.evaluation.normalizer.on_device", lambda arrays, config, device: tiny_data())
     outcome = here("run", *TINY)
     assert outcome.code == 0, outcome.err
     folder, = (results_dir() / "runs").glob("*/seed0")

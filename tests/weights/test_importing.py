@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from repro.config import compose
-from repro.evaluation.weight_files import configured, read_plain, read_weights
+from repro.evaluation.weight_files import read_plain, read_weights, with_carried_settings
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
-from repro.places import results_dir
+from repro.paths import results_dir
 from repro.runs import file_sha256
 from repro.weights.layouts import AKAMASTER_FILES, akamaster_key
 from tests.outcome import says
@@ -54,7 +54,7 @@ def test_our_network_with_akamasters_weights_gives_its_outputs(direct, tmp_path,
     net = akamaster_net(blocks).double()
     path = imported(direct, tmp_path, net.float())
     overrides = [f"model.depth={6 * blocks + 2}", "experiment=cifar_resnet20"]
-    config = configured(overrides, path)[0]
+    config = with_carried_settings(overrides, path)[0]
     ours = load_weights(build_model(config.model), path).double().eval()
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
@@ -195,7 +195,8 @@ def test_each_usual_form_of_a_checkpoint_is_taken(direct, tmp_path, kind):
     assert source == carried.source
     assert source["types"] == (["float16"] if kind == "half" else ["float32"])
     assert source["left_out"] == (["epoch", "best_prec1", "optimizer"] if kind == "others" else [])
-    assert configured([], tmp_path / "out.pt")[0].model.depth == 8, "no experiment has 8 layers; the file says so"
+    depth = with_carried_settings([], tmp_path / "out.pt")[0].model.depth
+    assert depth == 8, "no experiment has 8 layers; the file says so"
 
 
 @pytest.mark.fault(55)

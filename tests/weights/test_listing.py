@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from repro.places import results_dir
+from repro.paths import results_dir
 from repro.runs import file_sha256
 from tests.made import tiny_data
 from tests.made_cli import TINY
@@ -14,7 +14,7 @@ from tests.weights.made import akamaster_net, checkpoint
 
 @pytest.fixture(autouse=True)
 def nothing_committed(monkeypatch, tmp_path):
-    monkeypatch.setattr("repro.places.reference_dir", lambda: tmp_path / "reference")
+    monkeypatch.setattr("repro.paths.reference_dir", lambda: tmp_path / "reference")
 
 
 def lines_of(outcome):
@@ -31,8 +31,8 @@ def test_with_nothing_there_it_says_why(direct):
 
 
 def test_every_kind_is_listed_with_its_error_and_hash(here, monkeypatch, tmp_path):
-    monkeypatch.setattr("repro.evaluation.normaliser.load_arrays", lambda config: None)
-    monkeypatch.setattr("repro.evaluation.normaliser.on_device", lambda arrays, config, device: tiny_data())
+    monkeypatch.setattr("repro.evaluation.normalizer.load_arrays", lambda config: None)
+    monkeypatch.setattr("repro.evaluation.normalizer.on_device", lambda arrays, config, device: tiny_data())
     assert here("run", *TINY).code == 0
     run, = (results_dir() / "runs").glob("*/seed0")
     here("weights", "export", str(run), "--format", "pt")

@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision import models
 
 from repro.config import compose, flat, to_dict
-from repro.evaluation.weight_files import configured, read_weights
+from repro.evaluation.weight_files import read_weights, with_carried_settings
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
-from repro.places import results_dir
+from repro.paths import results_dir
 from repro.weights.layouts import find_network, torchvision_key, weights_of
 from tests.conftest import SHARED
 from tests.outcome import says
@@ -71,7 +71,7 @@ def test_a_published_file_is_known_by_its_hash_and_fed_as_published(name):
         found = find_network("torchvision", state, sha256)
         assert found.needed["data.test_shorter_side"] == weights.transforms().resize_size[0]
         error = 100 - weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-        assert found.stated == f"{error:.2f} % for {weights}, centre crop"
+        assert found.stated == f"{error:.2f} % for {weights}, center crop"
         known += 1
     assert known
     assert find_network("torchvision", state, "f" * 64).stated == ""
@@ -83,7 +83,7 @@ def test_our_network_with_imported_weights_gives_torchvisions_outputs(direct, tm
     save(net, tmp_path / "tv.pth")
     outcome = direct("weights", "import", "tv.pth", *TORCHVISION, "--output", "out.pt")
     assert outcome.code == 0, outcome.err
-    config = configured([], tmp_path / "out.pt")[0]
+    config = with_carried_settings([], tmp_path / "out.pt")[0]
     assert config.name == f"imagenet_{name}"
     ours = load_weights(build_model(config.model), tmp_path / "out.pt").double().eval()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -107,7 +107,7 @@ def pictures(folder, count=8):
     return paths
 
 
-def favouring(net, images, classes=4):
+def favoring(net, images, classes=4):
     """The network with a bias by which it takes the images for some of its first classes; its probabilities."""
     preset = models.ResNet18_Weights.IMAGENET1K_V1.transforms()
     batch = torch.stack([preset(Image.open(path)) for path in images])
@@ -119,7 +119,7 @@ def favouring(net, images, classes=4):
 def test_predictions_and_errors_are_those_of_torchvisions_own_preprocessing(direct, tmp_path):
     images = pictures(tmp_path)
     net = trained_like(models.resnet18(), "fc", 64)
-    expected = favouring(net, images)
+    expected = favoring(net, images)
     save(net, tmp_path / "tv.pth")
     assert direct("weights", "import", "tv.pth", *TORCHVISION, "--output", "out.pt").code == 0
     guesses = expected.argmax(1).tolist()

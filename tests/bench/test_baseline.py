@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from repro.bench import contender
-from repro.bench.contender import BUILD, main, measure, shared_loss
-from repro.bench.made import made_images
+from repro.bench import baseline
+from repro.bench.baseline import BUILD, main, measure, shared_loss
+from repro.bench.baselines import PilImages
 from repro.bench.plan import Job, config_of
-from repro.bench.rivals import PilImages
+from repro.bench.synthetic import random_images
 from repro.devices import resolve, set_up
-from tests.bench.made import PARAMETERS, TINY
+from tests.bench.synthetic import PARAMETERS, TINY
 
 EAGER = ["repro", "eager_loop", "dataloader"]
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 and 3.13, of the workers
@@ -31,7 +31,7 @@ def job(name, *overrides, steps=6):
 @forks
 @pytest.mark.parametrize("name", EAGER)
 def test_it_is_the_same_network_and_it_trains(name, monkeypatch):
-    monkeypatch.setattr("repro.bench.rivals.cores_here", lambda: 1)
+    monkeypatch.setattr("repro.bench.baselines.cores_here", lambda: 1)
     result = measure(job(name))
     assert result["parameters"] == PARAMETERS[8]
     assert result["shared_loss"] == pytest.approx(expected_loss(), rel=1e-5)
@@ -44,8 +44,8 @@ def test_it_is_the_same_network_and_it_trains(name, monkeypatch):
 def expected_loss():
     """The loss on the first 16 images, computed here alone: float64, mean subtracted."""
     config = config_of(8, TINY)
-    images, labels = made_images(160)
-    model = contender.build_model(config.model, config.seed).double()
+    images, labels = random_images(160)
+    model = baseline.build_model(config.model, config.seed).double()
     batch = images.double() - images.double().mean(0)
     return float(torch.nn.functional.cross_entropy(model(batch[:16]), labels[:16]).detach())
 
@@ -86,7 +86,7 @@ def test_a_pass_of_the_device_loop_holds_every_image_once():
 
 
 def test_pil_images_are_the_made_ones_in_pixels():
-    images, labels = made_images(12)
+    images, labels = random_images(12)
     data = PilImages(12, padding=4, flip=True)
     plain = torch.stack([data.plain(data.image(index)) for index in range(12)])
     expected = images.float() - images.float().mean(0)
@@ -97,7 +97,7 @@ def test_pil_images_are_the_made_ones_in_pixels():
 
 
 def test_made_images_tell_their_labels_and_are_random():
-    images, labels = made_images(200)
+    images, labels = random_images(200)
     brightness = images.float().mean((1, 2, 3))
     assert torch.equal(((brightness - 29.5) / 18).round().long(), labels)
     assert images.float().std((1, 2, 3)).min() > 10
@@ -111,7 +111,7 @@ def test_one_line_is_printed_whatever_happens(capsys, monkeypatch):
 
     def broken(job):
         raise RuntimeError("no C++ compiler\nfound here")
-    monkeypatch.setattr(contender, "measure", broken)
+    monkeypatch.setattr(baseline, "measure", broken)
     main(job("repro").text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"failed": "RuntimeError: no C++ compiler"}
 
@@ -130,7 +130,7 @@ def test_updates_that_were_left_out_are_no_result():
 
 
 def test_the_device_is_a_job_too(monkeypatch):
-    monkeypatch.setattr(contender, "device_rates", lambda config, device: {"copy_bytes_per_second": 1.0})
+    monkeypatch.setattr(baseline, "device_rates", lambda config, device: {"copy_bytes_per_second": 1.0})
     result = measure(job("rates"))
     assert result["threads"] == 1
     assert result["copy_bytes_per_second"] == 1.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from repro.data import imagenet_statistics
-from repro.data.augment import normalised
+from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics, on_device
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
 from repro.data.imagenet_files import find
@@ -19,13 +19,13 @@ from repro.data.imagenet_statistics import BESIDE, statistics_folder
 from repro.data.sources import load_arrays
 from repro.devices import set_up
 from repro.errors import DataError, StorageError
-from repro.places import data_dir, results_dir, shown
+from repro.paths import data_dir, display_path, results_dir
 from repro.ranges import IMAGENET
 from repro.schema import Normalization, RunConfig
 
 
 @dataclass(frozen=True)
-class Normaliser:
+class Normalizer:
     """mean: float32 pixels 0..255, (3, S, S) per pixel of a crop or (3, 1, 1) per channel; std: (3, 1, 1) or None."""
 
     mean: Tensor
@@ -33,15 +33,15 @@ class Normaliser:
 
     def crops(self, pixels: Tensor) -> Tensor:
         """uint8 crops (N, 3, S, S) -> float32. The mean image is not mirrored where the crop is."""
-        return normalised(pixels, self.mean, self.std)
+        return normalize(pixels, self.mean, self.std)
 
     def whole(self, pixels: Tensor) -> Tensor:
         """uint8 images (N, 3, H, W) of any size -> float32. Choice: they subtract the mean image's mean per channel."""
-        return normalised(pixels, self.mean.mean((1, 2), keepdim=True), self.std)
+        return normalize(pixels, self.mean.mean((1, 2), keepdim=True), self.std)
 
-    def to(self, device: torch.device) -> "Normaliser":
+    def to(self, device: torch.device) -> "Normalizer":
         """The same on a device."""
-        return Normaliser(self.mean.to(device), None if self.std is None else self.std.to(device))
+        return Normalizer(self.mean.to(device), None if self.std is None else self.std.to(device))
 
     @property
     def sha256(self) -> str:
@@ -52,18 +52,18 @@ class Normaliser:
         return digest.hexdigest()
 
 
-def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], str]) -> Normaliser:
+def normalizer_of(config: RunConfig, weights: Path, fingerprint: Callable[[], str]) -> Normalizer:
     """The mean that belongs to a weights file: as configured, kept beside it, or of the data set of this fingerprint.
 
     DataError if there is none; StorageError if the file beside the weights can't be read.
     """
     data = config.data
     if data.normalization is Normalization.per_channel:
-        return Normaliser(*channel_statistics(data))
+        return Normalizer(*channel_statistics(data))
     beside = own_mean(weights)
     beside = beside if beside.is_file() else weights.parent / BESIDE
     if beside.is_file():
-        return Normaliser(read_mean(beside, data.crop_size))
+        return Normalizer(read_mean(beside, data.crop_size))
     folder = statistics_folder(results_dir(config.results))
     try:
         own = fingerprint()
@@ -71,20 +71,20 @@ def normaliser_of(config: RunConfig, weights: Path, fingerprint: Callable[[], st
         own = None
     found = None if own is None else imagenet_statistics.cached(folder, own, MEAN_SHORTER_SIDE, MEAN_SIZE)
     if found is None:
-        raise DataError(f"no mean image for {shown(weights)}: neither {BESIDE} beside it (array 'mean': (3, H, W), "
-                        f"pixels 0..255) nor one of this data set in {shown(folder)}, which the first training run "
-                        "computes; weights trained otherwise: data.normalization=per_channel "
+        raise DataError(f"no mean image for {display_path(weights)}: neither {BESIDE} beside it (array 'mean': (3, H, "
+                        f"W), pixels 0..255) nor one of this data set in {display_path(folder)}, which the first "
+                        "training run computes; weights trained otherwise: data.normalization=per_channel "
                         "data.channel_mean=[...] data.channel_std=[...]")
-    return Normaliser(torch.from_numpy(found.mean_of_crops(data.crop_size)))
+    return Normalizer(torch.from_numpy(found.mean_of_crops(data.crop_size)))
 
 
-def mean_of(config: RunConfig, weights: Path) -> Normaliser:
+def mean_of(config: RunConfig, weights: Path) -> Normalizer:
     """What is subtracted from an image of a resolved configuration's data set."""
     if config.data.name == IMAGENET:
         root = data_dir(config.data.root)
-        return normaliser_of(config, weights, lambda: find(root, config.data.wiring_test, print).fingerprint)
+        return normalizer_of(config, weights, lambda: find(root, config.data.wiring_test, print).fingerprint)
     data = on_device(load_arrays(config.data), config.data, device=set_up(config))
-    return Normaliser(data.mean.cpu(), None if data.std is None else data.std.cpu())
+    return Normalizer(data.mean.cpu(), None if data.std is None else data.std.cpu())
 
 
 def own_mean(weights: Path) -> Path:
@@ -98,9 +98,9 @@ def read_mean(path: Path, crop_size: int | None) -> Tensor:
         with np.load(path, allow_pickle=False) as arrays:
             mean = np.asarray(arrays["mean"], dtype=np.float32)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{shown(path)}: no mean image of a run ({type(error).__name__}: {error}); without this "
-                           "file the data set's own is used") from error
+        raise StorageError(f"{display_path(path)}: no mean image of a run ({type(error).__name__}: {error}); without "
+                           "this file the data set's own is used") from error
     if mean.shape not in ((3, 1, 1), (3, crop_size, crop_size)) or not np.isfinite(mean).all():
-        raise StorageError(f"{shown(path)}: a mean of shape {mean.shape}, not (3, 1, 1) or "
+        raise StorageError(f"{display_path(path)}: a mean of shape {mean.shape}, not (3, 1, 1) or "
                            f"(3, {crop_size}, {crop_size})")
     return torch.from_numpy(mean)

@@ -14,8 +14,8 @@ import numpy as np
 
 from repro.config import PAPER_PRECISIONS, flat
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.scores import count_errors
-from repro.places import shown
+from repro.evaluation.predictions import count_errors
+from repro.paths import display_path
 from repro.runs import file_sha256, read_json, sync, utc_now, write_atomic, write_json
 
 SCHEMA = 1
@@ -25,7 +25,7 @@ SAME = ("schema", "protocol", "experiment", "weights_sha256", "data_fingerprint"
 EXACT = {precision.name for precision in PAPER_PRECISIONS}
 
 
-class Kept:
+class SavedProbabilities:
     """The record of a test and its probabilities, while they come in. A context that saves at its end."""
 
     def __init__(self, path: Path, about: dict[str, Any], labels: np.ndarray, classes: int, fresh: bool = False,
@@ -40,7 +40,7 @@ class Kept:
         self.record: dict[str, Any] = {"schema": SCHEMA, **about, "images": len(labels), "classes": classes,
                                        "images_done": 0, "top1_errors": 0, "top5_errors": 0, "finished": False}
         self.note = ""
-        found = None if fresh else self.found(any_exact)
+        found = None if fresh else self.matching_record(any_exact)
         if found is not None and found["finished"]:
             self.record = found
         elif found is not None:
@@ -57,7 +57,7 @@ class Kept:
         """Whether every image is tested."""
         return bool(self.record["finished"])
 
-    def found(self, any_exact: bool) -> dict[str, Any] | None:
+    def matching_record(self, any_exact: bool) -> dict[str, Any] | None:
         """The record on disk if it is of the same test and its probabilities are there; None, with a note, if not.
 
         Of a finished test the record is enough, with a note if its probabilities are not as they were. ConfigError for
@@ -71,27 +71,28 @@ class Kept:
         except FileNotFoundError:
             return None
         except (StorageError, KeyError, TypeError):
-            self.note = f"{shown(json_path(self.path))} is unreadable; the test begins anew"
+            self.note = f"{display_path(json_path(self.path))} is unreadable; the test begins anew"
             return None
         if record["finished"]:
             if other and not (any_exact and other == ["precision"] and record.get("precision") in EXACT):
-                raise ConfigError(f"{shown(json_path(self.path))} holds a finished test: "
-                                  f"{differing(record, self.record, other)}; resume=never replaces it")
+                raise ConfigError(f"{display_path(json_path(self.path))} holds a finished test: "
+                                  f"{differences(record, self.record, other)}; resume=never replaces it")
             try:
                 read_arrays(self.path, record)
             except StorageError as error:
                 self.note = f"{error}; the errors of the finished test stand; resume=never tests again"
             return record
         if other:
-            self.note = f"{shown(json_path(self.path))} is of another test ({', '.join(other)} differ) and is replaced"
+            self.note = (f"{display_path(json_path(self.path))} is of another test ({', '.join(other)} differ) "
+                         "and is replaced")
             return None
         rows = rows_path(self.path)
         if not rows.is_file() or rows.stat().st_size < length:
-            self.note = f"{shown(rows)} lacks rows; the test begins anew"
+            self.note = f"{display_path(rows)} lacks rows; the test begins anew"
             return None
         return record
 
-    def __enter__(self) -> "Kept":
+    def __enter__(self) -> "SavedProbabilities":
         write_json(json_path(self.path), self.record)  # first: an old record must not stand beside new rows
         try:
             self.file = rows_path(self.path).open("r+b" if self.done else "w+b")
@@ -99,7 +100,7 @@ class Kept:
             self.file.truncate(self.length(self.done))
             self.file.seek(self.length(self.done))
         except OSError as error:
-            raise StorageError(f"can't write {shown(rows_path(self.path))}: {error.strerror}") from error
+            raise StorageError(f"can't write {display_path(rows_path(self.path))}: {error.strerror}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
@@ -126,7 +127,7 @@ class Kept:
         try:
             self.file.write(scores.astype("<f2").tobytes())
         except OSError as error:
-            raise StorageError(f"can't write {shown(rows_path(self.path))}: {error.strerror}") from error
+            raise StorageError(f"can't write {display_path(rows_path(self.path))}: {error.strerror}") from error
         self.record |= {"images_done": end, "top1_errors": self.record["top1_errors"] + top1,
                         "top5_errors": self.record["top5_errors"] + top5}
 
@@ -136,7 +137,7 @@ class Kept:
             self.file.flush()
             sync(self.file.fileno(), self.path.parent)
         except OSError as error:
-            raise StorageError(f"can't write {shown(rows_path(self.path))}: {error.strerror}") from error
+            raise StorageError(f"can't write {display_path(rows_path(self.path))}: {error.strerror}") from error
         write_json(json_path(self.path), self.record)
 
     def finish(self) -> None:
@@ -154,7 +155,7 @@ class Kept:
         write_json(json_path(self.path), self.record)
 
 
-def differing(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> str:
     """What differs in these keys of two records, as 'key: old, now new'."""
     before, now = (flat({key: record.get(key) for key in keys}) for record in (old, new))
     return "; ".join(f"{key}: {before.get(key)}, now {value}" for key, value in now.items()
@@ -183,9 +184,9 @@ def read_record(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise StorageError(f"{shown(json_path(path))}: unreadable ({type(error).__name__})") from error
+        raise StorageError(f"{display_path(json_path(path))}: unreadable ({type(error).__name__})") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise StorageError(f"{shown(json_path(path))}: not the record of a test that this version knows")
+        raise StorageError(f"{display_path(json_path(path))}: not the record of a test that this version knows")
     return record
 
 
@@ -195,11 +196,11 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
         try:
             changed = file_sha256(file) != record[key]
         except OSError as error:
-            raise StorageError(f"{shown(file)}: {error.strerror}") from error
+            raise StorageError(f"{display_path(file)}: {error.strerror}") from error
         except KeyError as error:
-            raise StorageError(f"{shown(json_path(path))} has no {key}") from error
+            raise StorageError(f"{display_path(json_path(path))} has no {key}") from error
         if changed:
-            raise StorageError(f"{shown(file)} was changed after the test")
+            raise StorageError(f"{display_path(file)} was changed after the test")
     return np.load(rows_path(path), mmap_mode="r"), np.load(labels_path(path))
 
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from repro.bench.made import made_data, made_images, mean_image
-from repro.data.augment import crop_and_flip, normalised
+from repro.bench.synthetic import mean_image, random_data, random_images
+from repro.data.augment import crop_and_flip, normalize
 from repro.data.parts import cores_here
 from repro.devices import autocast
 from repro.models import build_model
 from repro.schema import Precision, RunConfig, WarmUp
 from repro.training.schedule import Schedule
-from repro.training.synced import batch_norm_group
+from repro.training.sync_batch_norm import batch_norm_group
 
 PREFETCH = 2  # batches that each worker makes ahead; DataLoader's default
 
@@ -67,11 +67,11 @@ class Loop:
 
 
 class DeviceLoop(Loop):
-    """The data lie on the device, normalised once; crop and flip are one batched gather of each mini-batch."""
+    """The data lie on the device, normalized once; crop and flip are one batched gather of each mini-batch."""
 
     def __init__(self, config: RunConfig, device: torch.device, images: int):
-        data = made_data(images, device)
-        self.images, self.labels = normalised(data.train_images, data.mean, None), data.train_labels
+        data = random_data(images, device)
+        self.images, self.labels = normalize(data.train_images, data.mean, None), data.train_labels
         super().__init__(config, device)
 
     def mini_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,7 +129,7 @@ class PilImages(Dataset[tuple[Tensor, int]]):
     def __init__(self, count: int, padding: int, flip: bool):
         from torchvision import transforms
 
-        images, self.labels = made_images(count)
+        images, self.labels = random_images(count)
         mean = mean_image(images)
         self.arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
         to_pixels = [transforms.ToTensor(), transforms.Normalize(mean / 255, [1 / 255] * 3)]  # 0..1, then mean, 0..255

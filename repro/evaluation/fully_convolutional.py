@@ -14,7 +14,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def dense_probabilities(model: nn.Module, images: Tensor, window: int = 7) -> Tensor:
-    """(N, 3, H, W) normalised pixels -> (N, K) class probabilities, the mean over all positions.
+    """(N, 3, H, W) normalized pixels -> (N, K) class probabilities, the mean over all positions.
 
     `window` is the side of the last feature map of a training crop: 7 for 224 pixels. A ResNet's average over the map
     becomes average pooling of this size with stride 1, its fully-connected layer a 1x1 convolution; of VGG's

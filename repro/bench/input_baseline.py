@@ -1,4 +1,4 @@
-"""`python -m repro.bench.input_contender JOB`: a fresh process that reads images one way and prints a line of JSON."""
+"""`python -m repro.bench.input_baseline JOB`: a fresh process that reads images one way and prints a line of JSON."""
 
 import random
 import resource
@@ -13,22 +13,22 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from repro.bench.input_plan import COLOUR, PLAIN, SHORTER_SIDE, SIZE, InputJob
+from repro.bench.input_plan import COLOR, PLAIN, SHORTER_SIDE, SIZE, InputJob
 from repro.bench.plan import print_result
-from repro.data.augment import normalised
-from repro.data.draws import normals, training_draws
+from repro.data.augment import normalize
+from repro.data.augmentation_draws import normals, training_draws
+from repro.data.crops import open_rgb, random_crop
 from repro.data.loader import read_ahead
-from repro.data.pictures import open_rgb, random_crop
 from repro.schema import Loader as Kind
 
-SEED, STD = 0, 0.1  # Sec. 3.4, AlexNet: std of the colour noise
+SEED, STD = 0, 0.1  # Sec. 3.4, AlexNet: std of the color noise
 BATCH = 32  # images of a mini-batch; Choice: the paper's on one of its 8 GPUs
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])  # any of this size take the same time
 Request = tuple[int, ...]
 
 
-class PlainColour:
-    """Mean subtraction and colour noise of one image, as transforms of a usual program do them."""
+class PlainColor:
+    """Mean subtraction and color noise of one image, as transforms of a usual program do them."""
 
     def __init__(self) -> None:
         self.mean, self.vectors = torch.full((3, SIZE, SIZE), 0.45), torch.eye(3)
@@ -51,7 +51,7 @@ def plain_images(root: str) -> ImageFolder:
     """The plain way: torchvision's ImageFolder and transforms, one Pillow image at a time, float32 (3, 224, 224)."""
     return ImageFolder(root, transforms.Compose([RandomResize(), transforms.RandomCrop(SIZE),
                                                  transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-                                                 PlainColour()]))
+                                                 PlainColor()]))
 
 
 class OurCrops:
@@ -75,10 +75,10 @@ def requests(count: int) -> list[list[Request]]:
     return [all_of_them[begin : begin + BATCH] for begin in range(0, count, BATCH)]
 
 
-def coloured(crops: Tensor, position: Tensor, mean: Tensor) -> Tensor:
+def normalize_colors(crops: Tensor, position: Tensor, mean: Tensor) -> Tensor:
     """What a run does on its device to a mini-batch of crops uint8 (B, H, W, 3): float32 (B, 3, H, W)."""
     noise = normals(position, SEED) @ (255 * STD * torch.diag(EIGENVALUES))
-    return normalised(crops.permute(0, 3, 1, 2) + noise[:, :, None, None], mean)
+    return normalize(crops.permute(0, 3, 1, 2) + noise[:, :, None, None], mean)
 
 
 def reader(job: InputJob) -> Callable[[int], None]:
@@ -94,8 +94,8 @@ def reader(job: InputJob) -> Callable[[int], None]:
     def alone(count: int) -> None:
         for batch in requests(count):
             crops = [torch.from_numpy(read(request)) for request in batch]
-            if name == COLOUR:
-                coloured(torch.stack(crops), torch.tensor([request[0] for request in batch]), mean)
+            if name == COLOR:
+                normalize_colors(torch.stack(crops), torch.tensor([request[0] for request in batch]), mean)
 
     def ahead(count: int) -> None:
         for _ in read_ahead(read, requests(count), Kind(kind), job.workers):

@@ -10,7 +10,7 @@ NOISE, STEP = 60, 18  # largest noise, and how much brighter each class is than 
 MEAN_OF = 1_000  # Choice: images whose mean is subtracted; that of 50,000 takes seconds and is the same but for noise
 
 
-def made_images(count: int) -> tuple[Tensor, Tensor]:
+def random_images(count: int) -> tuple[Tensor, Tensor]:
     """uint8 (count, 3, 32, 32) on the CPU, noise whose brightness gives the label away, and labels (count,) int64."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, CLASSES, (count,), generator=generator)
@@ -23,8 +23,8 @@ def mean_image(images: Tensor) -> Tensor:
     return per_pixel_mean(images[:MEAN_OF])
 
 
-def made_data(count: int, device: torch.device) -> DeviceData:
+def random_data(count: int, device: torch.device) -> DeviceData:
     """The made images on a device, for training alone: none are kept apart for a test."""
-    images, labels = made_images(count)
+    images, labels = random_images(count)
     mean, images, labels = mean_image(images).to(device), images.to(device), labels.to(device)
     return DeviceData(images, labels, images[:MEAN_OF], labels[:MEAN_OF], mean, "made", "made", "")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from repro.data.draws import normals, training_draws
+from repro.data.augmentation_draws import normals, training_draws
 
 POSITIONS = torch.arange(200_000)
 SAME = [[284, 340], [3156830691, 271862109], [29420226, 428093765], [True, True]]

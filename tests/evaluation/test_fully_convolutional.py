@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from repro.config import paper_config
-from repro.evaluation.dense import dense_probabilities
+from repro.evaluation.fully_convolutional import dense_probabilities
 from repro.models.imagenet import ImageNetNet, imagenet_config
 from repro.models.vgg import Vgg
 from tests.evaluation.made import scattered

@@ -12,13 +12,13 @@ import numpy as np
 from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, StorageError
-from repro.evaluation.kept import EXACT, SCHEMA, json_path, read_arrays, read_record
-from repro.evaluation.scores import count_errors
-from repro.evaluation.testing import WIRING_TEST
+from repro.evaluation.evaluate import WIRING_TEST
+from repro.evaluation.predictions import count_errors
+from repro.evaluation.saved_probabilities import EXACT, SCHEMA, json_path, read_arrays, read_record
 from repro.evaluation.views import LABELS
 from repro.paper import Ensemble, published_table
 from repro.paper import ensemble as read_ensemble
-from repro.places import results_dir, shown
+from repro.paths import display_path, results_dir
 from repro.provenance import code_version, package_versions
 from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_json
 
@@ -26,7 +26,7 @@ ROWS = 1000  # images averaged at a time, so that the probabilities of all membe
 
 
 @dataclass(frozen=True)
-class Tested:
+class EvaluatedMember:
     """A member: its run, its finished test, where that lies, and the command that makes it."""
 
     run: Run
@@ -56,10 +56,10 @@ def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     path = results_dir(compose([f"experiment={ensemble.members[0].experiment}", *overrides]).results) / "ensembles"
     path /= name if values["paper_runs"] else f"{name}@{short_hash(members)}"
     write_json(json_path(path), values)
-    return in_words(ensemble, values, path), values
+    return format_result(ensemble, values, path), values
 
 
-def find_members(ensemble: Ensemble, overrides: Sequence[str]) -> list[Tested]:
+def find_members(ensemble: Ensemble, overrides: Sequence[str]) -> list[EvaluatedMember]:
     """The finished tests of all members; DataError with a line and a command for each that lacks one."""
     found, missing = [], []
     for member in ensemble.members:
@@ -80,7 +80,7 @@ def find_members(ensemble: Ensemble, overrides: Sequence[str]) -> list[Tested]:
         elif other := of_another_run(record, run):
             missing.append(f"{lacks}its {ensemble.protocol} test is of another {other}; {command} resume=never")
         else:
-            found.append(Tested(run, record, path, command))
+            found.append(EvaluatedMember(run, record, path, command))
     if missing:
         raise DataError(f"ensemble {ensemble.name} lacks {len(missing)} of {len(ensemble.members)} members:\n  "
                         + "\n  ".join(missing))
@@ -94,17 +94,18 @@ def of_another_run(record: dict[str, Any], run: Run) -> str:
     return next((key for key, value in own.items() if record.get(key) != value), "")
 
 
-def check_same_images(members: Sequence[Tested]) -> None:
+def check_same_images(members: Sequence[EvaluatedMember]) -> None:
     """DataError if the members' tests are not of the same images and classes."""
     first = members[0].record
     for member in members[1:]:
         for key in ("data_fingerprint", "images", "classes", "labels_sha256", "wiring_test"):
             if member.record[key] != first[key]:
-                raise DataError(f"{shown(json_path(member.path))} and {shown(json_path(members[0].path))} are tests on "
-                                f"different images ({key} differs); test both on the same data.root")
+                raise DataError(f"{display_path(json_path(member.path))} and "
+                                f"{display_path(json_path(members[0].path))} are tests on different images "
+                                f"({key} differs); test both on the same data.root")
 
 
-def count(members: Sequence[Tested]) -> tuple[int, int, int]:
+def count(members: Sequence[EvaluatedMember]) -> tuple[int, int, int]:
     """Top-1 and top-5 errors of the mean probabilities, and the number of images."""
     arrays = [arrays_of(member) for member in members]
     labels = arrays[0][1]
@@ -117,7 +118,7 @@ def count(members: Sequence[Tested]) -> tuple[int, int, int]:
     return top1, top5, len(labels)
 
 
-def arrays_of(member: Tested) -> tuple[np.ndarray, np.ndarray]:
+def arrays_of(member: EvaluatedMember) -> tuple[np.ndarray, np.ndarray]:
     """A member's probabilities (N, K), mapped, and classes (N,); StorageError, with what makes them anew."""
     try:
         return read_arrays(member.path, member.record)
@@ -125,7 +126,7 @@ def arrays_of(member: Tested) -> tuple[np.ndarray, np.ndarray]:
         raise StorageError(f"{error}; test again with: {member.command} resume=never") from error
 
 
-def describe(ensemble: Ensemble, members: Sequence[Tested]) -> dict[str, Any]:
+def describe(ensemble: Ensemble, members: Sequence[EvaluatedMember]) -> dict[str, Any]:
     """What the record of an ensemble says beside its result."""
     first = members[0].record
     kept = ("experiment", "seed", "identity", "weights_sha256", "precision", "val_top1_error", "val_top5_error")
@@ -137,12 +138,12 @@ def describe(ensemble: Ensemble, members: Sequence[Tested]) -> dict[str, Any]:
         "members": [{key: member.record[key] for key in kept} for member in members]}
 
 
-def short_hash(members: Sequence[Tested]) -> str:
+def short_hash(members: Sequence[EvaluatedMember]) -> str:
     """Twelve hexadecimal digits that distinguish an ensemble of other runs than the paper's."""
     return hashlib.sha256(" ".join(member.run.identity for member in members).encode()).hexdigest()[:12]
 
 
-def in_words(ensemble: Ensemble, values: dict[str, Any], path: Path) -> str:
+def format_result(ensemble: Ensemble, values: dict[str, Any], path: Path) -> str:
     """The result for a person, beside the published number."""
     label = f" ({WIRING_TEST})" if values["wiring_test"] else "" if values["paper_runs"] else " (not the paper's runs)"
     lines = [f"ensemble {ensemble.name}{label}: val error top-1 {values['val_top1_error']:.2f} %, top-5 "
@@ -157,4 +158,4 @@ def in_words(ensemble: Ensemble, values: dict[str, Any], path: Path) -> str:
         printed = ", ".join(f"{column.title.removesuffix(' (%)')} {published.row(row).values[column.key]} %"
                             for column in published.columns)
         lines.append(f"  published ({table}): {printed}, on the {published.split}; this is the validation set")
-    return "\n".join([*lines, f"  kept in {shown(json_path(path))}"])
+    return "\n".join([*lines, f"  kept in {display_path(json_path(path))}"])

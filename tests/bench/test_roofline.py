@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from repro.bench import floors
-from repro.bench.floors import Traffic, device_rates, fastest, traffic_of
+from repro.bench import roofline
 from repro.bench.plan import config_of
+from repro.bench.roofline import Traffic, device_rates, fastest_seconds, traffic_of
 from repro.devices import resolve, set_up
 from repro.paper import golden_counts
 from repro.schema import Precision
-from tests.bench.made import TINY
+from tests.bench.synthetic import TINY
 
 TB = 1e12
 # Of a survey of the same networks with a mini-batch of 128 at 4.3 TB/s: ms of one update in 4 bytes and in 2.
@@ -65,14 +65,14 @@ def test_seconds_follow_from_rates():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_rates_of_this_device_are_those_of_the_work_done(precision, monkeypatch):
     config = resolve(config_of(8, (*TINY, f"machine.precision={precision}")))
-    monkeypatch.setitem(floors.COPY_BYTES, "cpu", 2**22)
-    monkeypatch.setitem(floors.MATRIX, "cpu", 64)
+    monkeypatch.setitem(roofline.COPY_BYTES, "cpu", 2**22)
+    monkeypatch.setitem(roofline.MATRIX, "cpu", 64)
     asked = []
 
     def one_second(work, device):
         asked.append(work().dtype)
         return 1.0
-    monkeypatch.setattr(floors, "fastest", one_second)
+    monkeypatch.setattr(roofline, "fastest", one_second)
     assert device_rates(config, set_up(config)) == {"copy_bytes_per_second": 2 * 2**22,
                                                     "matrix_operations_per_second": 2 * 64**3}
     assert asked == [torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32]
@@ -80,6 +80,6 @@ def test_rates_of_this_device_are_those_of_the_work_done(precision, monkeypatch)
 
 def test_the_fastest_series_counts_and_the_first_one_does_not(monkeypatch):
     clock = iter([0.0, 0.1, 1.0, 4.0, 5.0, 7.0, 8.0, 13.0])  # began, ended: 0.1, 3, 2 and 5 s
-    monkeypatch.setattr(floors.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(floors, "REPEATS", 3)
-    assert fastest(lambda: None, torch.device("cpu")) == 2.0
+    monkeypatch.setattr(roofline.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(roofline, "REPEATS", 3)
+    assert fastest_seconds(lambda: None, torch.device("cpu")) == 2.0

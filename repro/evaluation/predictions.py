@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from repro.devices import autocast, is_out_of_memory
 from repro.errors import DivergedError, OutOfMemoryError
-from repro.evaluation.dense import dense_probabilities, probabilities
-from repro.evaluation.normaliser import Normaliser
+from repro.evaluation.fully_convolutional import dense_probabilities, probabilities
+from repro.evaluation.normalizer import Normalizer
 from repro.evaluation.views import CENTER, MULTI_SCALE, TEN_CROP, TEN_CROPS, Views, unpacked
 from repro.schema import MachineConfig
 
@@ -26,10 +26,10 @@ class Scorer:
     `machine` is resolved. The network is left in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, views: Views, normaliser: Normaliser, machine: MachineConfig):
+    def __init__(self, model: nn.Module, views: Views, normalizer: Normalizer, machine: MachineConfig):
         self.model, self.views, self.machine = model.eval(), views, machine
         self.device = next(model.parameters()).device
-        self.normaliser = normaliser.to(self.device)
+        self.normalizer = normalizer.to(self.device)
         self.pictures = min(machine.evaluation_batch_size, MOST_PICTURES)
         self.window = -(-views.crop_size // STRIDE)
 
@@ -67,7 +67,7 @@ class Scorer:
         crops = ten_crops(pixels) if self.views.protocol == TEN_CROP else pixels[:, None]
         pictures = crops.flatten(0, 1)
         parts = [pictures[begin : begin + self.pictures] for begin in range(0, len(pictures), self.pictures)]
-        found = torch.cat([self.of_normalised(self.normaliser.crops(part), dense=False) for part in parts])
+        found = torch.cat([self.of_normalized(self.normalizer.crops(part), dense=False) for part in parts])
         return found.reshape(*crops.shape[:2], -1).mean(1)
 
     def of_whole_images(self, loaded: Sequence[np.ndarray] | np.ndarray) -> Tensor:
@@ -90,14 +90,14 @@ class Scorer:
     def of_pictures(self, loaded: np.ndarray) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, K): the mean over positions and both flips."""
         pixels = self.on_device(loaded)
-        both = self.normaliser.whole(torch.cat([pixels, pixels.flip(-1)]))
-        return self.of_normalised(both, dense=True).reshape(2, len(loaded), -1).mean(0)
+        both = self.normalizer.whole(torch.cat([pixels, pixels.flip(-1)]))
+        return self.of_normalized(both, dense=True).reshape(2, len(loaded), -1).mean(0)
 
     def on_device(self, loaded: np.ndarray) -> Tensor:
         """uint8 (..., H, W, 3) -> uint8 (..., 3, H, W) on the device."""
         return torch.from_numpy(loaded).to(self.device).movedim(-1, -3)
 
-    def of_normalised(self, batch: Tensor, dense: bool) -> Tensor:
+    def of_normalized(self, batch: Tensor, dense: bool) -> Tensor:
         """float32 (B, 3, H, W) -> (B, K) float32 probabilities."""
         batch = batch.contiguous(memory_format=torch.channels_last if self.machine.channels_last
                                  else torch.contiguous_format)

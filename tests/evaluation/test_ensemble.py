@@ -8,11 +8,12 @@ import pytest
 from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, StorageError
-from repro.evaluation import ensembles
-from repro.evaluation.kept import Kept
-from repro.paper import Ensemble, Member, ensemble
+from repro.evaluation import ensemble
+from repro.evaluation.saved_probabilities import SavedProbabilities
+from repro.paper import Ensemble, Member
+from repro.paper import ensemble as read_ensemble
 from repro.paper import ensembles as names
-from repro.places import results_dir
+from repro.paths import results_dir
 from repro.runs import Run, file_sha256, run_folder
 from tests.evaluation.made import TINY, make_run
 
@@ -26,7 +27,7 @@ LABELS = np.random.default_rng(0).integers(0, CLASSES, IMAGES)
 @pytest.fixture
 def pair(monkeypatch) -> Ensemble:
     """An ensemble of two seeds in the place of those of experiments/ensembles."""
-    monkeypatch.setattr(ensembles, "read_ensemble", lambda name: PAIR)
+    monkeypatch.setattr(ensemble, "read_ensemble", lambda name: PAIR)
     return PAIR
 
 
@@ -45,7 +46,7 @@ def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarra
              "identity": folder.parent.name.partition("@")[2],
              "weights_sha256": file_sha256(folder / "weights.pt"), "data_fingerprint": "d",
              "split": "val", "settings": {}, "precision": "fp32", "wiring_test": True, "device": "one"}
-    with Kept(folder / "evaluations" / "ten_crop", facts | about, labels, CLASSES) as kept:
+    with SavedProbabilities(folder / "evaluations" / "ten_crop", facts | about, labels, CLASSES) as kept:
         kept.add(scores)
         kept.finish()
     return scores
@@ -53,7 +54,7 @@ def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarra
 
 def test_an_ensemble_is_the_mean_of_its_members(pair):
     members = [make_member(seed) for seed in (0, 1)]
-    text, values = ensembles.combine("pair", OVERRIDES)
+    text, values = ensemble.combine("pair", OVERRIDES)
     mean = np.mean([scores.astype(np.float16).astype(np.float64) for scores in members], axis=0)
     ranks = (mean > mean[np.arange(IMAGES), LABELS][:, None]).sum(1)
     top1, top5 = int((ranks >= 1).sum()), int((ranks >= 5).sum())
@@ -70,7 +71,7 @@ def test_an_ensemble_is_the_mean_of_its_members(pair):
 def test_other_runs_than_the_papers_are_kept_apart(pair):
     for seed in (0, 1):
         make_member(seed)
-    _, values = ensembles.combine("pair", OVERRIDES)
+    _, values = ensemble.combine("pair", OVERRIDES)
     path, = (results_dir() / "ensembles").iterdir()
     assert path.name.startswith("pair@")
     assert json.loads(path.read_text()) == values
@@ -80,7 +81,7 @@ def test_other_runs_than_the_papers_are_kept_apart(pair):
 def test_missing_members_are_named_with_what_makes_them(pair):
     make_run("seed=1")
     with pytest.raises(DataError) as caught:
-        ensembles.combine("pair", OVERRIDES)
+        ensemble.combine("pair", OVERRIDES)
     first, second = str(caught.value).splitlines()[1:]
     assert "seed 0: no finished run with weights; repro run experiment=imagenet_resnet18 seed=0" in first
     assert "seed 1: no finished ten_crop test; repro eval experiment=imagenet_resnet18 seed=1" in second
@@ -93,7 +94,7 @@ def test_tests_on_different_images_are_not_averaged(pair, about):
     make_member(0)
     make_member(1, **about)
     with pytest.raises(DataError, match="different images"):
-        ensembles.combine("pair", OVERRIDES)
+        ensemble.combine("pair", OVERRIDES)
 
 
 def test_changed_probabilities_are_not_averaged(pair):
@@ -104,7 +105,7 @@ def test_changed_probabilities_are_not_averaged(pair):
     rows.write_bytes(rows.read_bytes()[:-1] + b"\x11")
     with pytest.raises(StorageError, match=r"changed after the test; test again with: repro eval .*"
                        r"experiment=imagenet_resnet18 seed=1 .*protocol=ten_crop resume=never"):
-        ensembles.combine("pair", OVERRIDES)
+        ensemble.combine("pair", OVERRIDES)
 
 
 @pytest.mark.parametrize(("about", "key"), [
@@ -113,7 +114,7 @@ def test_tests_of_another_run_are_not_averaged(pair, about, key):
     make_member(0)
     make_member(1, **about)
     with pytest.raises(DataError, match=f"seed 1: its ten_crop test is of another {key}; .*resume=never"):
-        ensembles.combine("pair", OVERRIDES)
+        ensemble.combine("pair", OVERRIDES)
 
 
 @pytest.mark.parametrize(("precision", "papers"), [("fp32", True), ("tf32", True), ("bf16", False)])
@@ -121,7 +122,7 @@ def test_only_tests_in_the_papers_precision_make_the_papers_ensemble(pair, preci
     monkeypatch.setattr(Run, "is_paper_run", True)
     for seed in (0, 1):
         make_member(seed, precision=precision)
-    _, values = ensembles.combine("pair", OVERRIDES)
+    _, values = ensemble.combine("pair", OVERRIDES)
     assert values["paper_runs"] is papers
     path, = (results_dir() / "ensembles").iterdir()
     assert (path.name == "pair.json") is papers
@@ -130,12 +131,12 @@ def test_only_tests_in_the_papers_precision_make_the_papers_ensemble(pair, preci
 @pytest.mark.parametrize("word", ["seed=1", "++seed=1", "experiment=imagenet_optB"])
 def test_the_seeds_and_experiments_of_members_can_not_be_given(pair, word):
     with pytest.raises(ConfigError, match="names the experiments and seeds of its members"):
-        ensembles.combine("pair", [*OVERRIDES, word])
+        ensemble.combine("pair", [*OVERRIDES, word])
 
 
 def test_table_5_has_six_members_of_which_two_have_152_layers():
     assert names() == ["table5"]
-    found = ensemble("table5")
+    found = read_ensemble("table5")
     depths = [compose([f"experiment={member.experiment}"]).model.depth for member in found.members]
     assert sorted(depths) == [34, 34, 50, 101, 152, 152]
     assert len(set(found.members)) == 6
@@ -144,4 +145,4 @@ def test_table_5_has_six_members_of_which_two_have_152_layers():
 
 def test_an_unknown_ensemble():
     with pytest.raises(ConfigError, match="did you mean table5"):
-        ensemble("table6")
+        read_ensemble("table6")

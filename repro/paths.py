@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from repro.errors import ConfigError
-from repro.wording import visible
+from repro.wording import escape
 
 PACKAGE = Path(__file__).resolve().parent
 TREE = PACKAGE.parent
@@ -49,9 +49,9 @@ def user_path(text: str) -> Path:
         text.encode()
         return Path(text).expanduser()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{visible(text)}: a path that is no UTF-8") from error
+        raise ConfigError(f"{escape(text)}: a path that is no UTF-8") from error
     except RuntimeError as error:
-        raise ConfigError(f"{visible(text)}: no user of that name has a home here") from error
+        raise ConfigError(f"{escape(text)}: no user of that name has a home here") from error
 
 
 def results_dir(setting: str | None = None) -> Path:
@@ -66,9 +66,9 @@ def data_dir(setting: str | None = None) -> Path:
     return user_path(chosen).absolute() if chosen else home() / "data"
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """The path as a person would type it: relative where it lies below the current folder, and printable."""
     try:
-        return visible(str(path.relative_to(Path.cwd())))
+        return escape(str(path.relative_to(Path.cwd())))
     except (ValueError, FileNotFoundError):  # elsewhere, or there is no current folder any more
-        return visible(str(path))
+        return escape(str(path))

@@ -1,11 +1,11 @@
 """What the device allows: its copy bandwidth and matrix rate, measured, and the least time of one update, computed.
 
 Traffic of one update of a fully fused step, in elements of feature maps, X those that a convolution reads and Y those
-that it writes. Batch normalisation needs the whole mini-batch before and after, so that each of these is a pass of its
+that it writes. Batch normalization needs the whole mini-batch before and after, so that each of these is a pass of its
 own, however well the rest is fused:
-- forward, X + 4 Y: the convolution reads X and writes Y; the statistics read Y; Y is read and written normalised,
+- forward, X + 4 Y: the convolution reads X and writes Y; the statistics read Y; Y is read and written normalized,
   ReLU in the same pass;
-- backward, 7 Y + 2 X: the reduction of batch normalisation reads the gradient and Y; its input gradient reads both
+- backward, 7 Y + 2 X: the reduction of batch normalization reads the gradient and Y; its input gradient reads both
   and writes one; the convolution's two gradients read that one each, one of them reads X, the other writes the
   gradient of X (not for the first convolution: images need none);
 - an addition, 2 Y: the shortcut is read forward, its gradient backward;
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from repro.devices import AUTOCAST, synchronise
+from repro.devices import AUTOCAST, synchronize
 from repro.models import build_model
 from repro.schema import ModelConfig, Precision, RunConfig
 
@@ -84,24 +84,24 @@ def device_rates(config: RunConfig, device: torch.device) -> dict[str, float]:
     """
     source = torch.rand(COPY_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
-    copy = fastest(lambda: target.copy_(source), device)
+    copy = fastest_seconds(lambda: target.copy_(source), device)
     size = MATRIX[device.type]
     dtype = AUTOCAST.get(config.machine.precision, torch.float32)
     left, right = source[: 2 * size * size].sub_(0.5).reshape(2, size, size).to(dtype)
     product = torch.empty_like(left)
-    matrix = fastest(lambda: torch.mm(left, right, out=product), device)
+    matrix = fastest_seconds(lambda: torch.mm(left, right, out=product), device)
     return {"copy_bytes_per_second": 2 * COPY_BYTES[device.type] / copy,
             "matrix_operations_per_second": 2 * size**3 / matrix}
 
 
-def fastest(work: Callable[[], object], device: torch.device) -> float:
+def fastest_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call, from the fastest of several series; one series before is not counted."""
     calls, seconds = IN_A_ROW[device.type], []
     for _ in range(REPEATS + 1):
-        synchronise(device)
+        synchronize(device)
         began = time.perf_counter()
         for _ in range(calls):
             work()
-        synchronise(device)
+        synchronize(device)
         seconds.append((time.perf_counter() - began) / calls)
     return min(seconds[1:])

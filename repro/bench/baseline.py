@@ -1,4 +1,4 @@
-"""`python -m repro.bench.contender JOB`: one fresh process that measures one contender and prints one line of JSON."""
+"""`python -m repro.bench.baseline JOB`: one fresh process that measures one contender and prints one line of JSON."""
 
 import sys
 import time
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.bench.floors import device_rates
-from repro.bench.made import made_data
+from repro.bench.baselines import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop
 from repro.bench.plan import COMPILED, EAGER, LOADER, OURS, RATES, Job, config_of, print_result
-from repro.bench.rivals import PREFETCH, CompiledLoop, DeviceLoop, LoaderLoop
-from repro.data.augment import normalised
+from repro.bench.roofline import device_rates
+from repro.bench.synthetic import random_data
+from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData
 from repro.data.parts import cores_here
-from repro.devices import autocast, describe, place, resolve, set_up, synchronise
+from repro.devices import autocast, describe, place, resolve, set_up, synchronize
 from repro.models import build_model
 from repro.schema import Engine, RunConfig
 from repro.training.cost import with_memory_format
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, count_batches_once
-from repro.training.synced import batch_norm_group
+from repro.training.sync_batch_norm import batch_norm_group
 
 
-class Contender(Protocol):
+class Baseline(Protocol):
     """What trains a network: `model`, how it is executed, and what was said of that."""
 
     model: nn.Module
@@ -38,7 +38,7 @@ class Contender(Protocol):
         """So many updates; on CUDA they may be only queued."""
 
     def shared_batch(self) -> tuple[Tensor, Tensor]:
-        """The first images of the data set, normalised but not augmented: float32 (B, 3, 32, 32), int64 (B,)."""
+        """The first images of the data set, normalized but not augmented: float32 (B, 3, 32, 32), int64 (B,)."""
 
     def check(self) -> None:
         """RuntimeError if updates were left out."""
@@ -51,7 +51,7 @@ class Ours:
         self.said: list[str] = []
         self.size = config.train.mini_batch_size
         self.model: nn.Module = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
-        self.step = TrainStep(self.model, made_data(images, device), config, Schedule.of(config))
+        self.step = TrainStep(self.model, random_data(images, device), config, Schedule.of(config))
         self.execution = Execution(self.step, config, self.said.append)
         self.kind = self.execution.kind
 
@@ -68,11 +68,11 @@ class Ours:
         """See Contender."""
         data = self.step.data
         assert isinstance(data, DeviceData)
-        images = normalised(data.train_images[: self.size], data.mean, None)
+        images = normalize(data.train_images[: self.size], data.mean, None)
         return images.contiguous(memory_format=self.step.memory_format), data.train_labels[: self.size]
 
 
-BUILD: dict[str, Callable[[RunConfig, torch.device, int], Contender]] = {
+BUILD: dict[str, Callable[[RunConfig, torch.device, int], Baseline]] = {
     OURS: Ours, EAGER: DeviceLoop, COMPILED: CompiledLoop, LOADER: LoaderLoop}
 
 
@@ -108,16 +108,16 @@ def measure(job: Job) -> dict[str, Any]:
             "images_per_second": job.steps * config.train.mini_batch_size / seconds}
 
 
-def timed_updates(contender: Contender, updates: int, device: torch.device) -> float:
+def timed_updates(contender: Baseline, updates: int, device: torch.device) -> float:
     """Seconds until the device has done so many updates."""
-    synchronise(device, all_streams=True)
+    synchronize(device, all_streams=True)
     began = time.perf_counter()
     contender.advance(updates)
-    synchronise(device, all_streams=True)
+    synchronize(device, all_streams=True)
     return time.perf_counter() - began
 
 
-def shared_loss(contender: Contender, config: RunConfig, device: torch.device) -> float:
+def shared_loss(contender: Baseline, config: RunConfig, device: torch.device) -> float:
     """Cross-entropy of the network, in training mode, on the batch that all contenders share.
 
     Forward and backward, as compiled for training; running statistics and gradients are left as they were (none).

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.kept import Kept, json_path, labels_path, read_arrays, read_record, rows_path
-from repro.evaluation.scores import count_errors
+from repro.evaluation.predictions import count_errors
+from repro.evaluation.saved_probabilities import (
+    SavedProbabilities,
+    json_path,
+    labels_path,
+    read_arrays,
+    read_record,
+    rows_path,
+)
 
 ABOUT = {"protocol": "center", "experiment": "x", "weights_sha256": "w", "data_fingerprint": "d", "split": "val",
          "settings": {"crop_size": 32}, "model": {"depth": 18, "stride_in": "first_1x1"}, "precision": "fp32",
@@ -16,9 +23,9 @@ LABELS = np.random.default_rng(0).integers(0, 9, 23)
 SCORES = np.random.default_rng(1).dirichlet(np.ones(9), 23).astype(np.float32)
 
 
-def keep(folder, images: int = 23, **about) -> Kept:
+def keep(folder, images: int = 23, **about) -> SavedProbabilities:
     """A test that is stopped after so many images."""
-    kept = Kept(folder / "center", ABOUT | about, LABELS, 9)
+    kept = SavedProbabilities(folder / "center", ABOUT | about, LABELS, 9)
     with kept:
         for begin in range(kept.done, images, 5):
             kept.add(SCORES[begin : min(begin + 5, images)])
@@ -35,7 +42,7 @@ def test_a_finished_test_gives_its_rows_labels_and_counts(tmp_path):
     assert np.array_equal(labels, LABELS)
     assert (record["top1_errors"], record["top5_errors"]) == count_errors(SCORES, LABELS)
     assert record["val_top1_error"] == 100 * record["top1_errors"] / 23
-    again = Kept(tmp_path / "center", ABOUT, LABELS, 9)
+    again = SavedProbabilities(tmp_path / "center", ABOUT, LABELS, 9)
     assert again.finished
     assert not again.note
 
@@ -43,7 +50,7 @@ def test_a_finished_test_gives_its_rows_labels_and_counts(tmp_path):
 def test_a_stopped_test_goes_on_and_ends_like_one_left_alone(tmp_path):
     keep(tmp_path / "stopped", 10)
     assert not read_record(tmp_path / "stopped" / "center")["finished"]
-    assert Kept(tmp_path / "stopped" / "center", ABOUT, LABELS, 9).note == "goes on after 10 of 23 images"
+    assert SavedProbabilities(tmp_path / "stopped" / "center", ABOUT, LABELS, 9).note == "goes on after 10 of 23 images"
     stopped, alone = keep(tmp_path / "stopped").record, keep(tmp_path / "alone").record
     assert stopped | {"utc": None} == alone | {"utc": None}
 
@@ -61,7 +68,7 @@ def test_rows_that_the_record_does_not_count_are_written_again(tmp_path):
                          ids=str)
 def test_rows_of_another_test_are_not_mixed_in(tmp_path, about):
     keep(tmp_path, 10)
-    other = Kept(tmp_path / "center", ABOUT | about, LABELS, 9)
+    other = SavedProbabilities(tmp_path / "center", ABOUT | about, LABELS, 9)
     assert other.done == 0
     assert next(iter(about)) in other.note
 
@@ -84,7 +91,7 @@ def test_a_damaged_test_begins_anew_and_says_so(tmp_path, damage):
                                                                          if k != "top5_errors"}),
                    "newer": json.dumps(record | {"schema": 2})}[damage]
         json_path(path).write_text(content)
-    again = Kept(path, ABOUT, LABELS, 9)
+    again = SavedProbabilities(path, ABOUT, LABELS, 9)
     assert again.done == 0
     assert "anew" in again.note
     assert np.array_equal(read_arrays(path, keep(tmp_path).record)[0], SCORES.astype(np.float16))
@@ -97,22 +104,23 @@ def test_a_damaged_test_begins_anew_and_says_so(tmp_path, damage):
 def test_a_finished_test_of_something_else_is_not_lost(tmp_path, about, words):
     record = keep(tmp_path).record
     with pytest.raises(ConfigError, match=f"holds a finished test: {words}"):
-        Kept(tmp_path / "center", ABOUT | about, LABELS, 9)
+        SavedProbabilities(tmp_path / "center", ABOUT | about, LABELS, 9)
     assert read_record(tmp_path / "center") == record
-    assert Kept(tmp_path / "center", ABOUT | about, LABELS, 9, fresh=True).done == 0
+    assert SavedProbabilities(tmp_path / "center", ABOUT | about, LABELS, 9, fresh=True).done == 0
 
 
 def test_a_finished_test_in_the_papers_other_precision_answers_an_open_request(tmp_path):
     record = keep(tmp_path, precision="tf32").record
-    assert Kept(tmp_path / "center", ABOUT | {"device": "two"}, LABELS, 9, any_exact=True).record == record
+    again = SavedProbabilities(tmp_path / "center", ABOUT | {"device": "two"}, LABELS, 9, any_exact=True)
+    assert again.record == record
     for about in ({"precision": "bf16"}, {"weights_sha256": "v"}):
         with pytest.raises(ConfigError, match="finished test"):
-            Kept(tmp_path / "center", ABOUT | about, LABELS, 9, any_exact=about != {"precision": "bf16"})
+            SavedProbabilities(tmp_path / "center", ABOUT | about, LABELS, 9, any_exact=about != {"precision": "bf16"})
 
 
 def test_an_unfinished_test_in_another_precision_answers_nothing(tmp_path):
     keep(tmp_path, 10, precision="tf32")
-    assert Kept(tmp_path / "center", ABOUT, LABELS, 9, any_exact=True).done == 0
+    assert SavedProbabilities(tmp_path / "center", ABOUT, LABELS, 9, any_exact=True).done == 0
 
 
 @pytest.mark.parametrize("damage", ["no labels", "no rows", "altered rows"])
@@ -122,7 +130,7 @@ def test_a_finished_test_stands_without_its_probabilities_and_says_so(tmp_path, 
         rows_path(path).write_bytes(rows_path(path).read_bytes()[:-1] + b"\x7f")
     else:
         (labels_path if damage == "no labels" else rows_path)(path).unlink()
-    again = Kept(path, ABOUT, LABELS, 9)
+    again = SavedProbabilities(path, ABOUT, LABELS, 9)
     assert again.record == record
     assert (labels_path if damage == "no labels" else rows_path)(path).name in again.note
     assert "resume=never tests again" in again.note
@@ -130,7 +138,7 @@ def test_a_finished_test_stands_without_its_probabilities_and_says_so(tmp_path, 
 
 def test_fresh_begins_anew(tmp_path):
     keep(tmp_path)
-    assert Kept(tmp_path / "center", ABOUT, LABELS, 9, fresh=True).done == 0
+    assert SavedProbabilities(tmp_path / "center", ABOUT, LABELS, 9, fresh=True).done == 0
 
 
 @pytest.mark.parametrize("path_of", [rows_path, labels_path])

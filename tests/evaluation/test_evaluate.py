@@ -13,14 +13,14 @@ import pytest
 import torch
 from torchvision import transforms
 
-from repro.data.pictures import open_rgb, resized
+from repro.data.crops import open_rgb, resized
 from repro.errors import ConfigError, DataError, Stopped, StorageError
-from repro.evaluation import testing
-from repro.evaluation.kept import read_arrays, rows_path
-from repro.evaluation.scores import Scorer
+from repro.evaluation import evaluate as module
+from repro.evaluation.predictions import Scorer
+from repro.evaluation.saved_probabilities import read_arrays, rows_path
 from repro.evaluation.weights import training_note
 from repro.models import build_model
-from repro.places import TREE
+from repro.paths import TREE
 from repro.stopping import StopRequest
 from tests.evaluation.made import CLASSES, TINY, make_images, make_run, make_weights, tiny
 
@@ -46,7 +46,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def evaluate(root: Path, weights: Path, results: Path, protocol: str = "center", *overrides: str):
-    return testing.evaluate(tiny(root, f"results={results}", *overrides), protocol, weights, COMMAND)
+    return module.evaluate(tiny(root, f"results={results}", *overrides), protocol, weights, COMMAND)
 
 
 def kept_at(results: Path, protocol: str = "center") -> Path:
@@ -79,7 +79,7 @@ def test_counts_and_probabilities_equal_brute_force(root, few, weights, tmp_path
     wanted, top1, top5 = brute_force(root, weights, protocol == "ten_crop")
     rows, labels = read_arrays(kept_at(tmp_path, protocol), record)
     assert (rows.shape, rows.dtype, labels.shape) == ((images, CLASSES), np.float16, (images,))
-    np.testing.assert_allclose(rows, wanted, atol=2e-3 if protocol == "ten_crop" else 0.03)  # 1 grey level
+    np.testing.assert_allclose(rows, wanted, atol=2e-3 if protocol == "ten_crop" else 0.03)  # 1 gray level
     assert (record["top1_errors"], record["top5_errors"], record["images"]) == (top1, top5, images)
     assert 0 < top5 < top1 < images
     assert f"top-1 {100 * top1 / images:.2f} %, top-5 {100 * top5 / images:.2f} %" in text
@@ -136,7 +136,7 @@ def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_p
 KILLED = """\
 import sys, time
 from repro.cli import main
-from repro.evaluation.scores import Scorer
+from repro.evaluation.predictions import Scorer
 original, count = Scorer.__call__, []
 def scored(self, loaded):
     count.append(1)
@@ -186,16 +186,16 @@ def test_a_test_that_is_part_of_a_whole_obeys_its_request_alone(few, weights, tm
     """A signal during the last batch finishes the test, and the whole knows of it."""
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with StopRequest() as stop:
-        _, record = testing.evaluate(tiny(few, f"results={tmp_path}"), "center", weights, COMMAND, stop)
+        _, record = module.evaluate(tiny(few, f"results={tmp_path}"), "center", weights, COMMAND, stop)
         assert record["finished"]
         assert stop.reason == "SIGTERM"
         with pytest.raises(Stopped, match="after 1 of 10 images"):
-            testing.evaluate(tiny(few, f"results={tmp_path}"), "ten_crop", weights, COMMAND, stop)
+            module.evaluate(tiny(few, f"results={tmp_path}"), "ten_crop", weights, COMMAND, stop)
 
 
 def test_a_finished_test_is_read_and_not_done_again(few, weights, tmp_path, monkeypatch):
     first = evaluate(few, weights, tmp_path)
-    monkeypatch.setattr(testing, "test", None)
+    monkeypatch.setattr(module, "evaluate_images", None)
     assert evaluate(few, weights, tmp_path) == first
     with pytest.raises(TypeError):
         evaluate(few, weights, tmp_path, "center", "resume=never")
@@ -241,7 +241,7 @@ def test_a_finished_test_in_tf32_is_read_where_the_precision_is_left_open(few, w
     path.write_text(json.dumps(record | {"precision": "tf32"}))
     text, found = evaluate(few, weights, tmp_path)
     assert found["precision"] == "tf32"
-    assert "centre crop, tf32)" in text
+    assert "center crop, tf32)" in text
     with pytest.raises(ConfigError, match="precision: tf32, now fp32; resume=never"):
         evaluate(few, weights, tmp_path, "center", "machine.precision=fp32")
 
@@ -264,7 +264,7 @@ def test_only_weights_pt_is_said_to_be_of_the_run_beside_it(tmp_path):
 
 
 def test_the_command_that_goes_on_does_not_begin_anew():
-    assert testing.command_to_go_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
+    assert module.command_to_go_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
 
 
 def test_a_bad_image_is_named_and_what_was_done_is_kept(weights, tmp_path):
@@ -315,4 +315,4 @@ def test_vgg_takes_its_own_crop_only(few, weights, tmp_path):
     from repro.config import compose
     config = compose(["experiment=imagenet_vgg16", "data.crop_size=192", f"data.root={few}", "machine.device=cpu"])
     with pytest.raises(ConfigError, match="VGG takes 224"):
-        testing.evaluate(config, "center", weights, COMMAND)
+        module.evaluate(config, "center", weights, COMMAND)

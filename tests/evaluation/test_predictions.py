@@ -10,8 +10,8 @@ from torchvision import transforms
 from repro.config import compose
 from repro.devices import resolve
 from repro.errors import DivergedError, OutOfMemoryError
-from repro.evaluation.normaliser import Normaliser
-from repro.evaluation.scores import Scorer, count_errors
+from repro.evaluation.normalizer import Normalizer
+from repro.evaluation.predictions import Scorer, count_errors
 from repro.evaluation.views import Views, packed, six_crops
 from repro.models import build_model
 from tests.evaluation.made import TINY, scattered
@@ -30,9 +30,9 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def normaliser():
+def normalizer():
     mean = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
-    return Normaliser(mean)
+    return Normalizer(mean)
 
 
 def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
@@ -44,12 +44,12 @@ def as_input(picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1).double()
 
 
-def test_centre_crops_subtract_the_mean_image(model, machine, normaliser):
+def test_center_crops_subtract_the_mean_image(model, machine, normalizer):
     crops = pictures(*[(32, 32)] * 5)
-    found = Scorer(model, Views("center", (37,), 32), normaliser, machine)(np.stack(crops))
+    found = Scorer(model, Views("center", (37,), 32), normalizer, machine)(np.stack(crops))
     exact = build_double(model)
     with torch.no_grad():
-        wanted = [exact((as_input(crop) - normaliser.mean)[None]).softmax(1)[0] for crop in crops]
+        wanted = [exact((as_input(crop) - normalizer.mean)[None]).softmax(1)[0] for crop in crops]
     np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=1e-5)
     assert found.dtype == np.float32
 
@@ -61,17 +61,17 @@ def build_double(model):
     return exact
 
 
-def test_ten_crops_flip_first_and_subtract_the_mean_image_then(model, machine, normaliser):
+def test_ten_crops_flip_first_and_subtract_the_mean_image_then(model, machine, normalizer):
     images = pictures((37, 49), (45, 37), (37, 37))
-    found = Scorer(model, Views("ten_crop", (37,), 32), normaliser, machine)(np.stack(
+    found = Scorer(model, Views("ten_crop", (37,), 32), normalizer, machine)(np.stack(
         [six_crops(picture, 32) for picture in images]))
     exact, wanted, mean_flipped = build_double(model), [], []
     for picture in images:
         views = transforms.TenCrop(32)(as_input(picture))
         with torch.no_grad():
-            wanted.append(sum(exact((view - normaliser.mean)[None]).softmax(1)[0] for view in views) / 10)
-            mirrored = normaliser.mean.flip(2)
-            mean_flipped.append(sum(exact((view - (mirrored if number >= 5 else normaliser.mean))[None]).softmax(1)[0]
+            wanted.append(sum(exact((view - normalizer.mean)[None]).softmax(1)[0] for view in views) / 10)
+            mirrored = normalizer.mean.flip(2)
+            mean_flipped.append(sum(exact((view - (mirrored if number >= 5 else normalizer.mean))[None]).softmax(1)[0]
                                     for number, view in enumerate(views)) / 10)
     np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=1e-5)
     assert np.abs(found - torch.stack(mean_flipped).numpy()).max() > 1e-4, "the mean image is not mirrored"
@@ -83,9 +83,9 @@ def whole_images(sizes, sides=SIDES) -> list[list[np.ndarray]]:
                        for side in sides]) for h, w in sizes]
 
 
-def brute_force(model, normaliser, scales: list[np.ndarray]) -> np.ndarray:
+def brute_force(model, normalizer, scales: list[np.ndarray]) -> np.ndarray:
     """(scales, K) float64: every window and flip by itself, the mean of each scale."""
-    exact, mean, means = build_double(model), normaliser.mean.mean((1, 2), keepdim=True), []
+    exact, mean, means = build_double(model), normalizer.mean.mean((1, 2), keepdim=True), []
     with torch.no_grad():
         for picture in scales:
             for flipped in (False, True):
@@ -97,34 +97,34 @@ def brute_force(model, normaliser, scales: list[np.ndarray]) -> np.ndarray:
     return torch.stack(means).reshape(len(scales), 2, -1).mean(1).numpy()
 
 
-def test_multi_scale_is_the_mean_over_positions_flips_and_scales(model, machine, normaliser):
+def test_multi_scale_is_the_mean_over_positions_flips_and_scales(model, machine, normalizer):
     images = whole_images([(50, 75), (41, 41), (50, 75)])
-    scorer = Scorer(model, Views("multi_scale", SIDES, 32), normaliser, machine)
+    scorer = Scorer(model, Views("multi_scale", SIDES, 32), normalizer, machine)
     found = scorer([packed(scales) for scales in images])
-    wanted = np.stack([brute_force(model, normaliser, scales) for scales in images])
+    wanted = np.stack([brute_force(model, normalizer, scales) for scales in images])
     np.testing.assert_allclose(found, wanted.mean(1), atol=1e-5)
     assert np.abs(found - wanted[:, :-1].mean(1)).max() > 1e-4, "every scale counts"
 
 
-def test_the_size_of_a_forward_pass_does_not_matter(model, machine, normaliser):
+def test_the_size_of_a_forward_pass_does_not_matter(model, machine, normalizer):
     images = [packed(scales) for scales in whole_images([(50, 75)] * 5)]
     views = Views("multi_scale", SIDES, 32)
-    one, many = (Scorer(model, views, normaliser, replace(machine, evaluation_batch_size=size))(images)
+    one, many = (Scorer(model, views, normalizer, replace(machine, evaluation_batch_size=size))(images)
                  for size in (1, 1000))
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
 def test_outputs_that_are_no_numbers_are_an_error_and_no_error_rate(model, machine):
-    broken = Normaliser(torch.full((3, 1, 1), float("nan")))
+    broken = Normalizer(torch.full((3, 1, 1), float("nan")))
     with pytest.raises(DivergedError, match="not finite"):
         Scorer(model, Views("center", (37,), 32), broken, machine)(np.zeros((2, 32, 32, 3), np.uint8))
 
 
-def test_too_little_memory_is_told_with_what_to_do(model, machine, normaliser, monkeypatch):
+def test_too_little_memory_is_told_with_what_to_do(model, machine, normalizer, monkeypatch):
     def full(batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB\nmore")
 
-    scorer = Scorer(model, Views("center", (37,), 32), normaliser, machine)
+    scorer = Scorer(model, Views("center", (37,), 32), normalizer, machine)
     monkeypatch.setattr(model, "forward", full)
     with pytest.raises(OutOfMemoryError, match=r"1 TiB; have fewer with machine\.evaluation_batch_size=2"):
         scorer(np.zeros((2, 32, 32, 3), np.uint8))

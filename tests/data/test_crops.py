@@ -12,7 +12,7 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import functional
 
-from repro.data.pictures import Picture, center_crop, open_rgb, random_crop, resized
+from repro.data.crops import Picture, center_crop, open_rgb, random_crop, resized
 from repro.errors import DataError
 
 SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet-sample" / "val"
@@ -38,7 +38,7 @@ def differ_by(first: np.ndarray, second: np.ndarray) -> int:
 
 
 def is_the_same(first: np.ndarray, second: np.ndarray, by_two: float = 0.005) -> bool:
-    """Whether two crops differ by rounding alone: by 1 grey level, and where two roundings meet, by 2.
+    """Whether two crops differ by rounding alone: by 1 gray level, and where two roundings meet, by 2.
 
     `by_two`: the part of all values that may differ by 2. Noise is the worst case; photos have a thousandth of it.
     """
@@ -92,7 +92,7 @@ def test_the_last_row_and_column_can_be_reached_and_no_more():
 
 
 @pytest.mark.parametrize("size", [(375, 501), (257, 1000), (64, 97)])
-def test_the_centre_is_that_of_torchvision(size):
+def test_the_center_is_that_of_torchvision(size):
     picture = picture_of(noise(*size))
     expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture.image))
     assert is_the_same(center_crop(picture, 256, 224), np.asarray(expected))
@@ -130,11 +130,11 @@ def pixels_of(path: Path) -> np.ndarray:
     return pixels
 
 
-def test_grey_levels_become_equal_red_green_and_blue(tmp_path):
-    grey = noise(40, 30, 1)[:, :, 0]
-    found = pixels_of(saved(tmp_path, Image.fromarray(grey), "grey.png"))
-    assert (found == grey[:, :, None]).all()
-    found = pixels_of(saved(tmp_path, Image.fromarray(grey), "grey.jpg"))
+def test_gray_levels_become_equal_red_green_and_blue(tmp_path):
+    gray = noise(40, 30, 1)[:, :, 0]
+    found = pixels_of(saved(tmp_path, Image.fromarray(gray), "gray.png"))
+    assert (found == gray[:, :, None]).all()
+    found = pixels_of(saved(tmp_path, Image.fromarray(gray), "gray.jpg"))
     assert (found == found[:, :, :1]).all()
     assert set(np.unique(pixels_of(saved(tmp_path, Image.new("1", (9, 9), 1), "bits.png")))) == {255}
 
@@ -148,19 +148,19 @@ def test_cmyk_is_converted(tmp_path):
 
 
 @pytest.mark.fault(59)
-def test_of_16_bits_the_upper_8_count_in_grey_and_in_colour(tmp_path):
+def test_of_16_bits_the_upper_8_count_in_gray_and_in_color(tmp_path):
     deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     path = saved(tmp_path, Image.fromarray(deep), "deep.png")
     assert (pixels_of(path) == (deep >> 8)[:, :, None]).all()
     assert np.asarray(default_loader(str(path))).mean() > 250 > 128 > pixels_of(path).mean(), "ImageFolder clips them"
-    (tmp_path / "colour.png").write_bytes(png16(np.stack([deep, deep[::-1], deep.T], axis=2)))
-    assert (pixels_of(tmp_path / "colour.png") == np.stack([deep, deep[::-1], deep.T], axis=2) >> 8).all()
+    (tmp_path / "color.png").write_bytes(png16(np.stack([deep, deep[::-1], deep.T], axis=2)))
+    assert (pixels_of(tmp_path / "color.png") == np.stack([deep, deep[::-1], deep.T], axis=2) >> 8).all()
 
 
 def test_alpha_is_dropped_and_a_palette_with_transparency_looked_up(tmp_path):
-    colour = noise(20, 20)
-    veiled = np.concatenate([colour, np.zeros((20, 20, 1), np.uint8)], axis=2)
-    assert np.array_equal(pixels_of(saved(tmp_path, Image.fromarray(veiled), "alpha.png")), colour)
+    color = noise(20, 20)
+    veiled = np.concatenate([color, np.zeros((20, 20, 1), np.uint8)], axis=2)
+    assert np.array_equal(pixels_of(saved(tmp_path, Image.fromarray(veiled), "alpha.png")), color)
     palette = Image.new("P", (10, 10), 1)
     palette.putpalette([255, 0, 0, 10, 200, 30])
     for name, transparency in (("one.png", 1), ("each.png", bytes([255, 0]))):
@@ -179,8 +179,8 @@ def test_a_rotation_noted_in_exif_is_not_applied_as_in_imagefolder(tmp_path):
     assert picture.size == (60, 40)
     theirs = np.asarray(default_loader(str(path)))
     assert (np.asarray(picture.image) == theirs).all()
-    centre, whole = center_crop(picture, 40, 40), random_crop(picture, 40, 0, 2**31, False, 40)
-    assert (centre == theirs[:, 10:50]).all(), "evaluation"
+    center, whole = center_crop(picture, 40, 40), random_crop(picture, 40, 0, 2**31, False, 40)
+    assert (center == theirs[:, 10:50]).all(), "evaluation"
     assert (whole == theirs[:, 10:50]).all(), "training"
 
 

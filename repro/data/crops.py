@@ -2,8 +2,8 @@
 
 Only the part of an image that a crop shows is resized. Pillow's filter takes its weights from the position of a pixel
 in the whole resized image and looks beyond the part at its edges, so a crop differs from the same crop of the whole
-resized image by rounding alone: by 1 grey level of 255, and where both of Pillow's passes round otherwise, by 2, which
-in photos is rarer than 1 value in 50,000 (tests/data/test_pictures.py). Choice: no reduced decoding of JPEGs
+resized image by rounding alone: by 1 gray level of 255, and where both of Pillow's passes round otherwise, by 2, which
+in photos is rarer than 1 value in 50,000 (tests/data/test_crops.py). Choice: no reduced decoding of JPEGs
 (`Image.draft`), which is faster for large files but another filter.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from repro.errors import DataError, ImageError
-from repro.places import shown
+from repro.paths import display_path
 
 MOST_PIXELS = 178_956_970  # of a decoded or resized image; Pillow refuses larger files as decompression bombs
 BITS = 32  # of a random draw
@@ -37,8 +37,8 @@ class Picture(NamedTuple):
 def open_rgb(path: Path) -> Picture:
     """Decode a file of any kind that Pillow reads; the first picture if it holds several.
 
-    Grey levels become equal red, green and blue; CMYK and palettes are converted by Pillow; of 16-bit samples the upper
-    8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a rotation noted in EXIF and colour
+    Gray levels become equal red, green and blue; CMYK and palettes are converted by Pillow; of 16-bit samples the upper
+    8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a rotation noted in EXIF and color
     profiles are not applied. DataError naming the file if it is missing, truncated, damaged, no image, or larger than
     Pillow accepts.
     """
@@ -49,13 +49,13 @@ def open_rgb(path: Path) -> Picture:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{shown(path)}: {'the file is empty' if not data else 'this is no image'}") from error
+        raise ImageError(f"{display_path(path)}: {'the file is empty' if not data else 'this is no image'}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{shown(path)}: more than {MOST_PIXELS:,} pixels, which Pillow refuses") from error
+        raise ImageError(f"{display_path(path)}: more than {MOST_PIXELS:,} pixels, which Pillow refuses") from error
     except OSError as error:
-        raise ImageError(f"{shown(path)}: {error.strerror or f'the image is damaged: {error}'}") from error
+        raise ImageError(f"{display_path(path)}: {error.strerror or f'the image is damaged: {error}'}") from error
     except Exception as error:  # what Pillow raises for damaged files depends on their kind: SyntaxError, ValueError...
-        raise ImageError(f"{shown(path)}: the image is damaged: {error}") from error
+        raise ImageError(f"{display_path(path)}: the image is damaged: {error}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -65,7 +65,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "I" and image.format == "PNG":  # 16-bit grey in Pillow before 12
+    if image.mode == "I" and image.format == "PNG":  # 16-bit gray in Pillow before 12
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"samples of mode {image.mode}, whose range is not known")
@@ -88,13 +88,13 @@ def resized(picture: Picture, shorter_side: int) -> np.ndarray:
     """
     size = resized_size(*picture.size, shorter_side)
     if size[0] * size[1] > MOST_PIXELS:
-        raise DataError(f"{shown(picture.path)}: {picture.size[0]}x{picture.size[1]} pixels would become "
+        raise DataError(f"{display_path(picture.path)}: {picture.size[0]}x{picture.size[1]} pixels would become "
                         f"{size[0]}x{size[1]}, too large to be tested whole")
     return np.array(window(picture, size, 0, 0, *size))
 
 
 def center_crop(picture: Picture, shorter_side: int, size: int) -> np.ndarray:
-    """The centre (size, size, 3) uint8 of the image resized to this shorter side, which is at least `size`.
+    """The center (size, size, 3) uint8 of the image resized to this shorter side, which is at least `size`.
 
     The offset is rounded as by torchvision's CenterCrop: halves to the even number.
     """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data.pictures import BITS
+from repro.data.crops import BITS
 from repro.data.random import COLOR_STREAM, CROP_STREAM, uniform_bits
 
 FLIP, SIDE, TOP, LEFT = range(4)  # streams from CROP_STREAM on

@@ -11,18 +11,18 @@ from typing import Any
 from repro.config import flat, to_dict
 from repro.data.imagenet_files import ImageNetFiles, find
 from repro.data.loader import read_ahead
-from repro.devices import describe, place, resolve, set_up, settings_restored
+from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
-from repro.evaluation.kept import Kept, json_path
-from repro.evaluation.normaliser import Normaliser, normaliser_of
+from repro.evaluation.normalizer import Normalizer, normalizer_of
+from repro.evaluation.predictions import Scorer
 from repro.evaluation.progress import Progress
-from repro.evaluation.scores import Scorer
+from repro.evaluation.saved_probabilities import SavedProbabilities, json_path
 from repro.evaluation.views import LABELS, ViewReader, Views, views_of
-from repro.evaluation.weight_files import Carried, read_weights, run_beside
-from repro.evaluation.weights import about_carried, imported_folder, load_weights, training_note
+from repro.evaluation.weight_files import Carried, read_weights, run_of_weights
+from repro.evaluation.weights import carried_facts, evaluations_of_file, load_weights, training_note
 from repro.models import build_model
 from repro.models.vgg import CROP
-from repro.places import data_dir, results_dir, shown
+from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version, package_versions
 from repro.runs import Run, file_sha256, hold_lock
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
@@ -35,7 +35,7 @@ TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
 OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test")
 
 
-@settings_restored()
+@restore_settings()
 def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str],
              stop: StopRequest | None = None) -> tuple[str, dict[str, Any]]:
     """Test the weights in a file on the validation images; the result in words and its record.
@@ -50,36 +50,37 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     if config.model.family is Family.vgg and config.data.crop_size != CROP:
         raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
     carried = read_weights(weights)[1]
-    run = None if carried and carried.label else run_beside(weights)
+    run = None if carried and carried.label else run_of_weights(weights)
     check_agrees(config, run)
     try:
         digest = file_sha256(weights)
     except OSError as error:
-        raise StorageError(f"{shown(weights)}: {error.strerror}") from error
+        raise StorageError(f"{display_path(weights)}: {error.strerror}") from error
     views = views_of(protocol, config.data)
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
     files = find(data_dir(config.data.root), config.data.wiring_test, print_now,
                  val_alone=run is None and config.data.normalization is Normalization.per_channel)
     check_classes(config, len(files.wnids))
-    normaliser = normaliser_of(config, weights, lambda: files.fingerprint)
-    about = about_test(config, views, normaliser, files, run, digest) | {"device": describe(device)}
-    about |= about_carried(carried)
-    path = place_of(config, run, weights, digest, carried) / protocol
+    normalizer = normalizer_of(config, weights, lambda: files.fingerprint)
+    about = evaluation_facts(config, views, normalizer, files, run, digest) | {"device": describe(device)}
+    about |= carried_facts(carried)
+    path = evaluations_folder(config, run, weights, digest, carried) / protocol
     with hold_lock(path.with_name(f"{path.name}.lock")) as note:
         if note:
             print_now(note)
-        kept = Kept(path, about, files.val.labels, config.model.num_classes, config.resume is Resume.never,
+        kept = SavedProbabilities(path, about, files.val.labels, config.model.num_classes,
+                                  config.resume is Resume.never,
                     asked is Precision.auto)
         if kept.note:
             print_now(kept.note)
         if not kept.finished:
             model = place(load_weights(build_model(config.model), weights), config, device)
             reader = ViewReader(files.val, views)
-            test(kept, Scorer(model, views, normaliser, config.machine), reader, config, command, stop)
-    return in_words(kept.record, path, weights), kept.record
+            evaluate_images(kept, Scorer(model, views, normalizer, config.machine), reader, config, command, stop)
+    return format_result(kept.record, path, weights), kept.record
 
 
-def test(kept: Kept, scorer: Scorer, reader: ViewReader, config: RunConfig, command: list[str],
+def evaluate_images(kept: SavedProbabilities, scorer: Scorer, reader: ViewReader, config: RunConfig, command: list[str],
          outer: StopRequest | None) -> None:
     """Test all images that are left; Stopped, with everything saved, if a signal or max_seconds asks for it."""
     images, machine = len(kept.labels), config.machine
@@ -112,7 +113,7 @@ def check_agrees(config: RunConfig, run: Run | None) -> None:
     differing = [f"{key}={value} here, {recorded[key]} there" for key, value in keys.items()
                  if key in recorded and recorded[key] != value]
     if differing:
-        raise ConfigError(f"{shown(run.folder)}: weights of another configuration: {'; '.join(differing)}")
+        raise ConfigError(f"{display_path(run.folder)}: weights of another configuration: {'; '.join(differing)}")
 
 
 def check_classes(config: RunConfig, found: int) -> None:
@@ -121,13 +122,14 @@ def check_classes(config: RunConfig, found: int) -> None:
         raise ConfigError(f"model.num_classes={config.model.num_classes}: there are images of {found} classes")
 
 
-def place_of(config: RunConfig, run: Run | None, weights: Path, digest: str, carried: Carried | None = None) -> Path:
+def evaluations_folder(config: RunConfig, run: Run | None, weights: Path, digest: str,
+                       carried: Carried | None = None) -> Path:
     """The folder of all tests of these weights in this network: in their run's, else in the user's results.
 
     Weights of others have a place of their own.
     """
     if carried is not None and carried.of_others:
-        return imported_folder(config, weights, digest)
+        return evaluations_of_file(config, weights, digest)
     if run is not None:
         return weights.absolute().parent / "evaluations"
     of_both = hashlib.sha256(json.dumps([digest, network(config)], sort_keys=True).encode()).hexdigest()
@@ -139,7 +141,7 @@ def network(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in to_dict(config.model).items() if key not in TRAINING_ONLY}
 
 
-def about_test(config: RunConfig, views: Views, normaliser: Normaliser, files: ImageNetFiles, run: Run | None,
+def evaluation_facts(config: RunConfig, views: Views, normalizer: Normalizer, files: ImageNetFiles, run: Run | None,
                digest: str) -> dict[str, Any]:
     """What a record says of a test beside its result."""
     record = run.record if run else None
@@ -150,11 +152,11 @@ def about_test(config: RunConfig, views: Views, normaliser: Normaliser, files: I
         "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
         "wiring_test": config.data.wiring_test, "one_folder": files.one_folder, "model": network(config),
         "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
-                     "normalisation_sha256": normaliser.sha256},
+                     "normalisation_sha256": normalizer.sha256},
         "precision": config.machine.precision.name, "versions": package_versions(), **code_version()}
 
 
-def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
+def format_result(record: dict[str, Any], path: Path, weights: Path) -> str:
     """The result of a finished test for a person."""
     images, seed = record["images"], "" if record["seed"] is None else f" seed {record['seed']}"
     label = f" ({WIRING_TEST})" if record["wiring_test"] else ""
@@ -164,7 +166,7 @@ def in_words(record: dict[str, Any], path: Path, weights: Path) -> str:
             f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "
             f"{LABELS[record['protocol']]}, {record['precision']})\n"
             f"  {LABELS[record['protocol']]}: {record['definition']}{training_note(weights)}\n"
-            f"  kept in {shown(json_path(path))}, with the probabilities")
+            f"  kept in {display_path(json_path(path))}, with the probabilities")
 
 
 def print_now(text: str) -> None:
