@@ -36,8 +36,9 @@ from repro.wording import allowed_values, nearest
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 ANY = object()
-GROUPS = ("experiment", "protocol", "data", "model", "recipe", "machine")
-FILE_ORDER = ("protocol", "data", "model", "experiment", "recipe", "machine")  # the defaults list of conf/config.yaml
+GROUPS = ("experiment", "dataset_recipe", "data", "model", "recipe", "machine")
+# The defaults list of conf/config.yaml.
+FILE_ORDER = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")
 # What does not change the numbers of a run, and so is no part of its identity.
 NOT_HASHED = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
                 "data.root", "model.depth", "machine.device", "machine.steps_per_graph", "machine.timeout_seconds",

@@ -3,13 +3,16 @@
 Where nothing is being trained a signal ends the command at once, or as soon as the import that is under way is done.
 """
 
+import ctypes
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 RETRY = 0.05  # seconds until a signal that came during an import comes again
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _noted: set[int] = set()  # signals that came during an import
@@ -24,6 +27,14 @@ class Signalled(BaseException):
 def command_to_go_on(command: list[str]) -> list[str]:
     """The command that goes on with what was stopped: without resume=never, which would begin it anew."""
     return [word for word in command if not word.lstrip("+").startswith("resume=")]
+
+
+def end_with_parent(parent: int, number: int) -> None:
+    """Have the kernel send this process a signal as soon as its parent is gone (Linux); end it if that is so already."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(Signalled.exit_code)
 
 
 def raise_signals() -> None:

@@ -4,7 +4,6 @@ What an item is depends on its request alone, never on who reads it.
 """
 
 import atexit
-import ctypes
 import os
 import signal
 import sys
@@ -13,7 +12,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -26,11 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 from repro.data.parts import cores_here
 from repro.errors import LostProcessError, ReproError
 from repro.schema import Loader as Kind
-from repro.stopping import SIGNALS
+from repro.stopping import SIGNALS, end_with_parent
 
 Read = Callable[[Any], np.ndarray]
 FEW = 4
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def read_ahead(read: Read, requests: Iterable[Sequence[Any]], kind: Kind = Kind.auto, workers: int | None = None,
@@ -97,7 +94,7 @@ def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ah
             batches = iter(DataLoader(
                 Items(read), batch_sampler=map(list, requests), num_workers=workers, collate_fn=list,
                 prefetch_factor=max(1, -(-ahead // workers)), multiprocessing_context="fork",
-                worker_init_fn=partial(end_with, os.getpid()),
+                worker_init_fn=partial(kill_with, os.getpid()),
                 generator=torch.Generator()))  # its seed, which nothing uses, would be drawn from torch's own
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -124,20 +121,17 @@ def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ah
         del batches  # ends the workers
 
 
+def kill_with(parent: int, worker: int) -> None:
+    """Kill this worker when its parent is gone: it would keep the run's lock."""
+    end_with_parent(parent, signal.SIGKILL)
+
+
 def check(workers: Sequence[BaseProcess]) -> None:
     """LostProcessError if one of these is gone before its time."""
     if code := next((worker.exitcode for worker in workers if worker.exitcode), None):
         how = f"killed by signal {-code}" if code < 0 else f"it ended with {code}"
         raise LostProcessError(f"a process that reads images is gone: {how}; if memory ran out, have fewer with "
                                "machine.workers=N, or threads with machine.loader=threads")
-
-
-def end_with(parent: int, worker: int) -> None:
-    """Have the kernel kill this worker, on Linux, as soon as its parent is gone: it would keep the run's lock."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 @atexit.register

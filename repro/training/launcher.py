@@ -1,6 +1,5 @@
 """Start a process for each device of this machine and wait for all of them: `repro run ... machine=ddp devices=N`."""
 
-import ctypes
 import os
 import shlex
 import signal
@@ -18,7 +17,7 @@ from repro.devices import resolve
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
-from repro.stopping import SIGNALS, StopRequest, command_to_go_on
+from repro.stopping import SIGNALS, StopRequest, command_to_go_on, end_with_parent
 from repro.streams import keep_on_without_output, open_streams
 from repro.training.checkpoint import list_checkpoints
 
@@ -26,7 +25,6 @@ Train = Callable[[RunConfig, list[str] | None], object]
 GRACE = 10.0  # Choice: seconds in which the others may end by themselves when one has failed; then as many to SIGKILL
 LOOK = 0.1  # seconds between two looks at the signals received
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def launch(train: Train, config: RunConfig, command: list[str] | None = None) -> Run:
@@ -89,10 +87,7 @@ def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connect
          config: RunConfig, command: list[str] | None) -> None:
     """One of the processes: it sends an error of ours to the launcher; only the first one's output is shown."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(Stopped.exit_code)
+    end_with_parent(parent, signal.SIGTERM)
     if rank:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

@@ -69,7 +69,7 @@ def home(tmp_path_factory):
     """A checkout with the tiny schedule, committed."""
     folder = tmp_path_factory.mktemp("borrowed") / "home"
     tracked(TREE, folder)
-    recipe = folder / "conf" / "protocol" / "cifar10.yaml"
+    recipe = folder / "conf" / "dataset_recipe" / "cifar10.yaml"
     text = recipe.read_text()
     for key, value in TINY.items():
         text, count = re.subn(rf"(?m)^(  {key}: )(\[.*?\]|\S+)", rf"\g<1>{value}", text)
