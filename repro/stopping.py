@@ -30,7 +30,7 @@ def command_to_go_on(command: list[str]) -> list[str]:
 
 
 def end_with_parent(parent: int, number: int) -> None:
-    """Have the kernel send this process a signal as soon as its parent is gone (Linux); end it if that is so already."""
+    """Have the kernel send this process a signal when its parent is gone (Linux); end it if it is gone already."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
