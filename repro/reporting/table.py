@@ -84,7 +84,6 @@ class Table:
                    "notes": list(self.notes)}
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
-
     def latex(self) -> str:
         """The table for a paper, with booktabs rules."""
         rows = [[one_line(cell) for cell in line] for line in self.texts()]
