@@ -2,10 +2,11 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -51,16 +52,17 @@ def progress(name: str, total: int, done: int = 0, show: bool = True) -> Iterato
     and then; nothing unless `show`."""
     first, began = done, time.monotonic()
     shown = began
-    with tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True,
-              disable=None if show else True) as bar:  # None: shown on a terminal
+    bars = show and sys.stderr.isatty()  # else none is made: tqdm starts a thread even for one that is disabled
+    with tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True) if bars else nullcontext() as bar:
 
         def advance(images: int, note: str = "") -> None:
             nonlocal done, shown
             done += images
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(images)
             now = time.monotonic()
-            if show and bar.disable and now - shown >= LINE_SECONDS:
+            if bar is not None:
+                bar.set_postfix_str(note, refresh=False)
+                bar.update(images)
+            elif show and now - shown >= LINE_SECONDS:
                 shown = now
                 rate = (done - first) / (now - began)
                 logger.info(f"{name}: {done:,} of {total:,} images, {note and f'{note}, '}{rate:.1f} images/s, "

@@ -214,7 +214,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             yield
         synchronize(device)
         watch.lap_train()
-        progress.bar.close()
+        progress.close()
         check_finite(step, recorder, writer)
         writer.finish()
         if done < schedule.iterations:

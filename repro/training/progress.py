@@ -1,6 +1,7 @@
 """What a person sees while a run trains: a tqdm bar on a terminal, else one plain line per evaluation."""
 
 import logging
+import sys
 import time
 
 from tqdm import tqdm
@@ -46,17 +47,19 @@ class Progress:
 
     def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch, bar: bool = True):
         self.total, self.mini_batch_size, self.name = total, mini_batch_size, name
-        self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True,
-                        disable=None if bar else True)  # None: shown on a terminal
+        self.bar = None
+        if bar and sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True)
         self.first, self.began, self.shown = done, time.monotonic(), time.monotonic()
         self.watch, self.trained_before = watch, watch.train  # seconds of earlier sessions
 
     def due(self) -> bool:
         """Whether a second has passed since the bar's numbers were last read from the device."""
-        return not self.bar.disable and time.monotonic() - self.shown >= 1
+        return self.bar is not None and time.monotonic() - self.shown >= 1
 
     def show(self, done: int, train_error: float, other: str = "") -> None:
         """Put the current numbers on the bar."""
+        assert self.bar is not None
         self.shown = time.monotonic()
         self.bar.n = done
         self.bar.set_postfix_str(f"train error {train_error:.2f} %{other}, {self.rate(done):.0f} images/s")
@@ -64,7 +67,7 @@ class Progress:
     def show_evaluation(self, done: int, row: dict[str, float], evaluated_on: str) -> None:
         """Show what an evaluation gave; its time must have been counted."""
         test = f"{evaluated_on} error {row[f'{evaluated_on}_top1_error']:.2f} %"
-        if not self.bar.disable:
+        if self.bar is not None:
             self.show(done, row["train_top1_error"], f", {test}")
             return
         left = (time.monotonic() - self.began) / max(1, done - self.first) * (self.total - done)
@@ -76,3 +79,8 @@ class Progress:
         """Training images per second of this session, evaluations left out."""
         seconds = self.watch.training_seconds() - self.trained_before
         return (done - self.first) * self.mini_batch_size / max(1e-9, seconds)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
