@@ -29,7 +29,7 @@ from repro.commands import (
 from repro.commands.common import Handler, check_versions, program
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import Signalled, raise_signals
-from repro.streams import keep_on_without_output, open_streams
+from repro.streams import keep_on_without_output, open_streams, show_messages
 from repro.wording import escape
 
 MODULES = (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
@@ -131,7 +131,8 @@ def fail(message: str, code: int) -> int:
 def dispatch(arguments: list[str]) -> int:
     """Find the subcommand and call it."""
     if arguments[:1] == ["run"]:
-        return run(arguments[1:])
+        with show_messages():
+            return run(arguments[1:])
     parser, commands = build_parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from repro.wording import nearest
@@ -146,7 +147,9 @@ def dispatch(arguments: list[str]) -> int:
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     handler: Handler = options.handler
-    return handler(options)
+    only_result = getattr(options, "json", False) or handler is evaluation.evaluate_weights
+    with show_messages("stderr" if only_result else "stdout"):
+        return handler(options)
 
 
 def build_parser() -> tuple[Parser, list[str]]:

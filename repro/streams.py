@@ -1,8 +1,10 @@
-"""Standard streams that end no run: a closed one is opened, and what can't be written any more goes nowhere."""
+"""Standard streams that end no run (a closed one is opened, what can't be written goes nowhere), and what they show."""
 
+import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
 from repro.errors import StorageError
@@ -68,3 +70,29 @@ def keep_on_without_output() -> None:
     """Let a run go on where what it prints has no reader any more (`| head`) or no room (the disk of its log)."""
     stream = sys.stdout
     sys.stdout = cast(TextIO, Output(stream.stream if isinstance(stream, Output) else stream, True))
+
+
+class MessageHandler(logging.Handler):
+    """Writes the bare message to `sys.stdout` or `sys.stderr`, as it is at that time."""
+
+    def __init__(self, stream: str):
+        super().__init__()
+        self.stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message. Raises what the stream raises."""
+        print(record.getMessage(), file=getattr(sys, self.stream), flush=True)
+
+
+@contextmanager
+def show_messages(stream: str = "stdout", level: int = logging.INFO) -> Iterator[None]:
+    """Show what this package logs, as the command line does; the logger is then as it was before."""
+    logger = logging.getLogger("repro")
+    handlers, before, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [MessageHandler(stream)], False
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(before)

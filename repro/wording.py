@@ -1,4 +1,4 @@
-"""Words for a person: the nearest known name, and what a key of the schema may hold. Never imports torch."""
+"""Words for a person: the nearest known name, a duration, what a key of the schema may hold. Never imports torch."""
 
 import difflib
 import types
@@ -42,6 +42,17 @@ def escape(text: str) -> str:
     """The text in characters that can be printed anywhere and move no cursor; others as their escape sequence."""
     return text if text.isprintable() else "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words: 45 s, 12 min, 3.4 h, 2.5 days; '?' where nothing was measured."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def allowed_values(schema: Any, key: str) -> str | None:

@@ -1,6 +1,7 @@
 """The command line: exit codes, one clear message each, no torch where none is needed, whole runs on made-up data."""
 
 import json
+import logging
 import os
 import pickle
 import re
@@ -19,6 +20,7 @@ import torch
 from repro import paths, publishing
 from repro.paths import TREE
 from repro.runs import read_run, scan
+from repro.streams import show_messages
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says
 from tests.warm import Command
@@ -313,6 +315,17 @@ def test_missing_data(direct, tmp_path, monkeypatch):
     says(direct("data", "verify"), 3, str(tmp_path), "repro data fetch cifar10")
 
 
+def test_messages_go_bare_and_once_to_the_stream_of_the_moment(capsys, caplog):
+    logger = logging.getLogger("repro.training")
+    with show_messages("stderr"), show_messages():
+        logger.info("50 % done")
+    with show_messages("stderr"):
+        logger.warning("a warning")
+    assert capsys.readouterr() == ("50 % done\n", "a warning\n")
+    logger.info("not of the command line")
+    assert caplog.messages == ["not of the command line"]
+
+
 # ---- whole runs
 
 @dataclass(frozen=True)
@@ -460,7 +473,7 @@ def test_a_stop_ends_the_whole_sweep(here, tmp_path):
 
 
 def test_a_suite_runs_its_preset_and_writes_its_tables(here, tmp_path, monkeypatch):
-    monkeypatch.setattr("repro.training.suite.say_cost", lambda *arguments: [])
+    monkeypatch.setattr("repro.training.suite.measure_cost", lambda *arguments: [])
     command = ["suite", "cifar_plain_vs_res", "preset=short", "seeds=2", *TINY[1:], "machine.precision=fp32",
                "scale=0.1", "results=mine"]
     outcome = here(*command)

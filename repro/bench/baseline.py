@@ -48,12 +48,11 @@ class Ours:
     """This project's training step on made images, executed as in a run; `said` is what the engine can't do here."""
 
     def __init__(self, config: RunConfig, device: torch.device, images: int):
-        self.said: list[str] = []
         self.size = config.train.mini_batch_size
         self.model: nn.Module = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
         self.step = TrainStep(self.model, random_data(images, device), config, Schedule.of(config))
-        self.execution = Execution(self.step, config, self.said.append)
-        self.kind = self.execution.kind
+        self.execution = Execution(self.step, config)
+        self.kind, self.said = self.execution.kind, self.execution.problems
 
     def advance(self, updates: int) -> None:
         """See Contender."""

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import math
 import os
 import signal
@@ -23,7 +24,7 @@ from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 from repro.schema import Device, Family, Precision, RunConfig
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 Run = Callable[[Job], dict[str, Any]]  # measures one job
 PROGRAM = tuple(own_module("repro.bench.baseline"))
 NO_TIME = "no time was left"
@@ -75,7 +76,7 @@ class Net:
         return f"{'plain' if model.family is Family.plain else 'ResNet'}-{model.depth}"
 
 
-def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[str, Any]:
+def bench(settings: Settings, run: Run | None = None) -> dict[str, Any]:
     """Measure what the settings ask for and return the record, plain values for JSON.
 
     Rounds x (device, then each network x each contender), each in a fresh process, one after the other; a quick bench
@@ -94,13 +95,13 @@ def bench(settings: Settings, say: Say = print, run: Run | None = None) -> dict[
     for number in range(1, settings.rounds + 1):
         head = f"{'quick, ' if settings.quick else ''}round {number} of {settings.rounds}"
         if number == 1 or not (settings.quick or is_late(rates, ends)):
-            say(f"{head}: {measure_rates(rates, rate_run)}")
+            logger.info(f"{head}: {measure_rates(rates, rate_run)}")
         for net in nets:
             for one in net.series:
                 if is_late(one, ends):
                     one.failed = one.failed or (None if one.rounds else NO_TIME)
                 elif one.failed is None:
-                    say(f"{head}: {net.name} {one.job.contender}: {measure(one, net, run)}")
+                    logger.info(f"{head}: {net.name} {one.job.contender}: {measure(one, net, run)}")
     return record_of(settings, config, rates, nets) | start
 
 

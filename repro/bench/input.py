@@ -1,5 +1,6 @@
 """`repro bench input`: images per second and core, read and cropped by this project and by the plain way."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from repro.paths import display_path, own_module, user_path
 from repro.provenance import code_version, machine, package_versions
 from repro.runs import utc_now
 
+logger = logging.getLogger(__name__)
 Run = Callable[[InputJob], dict[str, Any]]
 PROGRAM = tuple(own_module("repro.bench.input_baseline"))
 COMPARED = 32  # Choice: crops that are held against the plain way before anything is timed
@@ -31,7 +33,7 @@ MOST_BY_ONE, LARGEST = 0.999, 2  # part of values that differ by 1 gray level at
 MADE, MADE_SIZE = 100, (500, 375)  # images, and pixels: the median size of ImageNet's
 
 
-def bench_input(settings: InputSettings, say: Callable[[str], None] = print, run: Run | None = None) -> dict[str, Any]:
+def bench_input(settings: InputSettings, run: Run | None = None) -> dict[str, Any]:
     """Measure what the settings ask for and return the record, plain values for JSON.
 
     First some crops are compared with the plain way. Then rounds x contenders, each in a fresh process, one after the
@@ -45,10 +47,10 @@ def bench_input(settings: InputSettings, say: Callable[[str], None] = print, run
         if not files:
             raise DataError(f"{display_path(root)}: no <class>/<image> below it; name a folder by data.root=DIR")
         compared = compare(files[:COMPARED])
-        say(f"{compared['crops']} crops differ from the plain way by {compared['largest_difference']} gray levels at "
-            f"most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1")
+        logger.info(f"{compared['crops']} crops differ from the plain way by {compared['largest_difference']} gray "
+                    f"levels at most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1")
         workers = settings.workers or cores_here()
-        series = rounds(settings, InputJob("", str(root), settings.images, workers), run, say)
+        series = rounds(settings, InputJob("", str(root), settings.images, workers), run)
     plain = series[PLAIN][0]
     return {"bench": "input", "quick": settings.quick, "rounds": settings.rounds, "images": settings.images,
             "files": len(files), "made": settings.root is None, "workers": workers, "device": cpu_name(),
@@ -112,7 +114,7 @@ def difference(path: Path, request: Request) -> np.ndarray:
 Series = tuple[list[dict[str, Any]], str | None]  # what each round gave, and why there were no more
 
 
-def rounds(settings: InputSettings, job: InputJob, run: Run, say: Callable[[str], None]) -> dict[str, Series]:
+def rounds(settings: InputSettings, job: InputJob, run: Run) -> dict[str, Series]:
     """All rounds of all contenders, in turn; one that fails is not tried again."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     failed: dict[str, str] = {}
@@ -122,11 +124,11 @@ def rounds(settings: InputSettings, job: InputJob, run: Run, say: Callable[[str]
             head = f"{'quick, ' if settings.quick else ''}round {number} of {settings.rounds}: {name}"
             if "failed" in result:
                 failed[name] = str(result["failed"])
-                say(f"{head}: failed: {failed[name]}")
+                logger.info(f"{head}: failed: {failed[name]}")
             else:
                 found[name].append(result)
-                say(f"{head}: {result['images_per_second']:.0f} images/s, "
-                    f"{result['images_per_core_second']:.0f} per second of one core")
+                logger.info(f"{head}: {result['images_per_second']:.0f} images/s, "
+                            f"{result['images_per_core_second']:.0f} per second of one core")
     return {name: (found[name], failed.get(name)) for name in CONTENDERS}
 
 

@@ -1,8 +1,7 @@
 """The command that measures speed, of training and of reading images: bench."""
 
 import argparse
-import functools
-import sys
+import logging
 from typing import TYPE_CHECKING, Any
 
 from repro.commands.common import Add, check_versions, output_folder
@@ -10,6 +9,8 @@ from repro.errors import ConfigError
 
 if TYPE_CHECKING:
     from repro.reporting.table import Table
+
+logger = logging.getLogger(__name__)
 
 
 def register(add: Add) -> None:
@@ -38,7 +39,7 @@ def run_bench(options: argparse.Namespace) -> int:
     from repro.bench.bench import bench
     from repro.reporting.bench_table import bench_table
 
-    record = bench(settings, functools.partial(say, options))
+    record = bench(settings)
     return keep(options, record, bench_table(record))
 
 
@@ -54,7 +55,7 @@ def bench_input_command(options: argparse.Namespace) -> int:
     from repro.bench.input import bench_input
     from repro.reporting.input_table import input_table
 
-    record = bench_input(settings, functools.partial(say, options))
+    record = bench_input(settings)
     return keep(options, record, input_table(record))
 
 
@@ -64,11 +65,6 @@ def check_evidence(options: argparse.Namespace, rounds: int) -> None:
 
     if options.reference and (options.quick or rounds < ROUNDS or options.max_seconds is not None):
         raise ConfigError(f"--reference: takes {ROUNDS} rounds or more, no --quick and no --max-seconds")
-
-
-def say(options: argparse.Namespace, line: str) -> None:
-    """Progress, which gives way to JSON on standard output."""
-    print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
 def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") -> int:
@@ -84,5 +80,5 @@ def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") ->
         write_atomic(folder / f"{table.name}.{suffix}", text)
     print(json.dumps(record, indent=2) if options.json else f"\n{table.markdown()}")
     files = [display_path(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")]
-    say(options, "written: " + ", ".join(files))
+    logger.info(f"written: {', '.join(files)}")
     return 0

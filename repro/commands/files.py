@@ -1,7 +1,6 @@
 """The command on data sets: data."""
 
 import argparse
-import functools
 from collections.abc import Sequence
 
 from repro.commands.common import Add
@@ -42,7 +41,7 @@ def manage_data(options: argparse.Namespace) -> int:
     elif imagenet:
         from repro.data import imagenet_verify
 
-        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true", functools.partial(print, flush=True))
+        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true")
     else:
         from repro.data import cifar10_files
 

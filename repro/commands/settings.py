@@ -123,7 +123,7 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     from repro.paths import reference_dir
     from repro.reporting.run_cost import benchmarks, measured_times
     from repro.reporting.settings import counts
-    from repro.training.progress import duration
+    from repro.wording import duration
 
     identities = frozenset(folder["identity"] for folder in folders(config))
     times = measured_times(config.name, identities, schedule.iterations, results_of(config.results), reference_dir())

@@ -1,7 +1,6 @@
 """Commands that train or measure: suite, cost, responses."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from repro.commands.common import Add, check_versions, program, results_of
@@ -87,9 +86,9 @@ def show_cost(options: argparse.Namespace) -> int:
 
     suite = read_suite(options.name)
     check_versions()
-    from repro.training.suite import say_cost
+    from repro.training.suite import measure_cost
 
-    costs = say_cost(suite, options.overrides, (lambda line: print(line, file=sys.stderr)) if options.json else print)
+    costs = measure_cost(suite, options.overrides)
     if options.json:
         print(json.dumps(costs, indent=2))
     return 0
@@ -112,7 +111,7 @@ def show_responses(options: argparse.Namespace) -> int:
         from repro.training.measurements import add_responses
 
         for run in wanted:
-            add_responses(run, overrides, print)
+            add_responses(run, overrides)
     for name in figures.names():
         if name.endswith("figure7"):
             make_figure(name, results, results / "figures", reference=False)

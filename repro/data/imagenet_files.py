@@ -7,10 +7,11 @@ so that 1.28 million of them take some 40 MB. Never imports torch before it must
 """
 
 import hashlib
+import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ FEW, MOST_NAMED = 5, 10  # classes and bad files in a message
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
 SAY_SECONDS = 5.0  # between lines while a set is listed
 BLOCK = 10_000  # files that are hashed at once
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 Names = NDArray[np.bytes_]
 Numbers = NDArray[np.int64]
 
@@ -116,16 +117,15 @@ class Listings:
         return [self.train] if self.one_folder else [self.train, self.val]
 
 
-def find(root: Path, wiring_test: bool = False, say: Say | None = None,
-         expected: Expected = OFFICIAL, val_alone: bool = False) -> ImageNetFiles:
+def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
+         val_alone: bool = False) -> ImageNetFiles:
     """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
 
-    say: gets a line every 5 s; val_alone: a root without train/ will do, the training set is empty then. DataError
-    (exit 3) that names what is missing or the first bad files, and what to do; StorageError (exit 5) for a folder that
-    can't be read.
+    val_alone: a root without train/ will do, the training set is empty then. DataError (exit 3) that names what is
+    missing or the first bad files, and what to do; StorageError (exit 5) for a folder that can't be read.
     """
     try:
-        found = list_sets(root, wiring_test, say, val_alone)
+        found = list_sets(root, wiring_test, val_alone)
     except OSError as error:
         raise StorageError(f"can't read {display_path(Path(error.filename or root))}: {error.strerror}") from error
     if val_alone and not len(found.train.names):
@@ -141,15 +141,15 @@ def find(root: Path, wiring_test: bool = False, say: Say | None = None,
     return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), found.one_folder)
 
 
-def list_sets(root: Path, wiring_test: bool, say: Say | None, val_alone: bool) -> Listings:
+def list_sets(root: Path, wiring_test: bool, val_alone: bool) -> Listings:
     """List the files of both sets. DataError where there are none, StorageError for a folder that can't be read."""
     if val_alone and not wiring_test and (root / VAL).is_dir() and not (root / TRAIN).exists():
-        val = listed(root / VAL, say)
+        val = listed(root / VAL)
         none = replace(val, names=val.names[:0], sizes=val.sizes[:0], places=val.places[:0], bad=())
         return Listings(root, none, val)
     train_folder, val_folder = set_folders(root, wiring_test)
-    train = listed(train_folder, say)
-    return Listings(root, train, train if train_folder == val_folder else listed(val_folder, say))
+    train = listed(train_folder)
+    return Listings(root, train, train if train_folder == val_folder else listed(val_folder))
 
 
 def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
@@ -179,18 +179,18 @@ def hint(root: Path) -> str:
     return f" ({' and '.join(archives)} must be unpacked)" if archives else ""
 
 
-def listed(folder: Path, say: Say | None) -> Listing:
+def listed(folder: Path) -> Listing:
     """The images of a folder of classes, or of a flat val/. DataError if there is neither."""
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if classes:
-        return list_classes(folder, classes, say)
+        return list_classes(folder, classes)
     if folder.name == VAL and os.listdir(folder):
         return list_flat(folder)
     raise DataError(f"{display_path(folder)} holds no folders of classes; expected is {LAYOUT}")
 
 
-def list_classes(folder: Path, classes: list[str], say: Say | None) -> Listing:
+def list_classes(folder: Path, classes: list[str]) -> Listing:
     """The images in the folders of their classes."""
     from torchvision.datasets.folder import make_dataset
 
@@ -205,10 +205,10 @@ def list_classes(folder: Path, classes: list[str], say: Say | None) -> Listing:
     found, began = [], time.monotonic()
     for number, one in enumerate(in_order(list_class, classes, AT_ONCE), 1):
         found.append(one)
-        if say is not None and time.monotonic() - began >= SAY_SECONDS:
+        if time.monotonic() - began >= SAY_SECONDS:
             began = time.monotonic()
-            say(f"  listing {display_path(folder)}: {sum(len(names) for names, *_ in found):,} images in {number:,} of "
-                f"{len(classes):,} folders")
+            logger.info(f"  listing {display_path(folder)}: {sum(len(names) for names, *_ in found):,} images in "
+                        f"{number:,} of {len(classes):,} folders")
     names, sizes, bad = zip(*found, strict=True)
     return Listing(folder, np.concatenate(names), np.concatenate(sizes),
                    np.repeat(np.arange(len(classes)), list(map(len, names))), tuple(classes),

@@ -7,7 +7,7 @@ not matter.
 """
 
 import io
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from repro.errors import StorageError
 from repro.paths import display_path
 from repro.runs import write_atomic
 
+logger = logging.getLogger(__name__)
 EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of channels
 BESIDE = "mean.npz"  # what a run keeps beside its weights
@@ -111,8 +112,8 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
             show: bool, stop: Callable[[], bool], workers: int | None = None) -> Sums:
     """The sums over these images of a set, whose crops (size, size, 3) `crop` reads by number.
 
-    show: the progress on standard error. Returns early, with the sums of a part only, once `stop()` is true. Raises
-    what `crop` raises (DataError naming a file).
+    show: the progress. Returns early, with the sums of a part only, once `stop()` is true. Raises what `crop` raises
+    (DataError naming a file).
     """
     def part(numbers: Sequence[int]) -> Sums:
         sums = Sums(size)
@@ -121,7 +122,7 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
         return sums
 
     total = Sums(size)
-    with progress(f"mean image of {display_path(images.root)}", len(indices), show) as advance:
+    with progress(f"mean image of {display_path(images.root)}", len(indices), show=show) as advance:
         for sums in in_parts(part, indices, workers):
             total.merge(sums)
             advance(sums.images)
@@ -185,7 +186,7 @@ def note_damaged(path: Path, error: Exception) -> None:
     """Say that a file which was kept is damaged and not used. StorageError if it could not be opened."""
     if isinstance(error, OSError) and error.strerror:
         raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
-    print(f"{display_path(path)} is damaged ({error}); it is not used", file=sys.stderr, flush=True)
+    logger.warning(f"{display_path(path)} is damaged ({error}); it is not used")
 
 
 def check(found: ImageStatistics, fingerprint: str, crop_size: int) -> None:

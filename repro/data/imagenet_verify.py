@@ -1,5 +1,6 @@
 """Opening every image of ImageNet: which ones can't be read, and what kinds there are. Never imports torch."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from repro.data.crops import open_rgb
-from repro.data.imagenet_files import MOST_NAMED, OFFICIAL, Expected, ImageSet, Say, and_more, find
+from repro.data.imagenet_files import MOST_NAMED, OFFICIAL, Expected, ImageSet, and_more, find
 from repro.data.parts import in_parts, progress
 from repro.errors import DataError
 from repro.paths import display_path
 
+logger = logging.getLogger(__name__)
 SMALL = 224  # pixels: the side of a crop, Sec. 3.4
 GREY = ("1", "L", "LA", "I", "I;16", "F")
 KINDS = ("grayscale", "CMYK", "of other colors than RGB", "not JPEG", f"with a shorter side under {SMALL} pixels")
@@ -43,25 +45,25 @@ class Found:
         self.bad += other.bad
 
 
-def verify(root: Path, wiring_test: bool, say: Say, expected: Expected = OFFICIAL) -> None:
+def verify(root: Path, wiring_test: bool, expected: Expected = OFFICIAL) -> None:
     """Check what `find` checks, then decode every image; says what there is.
 
     DataError (exit 3) that names the first images that can't be read, all of which are counted before.
     """
-    files = find(root, wiring_test, say, expected)
+    files = find(root, wiring_test, expected)
     sets = [files.train] if files.one_folder else [files.train, files.val]
-    say(f"{display_path(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
+    logger.info(f"{display_path(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
         + " and ".join(f"{len(images):,} images in {display_path(images.root)}" for images in sets)
         + f", {len(files.wnids):,} classes, fingerprint {files.fingerprint}")
     total = Found()
     for _, found in look_at_all(root, sets):
         total.merge(found)
-    say(", ".join(f"{total.kinds[kind]:,} {kind}" for kind in KINDS) + " (all of these are used)")
+    logger.info(", ".join(f"{total.kinds[kind]:,} {kind}" for kind in KINDS) + " (all of these are used)")
     if total.bad:
         named = "; ".join(text for _, text in total.bad[:MOST_NAMED])
         raise DataError(f"{len(total.bad):,} of {total.images:,} images can't be read: {named}"
                         f"{and_more(len(total.bad))}. Put them there again from the official archives")
-    say(f"all {total.images:,} images can be read")
+    logger.info(f"all {total.images:,} images can be read")
 
 
 def look_at_all(root: Path, sets: Sequence[ImageSet]) -> Iterator[tuple[int, Found]]:

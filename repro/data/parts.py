@@ -1,17 +1,23 @@
 """Work on very many images by threads, part by part and in order, and what a person sees of it. Never imports torch."""
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
+from tqdm import tqdm
+
+from repro.wording import duration
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 PART = 64  # Choice: images of a part: a fraction of a second, so that a stop is heeded soon
-LINE_SECONDS = 30.0  # between lines of progress where standard error is no terminal
+LINE_SECONDS = 30.0  # between lines of progress where there is no terminal
 
 
 def cores_here() -> int:
@@ -41,28 +47,25 @@ def in_parts(work: Callable[[Sequence[int]], T], indices: Sequence[int], workers
 
 
 @contextmanager
-def progress(name: str, total: int, show: bool = True) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with every number of images done: a bar on a terminal, else a line now and then.
+def progress(name: str, total: int, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
+    """Yield `advance(images, note)`, to call with every number of images done: a bar on a terminal, else a line now
+    and then; nothing unless `show`."""
+    first, began = done, time.monotonic()
+    shown = began
+    bars = show and sys.stderr.isatty()  # else none is made: tqdm starts a thread even for one that is disabled
+    with tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True) if bars else nullcontext() as bar:
 
-    On standard error, or nowhere unless `show`.
-    """
-    if show and sys.stderr.isatty():
-        from tqdm import tqdm
+        def advance(images: int, note: str = "") -> None:
+            nonlocal done, shown
+            done += images
+            now = time.monotonic()
+            if bar is not None:
+                bar.set_postfix_str(note, refresh=False)
+                bar.update(images)
+            elif show and now - shown >= LINE_SECONDS:
+                shown = now
+                rate = (done - first) / (now - began)
+                logger.info(f"{name}: {done:,} of {total:,} images, {note and f'{note}, '}{rate:.1f} images/s, "
+                            f"{duration((total - done) / rate)} left")
 
-        with tqdm(total=total, desc=name, unit="image", dynamic_ncols=True) as bar:
-            yield bar.update
-        return
-    done, began = 0, time.monotonic()
-    spoken = began
-
-    def advance(count: int) -> None:
-        nonlocal done, spoken
-        done += count
-        now = time.monotonic()
-        if show and now - spoken >= LINE_SECONDS:
-            spoken = now
-            rate = done / (now - began)
-            print(f"{name}: {done:,} of {total:,} images, {rate:.0f} images/s, "
-                  f"{(total - done) / rate / 60:.0f} min left", file=sys.stderr, flush=True)
-
-    yield advance
+        yield advance

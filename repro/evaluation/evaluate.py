@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shlex
 import time
 from contextlib import closing, nullcontext
@@ -11,11 +12,11 @@ from typing import Any
 from repro.config import flat, to_dict
 from repro.data.imagenet_files import ImageNetFiles, find
 from repro.data.loader import read_ahead
+from repro.data.parts import progress
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.normalizer import Normalizer, normalizer_of
 from repro.evaluation.predictions import Scorer
-from repro.evaluation.progress import Progress
 from repro.evaluation.saved_probabilities import SavedProbabilities, json_path
 from repro.evaluation.views import LABELS, ViewReader, Views, views_of
 from repro.evaluation.weight_files import Carried, read_weights, run_of_weights
@@ -28,6 +29,7 @@ from repro.runs import Run, file_sha256, hold_lock
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest, command_to_go_on
 
+logger = logging.getLogger(__name__)
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
 # Settings of a network that change only its training.
 TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
@@ -58,7 +60,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
         raise StorageError(f"{display_path(weights)}: {error.strerror}") from error
     views = views_of(protocol, config.data)
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
-    files = find(data_dir(config.data.root), config.data.wiring_test, print_now,
+    files = find(data_dir(config.data.root), config.data.wiring_test,
                  val_alone=run is None and config.data.normalization is Normalization.per_channel)
     check_classes(config, len(files.wnids))
     normalizer = normalizer_of(config, weights, lambda: files.fingerprint)
@@ -67,12 +69,12 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     path = evaluations_folder(config, run, weights, digest, carried) / protocol
     with hold_lock(path.with_name(f"{path.name}.lock")) as note:
         if note:
-            print_now(note)
+            logger.warning(note)
         kept = SavedProbabilities(path, about, files.val.labels, config.model.num_classes,
                                   config.resume is Resume.never,
                     asked is Precision.auto)
         if kept.note:
-            print_now(kept.note)
+            logger.warning(kept.note)
         if not kept.finished:
             model = place(load_weights(build_model(config.model), weights), config, device)
             reader = ViewReader(files.val, views)
@@ -89,11 +91,13 @@ def evaluate_images(kept: SavedProbabilities, scorer: Scorer, reader: ViewReader
     name = f"{config.name} {LABELS[scorer.views.protocol]}"
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
     crops = read_ahead(reader, requests, machine.loader, machine.workers)
-    with kept, asked as stop, Progress(name, kept.done, images) as progress, closing(crops):
+    with kept, asked as stop, progress(name, images, kept.done) as advance, closing(crops):
         saved = time.monotonic()
         for loaded in crops:
+            before = kept.done
             kept.add(scorer(loaded))
-            progress.show(kept.done, kept.record["top1_errors"], kept.record["top5_errors"])
+            advance(kept.done - before, "error top-1 {:.2f} %, top-5 {:.2f} % so far".format(
+                *(100 * kept.record[key] / kept.done for key in ("top1_errors", "top5_errors"))))
             if stop.reason is not None and kept.done < images:
                 raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
                               f"kept\ngo on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
@@ -168,9 +172,3 @@ def format_result(record: dict[str, Any], path: Path, weights: Path) -> str:
             f"  {LABELS[record['protocol']]}: {record['definition']}{training_note(weights)}\n"
             f"  kept in {display_path(json_path(path))}, with the probabilities")
 
-
-def print_now(text: str) -> None:
-    """Say something beside the result, which alone goes to standard output."""
-    import sys
-
-    print(text, file=sys.stderr, flush=True)

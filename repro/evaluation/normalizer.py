@@ -82,7 +82,7 @@ def mean_of(config: RunConfig, weights: Path) -> Normalizer:
     """What is subtracted from an image of a resolved configuration's data set."""
     if config.data.name == IMAGENET:
         root = data_dir(config.data.root)
-        return normalizer_of(config, weights, lambda: find(root, config.data.wiring_test, print).fingerprint)
+        return normalizer_of(config, weights, lambda: find(root, config.data.wiring_test).fingerprint)
     data = on_device(load_arrays(config.data), config.data, device=set_up(config))
     return Normalizer(data.mean.cpu(), None if data.std is None else data.std.cpu())
 

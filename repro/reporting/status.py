@@ -12,9 +12,9 @@ from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ens
 from repro.reporting.run_cost import benchmarks, measured_times
 from repro.reporting.selection import RunSelection, RunSet, paper_runs, pools, record
 from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows, scan
+from repro.wording import duration
 
 COMMAND = "repro run {} seed={}"
-UNITS = ((86400 * 2, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))  # from, seconds in it, name
 
 
 def status(results: Path, reference: Path) -> dict[str, Any]:
@@ -144,14 +144,6 @@ def needed_seeds(row: str, experiment: str) -> int:
         return 1
     suites = [paper.suite(name) for name in paper.suites()]
     return max((suite.seeds_of(experiment) for suite in suites if table in suite.tables), default=1)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in words; '?' where nothing was measured."""
-    if seconds is None:
-        return "?"
-    length, name = next((length, name) for least, length, name in UNITS if seconds >= least)
-    return f"{seconds / length:.{0 if length == 1 else 1}f} {name}"
 
 
 def text(found: dict[str, Any]) -> str:

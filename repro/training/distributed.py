@@ -8,6 +8,7 @@ nothing is sent.
 import atexit
 import functools
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -207,6 +208,8 @@ def join(config: RunConfig) -> World:
     if given is None:
         return World()
     rank, size, local = given
+    if rank:
+        logging.getLogger("repro").setLevel(logging.CRITICAL)  # the leader speaks for all
     cuda = config.machine.device is Device.cuda
     if cuda:
         torch.cuda.set_device(own_gpu(local))

@@ -3,6 +3,7 @@
 `run` decides what to do with the run's folder (new, go on, finished already, somebody else's) and handles faults.
 """
 
+import logging
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -54,18 +55,19 @@ from repro.training.folder import (
 from repro.training.images import load_images
 from repro.training.inputs import Data
 from repro.training.measurements import final_measurements
-from repro.training.progress import Progress, Stopwatch, duration
+from repro.training.progress import Progress, Stopwatch
 from repro.training.recorder import Recorder, check_board, restore_csv
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
+from repro.wording import duration
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 _loaded: dict[object, DeviceData] = {}  # the latest of `load_data`
 
 
 @restore_settings()
-def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -> Run:
+def run(config: RunConfig, command: list[str] | None = None) -> Run:
     """Train a configuration to its end, or go on where it stopped, and return its run.
 
     `command` is what a person types to go on; it is shown when the run stops early. Raises Stopped (75 or 130) after
@@ -78,7 +80,7 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
     if config.devices != 1 and rank_from_environment() is None:
         return launcher.launch(run, config, command)
     with StopRequest(config.max_seconds) as stop:
-        stepwise = run_stepwise(config, stop, command, say)
+        stepwise = run_stepwise(config, stop, command)
         try:
             while True:
                 next(stepwise)
@@ -89,13 +91,13 @@ def run(config: RunConfig, command: list[str] | None = None, say: Say = print) -
             if stop.reason is not None:
                 raise Stopped(f"{error}\nstopped by {stop.reason} before anything was trained\ngo on with: "
                               + shlex.join(go_on_command(config, command)), stop.exit_code) from error
-            say(f"{error}\ngoing on in a fresh process, engine=eager")
+            logger.warning(f"{error}\ngoing on in a fresh process, engine=eager")
             left = stop.seconds_left()
     return launcher.launch(run, replace(config, engine=Engine.eager, devices=1, max_seconds=left), command)
 
 
-def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None = None, say: Say = print,
-                 jobs: int = 1) -> Generator[None, None, Run]:
+def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None = None, jobs: int = 1
+                 ) -> Generator[None, None, Run]:
     """`run` as a generator that yields whenever updates have been queued, so that several runs can take turns.
 
     `jobs` runs share the device; the record says so, since each of them then takes longer. Raises what `run` raises.
@@ -104,16 +106,14 @@ def run_stepwise(config: RunConfig, stop: StopRequest, command: list[str] | None
     config = resolve(with_devices(config))
     check_trainable(config)
     world = join(config)
-    if not world.is_main:
-        say = silent
     folder = run_folder(config)
-    with hold_lock(folder, world, say):
-        earlier = world.from_main(lambda: previous_run(folder, config, asked_precision, say))
+    with hold_lock(folder, world):
+        earlier = world.from_main(lambda: previous_run(folder, config, asked_precision))
         if earlier.finished:
             return earlier
         world.from_main(lambda: check_board(config))
         try:
-            yield from train(config, folder, earlier, stop, go_on_command(config, command), say, jobs, world)
+            yield from train(config, folder, earlier, stop, go_on_command(config, command), jobs, world)
         except ImageError as error:
             raise ImageError(f"{error}\n`repro data verify imagenet` with the same data.root names every bad "
                              "image") from error
@@ -131,35 +131,35 @@ def go_on_command(config: RunConfig, command: list[str] | None) -> list[str]:
     return command_to_go_on(command or ["repro", "run", f"experiment={config.name}"])
 
 
-def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], say: Say,
-          jobs: int, world: World) -> Iterator[None]:
+def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, command: list[str], jobs: int,
+          world: World) -> Iterator[None]:
     """The training loop of one run, from its newest checkpoint or from the start, to its end or to a stop.
 
     Of several processes (`world`) every one goes through it at the same pace; the leader writes.
     """
     device = set_up(config)
     config, format_times = world.from_main(lambda: decide_memory_format(config, earlier, device))
-    data = (load_images(config, device, world, stop, say) if config.data.name == IMAGENET
+    data = (load_images(config, device, world, stop) if config.data.name == IMAGENET
             else load_data(config, device))
     schedule = Schedule.of(config)
     model = place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
     step = TrainStep(sync_batch_norm(model, config, world.size), data, config, schedule, world)
-    done, watch, before = restore(step, folder, config, device, say)
+    done, watch, before = restore(step, folder, config, device)
     check_same_data(earlier, data.sha256, done, world)
     tests = world.from_main(lambda: previous_evaluations(folder, data.evaluated_on, done))
     schedule = schedule.after(tests)
     step.follow(schedule)
-    execution = Execution(step, config, say)
-    say_start(config, schedule, done, folder, data, execution, before, say)
+    execution = Execution(step, config)
+    log_start(config, schedule, done, folder, data, execution, before)
     recorder = Recorder(folder, config, data.evaluated_on,
                         facts(config, schedule, data, execution, earlier, done, jobs, format_times), world.is_main)
     if done and (changed := changed_surroundings(*recorder.record["sessions"][-2:])):
-        say(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
+        logger.warning(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
     recorder.begin(done)
     recorder.write(iteration=done, **watch.values())
 
     batch = config.train.mini_batch_size
-    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, jobs == 1, world.is_main)
+    progress = Progress(runs.title(config), done, schedule.iterations, batch, watch, jobs == 1 and world.is_main)
     point = done // schedule.interval * schedule.interval  # where the current interval of training errors began
     saved = time.monotonic()
     model.train()
@@ -224,7 +224,7 @@ def train(config: RunConfig, folder: Path, earlier: Run, stop: StopRequest, comm
             reason = stop.reason or ("max_seconds" if config.max_seconds else "another process")
             raise Stopped(f"stopped by {reason} at iteration {done} of {schedule.iterations}; saved in "
                           f"{display_path(folder)}\n{advice}", stop.exit_code)
-        finish(execution, recorder, folder, watch, say)
+        finish(execution, recorder, folder, watch)
     if stop.received is not None:
         raise Stopped(f"stopped by {stop.reason}; the run in {display_path(folder)} had just finished\n{advice}",
                       stop.exit_code)
@@ -244,8 +244,8 @@ def decide_memory_format(config: RunConfig, earlier: Run,
     return cost.with_memory_format(config, config.devices or 1)
 
 
-def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device,
-            say: Say) -> tuple[int, Stopwatch, str | None]:
+def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.device
+            ) -> tuple[int, Stopwatch, str | None]:
     """Put the newest whole checkpoint into the step: iterations done, seconds spent, and the engine until then.
 
     0, none and None without a checkpoint.
@@ -257,7 +257,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
         return 0, Stopwatch(), None
     state, meta, notes = found
     for note in notes:
-        say(note)
+        logger.warning(note)
     own = seed_and_numbers(config)
     recorded = fill_added_settings(meta["numbers"])
     if recorded != own:
@@ -265,10 +265,10 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
                           + difference_text(recorded, own) + "; resume=never starts over")
     step.load_state(state)
     if world.is_main:
-        restore_csv(folder, state.get("rows", {}), say)
+        restore_csv(folder, state.get("rows", {}))
     if meta.get("devices", 1) != world.size:
-        say(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: the numbers go "
-            "on equal within rounding, not bit for bit")
+        logger.warning(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: the "
+                       "numbers go on equal within rounding, not bit for bit")
     return int(step.iteration), Stopwatch(meta["train_seconds"], meta["evaluation_seconds"]), meta.get("engine")
 
 
@@ -329,7 +329,7 @@ def save(execution: Execution, recorder: Recorder, folder: Path, done: int, watc
     return write
 
 
-def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwatch, say: Say) -> None:
+def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwatch) -> None:
     """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
     step, config, leader = execution.step, execution.config, execution.step.world.is_main
     done = int(step.iteration)
@@ -342,7 +342,7 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
         measured["weights_sha256"] = checkpoint.write_weights(folder / "weights.pt", step.model, config)
         if isinstance(step.data, ImageNetData) and step.data.statistics is not None:
             imagenet_statistics.write_beside(folder, step.data.statistics, step.data.crop_size)
-    measured |= final_measurements(step, config, folder, say) if extras else {}
+    measured |= final_measurements(step, config, folder) if extras else {}
     if not leader:
         recorder.close()
         return
@@ -354,7 +354,8 @@ def finish(execution: Execution, recorder: Recorder, folder: Path, watch: Stopwa
     recorder.close()
     checkpoint.remove_all(folder)
     result = recorder.record["result"]
-    say(f"{runs.title(config)}: {recorder.evaluated_on} error "
+    logger.info(
+        f"{runs.title(config)}: {recorder.evaluated_on} error "
         f"{result[f'{recorder.evaluated_on}_top1_error']:.2f} %, train error {result['train_top1_error']:.2f} % at "
         f"iteration {done}, {duration(watch.train)} of training; {display_path(folder)}")
 
@@ -384,26 +385,24 @@ def about_files(data: Data) -> dict[str, Any]:
     return {"one_folder": True} if data.files.one_folder else {}
 
 
-def silent(text: str) -> None:
-    """What is said by the processes that do not lead."""
-
-
-def say_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, data: Data, execution: Execution,
-              before: str | None, say: Say) -> None:
+def log_start(config: RunConfig, schedule: Schedule, done: int, folder: Path, data: Data, execution: Execution,
+              before: str | None) -> None:
     """Before the first step: what trains, where, how far it is, and what it departs from."""
     where = f"from iteration {done}" if done else "from the start"
     size = execution.step.world.size
     several = "" if size == 1 else f"{size} processes, each on "
-    say(f"{runs.title(config)}: {schedule.iterations} iterations {where}, {several}{describe(execution.step.device)}, "
+    logger.info(
+        f"{runs.title(config)}: {schedule.iterations} iterations {where}, {several}{describe(execution.step.device)}, "
         f"{config.machine.precision.name}, engine {execution.kind}, split {data.split} "
         f"(tested on {data.evaluated_on}), {display_path(folder)}")
     if before not in (None, execution.kind):
-        say(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for bit")
+        logger.warning(f"  trained by engine {before} until now: the numbers go on equal within rounding, not bit for "
+                       "bit")
     if config.data.wiring_test:
-        say("  a wiring test: whether the network learns these images by heart; its errors say nothing about ImageNet"
-            + ("; tested on the training images" if "one_folder" in about_files(data) else ""))
+        logger.info("  a wiring test: whether the network learns these images by heart; its errors say nothing about "
+                    "ImageNet" + ("; tested on the training images" if "one_folder" in about_files(data) else ""))
     if deviations(config):
-        say("  not the paper's settings: " + "; ".join(deviations(config)))
+        logger.info("  not the paper's settings: " + "; ".join(deviations(config)))
 
 
 def load_data(config: RunConfig, device: torch.device) -> DeviceData:

@@ -4,6 +4,7 @@ The step is the same function in all of them. A captured graph reads and writes 
 captured, so whatever is loaded must be copied into them (`TrainStep.load_state` does).
 """
 
+import logging
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from repro.training.background import map_tensors
 from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
+logger = logging.getLogger(__name__)
 WARM_UP = 3  # updates before a capture, as torch.cuda.graph asks for; their effect is undone
 # Choice: about 20 captured updates of 20 layers, 4 of 110, one of 1202. A replay costs the host some microseconds
 # whatever is in it; not measured on a GPU yet.
@@ -44,8 +46,9 @@ class Execution:
     and operation by operation the run would slow down all others of its process. `engine.run` starts a fresh one.
     """
 
-    def __init__(self, step: TrainStep, config: RunConfig, say: Callable[[str], None] = print):
-        self.step, self.config, self.say = step, config, say
+    def __init__(self, step: TrainStep, config: RunConfig):
+        self.step, self.config = step, config
+        self.problems: list[str] = []  # what can't be done here
         self.done = int(step.iteration)
         self.batch = config.train.mini_batch_size
         self.graphs: dict[int, CapturedUpdates] = {}  # by the number of updates in them
@@ -129,8 +132,9 @@ class Execution:
             undo()
             if out_of_memory(error) is not None:  # a new error: one that its own frames hold keeps the network alive
                 raise torch.OutOfMemoryError(str(out_of_memory(error))) from None
-            self.say(f"engine={self.config.engine.name}: {name} is not possible here ({first_line(error)}); "
-                     "going on without it")
+            self.problems.append(f"engine={self.config.engine.name}: {name} is not possible here "
+                                 f"({first_line(error)}); going on without it")
+            logger.warning(self.problems[-1])
             return False
         undo()
         return True

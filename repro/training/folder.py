@@ -1,6 +1,7 @@
 """What a run's folder holds before the first update: nothing, a run to go on with, a finished one, or another's."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from repro.schema import Family, Precision, Resume, RunConfig
 from repro.training import checkpoint
 from repro.training.distributed import World
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def check_trainable(config: RunConfig) -> None:
@@ -25,25 +26,25 @@ def check_trainable(config: RunConfig) -> None:
 
 
 @contextmanager
-def hold_lock(folder: Path, world: World, say: Say) -> Iterator[None]:
+def hold_lock(folder: Path, world: World) -> Iterator[None]:
     """Hold the run's folder, in the leader; an error of it is raised in every process."""
     with ExitStack() as stack:
         note = world.from_main(lambda: stack.enter_context(runs.hold_lock(folder)))
         if note:
-            say(f"{display_path(folder)}: {note}")
+            logger.warning(f"{display_path(folder)}: {note}")
         yield
 
 
-def previous_run(folder: Path, config: RunConfig, asked: Precision, say: Say) -> Run:
+def previous_run(folder: Path, config: RunConfig, asked: Precision) -> Run:
     """The earlier run in a folder, if it is this configuration's; put aside first where it is not to go on."""
     if config.resume is Resume.never:
-        archive_run(folder, say)
+        archive_run(folder)
     earlier = read_run(folder)
     check_same(earlier, config, asked)
     require_checkpoint(earlier)
     if earlier.finished:
         checkpoint.remove_all(folder)
-        say(f"{runs.title(config)} is finished: {display_path(folder)} (resume=never runs it again)")
+        logger.info(f"{runs.title(config)} is finished: {display_path(folder)} (resume=never runs it again)")
     return earlier
 
 
@@ -109,7 +110,7 @@ def difference_text(old: dict[str, Any], new: dict[str, Any]) -> str:
                      if old.get(key) != new.get(key)) or "an older form of this one"
 
 
-def archive_run(folder: Path, say: Say) -> None:
+def archive_run(folder: Path) -> None:
     """Move what an earlier run left in a folder into `<folder>.old-<k>` beside it."""
     content = [path for path in folder.iterdir() if not path.name.startswith(runs.LOCK)]
     if not content:
@@ -120,4 +121,4 @@ def archive_run(folder: Path, say: Say) -> None:
     aside.mkdir()
     for path in content:
         path.rename(aside / path.name)
-    say(f"resume=never: the earlier run is now in {display_path(aside)}")
+    logger.info(f"resume=never: the earlier run is now in {display_path(aside)}")

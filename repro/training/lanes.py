@@ -4,9 +4,10 @@ A turn only queues updates, so the device always has work of several runs. On a 
 gain nothing by it.
 """
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
@@ -22,7 +23,7 @@ from repro.training import engine
 from repro.training.cost import prepare, random_data, with_memory_format
 from repro.training.execution import Execution
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 Failure = TypeVar("Failure", bound=ReproError)
 CANDIDATES = (1, 2, 4, 8)  # runs at once that are tried
 NEAR = 0.95  # Choice: of the best rate; the fewest runs that reach it are taken, since they end sooner
@@ -33,9 +34,9 @@ class Lane:
     """One run that is under way."""
 
     def __init__(self, config: RunConfig, stream: torch.cuda.Stream | None, stop: StopRequest, command: list[str],
-                 say: Say, jobs: int):
+                 jobs: int):
         self.config, self.stream, self.begun = config, stream, False
-        self.steps: Generator[None, None, Run] = engine.run_stepwise(config, stop, command, say, jobs)
+        self.steps: Generator[None, None, Run] = engine.run_stepwise(config, stop, command, jobs)
 
     def advance(self) -> bool:
         """Queue the run's next updates; False at its end. Raises what the run raises."""
@@ -50,8 +51,7 @@ def in_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[object
 
 
 @restore_settings()
-def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str], jobs: int,
-            say: Say = print) -> list[ReproError]:
+def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str], jobs: int) -> list[ReproError]:
     """Run every configuration, up to `jobs` at a time and only such together whose machine settings agree.
 
     A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are
@@ -64,7 +64,7 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
     streams = [new_stream(torch.device("cuda")) if shares else None for _ in range(jobs)]
     while lanes or (waiting and stop.reason is None and not fatal):
         while waiting and len(lanes) < jobs and stop.reason is None and not fatal and fits(waiting[0], lanes):
-            lanes.append(Lane(waiting.popleft(), streams.pop(), stop, command, say, jobs))
+            lanes.append(Lane(waiting.popleft(), streams.pop(), stop, command, jobs))
         for lane in list(lanes):
             try:
                 if (lane.begun or not fatal) and lane.advance():
@@ -72,16 +72,17 @@ def run_all(configs: Sequence[RunConfig], stop: StopRequest, command: list[str],
             except Stopped as error:
                 stopped.append(without_frames(error))
             except (DivergedError, OutOfMemoryError, InUseError) as error:
-                say(f"{error}\ngoing on with the rest")
+                logger.warning(f"{error}\ngoing on with the rest")
                 failures.append(without_frames(error))
             except Exception as error:
                 if isinstance(error, CaptureError) and len(lanes) > 1:
-                    say(f"{error}\n{title(lane.config)} is left as it was; no run begins here after those under way")
+                    logger.warning(f"{error}\n{title(lane.config)} is left as it was; no run begins here after those "
+                                   "under way")
                 fatal.append(error)
             lanes.remove(lane)
             streams.append(lane.stream)
     for other in [*fatal, *stopped][1:]:
-        say(str(other))
+        logger.warning(str(other))
     if fatal:
         raise fatal[0]
     if stopped:
@@ -103,7 +104,7 @@ def fits(config: RunConfig, lanes: list[Lane]) -> bool:
 
 
 @restore_settings()
-def best_jobs(config: RunConfig, most: int, say: Say = print, seconds_left: float | None = None) -> int:
+def best_jobs(config: RunConfig, most: int, seconds_left: float | None = None) -> int:
     """How many runs like this one to do at once on this device: the fewest that come near the best total rate measured.
 
     Nothing more is tried after a tenth of `seconds_left`. On a CPU always 1: runs that take turns in one process share
@@ -126,7 +127,8 @@ def best_jobs(config: RunConfig, most: int, say: Say = print, seconds_left: floa
             break
         said.append(f"{jobs}: {rates[jobs]:.0f}")
     best = min((jobs for jobs, rate in rates.items() if rate >= NEAR * max(rates.values())), default=1)
-    say(f"runs at once: {best} (updates/s of {config.name} measured here by number of runs: {', '.join(said)})")
+    logger.info(f"runs at once: {best} (updates/s of {config.name} measured here by number of runs: "
+                f"{', '.join(said)})")
     return best
 
 

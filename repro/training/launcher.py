@@ -1,5 +1,6 @@
 """Start a process for each device of this machine and wait for all of them: `repro run ... machine=ddp devices=N`."""
 
+import logging
 import os
 import shlex
 import signal
@@ -18,7 +19,7 @@ from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder
 from repro.schema import RunConfig
 from repro.stopping import SIGNALS, StopRequest, command_to_go_on, end_with_parent
-from repro.streams import keep_on_without_output, open_streams
+from repro.streams import keep_on_without_output, open_streams, show_messages
 from repro.training.checkpoint import list_checkpoints
 
 Train = Callable[[RunConfig, list[str] | None], object]
@@ -46,7 +47,8 @@ def launch(train: Train, config: RunConfig, command: list[str] | None = None) ->
         try:
             with environment_of_workers(size):
                 workers.append(start_processes(  # type: ignore[no-untyped-call]
-                    work, (size, free_port(), os.getpid(), [answer for _, answer in pipes], train, config, command),
+                    work, (size, free_port(), os.getpid(), [answer for _, answer in pipes], train, config, command,
+                           logging.getLogger("repro").getEffectiveLevel()),
                     size, join=False, start_method="spawn"))
             forwarded = False
             while not workers[0].join(LOOK, GRACE):
@@ -84,7 +86,7 @@ def environment_of_workers(size: int) -> Iterator[None]:
 
 
 def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connection], train: Train,
-         config: RunConfig, command: list[str] | None) -> None:
+         config: RunConfig, command: list[str] | None, level: int) -> None:
     """One of the processes: it sends an error of ours to the launcher; only the first one's output is shown."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
     end_with_parent(parent, signal.SIGTERM)
@@ -99,7 +101,8 @@ def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connect
     if sys.platform in LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
     try:
-        train(config, command)
+        with show_messages(level=level):
+            train(config, command)
     except ReproError as error:
         answers[rank].send(error)
         sys.exit(error.exit_code)

@@ -1,6 +1,6 @@
 """What is measured of a trained network once, after its last iteration: for the record, never for the result."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from repro.training.execution import evaluate_together
 from repro.training.recorder import write_responses
 from repro.training.step import TrainStep
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def final_measurements(step: TrainStep, config: RunConfig, folder: Path, say: Say) -> dict[str, Any]:
+def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict[str, Any]:
     """For the record: the error with plainly averaged BN statistics, and what responses.csv and gradients.csv hold."""
     measured: dict[str, Any] = {}
     data, size = step.data, config.train.mini_batch_size
@@ -41,8 +41,8 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path, say: Sa
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
         step.world.average_buffers(averaged)
         outcome = evaluate_together(averaged, step)
-        say(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics averaged "
-            f"over {batches * size} training images")
+        logger.info(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics "
+                    f"averaged over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
             "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
             **outcome.errors_on(data.evaluated_on)}
@@ -73,7 +73,7 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
 
 
 @restore_settings()
-def add_responses(run: Run, overrides: list[str], say: Say) -> None:
+def add_responses(run: Run, overrides: list[str]) -> None:
     """Measure the responses of a finished run from its weights.pt and put them beside its record.
 
     ConfigError for a run that is not finished or is of ImageNet (Fig. 7 is of CIFAR-10); StorageError (5) where
@@ -92,7 +92,7 @@ def add_responses(run: Run, overrides: list[str], say: Say) -> None:
         measured = measure_responses(model, data, config, run.folder)
         measured |= {"device": describe(device), **code_version(), **package_versions(), "utc": runs.utc_now()}
         runs.write_json(run.folder / "run.json", run.record | {"responses": measured})
-    say(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
+    logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
 
 
 def recorded_settings(record: dict[str, Any], overrides: list[str]) -> RunConfig:

@@ -1,9 +1,14 @@
 """What a person sees while a run trains: a tqdm bar on a terminal, else one plain line per evaluation."""
 
+import logging
 import sys
 import time
 
 from tqdm import tqdm
+
+from repro.wording import duration
+
+logger = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -40,11 +45,10 @@ class Stopwatch:
 class Progress:
     """Shows iterations, errors, images/s and the time left."""
 
-    def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch,
-                 bar: bool = True, speaks: bool = True):
-        self.total, self.mini_batch_size, self.name, self.speaks = total, mini_batch_size, name, speaks
+    def __init__(self, name: str, done: int, total: int, mini_batch_size: int, watch: Stopwatch, bar: bool = True):
+        self.total, self.mini_batch_size, self.name = total, mini_batch_size, name
         self.bar = None
-        if bar and speaks and sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, desc=name, unit="it", dynamic_ncols=True)
         self.first, self.began, self.shown = done, time.monotonic(), time.monotonic()
         self.watch, self.trained_before = watch, watch.train  # seconds of earlier sessions
@@ -55,23 +59,21 @@ class Progress:
 
     def show(self, done: int, train_error: float, other: str = "") -> None:
         """Put the current numbers on the bar."""
-        if self.bar is None:
-            return
+        assert self.bar is not None
         self.shown = time.monotonic()
         self.bar.n = done
         self.bar.set_postfix_str(f"train error {train_error:.2f} %{other}, {self.rate(done):.0f} images/s")
 
     def show_evaluation(self, done: int, row: dict[str, float], evaluated_on: str) -> None:
-        """Say what an evaluation gave; its time must have been counted."""
+        """Show what an evaluation gave; its time must have been counted."""
         test = f"{evaluated_on} error {row[f'{evaluated_on}_top1_error']:.2f} %"
         if self.bar is not None:
             self.show(done, row["train_top1_error"], f", {test}")
-        if self.bar is not None or not self.speaks:
             return
         left = (time.monotonic() - self.began) / max(1, done - self.first) * (self.total - done)
-        print(f"{self.name}: iteration {done}/{self.total}, lr {row['learning_rate']:g}, "
-              f"train error {row['train_top1_error']:.2f} %, {test}, {self.rate(done):.0f} images/s, "
-              f"{duration(left)} left", flush=True)
+        logger.info(f"{self.name}: iteration {done}/{self.total}, lr {row['learning_rate']:g}, "
+                    f"train error {row['train_top1_error']:.2f} %, {test}, {self.rate(done):.0f} images/s, "
+                    f"{duration(left)} left")
 
     def rate(self, done: int) -> float:
         """Training images per second of this session, evaluations left out."""
@@ -82,12 +84,3 @@ class Progress:
         """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 45 s, 12 min, 3.4 h, 2.5 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

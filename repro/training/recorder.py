@@ -2,9 +2,10 @@
 
 import csv
 import io
+import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from repro.paths import display_path
 from repro.ranges import IMAGENET
 from repro.schema import RunConfig
 
+logger = logging.getLogger(__name__)
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
 CSV_FILES = {"history.csv", "timing.csv", "gradients.csv"}
@@ -85,7 +87,7 @@ class Recorder:
     def no_board(self, error: OSError) -> None:
         """Do without TensorBoard from here on."""
         if not self.board_failed:
-            print(f"no TensorBoard scalars from here on: {error}")
+            logger.warning(f"no TensorBoard scalars from here on: {error}")
         self.board, self.board_failed = None, True
 
     def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
@@ -201,13 +203,13 @@ def write_responses(folder: Path, responses: Iterable[Any]) -> str:
     return runs.file_sha256(folder / "responses.csv")
 
 
-def restore_csv(folder: Path, rows: dict[str, str], say: Callable[[str], None]) -> None:
+def restore_csv(folder: Path, rows: dict[str, str]) -> None:
     """Make the CSV files what the checkpoint knows of them, where a crash or a hand has changed that."""
     for name in CSV_FILES & rows.keys():
         path = folder / name
         if not path.is_file() or not path.read_bytes().startswith(rows[name].encode()):
             runs.write_atomic(path, rows[name])
-            say(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
+            logger.warning(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
 
 
 def keep_rows(path: Path, columns: tuple[str, ...], iteration: int) -> str:

@@ -1,5 +1,6 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
 
+import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,9 +25,10 @@ from repro.schema import Device, Engine, Precision, RunConfig
 from repro.stopping import StopRequest, command_to_go_on
 from repro.training import cost, engine, lanes, launcher
 from repro.training.distributed import rank_from_environment, with_devices
-from repro.training.progress import duration
 from repro.training.schedule import Schedule
+from repro.wording import duration
 
+logger = logging.getLogger(__name__)
 CIFAR10_TEST = 10_000  # images (Sec. 4.2)
 
 
@@ -51,7 +53,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         try:
             failures = run_unfinished(configs, stop, command, jobs)
         except CaptureError as error:
-            print(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process", flush=True)
+            logger.warning(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process")
             eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
             failures = one_after_the_other(eager, stop, command, partial(launcher.launch, engine.run))
         evaluate_finished(suite, configs, overrides, stop, command)
@@ -69,13 +71,12 @@ def evaluate_finished(suite: Suite, configs: list[RunConfig], overrides: list[st
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
                           f"go on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
-        print(evaluate(config, protocol, folder / "weights.pt", command, stop)[0], flush=True)
+        logger.info(evaluate(config, protocol, folder / "weights.pt", command, stop)[0])
     there = {(config.name, config.seed) for config, _ in finished}
     for name in suite.ensembles:
         lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members
                  if (one.experiment, one.seed) not in there]
-        print(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0],
-              flush=True)
+        logger.info(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0])
 
 
 def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[str],
@@ -104,7 +105,7 @@ def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: li
         try:
             run(replace(config, max_seconds=stop.seconds_left()), command)
         except (DivergedError, OutOfMemoryError, InUseError) as error:
-            print(f"{error}\ngoing on with the rest", flush=True)
+            logger.warning(f"{error}\ngoing on with the rest")
             failures.append(error)
     return failures
 
@@ -118,7 +119,7 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
         asked = suite.default_preset
     if asked != "auto":
         suite.preset(asked)
-    print(f"suite {suite.name}: {suite.question}", flush=True)
+    logger.info(f"suite {suite.name}: {suite.question}")
     first = resolve(compose([f"experiment={suite.experiments[0]}", *overrides]))
     if asked != "auto" or first.machine.device is Device.cuda:
         return "paper" if asked == "auto" else asked
@@ -126,14 +127,15 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
         raise ConfigError(f"suite {suite.name} needs a CUDA device and there is none here; preset=paper (PRESET=paper) "
                           f"runs it anyway, `repro cost {suite.name}` measures what that takes")
     if not has_begun(suite.preset("short"), overrides):
-        print("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:", flush=True)
-        say_cost(suite, [override for override in overrides if not override.startswith("scale=")])
-        print(f"running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
-              f"  it shows {suite.presets['short'].shows};\n  it cannot show {suite.presets['short'].cannot_show}.")
+        logger.info("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:")
+        measure_cost(suite, [override for override in overrides if not override.startswith("scale=")])
+        logger.info(
+            f"running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
+            f"  it shows {suite.presets['short'].shows};\n  it cannot show {suite.presets['short'].cannot_show}.")
     return "short"
 
 
-def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dict[str, Any]:
+def measure_cost(suite: Suite, overrides: list[str]) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     total, entries, device, caveat = 0.0, [], "", ""
     for experiment in suite.experiments:
@@ -147,8 +149,8 @@ def say_cost(suite: Suite, overrides: list[str], say: engine.Say = print) -> dic
         text = f"{1000 * measured.step_seconds:.0f} ms/step, {duration(seconds)}" + (f" x {seeds}" if seeds > 1 else "")
         entries.append({**asdict(measured), "iterations": iterations, "run_seconds": seconds, "seeds": seeds,
                         "text": text})
-        say(f"  {experiment:18} {text} for {iterations} iterations in {measured.precision}")
-    say(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
+        logger.info(f"  {experiment:18} {text} for {iterations} iterations in {measured.precision}")
+    logger.info(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
     return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
 
@@ -184,5 +186,5 @@ def make_data(config: RunConfig) -> None:
     """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
     root = data_dir(config.data.root)
     if config.data.name == CIFAR10 and cifar10_files.find(root) is None:
-        print(f"CIFAR-10 is not in {root} yet; fetching it (once)")
+        logger.info(f"CIFAR-10 is not in {root} yet; fetching it (once)")
         fetch.fetch(root)

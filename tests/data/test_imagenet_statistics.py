@@ -184,14 +184,12 @@ def test_an_image_that_cant_be_read_ends_the_pass():
         compute(image_set(0), range(100 * PART), crop, SIZE, False, never)
 
 
-def test_progress_is_said_on_standard_error_where_asked(monkeypatch, capsys):
+def test_progress_is_logged_where_asked(monkeypatch, caplog):
     images = made_crops(2)
     monkeypatch.setattr("repro.data.parts.LINE_SECONDS", 0)
     for show in (False, True):
         compute(image_set(2), range(2), lambda i: images[i], SIZE, show, never)
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        assert ("mean image of made: 2 of 2 images" in printed.err) == show
+        assert ("mean image of made: 2 of 2 images" in caplog.text) == show
 
 
 # ---- what is kept
@@ -216,31 +214,31 @@ def test_what_is_stored_comes_back_for_the_same_set_and_sizes_only(kept, capsys)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_that_was_cut_anywhere_is_not_used_and_named(kept, capsys):
+def test_a_file_that_was_cut_anywhere_is_not_used_and_named(kept, caplog):
     path, found = kept
     whole = path.read_bytes()
     for length in [*range(0, len(whole), 97), len(whole) - 1]:
         path.write_bytes(whole[:length])
         assert cached(path.parent, found.fingerprint, 256, SIZE) is None
-        assert f"{path.name} is damaged" in capsys.readouterr().err
+        assert f"{path.name} is damaged" in caplog.text
     path.write_bytes(whole)
     assert cached(path.parent, found.fingerprint, 256, SIZE) is not None
 
 
-def test_a_flipped_bit_in_the_numbers_is_seen(kept, capsys):
+def test_a_flipped_bit_in_the_numbers_is_seen(kept, caplog):
     path, found = kept
     data = bytearray(path.read_bytes())
     data[data.index(found.mean.tobytes()) + 40] ^= 16
     path.write_bytes(data)
     assert cached(path.parent, found.fingerprint, 256, SIZE) is None
-    assert "damaged" in capsys.readouterr().err
+    assert "damaged" in caplog.text
 
 
 @pytest.mark.parametrize("change", [
     {"fingerprint": np.array("0123456789abcdef" * 3 + "f" * 16)}, {"mean": np.zeros((3, 5, 5), np.float32)},
     {"mean": np.full((3, SIZE, SIZE), np.nan, np.float32)}, {"mean": np.zeros((3, SIZE, SIZE))},
     {"covariance": np.zeros((2, 2))}, {"images": np.array(0)}, {"covariance": np.array([None], object)}])
-def test_a_file_of_something_else_is_not_used(kept, capsys, change):
+def test_a_file_of_something_else_is_not_used(kept, caplog, change):
     path, found = kept
     arrays = {"mean": found.mean, "covariance": found.covariance, "images": np.array(found.images),
               "fingerprint": np.array(found.fingerprint)}
@@ -248,7 +246,7 @@ def test_a_file_of_something_else_is_not_used(kept, capsys, change):
     np.savez(content, **(arrays | change))
     path.write_bytes(content.getvalue())
     assert cached(path.parent, found.fingerprint, 256, SIZE) is None
-    assert "it is not used" in capsys.readouterr().err
+    assert "it is not used" in caplog.text
 
 
 def test_a_file_that_cant_be_opened_is_a_storage_error(open_folder, as_user):

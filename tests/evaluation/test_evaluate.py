@@ -111,7 +111,7 @@ def stop_after(monkeypatch, batches: int, stop) -> None:
     monkeypatch.setattr(Scorer, "__call__", scored)
 
 
-def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_path, monkeypatch, capsys):
+def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_path, monkeypatch, caplog):
     def broken():
         raise KeyboardInterrupt
 
@@ -126,7 +126,7 @@ def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_p
             counted.append(len(loaded)), original(self, loaded))[1])
         _, record = evaluate(root, weights, tmp_path / "broken")
     assert counted == [4, 4, 4, 4, 2], "the rest only, and a last batch that is smaller"
-    assert "goes on after 12 of 30 images" in capsys.readouterr().err
+    assert "goes on after 12 of 30 images" in caplog.text
     _, alone = evaluate(root, weights, tmp_path / "alone")
     assert record | {"utc": None} == alone | {"utc": None}
     assert rows_path(kept_at(tmp_path / "broken")).read_bytes() == rows_path(

@@ -28,8 +28,8 @@ def sent(monkeypatch, tmp_path):
             looks = iter(range(10**6))
             patch.setattr(engine.StopRequest, "reason", property(lambda self: "SIGTERM" if next(looks) >= 24 else None))
             with pytest.raises(Stopped):
-                engine.run(config, say=lambda text: None)
-        run = engine.run(config, say=lambda text: None)
+                engine.run(config)
+        run = engine.run(config)
         target = tmp_path / "sent" / run.folder.parent.name / run.folder.name
         copy_record(run.folder, target)
         return target

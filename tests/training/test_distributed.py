@@ -99,8 +99,9 @@ def both(images, tmp_path_factory) -> runs.Run:
 def together(images, tmp_path_factory) -> runs.Run:
     """The short run by two processes that torchrun started; what our own launcher starts must do the same."""
     results = tmp_path_factory.mktemp("together")
-    finish(start([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-                  *command(images, results, *SHORT)[1:]]))
+    said = finish(start([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+                         *command(images, results, *SHORT)[1:]]))
+    assert (said.count("iterations from the start"), said.count("iteration 4/24")) == (1, 1), "one speaks for both"
     return the_run(results)
 
 

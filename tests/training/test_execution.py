@@ -28,19 +28,15 @@ LENGTH = ["train.warmup=error80", "train.warmup_window=6", "evaluation.gradient_
 GENTLE = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.0001"]
 
 
-def silent(text):
-    """Swallow what is said."""
-
-
 def made_step(*overrides):
     config = tiny_config(*overrides)
     model = build_model(config.model, config.seed).train()
     return TrainStep(model, tiny_data(), config, Schedule.of(config)), config
 
 
-def made(*overrides, say=silent):
+def made(*overrides):
     step, config = made_step(*overrides)
-    return Execution(step, config, say)
+    return Execution(step, config)
 
 
 def state_of(step):
@@ -128,7 +124,7 @@ def test_a_state_that_is_loaded_later_is_what_the_graph_trains(tapes):
 
 @pytest.mark.parametrize("stops", [[], [2], [1, 3, 4]])
 def test_whole_runs_with_graphs_are_the_eager_ones_bit_for_bit(tapes, stops, tmp_path, monkeypatch):
-    whole = engine.run(tiny_config(*LENGTH, "engine=eager", f"results={tmp_path / 'eager'}"), say=silent)
+    whole = engine.run(tiny_config(*LENGTH, "engine=eager", f"results={tmp_path / 'eager'}"))
     config = tiny_config(*LENGTH, "engine=graph", "machine.steps_per_graph=4", f"results={tmp_path / 'graph'}")
     for count in stops:
         calls = iter(range(10**6))
@@ -136,8 +132,8 @@ def test_whole_runs_with_graphs_are_the_eager_ones_bit_for_bit(tapes, stops, tmp
             reason = property(lambda self, calls=calls, count=count: "SIGTERM" if next(calls) >= count else None)
             patch.setattr(engine.StopRequest, "reason", reason)
             with pytest.raises(Stopped):
-                engine.run(config, say=silent)
-    parts = engine.run(config, say=silent)
+                engine.run(config)
+    parts = engine.run(config)
     for name in ("history.csv", "gradients.csv", "responses.csv"):
         assert (whole.folder / name).read_bytes() == (parts.folder / name).read_bytes(), name
     left, right = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (whole, parts))
@@ -146,10 +142,9 @@ def test_whole_runs_with_graphs_are_the_eager_ones_bit_for_bit(tapes, stops, tmp
     assert [session["updates_per_graph"] for session in parts.record["sessions"]] == [4] * (len(stops) + 1)
 
 
-def test_where_nothing_can_be_captured_one_line_says_so_and_the_run_goes_on():
-    said = []
-    ours, eager = made("engine=graph", say=said.append), made("engine=eager")
-    (line,) = said
+def test_where_nothing_can_be_captured_one_line_says_so_and_the_run_goes_on(caplog):
+    ours, eager = made("engine=graph"), made("engine=eager")
+    (line,) = caplog.messages
     assert line.startswith("engine=graph: capture is not possible here (needs a CUDA device, this is cpu)")
     assert ours.kind == "eager"
     ours.advance(5)
@@ -157,15 +152,14 @@ def test_where_nothing_can_be_captured_one_line_says_so_and_the_run_goes_on():
     assert_same(ours.step, eager.step)
 
 
-def test_an_update_that_fails_while_it_is_tried_is_undone(monkeypatch):
+def test_an_update_that_fails_while_it_is_tried_is_undone(monkeypatch, caplog):
     def broken(self):
         self.step()
         raise RuntimeError("no driver\nmore text")
 
     monkeypatch.setattr(Execution, "capture", broken)
-    said = []
-    ours, eager = made("engine=graph", say=said.append), made("engine=eager")
-    assert said == ["engine=graph: capture is not possible here (no driver); going on without it"]
+    ours, eager = made("engine=graph"), made("engine=eager")
+    assert caplog.messages == ["engine=graph: capture is not possible here (no driver); going on without it"]
     ours.advance(5)
     eager.advance(5)
     assert_same(ours.step, eager.step)
@@ -183,10 +177,9 @@ def test_no_memory_for_a_capture_is_no_reason_to_go_on(monkeypatch):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_train_within_rounding_and_are_let_go_of(monkeypatch):
     """The first call of a compiled block on a machine takes some seconds."""
-    said = []
-    compiled = made("engine=compile", *GENTLE, say=said.append)
+    compiled = made("engine=compile", *GENTLE)
     assert compiled.kind == "compile"
-    assert said == []
+    assert compiled.problems == []
     assert all(block._compiled_call_impl is not None for block in blocks(compiled.step.model))
     eager = made("engine=eager", *GENTLE)
     for _ in range(10):
@@ -228,7 +221,7 @@ def test_the_whole_chain_of_a_failed_capture_is_told():
                             "  caused by KeyError: 'the first'")
 
 
-def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_path, capfd):
+def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_path, capfd, caplog):
     """On synthetic images, since the process has nothing of what is patched here."""
     def fails(self):
         raise CaptureError("CUDA graphs can't be captured here")
@@ -236,10 +229,9 @@ def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_pat
     monkeypatch.setattr(Execution, "capture", fails)
     words = ["data=synthetic", "machine.threads=1", "train.iterations=6", "train.lr_drops=[4]", "evaluation.interval=6",
              "evaluation.gradient_iterations=[]", "evaluation.responses=false", "evaluation.batch_norm_images=0"]
-    said = []
-    graph, eager = (engine.run(tiny_config(*words, f"engine={way}", f"results={tmp_path / way}"), say=said.append)
+    graph, eager = (engine.run(tiny_config(*words, f"engine={way}", f"results={tmp_path / way}"))
                     for way in ("graph", "eager"))
-    assert "going on in a fresh process, engine=eager" in said[0]
+    assert "going on in a fresh process, engine=eager" in caplog.messages[0]
     assert "6 iterations from the start" in capfd.readouterr().out, "it says where it is itself"
     assert graph.record["environment"]["engine"] == "eager"
     assert (graph.folder / "history.csv").read_bytes() == (eager.folder / "history.csv").read_bytes()
@@ -256,7 +248,7 @@ def test_a_signal_while_a_capture_fails_starts_nothing_new(monkeypatch):
     monkeypatch.setattr(Execution, "capture", fails)
     monkeypatch.setattr(engine.launcher, "launch", None)
     with pytest.raises(Stopped, match="stopped by SIGTERM before anything was trained") as caught:
-        engine.run(tiny_config("engine=graph"), ["repro", "run", "x=1", "resume=never"], silent)
+        engine.run(tiny_config("engine=graph"), ["repro", "run", "x=1", "resume=never"])
     assert caught.value.exit_code == 75
     assert str(caught.value).endswith("go on with: repro run x=1"), "resume=never would begin anew"
 
@@ -276,7 +268,7 @@ def test_a_capture_without_memory_keeps_nothing_of_the_network(monkeypatch):
     gc.disable()
     try:
         with suppress(torch.OutOfMemoryError):
-            Execution(step, config, silent)
+            Execution(step, config)
         del step
         assert alive() is None
     finally:
@@ -334,10 +326,9 @@ def test_without_a_compiler_the_run_goes_on_eagerly(monkeypatch):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
     monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
-    said = []
-    ours = made("engine=compile", say=said.append)
+    ours = made("engine=compile")
     assert ours.kind == "eager"
-    assert "compile is not possible here (InvalidCxxCompiler" in said[0]
+    assert "compile is not possible here (InvalidCxxCompiler" in ours.problems[0]
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(8, 6), (20, 6), (110, 4), (1202, 1)])

@@ -53,9 +53,8 @@ def on_gpu(*overrides, precision=Precision.fp32, way=Engine.graph, deterministic
 def executed(config):
     device = set_up(config)
     model = place(build_model(config.model, config.seed), config, device).train()
-    said = []
-    execution = Execution(TrainStep(model, data_on_gpu(), config, Schedule.of(config)), config, said.append)
-    assert said == []
+    execution = Execution(TrainStep(model, data_on_gpu(), config, Schedule.of(config)), config)
+    assert execution.problems == []
     return execution
 
 
@@ -72,10 +71,6 @@ def waiting_is_an_error():
         torch.cuda.set_sync_debug_mode(before)
 
 
-def silent(text):
-    """Swallow what the engine says."""
-
-
 def content(run):
     return ((run.folder / "history.csv").read_bytes(), (run.folder / "gradients.csv").read_bytes(),
             torch.load(run.folder / "weights.pt", weights_only=True))
@@ -89,10 +84,10 @@ def assert_same_run(left, right):
 
 def test_the_first_losses_are_those_of_the_cpu(tmp_path):
     length = ["train.iterations=4", "evaluation.interval=1", "train.lr_drops=[2]"]
-    gpu = engine.run(on_gpu(*length, f"results={tmp_path / 'gpu'}"), say=silent).history()
+    gpu = engine.run(on_gpu(*length, f"results={tmp_path / 'gpu'}")).history()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "load_data", lambda config, device: tiny_data())
-        cpu = engine.run(tiny_config(*length, f"results={tmp_path / 'cpu'}"), say=silent).history()
+        cpu = engine.run(tiny_config(*length, f"results={tmp_path / 'cpu'}")).history()
     assert [row["train_loss"] for row in gpu] == pytest.approx([row["train_loss"] for row in cpu], rel=1e-3)
 
 
@@ -113,7 +108,7 @@ def test_order_and_mini_batches_are_those_of_the_cpu():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_graphs_are_the_eager_step_bit_for_bit_in_deterministic_mode(precision, tmp_path):
     runs = [engine.run(on_gpu(*LENGTH, f"results={tmp_path / way.name}", "machine.steps_per_graph=4",
-                              precision=precision, way=way), say=silent) for way in (Engine.eager, Engine.graph)]
+                              precision=precision, way=way)) for way in (Engine.eager, Engine.graph)]
     assert [run.record["environment"]["engine"] for run in runs] == ["eager", "graph"]
     assert runs[1].record["environment"]["updates_per_graph"] == 4
     assert_same_run(*runs)
@@ -121,7 +116,7 @@ def test_graphs_are_the_eager_step_bit_for_bit_in_deterministic_mode(precision, 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tmp_path, monkeypatch):
-    whole = engine.run(on_gpu(*LENGTH, f"results={tmp_path / 'whole'}", precision=precision), say=silent)
+    whole = engine.run(on_gpu(*LENGTH, f"results={tmp_path / 'whole'}", precision=precision))
     config = on_gpu(*LENGTH, f"results={tmp_path / 'parts'}", precision=precision)
     for turns in (2, 4):
         calls = iter(range(10**6))
@@ -129,8 +124,8 @@ def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tm
             patch.setattr(engine.StopRequest, "reason", property(
                 lambda self, calls=calls, turns=turns: "SIGTERM" if next(calls) >= turns else None))
             with pytest.raises(Stopped):
-                engine.run(config, say=silent)
-    assert_same_run(whole, engine.run(config, say=silent))
+                engine.run(config)
+    assert_same_run(whole, engine.run(config))
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
@@ -187,21 +182,21 @@ def test_runs_at_once_are_bit_for_bit_those_left_alone(way, tmp_path):
         return [on_gpu(*LENGTH, f"seed={seed}", f"results={tmp_path / folder}", way=way) for seed in range(3)]
 
     with StopRequest() as stop:
-        assert lanes.run_all(configs("together"), stop, ["repro"], 2, silent) == []  # the third begins late
+        assert lanes.run_all(configs("together"), stop, ["repro"], 2) == []  # the third begins late
     for together, alone in zip(configs("together"), configs("alone"), strict=True):
-        assert_same_run(engine.run(together, say=silent), engine.run(alone, say=silent))
+        assert_same_run(engine.run(together), engine.run(alone))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_activation_checkpointing_changes_nothing_but_memory(precision, tmp_path):
     runs = [engine.run(on_gpu(*LENGTH, f"results={tmp_path / word}", f"machine.activation_checkpointing={word}",
-                              precision=precision), say=silent) for word in ("false", "true")]
+                              precision=precision)) for word in ("false", "true")]
     assert_same_run(*runs)
 
 
 def test_two_groups_of_weights_are_captured_like_one(tmp_path):
     words = [*LENGTH, "train.momentum_form=nesterov", "train.weight_decay_on=weights"]
-    runs = [engine.run(on_gpu(*words, f"results={tmp_path / way.name}", way=way), say=silent)
+    runs = [engine.run(on_gpu(*words, f"results={tmp_path / way.name}", way=way))
             for way in (Engine.eager, Engine.graph)]
     assert_same_run(*runs)
 
@@ -229,7 +224,7 @@ def test_where_a_capture_fails_a_fresh_process_does_the_run(tmp_path, monkeypatc
     assert "going on in a fresh process, engine=eager" in done.stdout
     monkeypatch.setattr(engine, "load_data", LOAD_DATA)
     config = on_gpu(*SYNTHETIC, f"results={tmp_path / 'eager'}", way=Engine.eager)
-    eager = engine.run(config, say=silent)
+    eager = engine.run(config)
     fails = read_run(run_folder(replace(config, results=str(tmp_path / "fails"))))
     assert fails.record["environment"]["engine"] == "eager"
     assert (fails.folder / "history.csv").read_bytes() == (eager.folder / "history.csv").read_bytes()
@@ -238,19 +233,19 @@ def test_where_a_capture_fails_a_fresh_process_does_the_run(tmp_path, monkeypatc
 def test_the_memory_format_is_measured_once_for_all_runs_of_a_process(tmp_path):
     open_ = [replace(on_gpu(f"seed={seed}", f"results={tmp_path}"), machine=replace(
         on_gpu().machine, channels_last=None)) for seed in range(2)]
-    times = [engine.run(config, say=silent).record["environment"]["memory_format_ms"] for config in open_]
+    times = [engine.run(config).record["environment"]["memory_format_ms"] for config in open_]
     assert times[0] == times[1]
     assert all(0.01 < value < 1000 for value in times[0].values())
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
 def test_the_memory_that_a_run_took_is_recorded(checkpointing, tmp_path):
-    run = engine.run(on_gpu(f"results={tmp_path}", f"machine.activation_checkpointing={checkpointing}"), say=silent)
+    run = engine.run(on_gpu(f"results={tmp_path}", f"machine.activation_checkpointing={checkpointing}"))
     assert 0 < run.record["peak_memory_bytes"] <= torch.cuda.get_device_properties(0).total_memory
 
 
 def test_the_number_of_runs_at_once_is_measured():
-    assert lanes.best_jobs(on_gpu(deterministic=False), 8, silent) in (1, 2, 4, 8)
+    assert lanes.best_jobs(on_gpu(deterministic=False), 8) in (1, 2, 4, 8)
 
 
 # ---- images that are read from files
@@ -265,7 +260,7 @@ def smoke(images, results, *overrides):
 
 def test_images_from_files_train_the_same_captured_and_operation_by_operation(tmp_path):
     images = make_folder(tmp_path / "set")
-    runs = [engine.run(smoke(images, tmp_path / way, f"engine={way}"), say=silent) for way in ("graph", "eager")]
+    runs = [engine.run(smoke(images, tmp_path / way, f"engine={way}")) for way in ("graph", "eager")]
     assert [run.record["environment"]["engine"] for run in runs] == ["graph", "eager"]
     assert (runs[0].folder / "history.csv").read_bytes() == (runs[1].folder / "history.csv").read_bytes()
 
@@ -273,7 +268,7 @@ def test_images_from_files_train_the_same_captured_and_operation_by_operation(tm
 def test_the_first_losses_on_images_from_files_are_those_of_the_cpu(tmp_path):
     images = make_folder(tmp_path / "set")
     length = ("train.iterations=2", "train.lr_drops=[]", "evaluation.interval=1", "train.lr=1e-5")
-    gpu, cpu = (engine.run(smoke(images, tmp_path / device, *length, f"machine.device={device}"), say=silent).history()
+    gpu, cpu = (engine.run(smoke(images, tmp_path / device, *length, f"machine.device={device}")).history()
                 for device in ("cuda", "cpu"))
     assert [row["train_loss"] for row in gpu] == pytest.approx([row["train_loss"] for row in cpu], rel=1e-3)
 
@@ -282,8 +277,8 @@ def test_the_first_losses_on_images_from_files_are_those_of_the_cpu(tmp_path):
 def test_two_gpus_share_the_statistics_of_a_whole_mini_batch(tmp_path):
     images = make_folder(tmp_path / "set")
     words = ("train.batch_norm_group=16", "train.lr=1e-5", "engine=eager")
-    one = engine.run(smoke(images, tmp_path / "one", *words), say=silent).history()
-    two = engine.run(smoke(images, tmp_path / "two", *words, "devices=2"), say=silent).history()
+    one = engine.run(smoke(images, tmp_path / "one", *words)).history()
+    two = engine.run(smoke(images, tmp_path / "two", *words, "devices=2")).history()
     for left, right in zip(two, one, strict=True):
         assert left["train_loss"] == pytest.approx(right["train_loss"], rel=1e-4)
         assert left["val_loss"] == pytest.approx(right["val_loss"], rel=1e-3)

@@ -25,21 +25,17 @@ def made_up_data(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def silent(text):
-    """Swallow what is said."""
-
-
 def configs(*each, results="results"):
     """A tiny run for each text of overrides, seeds 0, 1, ..."""
     return [tiny_config(f"seed={seed}", f"results={results}", *FEW_FILES, *text.split())
             for seed, text in enumerate(each)]
 
 
-def run_together(runs, jobs, say=silent, stop=None):
+def run_together(runs, jobs, stop=None):
     if stop is not None:
-        return lanes.run_all(runs, stop, COMMAND, jobs, say)
+        return lanes.run_all(runs, stop, COMMAND, jobs)
     with StopRequest() as request:
-        return lanes.run_all(runs, request, COMMAND, jobs, say)
+        return lanes.run_all(runs, request, COMMAND, jobs)
 
 
 def content(config):
@@ -54,7 +50,7 @@ def assert_like_alone(runs):
     for config in runs:
         alone = tiny_config(f"seed={config.seed}", "results=alone", *FEW_FILES, f"train.lr={config.train.lr}",
                             f"train.warmup={config.train.warmup.name}")
-        engine.run(alone, say=silent)
+        engine.run(alone)
         left, right = content(config), content(alone)
         assert left[:2] == right[:2]
         assert all(torch.equal(left[2][key], right[2][key]) for key in right[2])
@@ -74,8 +70,8 @@ def test_runs_that_take_turns_are_bit_for_bit_those_left_alone(monkeypatch):
     assert read_run(run_folder(runs[0])).record["environment"]["jobs_per_device"] == 2
 
 
-def test_a_run_that_diverges_leaves_the_others_alone_and_keeps_no_memory(monkeypatch):
-    steps, alive, said = weakref.WeakValueDictionary(), [], []
+def test_a_run_that_diverges_leaves_the_others_alone_and_keeps_no_memory(monkeypatch, caplog):
+    steps, alive = weakref.WeakValueDictionary(), []
     original, init = lanes.Lane.advance, engine.TrainStep.__init__
 
     def remember(self, model, data, config, schedule, world):
@@ -90,10 +86,10 @@ def test_a_run_that_diverges_leaves_the_others_alone_and_keeps_no_memory(monkeyp
     monkeypatch.setattr(engine.TrainStep, "__init__", remember)
     monkeypatch.setattr(lanes.Lane, "advance", advance)
     runs = configs("train.lr=1e30", "")
-    (failure,) = run_together(runs, 2, said.append)
+    (failure,) = run_together(runs, 2)
     assert isinstance(failure, DivergedError)
     assert read_run(run_folder(runs[0])).status == "diverged"
-    assert any("going on with the rest" in line for line in said)
+    assert any("going on with the rest" in line for line in caplog.messages)
     assert True in alive
     assert alive[-1] is False
     assert_like_alone(runs[1:])
@@ -144,17 +140,16 @@ def stop_after(turns):
     return Request()
 
 
-def test_a_stop_saves_all_of_them_and_the_same_call_goes_on():
+def test_a_stop_saves_all_of_them_and_the_same_call_goes_on(caplog):
     runs = configs("", "", "")
-    said = []
     with pytest.raises(Stopped) as caught:
-        run_together(runs, 2, said.append, stop_after(18))
+        run_together(runs, 2, stop_after(18))
     assert caught.value.exit_code == 75
     assert "go on with: repro suite x" in str(caught.value)
     iterations = [read_run(run_folder(config)).record["iteration"] for config in runs[:2]]
     assert all(0 < done < 20 for done in iterations)
     assert read_run(run_folder(runs[2])).record is None
-    assert any("saved in" in line for line in said), "every run says where it is"
+    assert any("saved in" in line for line in caplog.messages), "every run says where it is"
     assert run_together(runs, 2) == []
     assert_like_alone(runs)
 
@@ -203,20 +198,19 @@ def gpu_of_rates(monkeypatch, rates, spends=lambda: None):
 @pytest.mark.parametrize(("rates", "expected"), [
     ({1: 100, 2: 103, 4: 104, 8: 90}, 1), ({1: 100, 2: 130, 4: 128, 8: 120}, 2), ({1: 100, 2: 98, 4: 150, 8: 151}, 4),
     ({1: 100, 2: 110, 4: 120, 8: 140}, 8), ({1: 100, 2: None}, 1)])
-def test_the_best_total_rate_counts_and_of_equal_ones_the_fewest_runs(rates, expected, monkeypatch):
-    config, said = gpu_of_rates(monkeypatch, rates), []
-    assert lanes.best_jobs(config, 9, said.append) == expected
-    assert f"runs at once: {expected}" in said[0]
-    assert lanes.best_jobs(config, 1, silent) == 1
+def test_the_best_total_rate_counts_and_of_equal_ones_the_fewest_runs(rates, expected, monkeypatch, caplog):
+    config = gpu_of_rates(monkeypatch, rates)
+    assert lanes.best_jobs(config, 9) == expected
+    assert f"runs at once: {expected}" in caplog.messages[0]
+    assert lanes.best_jobs(config, 1) == 1
 
 
-def test_the_measurement_takes_little_of_the_time_that_is_left(monkeypatch):
+def test_the_measurement_takes_little_of_the_time_that_is_left(monkeypatch, caplog):
     clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(lanes.time, "monotonic", lambda: next(clock))
-    said = []
     config = gpu_of_rates(monkeypatch, {1: 100, 2: 200, 4: 300, 8: 400})
-    assert lanes.best_jobs(config, 8, said.append, seconds_left=70) == 2
-    assert "4:" not in said[0]
+    assert lanes.best_jobs(config, 8, seconds_left=70) == 2
+    assert "4:" not in caplog.messages[0]
 
 
 def test_on_a_cpu_one_at_a_time_without_measuring(monkeypatch):
@@ -231,7 +225,7 @@ def test_the_measurement_really_trains():
     assert [int(execution.step.iteration) > 1 for _, execution in together.lanes] == [True, True]
 
 
-def test_a_capture_that_fails_is_said_at_once_and_no_run_begins_after_it(monkeypatch):
+def test_a_capture_that_fails_is_said_at_once_and_no_run_begins_after_it(monkeypatch, caplog):
     """What was captured before goes on to its end."""
     use_tapes(monkeypatch.setattr)
     capture = Execution.capture
@@ -242,9 +236,9 @@ def test_a_capture_that_fails_is_said_at_once_and_no_run_begins_after_it(monkeyp
         capture(self)
 
     monkeypatch.setattr(Execution, "capture", fails)
-    runs, said = configs(*["engine=graph"] * 4), []
+    runs = configs(*["engine=graph"] * 4)
     with pytest.raises(CaptureError, match="the first cause"):
-        run_together(runs, 3, said.append)
-    assert "cifar_resnet20 seed 1 is left as it was" in "\n".join(said)
+        run_together(runs, 3)
+    assert "cifar_resnet20 seed 1 is left as it was" in caplog.text
     assert read_run(run_folder(runs[0])).finished
     assert [read_run(run_folder(run)).record for run in runs[1:]] == [None, None, None]

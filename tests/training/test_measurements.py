@@ -25,12 +25,8 @@ def made_up_data(monkeypatch):
     monkeypatch.setattr(measurements, "on_device", lambda arrays, config, device: tiny_data())
 
 
-def silent(text):
-    """Swallow what the engine says."""
-
-
 def finished(*overrides: str):
-    return engine.run(tiny_config("evaluation.gradient_iterations=[1,5,40]", *overrides), say=silent)
+    return engine.run(tiny_config("evaluation.gradient_iterations=[1,5,40]", *overrides))
 
 
 def trained(run) -> torch.nn.Module:
@@ -159,7 +155,7 @@ def test_the_first_gradient_is_that_of_the_first_mini_batch(monkeypatch):
 
 
 def test_lengths_are_scaled_like_all_others():
-    run = engine.run(tiny_config("scale=0.5", "evaluation.gradient_iterations=[1,40]"), say=silent)
+    run = engine.run(tiny_config("scale=0.5", "evaluation.gradient_iterations=[1,40]"))
     assert sorted({int(row["iteration"]) for row in run.gradients()}) == [1, 20]
 
 
@@ -197,32 +193,31 @@ def test_a_run_that_is_killed_while_it_is_measured_trains_no_step_again(monkeypa
     assert (run.folder / "history.csv").read_bytes() == (expected.folder / "history.csv").read_bytes()
 
 
-def test_responses_can_be_measured_later_from_the_weights(tmp_path):
+def test_responses_can_be_measured_later_from_the_weights(tmp_path, caplog):
     expected = (finished(f"results={tmp_path / 'whole'}").folder / "responses.csv").read_bytes()
     run = finished("evaluation.responses=false")
     assert run.responses() == []
-    said: list[str] = []
-    measurements.add_responses(run, ["machine.device=cpu"], said.append)
+    measurements.add_responses(run, ["machine.device=cpu"])
     again = read_run(run.folder)
     assert (run.folder / "responses.csv").read_bytes() == expected
     assert again.record["responses"]["sha256"] == file_sha256(run.folder / "responses.csv")
     assert again.finished
-    assert "responses.csv" in said[0]
+    assert "responses.csv" in caplog.messages[-1]
 
 
 def test_responses_need_a_finished_run_and_its_weights():
     run = finished("evaluation.responses=false")
     (run.folder / "weights.pt").unlink()
     with pytest.raises(StorageError, match=r"no file .*weights.pt"):
-        measurements.add_responses(run, [], silent)
+        measurements.add_responses(run, [])
     (run.folder / "history.csv").write_text("iteration\n")
     with pytest.raises(ConfigError, match="is not finished"):
-        measurements.add_responses(read_run(run.folder), [], silent)
+        measurements.add_responses(read_run(run.folder), [])
 
 
 def test_the_record_of_another_option_gives_its_own_network():
     run = finished("model.shortcut_option=B", "evaluation.responses=false")
-    measurements.add_responses(run, [], silent)
+    measurements.add_responses(run, [])
     assert len(read_run(run.folder).responses()) == 7
 
 

@@ -28,10 +28,6 @@ from tests.outcome import Outcome, says
 CPU = torch.device("cpu")
 
 
-def silent(text):
-    """Swallow what the engine says."""
-
-
 @pytest.fixture
 def made_up(monkeypatch):
     monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
@@ -65,7 +61,7 @@ def stopped_after(steps, config, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(engine.StopRequest, "reason", property(lambda self: "SIGTERM" if next(calls) >= steps else None))
         with suppress(Stopped):
-            engine.run(config, say=silent)
+            engine.run(config)
 
 
 def same_end(run, other):
@@ -89,7 +85,7 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - size // 4))
     before = {path.name for path in checkpoint.list_checkpoints(folder)}
     with pytest.raises(StorageError, match=r"No space left on device \(\d+ bytes needed, \d+ free\)") as caught:
-        engine.run(config, say=silent)
+        engine.run(config)
     assert caught.value.exit_code == 5
     assert "the last checkpoint stays; go on with: repro run" in str(caught.value)
     assert {path.name for path in checkpoint.list_checkpoints(folder)} <= before
@@ -97,9 +93,9 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     assert len(list(folder.glob("checkpoint-*.pt"))) == len(list(folder.glob("checkpoint-*.json")))
     assert checkpoint.load_newest(folder, CPU)[2] == []
     ballast.unlink()
-    run = engine.run(config, say=silent)
+    run = engine.run(config)
     alone = engine.run(tiny_config(*(f"evaluation.{word}" for word in ("gradient_iterations=[]", "responses=false",
-                                   "batch_norm_images=0")), f"results={tmp_path / 'alone'}"), say=silent)
+                                   "batch_norm_images=0")), f"results={tmp_path / 'alone'}"))
     assert same_end(run, alone)
 
 
@@ -116,10 +112,10 @@ def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(s
 
 
 @pytest.mark.fault(19)
-def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, tmp_path, monkeypatch):
+def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, tmp_path, monkeypatch, caplog):
     """The row that did not reach the disk is in the checkpoint, and the history goes on without a hole."""
     config = tiny_config("machine.checkpoint_seconds=1000", f"results={tmp_path}")
-    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"), say=silent)
+    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"))
     from repro.training import recorder
     original = recorder.append_text
 
@@ -132,42 +128,39 @@ def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up,
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "append_text", full)
         with pytest.raises(StorageError, match="saved at iteration 20; go on with"):
-            engine.run(config, say=silent)
+            engine.run(config)
     assert read_run(engine.run_folder(config)).status == "interrupted"
-    said = []
-    run = engine.run(config, say=said.append)
-    assert any("restored from the checkpoint" in line for line in said)
+    run = engine.run(config)
+    assert any("restored from the checkpoint" in line for line in caplog.messages)
     assert [row["iteration"] for row in run.history()] == [10, 20, 30, 40]
     assert same_end(run, alone)
 
 
 @pytest.mark.fault(19)
-def test_a_disk_that_is_full_for_tensorboard_alone_does_not_stop_training(made_up, small_disk, tmp_path, capsys):
+def test_a_disk_that_is_full_for_tensorboard_alone_does_not_stop_training(made_up, small_disk, tmp_path, caplog):
     disk = small_disk("64k")
     config = tiny_config("machine.tensorboard=true", f"results={tmp_path / 'results'}", "evaluation.interval=1")
     folder = engine.run_folder(config)
     folder.mkdir(parents=True)
     (folder / "tensorboard").symlink_to(disk)
     (disk / "ballast").write_bytes(bytes(64 * 1024))
-    run = engine.run(config, say=silent)
+    run = engine.run(config)
     assert run.finished
-    assert capsys.readouterr().out.count("TensorBoard") == 1
+    assert caplog.text.count("TensorBoard") == 1
 
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("damage", ["torn", "gone", "edited"])
-def test_a_history_that_was_damaged_between_two_sessions_is_restored_from_the_checkpoint(made_up, damage, monkeypatch,
-                                                                                        tmp_path):
-    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"), say=silent)
+def test_a_history_that_was_damaged_is_restored_from_the_checkpoint(made_up, damage, monkeypatch, tmp_path, caplog):
+    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"))
     config = tiny_config(f"results={tmp_path}")
     stopped_after(25, config, monkeypatch)
     history = engine.run_folder(config) / "history.csv"
     content = history.read_text()
     {"torn": lambda: history.write_text(content[:-9]), "gone": history.unlink,
      "edited": lambda: history.write_text(content.replace("\n20,0.05,", "\n20,0.04,"))}[damage]()
-    said = []
-    run = engine.run(config, say=said.append)
-    assert sum("history.csv was not as this run had written it" in line for line in said) == 1
+    run = engine.run(config)
+    assert sum("history.csv was not as this run had written it" in line for line in caplog.messages) == 1
     assert same_end(run, alone)
 
 
@@ -230,10 +223,10 @@ def test_memory_that_runs_out_in_a_step_is_named_and_recorded(made_up, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(engine.Execution, "advance", no_memory)
         with pytest.raises(engine.OutOfMemoryError, match=r"Tried to allocate(.|\n)*same numbers: machine.activation"):
-            engine.run(config, say=silent)
+            engine.run(config)
     run = read_run(engine.run_folder(config))
     assert (run.status, run.finished) == ("out of memory", False)
-    assert engine.run(config, say=silent).finished, "with more memory it goes on"
+    assert engine.run(config).finished, "with more memory it goes on"
 
 
 # ---- readers
@@ -254,10 +247,10 @@ def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(loader, "together", together)
         with pytest.raises(LostProcessError, match=r"killed by signal 9(.|\n)*machine.workers=N(.|\n)*saved at iter"):
-            engine.run(compose(words), say=silent)
+            engine.run(compose(words))
     run, = scan(tmp_path / "results" / "runs")
     assert run.status == "interrupted"
-    done = engine.run(compose(words), say=silent)
+    done = engine.run(compose(words))
     assert done.finished
     assert len(done.record["sessions"]) == 2
     assert done.record["sessions"][1]["from_iteration"] >= 2
@@ -373,16 +366,15 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone(extra, co
 
 
 @pytest.mark.fault(76)
-def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, monkeypatch):
+def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, monkeypatch, caplog):
     config = tiny_config()
     stopped_after(24, config, monkeypatch)
     path = run_folder(config) / "run.json"
     record = json.loads(path.read_text())
     record["sessions"][0] |= {"torch": "2.11.0", "device": "another, 2 threads"}
     path.write_text(json.dumps(record))
-    said = []
-    done = engine.run(config, say=said.append)
-    line, = (text for text in said if "from here on" in text)
+    done = engine.run(config)
+    line, = (text for text in caplog.messages if "from here on" in text)
     assert "torch 2.11.0 until now" in line
     assert "device another, 2 threads until now" in line
     assert "not bit for bit" in line

@@ -48,20 +48,20 @@ def finished(monkeypatch):
     return call
 
 
-def test_an_ensemble_whose_members_are_all_there_is_made(finished, capsys):
+def test_an_ensemble_whose_members_are_all_there_is_made(finished, caplog):
     configs, done = finished(MEMBERS)
     with StopRequest() as stop:
         module.evaluate_finished(DEEPER, configs, [], stop, COMMAND)
     assert done == [(protocol, *member) for protocol in ("ten_crop", "multi_scale") for member in MEMBERS]
-    assert "combined table5" in capsys.readouterr().out
+    assert "combined table5" in caplog.text
 
 
-def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, capsys):
+def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, caplog):
     configs, done = finished(MEMBERS[:-1])
     with StopRequest() as stop:
         module.evaluate_finished(DEEPER, configs[:-1], [], stop, COMMAND)  # as with seeds=1
     assert len(done) == 10
-    out = capsys.readouterr().out
+    out = caplog.text
     assert "ensemble table5 not made: lacks imagenet_resnet152 seed 1\n" in out
     assert "combined" not in out
 
@@ -88,7 +88,7 @@ def test_max_seconds_bounds_the_tests_too(monkeypatch):
     assert active, "signals are received"
 
 
-def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_process(monkeypatch, capsys):
+def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_process(monkeypatch, caplog):
     def fails(*arguments):
         raise CaptureError("CUDA graphs can't be captured here:\n  RuntimeError: the first cause")
 
@@ -100,22 +100,20 @@ def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_proces
     assert failures == []
     assert len(launched) == 8
     assert {config.engine for config in launched} == {Engine.eager}
-    assert "the first cause\ngoing on without graphs" in capsys.readouterr().out
+    assert "the first cause\ngoing on without graphs" in caplog.text
 
 
-def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkeypatch):
+def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkeypatch, caplog):
     monkeypatch.setattr(module.cost, "measure", lambda config: module.cost.Cost(
         config.name, "made-up device", Precision.fp32.name, 0.0, 1.0, 3, "eager"))
-    lines: list[str] = []
-    found = module.say_cost(DEEPER, [], lines.append)
+    found = module.measure_cost(DEEPER, [])
     schedule = Schedule.of(compose(["experiment=imagenet_optB"]))
     tests = sum(schedule.evaluates(number) for number in range(1, schedule.iterations + 1))
     assert found["experiments"][0]["run_seconds"] == tests * VALIDATION_IMAGES
-    assert "without reading and decoding images (repro bench input)" in lines[-1]
-    cifar: list[str] = []
-    found = module.say_cost(read_suite("cifar_very_deep"), ["machine.precision=fp32"], cifar.append)
+    assert "without reading and decoding images (repro bench input)" in caplog.messages[-1]
+    found = module.measure_cost(read_suite("cifar_very_deep"), ["machine.precision=fp32"])
     assert found["experiments"][0]["run_seconds"] % 10_000 == 0
-    assert "decoding" not in cifar[-1]
+    assert "decoding" not in caplog.messages[-1]
 
 
 def first_gradient(config, precision: Precision | None) -> torch.Tensor:
