@@ -13,7 +13,7 @@ from tests.outcome import says
 def made(monkeypatch):
     one = Made()
     monkeypatch.setattr(bench_module, "fresh_process", one)
-    monkeypatch.setattr(bench_module, "measured_here", one)
+    monkeypatch.setattr(bench_module, "measure_here", one)
     return one
 
 
