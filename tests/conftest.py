@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ SHARED = TREE.parent / "shared"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read at the first call of cuBLAS, which a test without machine.deterministic may make.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# nohup and `&` start a command that ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

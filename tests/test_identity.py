@@ -34,13 +34,9 @@ def record_of(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_keeps_its_identity(name):
-    assert config_hash(with_precision(paper_config(name), Precision.fp32)) == EXPERIMENTS[name]
-
-
-def test_no_identity_is_shared_and_every_pinned_experiment_exists():
-    assert set(EXPERIMENTS) == set(experiments()), "pin what `repro show` prints (fp32) in experiments/identities.yaml"
+def test_every_experiment_keeps_its_identity_and_none_is_shared():
+    found = {name: config_hash(with_precision(paper_config(name), Precision.fp32)) for name in experiments()}
+    assert found == EXPERIMENTS, "pin what `repro show` prints (fp32) in experiments/identities.yaml"
     assert len({*EXPERIMENTS.values(), *RECORDS.values()}) == len(EXPERIMENTS) + len(RECORDS)
 
 

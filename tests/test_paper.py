@@ -77,23 +77,13 @@ def edited(folder: Path) -> list[str]:
     return sorted(name for name in lines | found if lines.get(name) != found.get(name))
 
 
-@pytest.mark.parametrize("name", PRINTED)
-def test_table_holds_what_the_paper_prints(name: str):
-    table = paper.published_table(name)
-    found = {row.key: [row.values.get(column.key) for column in table.columns] for row in table.rows}
-    assert found == PRINTED[name]
-    assert list(found) == list(PRINTED[name])
-    assert table.page == PAGES[name]
-
-
-def test_all_tables_are_checked():
+def test_the_tables_hold_what_the_paper_prints():
     assert paper.tables() == list(PRINTED)
-
-
-def test_table1_blocks():
-    rows = {row.layers: (row.block, row.blocks) for row in paper.published_table("table1").rows if row.blocks}
-    assert rows == {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3)),
-                    101: ("bottleneck", (3, 4, 23, 3)), 152: ("bottleneck", (3, 8, 36, 3))}
+    for name, printed in PRINTED.items():
+        table = paper.published_table(name)
+        found = {row.key: [row.values.get(column.key) for column in table.columns] for row in table.rows}
+        assert list(found.items()) == list(printed.items())
+        assert table.page == PAGES[name]
 
 
 def test_table6_details():
@@ -102,16 +92,8 @@ def test_table6_details():
     assert (best.mean, best.std, best.runs) == (6.61, 0.16, 5)
     assert best.compared("test_top1_error") == 6.61
     assert table.row("resnet-20").compared("test_top1_error") == 8.75
-    assert (table.row("highway-19").mean, table.row("highway-19").std) == (7.72, 0.16)
-    assert {row.key: row.parameters for row in table.rows if row.parameters} == {
-        "fitnet": "2.5M", "highway-19": "2.3M", "highway-32": "1.25M", "resnet-20": "0.27M", "resnet-32": "0.46M",
-        "resnet-44": "0.66M", "resnet-56": "0.85M", "resnet-110": "1.7M", "resnet-1202": "19.4M"}
     assert {row.key for row in table.rows if row.published_only} == {
         "maxout", "nin", "dsn", "fitnet", "highway-19", "highway-32"}
-
-
-def test_table4_marks_the_test_set():
-    assert [row.key for row in paper.published_table("table4").rows if row.split == "test"] == ["vgg-ilsvrc14"]
 
 
 @pytest.mark.fault(79)
@@ -127,44 +109,7 @@ def test_the_usual_range_is_that_of_last_epochs_of_the_same_network():
 def test_second_references():
     found = paper.second_references()
     assert found is paper.second_references(), "is read once"
-    errors = {source.key: {net: (e.test, e.train) for net, e in source.errors.items()} for source in found.sources}
-    assert errors == {
-        "a-martyn": {"plain-20": (9.69, 0.74), "plain-32": (10.04, 0.79), "plain-44": (11.56, 2.76),
-                     "plain-56": (13.07, 3.33), "resnet-20": (8.04, 0.40), "resnet-32": (7.79, 0.12),
-                     "resnet-44": (7.51, 0.05), "resnet-56": (7.46, 0.04)},
-        "gcr": {"resnet-20": (8.29, None), "resnet-32": (7.63, None), "resnet-44": (7.14, None),
-                "resnet-56": (6.94, None), "resnet-110": (6.73, None)},
-        "akamaster": {"resnet-20": (8.27, None), "resnet-32": (7.37, None), "resnet-44": (6.90, None),
-                      "resnet-56": (6.61, None), "resnet-110": (6.32, None), "resnet-1202": (6.18, None)},
-        "apark263": {"resnet-20": (8.29, None), "resnet-32": (7.26, None), "resnet-56": (6.31, None),
-                     "resnet-110": (6.00, None)},
-        "techxzen": {"plain-20": (10.08, None), "plain-32": (11.15, None), "plain-44": (14.12, None),
-                     "plain-56": (15.39, None), "resnet-20": (8.74, None), "resnet-32": (8.30, None),
-                     "resnet-44": (7.16, None), "resnet-56": (7.41, None)}}
     assert [source.key for source in found.sources if source.best_on_test] == ["akamaster"]
-    assert found.usual["resnet-56"] == (6.9, 7.5)
-    assert found.usual["resnet-110"] == (6.7,)
-    assert found.run_to_run_std == (0.15, 0.3)
-    assert (found.reruns.net, found.reruns.runs, found.reruns.test) == ("resnet-56", 6, (6.89, 8.42))
-    weights = {(w.net, w.protocol): (w.top1_error, w.top5_error) for w in found.authors_weights}
-    assert weights == {
-        ("resnet-50", "center crop"): (24.7, 7.8), ("resnet-101", "center crop"): (23.6, 7.1),
-        ("resnet-152", "center crop"): (23.0, 6.7), ("resnet-50", "10-crop"): (22.9, 6.7),
-        ("resnet-101", "10-crop"): (21.8, 6.1), ("resnet-152", "10-crop"): (21.4, 5.7)}
-
-
-def test_golden_counts():
-    counts = paper.golden_counts()
-    cifar = {count.layers: (*count.parameters.values(), count.multiply_adds["A"]) for count in counts.cifar10}
-    assert cifar == {
-        20: (269722, 272474, 283962, 40.55e6), 32: (464154, 466906, 489594, 68.86e6),
-        44: (658586, 661338, 695226, 97.17e6), 56: (853018, 855770, 900858, 125.49e6),
-        110: (1727962, 1730714, 1826202, 252.89e6), 1202: (19421274, 19424026, 20538714, 2829.2e6)}
-    assert paper.golden_count("imagenet", 34).parameters == {"A": 21623848, "B": 21797672, "C": 22716840}
-    assert [paper.golden_count("imagenet", n).parameters["B"] for n in (50, 101, 152)] == [25557032, 44549160, 60192808]
-    assert [count.multiply_adds["B"] for count in counts.imagenet] == [
-        1.814e9, 3.664e9, 3.858e9, 7.570e9, 11.282e9]
-    assert paper.golden_count("imagenet", 50).multiply_adds_stride_in_3x3 == 4.089e9
 
 
 def test_golden_counts_round_to_the_printed_parameters():
@@ -199,31 +144,8 @@ def test_every_row_of_imagenet_that_is_trained_is_answered_by_the_network_that_i
 
 
 def test_figures_name_existing_experiments_and_styles():
-    assert paper.figures() == ["figure1", "figure4", "figure6", "figure7"]
-    figure = paper.published_figure("figure6")
-    assert [[curve.net for curve in panel.curves] for panel in figure.panels] == [
-        ["plain-20", "plain-32", "plain-44", "plain-56"],
-        ["resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"], ["resnet-110", "resnet-1202"]]
-    assert figure.styles == {"training": "dashed", "test": "bold"}
-    assert figure.y.limits == (0, 20)
-    assert [(fact.net, fact.above, fact.below) for fact in figure.facts] == [
-        ("plain-110", 60, None), ("resnet-1202", None, 0.1)]
     for name in paper.figures():
         paper.published_figure(name)
-
-
-def test_claims_have_sources_and_their_own_ids():
-    claims = paper.claims()
-    assert len({claim.id for claim in claims}) == len(claims) == 10
-    assert all(claim.source for claim in claims)
-
-
-def test_suites():
-    assert paper.suites() == ["cifar_plain_vs_res", "cifar_responses", "cifar_very_deep", "demo",
-                              "imagenet_deeper", "imagenet_options", "imagenet_plain_vs_res"]
-    suite = paper.suite("cifar_very_deep")
-    assert [suite.seeds_of(name) for name in suite.experiments] == [5, 1]
-    assert suite.preset("paper").experiments == suite.experiments
 
 
 def test_the_suites_of_imagenet_train_and_test_what_their_tables_show():

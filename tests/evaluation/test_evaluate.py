@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from torchvision import transforms
 
+from repro.cli import main
 from repro.data.crops import open_rgb, resized
 from repro.errors import ConfigError, DataError, Stopped, StorageError
 from repro.evaluation import evaluate as module
@@ -20,9 +19,9 @@ from repro.evaluation.predictions import Scorer
 from repro.evaluation.saved_probabilities import read_arrays, rows_path
 from repro.evaluation.weights import training_note
 from repro.models import build_model
-from repro.paths import TREE
 from repro.stopping import StopRequest
 from tests.evaluation.made import CLASSES, TINY, make_images, make_run, make_weights, tiny
+from tests.warm import FORKS
 
 COMMAND = ["repro", "eval", "experiment=imagenet_resnet18"]
 
@@ -133,36 +132,31 @@ def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_p
         kept_at(tmp_path / "alone")).read_bytes()
 
 
-KILLED = """\
-import sys, time
-from repro.cli import main
-from repro.evaluation.predictions import Scorer
-original, count = Scorer.__call__, []
-def scored(self, loaded):
-    count.append(1)
-    if len(count) > 4:
-        time.sleep(600)
-    return original(self, loaded)
-Scorer.__call__ = scored
-sys.exit(main(sys.argv[1:]))
-"""
+def evaluate_and_wait(words: list[str]) -> None:
+    """In a process: `repro WORDS`, which waits to be killed in the place of the fifth batch."""
+    original, count = Scorer.__call__, []
+
+    def scored(self, loaded):
+        count.append(1)
+        if len(count) > 4:
+            time.sleep(600)
+        return original(self, loaded)
+    Scorer.__call__ = scored
+    main(words)
 
 
 def test_a_killed_process_goes_on_to_the_same_bits(root, weights, tmp_path):
     words = ["eval", *TINY, f"data.root={root}", f"results={tmp_path / 'killed'}", f"weights={weights}"]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *words], cwd=TREE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = FORKS.Process(target=evaluate_and_wait, args=(words,))
+    process.start()
     try:
-        deadline = time.monotonic() + 60
         while not any(json.loads(path.read_text())["images_done"] == 16
                       for path in (tmp_path / "killed").glob("evaluations/*/center.json")):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
+            assert process.is_alive()
             time.sleep(0.05)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+        process.kill()
+        process.join()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     _, record = evaluate(root, weights, tmp_path / "killed")

@@ -1,5 +1,7 @@
 """The networks: golden counts, plain against residual, shortcuts against code written out here, torchvision."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from tests.reference_numpy import ReferenceNet
 GOLDEN = {count.layers: count for count in paper.golden_counts().cifar10}
 
 
+@functools.cache
 def config(*overrides):
     return compose(["experiment=cifar_resnet20", *overrides]).model
 
@@ -41,24 +44,19 @@ def test_golden_multiply_adds(depth, family):
     assert counter.get_total_flops() / 2 == pytest.approx(GOLDEN[depth].multiply_adds["A"], rel=2e-4)
 
 
-@pytest.mark.parametrize("blocks", [1, 3, 5, 7, 9, 18])
+@pytest.mark.parametrize("blocks", [1, 9])
 def test_6n_plus_2_weighted_layers(blocks):
-    model = build_model(config(f"model.blocks_per_stage={blocks}"))
+    with torch.device("meta"):
+        model = build_model(config(f"model.blocks_per_stage={blocks}"))
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert len(layers) == 6 * blocks + 2
 
 
-def test_depth_and_blocks_per_stage_are_the_same_network():
-    left, right = build_model(config("model.depth=32")), build_model(config("model.blocks_per_stage=5"))
-    assert left.state_dict().keys() == right.state_dict().keys()
-
-
-@pytest.mark.parametrize("seed", [0, 7])
-def test_plain_and_residual_a_have_the_same_parameters_shapes_and_initial_values(seed):
-    plain, residual = (build_model(config(f"model={family}"), seed).state_dict() for family in ("plain", "residual"))
+def test_plain_and_residual_a_have_the_same_parameters_shapes_and_initial_values():
+    plain, residual = (build_model(config(f"model={family}"), 7).state_dict() for family in ("plain", "residual"))
     assert plain.keys() == residual.keys()
     assert all(torch.equal(plain[k], residual[k]) for k in plain)
-    other = build_model(config(), seed + 1).state_dict()
+    other = build_model(config(), 8).state_dict()
     assert not torch.equal(other["conv1.weight"], plain["conv1.weight"])
 
 

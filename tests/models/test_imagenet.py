@@ -41,13 +41,12 @@ def test_the_weighted_layers_are_those_of_the_name(layers):
         assert sum(1 for _ in weighted_layers(on_meta(layers, shortcut_option=option))) == layers
 
 
-@pytest.mark.parametrize("layers", [18, 34])
-def test_a_plain_network_is_the_option_a_network_without_shortcuts(layers):
-    plain, residual = on_meta(layers, Family.plain, A), on_meta(layers, Family.residual, A)
+def test_a_plain_network_is_the_option_a_network_without_shortcuts():
+    plain, residual = on_meta(18, Family.plain, A), on_meta(18, Family.residual, A)
     assert plain.state_dict().keys() == residual.state_dict().keys()
     assert parameters(plain) == parameters(residual)
     assert {type(block.shortcut) for block in plain.modules() if isinstance(block, BasicBlock)} == {type(None)}
-    assert on_meta(layers, Family.plain, C).state_dict().keys() == plain.state_dict().keys()
+    assert on_meta(18, Family.plain, C).state_dict().keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize(("layers", "channels"), [(18, (64, 128, 256, 512)), (50, (256, 512, 1024, 2048))])
@@ -142,7 +141,7 @@ def randomize(model, seed=0):
     return model.double().eval()
 
 
-@pytest.mark.parametrize(("layers", "seed"), [(18, 0), (34, 1), (50, 2)])
+@pytest.mark.parametrize(("layers", "seed"), [(34, 1), (50, 2)])
 def test_torchvisions_outputs_with_the_same_weights(layers, seed):
     ours = randomize(build_imagenet_model(layers, stride_in=StrideIn.conv3x3, seed=seed), seed)
     with torch.device("meta"):
@@ -155,11 +154,10 @@ def test_torchvisions_outputs_with_the_same_weights(layers, seed):
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("layers", [101, 152])
-def test_torchvisions_parameters_and_strides_at_101_and_152_layers(layers):
-    ours = on_meta(layers, stride_in=StrideIn.conv3x3)
+def test_torchvisions_parameters_and_strides_at_152_layers():
+    ours = on_meta(152, stride_in=StrideIn.conv3x3)
     with torch.device("meta"):
-        other = getattr(torchvision.models, f"resnet{layers}")()
+        other = torchvision.models.resnet152()
     assert {theirs(key): value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in other.state_dict().items()}
     assert {theirs(f"{name}.")[:-1]: (module.stride, module.padding, module.kernel_size)

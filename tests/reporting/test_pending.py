@@ -1,10 +1,7 @@
 """What results/reference lacks, cheapest first."""
 
-import subprocess
-import sys
-
 from repro.reporting.pending import DIVERGED, FINISHED, IN_USE, OPEN, lines, pending
-from tests.reporting.test_status import HOLD
+from repro.runs import hold_lock
 
 
 def names(found):
@@ -46,11 +43,8 @@ def test_each_state_is_told_apart(results, reference, make_run):
     make_run(results, "cifar_plain20", 0)
     make_run(results, "cifar_resnet20", 0, status="diverged")
     folder = make_run(results, "cifar_plain32", 0, status="running")
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with hold_lock(folder):
         found = {one.name: one.state for one in pending(results, reference)}
-        process.kill()
     assert found["cifar_plain20/seed0"] == FINISHED
     assert found["cifar_resnet20/seed0"] == DIVERGED
     assert found["cifar_plain32/seed0"] == IN_USE

@@ -1,12 +1,16 @@
 """`repro report`: one page that needs nothing else, with every record's text escaped."""
 
+import contextlib
+import io
 import re
 import shutil
 import subprocess
 
 import pytest
 
+from repro.cli import main
 from repro.reporting.report import inline, report
+from tests.reporting.conftest import write_run
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")
 SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
@@ -21,18 +25,21 @@ def browse(*arguments):
                           timeout=120)
 
 
-@pytest.fixture
-def page(results, make_run, direct):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """The report of a paper run, a short one and a synthetic one."""
-    make_run(results, "cifar_resnet20", test=8.1, device="<script>alert(1)</script>", change={
+    folder, said = tmp_path_factory.mktemp("report"), io.StringIO()
+    results = folder / "results"
+    write_run(results, "cifar_resnet20", test=8.1, device="<script>alert(1)</script>", change={
         "recomputed_batch_norm": {"images": 12800, "test_loss": 1.0, "test_top1_error": 8.05}})
-    make_run(results, "cifar_plain20", overrides=SHORT, precision="bf16", responses=[1.0, 2.0])
-    make_run(results, "cifar_plain20", overrides=SYNTHETIC, precision="bf16", responses=[1.0, 2.0])
-    outcome = direct("report")
-    assert outcome.code == 0, outcome.err
-    path = results / "report.html"
-    assert "report: results/report.html" in outcome.out
-    return path
+    write_run(results, "cifar_plain20", overrides=SHORT, precision="bf16", responses=[1.0, 2.0])
+    write_run(results, "cifar_plain20", overrides=SYNTHETIC, precision="bf16", responses=[1.0, 2.0])
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(folder)
+        patch.setenv("REPRO_RESULTS", str(results))
+        assert main(["report"]) == 0
+    assert "report: results/report.html" in said.getvalue()
+    return results / "report.html"
 
 
 def test_the_page_has_everything(page):

@@ -184,6 +184,7 @@ def crashed(home, packed, tmp_path_factory):
             "train": (process.returncode, said), "came_back": machine.records()}
 
 
+@pytest.mark.slow
 def test_the_check_runs_its_stages_and_brings_back_what_it_measured(crashed, home):
     code, said = crashed["check"]
     assert code == 0, said
@@ -195,6 +196,7 @@ def test_the_check_runs_its_stages_and_brings_back_what_it_measured(crashed, hom
     assert "check.log" in crashed["measured"]
 
 
+@pytest.mark.slow
 def test_without_the_other_images_it_says_so_at_once(crashed):
     code, said = crashed["lacking"]
     assert code == 9
@@ -202,6 +204,7 @@ def test_without_the_other_images_it_says_so_at_once(crashed):
     assert "BEGIN pending" not in said
 
 
+@pytest.mark.slow
 def test_after_a_crash_the_runs_go_on_apart_and_all_of_them_come_back_finished(crashed, home):
     code, said = crashed["train"]
     assert code == 0, said
@@ -218,6 +221,7 @@ def test_after_a_crash_the_runs_go_on_apart_and_all_of_them_come_back_finished(c
     assert len(list(crashed["machine"].out.iterdir())) <= 8
 
 
+@pytest.mark.slow
 def test_what_is_cut_goes_on_on_the_next_machine_and_ends_bit_for_bit(crashed, home, packed, tmp_path_factory):
     first = Machine(home, tmp_path_factory.mktemp("cut"))
     process = first.begin("train", 200, ["code", "images1", "images2"], WORDS)

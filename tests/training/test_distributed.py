@@ -24,6 +24,7 @@ from repro.training.launcher import failure, free_port
 from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
 from tests.made import tiny_config
 from tests.made_images import SMOKE, make_folder
+from tests.warm import complete
 
 SHORT = ("train.iterations=24", "train.lr_drops=[16]", "train.lr=0.003", "evaluation.interval=4",
          "machine.checkpoint_seconds=3600")
@@ -83,7 +84,8 @@ def children_of(pid: int) -> list[int]:
 def alone(images, tmp_path_factory) -> runs.Run:
     """A steady run by one process."""
     results = tmp_path_factory.mktemp("alone")
-    finish(start(command(images, results, *STEADY)))
+    done = complete(*command(images, results, *STEADY)[3:], cwd=results, env=os.environ)
+    assert done.returncode == 0, done.stderr
     return the_run(results)
 
 
@@ -171,6 +173,7 @@ def test_a_launcher_that_is_killed_in_its_first_second_leaves_nobody_behind(tmp_
     assert not list(tmp_path.glob("runs/*/*/run.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(34)
 def test_one_that_hangs_is_named_after_the_timeout(images, tmp_path):
     process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=15"))
@@ -182,6 +185,7 @@ def test_one_that_hangs_is_named_after_the_timeout(images, tmp_path):
     assert not Path(f"/proc/{hanging}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(22, 47)
 def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(images, tmp_path, together):
     results = tmp_path / "results"
@@ -203,6 +207,7 @@ def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(images, tmp
     assert other_number.history()[0] == together.history()[0], "what was done by two stays"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(34)
 def test_an_error_of_the_leader_is_one_message_and_its_exit_code(images, tmp_path):
     text = finish(start(command(tmp_path / "nowhere", tmp_path, *SHORT, "devices=2")), 3)
@@ -274,7 +279,7 @@ def test_processes_that_were_asked_for_different_runs_all_end_with_both_values(t
 
 
 @pytest.mark.fault(61)
-@pytest.mark.parametrize(("bad", "flags"), [(0, []), (1, ["-m"])])
+@pytest.mark.parametrize(("bad", "flags"), [(0, []), pytest.param(1, ["-m"], marks=pytest.mark.slow)])
 def test_one_that_fails_its_configuration_ends_the_others_with_its_message(tmp_path, bad, flags):
     own = [flags, flags]
     own[bad] = [*flags, "model.depth=9" if bad == 0 else "train.lr=abc"]

@@ -193,6 +193,7 @@ def test_compiled_blocks_train_within_rounding_and_are_let_go_of(monkeypatch):
     assert compiled.step.model.training
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_can_be_computed_again():
     compiled, eager = (made(f"engine={way}", *GENTLE, "machine.activation_checkpointing=true")

@@ -49,11 +49,10 @@ def imported(direct, tmp_path, net, *arguments, name="net.th", **others):
     return tmp_path / "out.pt"
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_our_network_with_akamasters_weights_gives_its_outputs(direct, tmp_path, blocks):
-    net = akamaster_net(blocks).double()
+def test_our_network_with_akamasters_weights_gives_its_outputs(direct, tmp_path):
+    net = akamaster_net(1).double()
     path = imported(direct, tmp_path, net.float())
-    overrides = [f"model.depth={6 * blocks + 2}", "experiment=cifar_resnet20"]
+    overrides = ["model.depth=8", "experiment=cifar_resnet20"]
     config = with_carried_settings(overrides, path)[0]
     ours = load_weights(build_model(config.model), path).double().eval()
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
