@@ -80,7 +80,7 @@ def test_max_seconds_bounds_the_tests_too(monkeypatch):
     limits = []
     monkeypatch.setattr(module, "make_data", lambda config: None)
     monkeypatch.setattr(module, "run_unfinished", lambda *rest: [])
-    monkeypatch.setattr(module, "test_finished", lambda suite, configs, overrides, stop, command: limits.append(
+    monkeypatch.setattr(module, "evaluate_finished", lambda suite, configs, overrides, stop, command: limits.append(
         (stop.seconds_left(), bool(stop.previous))))
     module.run_suite("imagenet_deeper", "paper", 1, ["machine.device=cpu", "max_seconds=1000"], COMMAND)
     (left, active), = limits
