@@ -90,7 +90,7 @@ def test_a_results_folder_that_is_a_file(monkeypatch, tmp_path):
 @pytest.mark.fault(39)
 def test_permissions_as_another_user():
     """Without a stand-in: a folder of mode 555, looked at by a process that is not root and has no home."""
-    code = ("import os\nfrom repro.doctor import check_results\n"
+    code = ("import os\nfrom repro.doctor import check_results\ncheck_results()\n"  # all is loaded, as root
             "if os.geteuid() == 0: os.setuid(54321)\ndel os.environ['HOME']\nprint(check_results())")
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         Path(folder).chmod(0o755)

@@ -22,7 +22,7 @@ def make(*arguments: str, folder: Path = TREE, **environment: str) -> subprocess
     kept = {k: v for k, v in os.environ.items() if k not in
             {"PYTHON", "VENV", "PIP_ARGS", "PRESET", "SEEDS", "ARGS", "DATA", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
     return subprocess.run(["make", *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True,
-                          timeout=60, check=False)
+                          timeout=240, check=False)
 
 
 @pytest.fixture

@@ -366,7 +366,7 @@ print(sorted(os.listdir(folder)))
 @pytest.mark.parametrize(("flock", "fsync"), [(errno.ENOSYS, errno.EINVAL), (errno.ENOLCK, 0), (errno.EINVAL, 0)])
 def test_without_the_kernels_lock_the_lock_file_keeps_others_out_and_what_is_lost_is_said(tmp_path, flock, fsync):
     done = subprocess.run([sys.executable, "-c", WITHOUT_LOCKS, str(flock), str(fsync), str(tmp_path)],
-                          capture_output=True, text=True, check=False, timeout=60)
+                          capture_output=True, text=True, check=False, timeout=240)
     if done.returncode == 99:
         pytest.skip("this kernel takes no filter of system calls")
     assert done.stdout.splitlines() == ["None", "in use True", "taken True", "taken True", "in use", "taken False",

@@ -195,7 +195,8 @@ elif end == "error":
 """
 
 
-@pytest.mark.parametrize(("end", "busy", "code"), [("wait", 60, -9), ("held", 60, 0), ("held", 0, 0), ("error", 0, 1)])
+@pytest.mark.parametrize(("end", "busy", "code"), [("wait", 600, -9), ("held", 600, 0), ("held", 0, 0),
+                                                   ("error", 0, 1)])
 def test_a_process_that_reads_ends_in_time_and_its_workers_with_it(end, busy, code):
     process = subprocess.Popen([sys.executable, "-c", CONSUMER, end, str(busy)], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
@@ -204,7 +205,7 @@ def test_a_process_that_reads_ends_in_time_and_its_workers_with_it(end, busy, co
     if end == "wait":
         assert all(running(pid) for pid in workers)
         process.kill()
-    _, said = process.communicate(timeout=45)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == code
     assert soon(lambda: not any(running(pid) for pid in workers))
     assert said.strip().splitlines()[-1:] == (["ValueError: the consumer fails"] if end == "error" else [])

@@ -51,7 +51,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     try:
-        out, error = process.communicate(timeout=300)
+        out, error = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -66,7 +66,7 @@ def the_run(results: Path) -> runs.Run:
 
 def wait_for_iteration(results: Path, iteration: int) -> Path:
     """Wait until a run's history has come so far; its folder."""
-    until = time.monotonic() + 240
+    until = time.monotonic() + 500
     while time.monotonic() < until:
         for path in (results / "runs").glob("*/seed0/history.csv"):
             if any(row["iteration"] >= iteration for row in runs.read_history(path)):
@@ -140,13 +140,13 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
 
 @pytest.mark.fault(34)
 def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
-    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=110"))
+    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=600"))
     wait_for_iteration(tmp_path, 24)
     leader, victim = (process_of(rank, process) for rank in (0, 1))
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     text = finish(process, 1)
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 300
     assert f"process 1 of 2 (pid {victim}) died of SIGKILL; the others were stopped" in text
     assert "go on with: " in text
     assert "Traceback" not in text
@@ -165,7 +165,7 @@ def test_a_launcher_that_is_killed_in_its_first_second_leaves_nobody_behind(tmp_
         left = children_of(process.pid)
         time.sleep(0.01)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     while left and time.monotonic() < until:
         left = [pid for pid in left if Path(f"/proc/{pid}").exists()]
         time.sleep(0.05)
@@ -257,14 +257,15 @@ def test_devices_1_is_one_process_whoever_started_it(monkeypatch):
 
 
 def both_ranks(tmp_path, *own: Sequence[str]) -> list[str]:
-    """Two tasks of srun with words of their own, which fail with 2 within seconds: what each says."""
+    """Two tasks of srun with words of their own, which fail with 2 long before the timeout: what each says."""
     began = time.monotonic()
-    processes = [start([sys.executable, "-m", "repro", "run", *QUICK, f"results={tmp_path}", *mine],
+    processes = [start([sys.executable, "-m", "repro", "run", *QUICK, f"results={tmp_path}",
+                        "machine.timeout_seconds=600", *mine],
                        SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost",
                        MASTER_PORT=str(port))
                  for port in [free_port()] for rank, mine in enumerate(own)]
     said = [finish(process, 2) for process in processes]
-    assert time.monotonic() - began < 60, "half of machine.timeout_seconds"
+    assert time.monotonic() - began < 300, "half of machine.timeout_seconds"
     assert not list(tmp_path.glob("runs/*/*/run.json"))
     assert not [text for text in said if "frame #" in text or "Traceback" in text]
     return said

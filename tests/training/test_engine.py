@@ -51,7 +51,7 @@ def whole_run(tmp_path_factory):
         return finished_files(run)
 
 
-@pytest.mark.parametrize("stops", [[1], [7], [10], [15], [39], [3, 4, 20]])
+@pytest.mark.parametrize("stops", [[10], [39], [3, 4, 20]])
 def test_an_interrupted_run_ends_bit_for_bit_like_one_left_alone(stops, stop_at, whole_run):
     config = tiny_config("train.warmup=error80", "train.warmup_window=6")
     for steps in stops:

@@ -34,6 +34,14 @@ def made_up(monkeypatch):
     monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run that nothing happens to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "load_data", lambda config, device: tiny_data())
+        return engine.run(tiny_config(f"results={tmp_path_factory.mktemp('alone')}"), say=silent)
+
+
 def mounted(folder: Path, size: str) -> None:
     """A small disk of its own at this folder; a skip where the test may not mount one."""
     folder.mkdir(parents=True)
@@ -113,10 +121,9 @@ def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(s
 
 
 @pytest.mark.fault(19)
-def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, tmp_path, monkeypatch, caplog):
+def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, alone, tmp_path, monkeypatch, caplog):
     """The row that did not reach the disk is in the checkpoint, and the history goes on without a hole."""
     config = tiny_config("machine.checkpoint_seconds=1000", f"results={tmp_path}")
-    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"))
     from repro.training import recorder
     original = recorder.append_text
 
@@ -152,8 +159,8 @@ def test_a_disk_that_is_full_for_tensorboard_alone_does_not_stop_training(made_u
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("damage", ["torn", "gone", "edited"])
-def test_a_history_that_was_damaged_is_restored_from_the_checkpoint(made_up, damage, monkeypatch, tmp_path, caplog):
-    alone = engine.run(tiny_config(f"results={tmp_path / 'alone'}"))
+def test_a_history_that_was_damaged_is_restored_from_the_checkpoint(made_up, alone, damage, monkeypatch, tmp_path,
+                                                                    caplog):
     config = tiny_config(f"results={tmp_path}")
     stopped_after(25, config, monkeypatch)
     history = engine.run_folder(config) / "history.csv"
