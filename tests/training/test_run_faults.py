@@ -39,7 +39,7 @@ def alone(tmp_path_factory):
     """A run that nothing happens to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "load_data", lambda config, device: tiny_data())
-        return engine.run(tiny_config(f"results={tmp_path_factory.mktemp('alone')}"), say=silent)
+        return engine.run(tiny_config(f"results={tmp_path_factory.mktemp('alone')}"))
 
 
 def mounted(folder: Path, size: str) -> None:
