@@ -1,6 +1,7 @@
 """The parent: order, medians, ratios, refusals, and processes that hang, die or say nothing."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -21,8 +22,13 @@ JOB = Job("repro", 8, TINY, 1, 3, 64)
 
 
 def record(made, *words, quick=False):
-    lines = []
-    return bench(settings_of(["nets=20", *words], quick), lines.append, made), lines
+    lines, handler = [], logging.Handler()
+    handler.emit = lambda entry: lines.append(entry.getMessage())
+    logging.getLogger("repro").addHandler(handler)
+    try:
+        return bench(settings_of(["nets=20", *words], quick), made), lines
+    finally:
+        logging.getLogger("repro").removeHandler(handler)
 
 
 def by_name(net):
@@ -134,7 +140,7 @@ def test_nothing_begins_that_would_not_end_in_time(limit, asked, rounds, monkeyp
     clock = Clock({"rates": 5, "repro": 15, "eager_loop": 30})
     monkeypatch.setattr(bench_module, "time", clock)
     settings = settings_of(["nets=20", "rounds=3", "contenders=repro,eager_loop"], False, limit)
-    found = bench(settings, [].append, clock)
+    found = bench(settings, clock)
     assert clock.made.asked == asked
     one = by_name(found["nets"][0])
     assert tuple(len(one[name].get("ms_per_step", {"values": []})["values"]) for name in one) == rounds

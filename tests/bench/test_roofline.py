@@ -72,7 +72,7 @@ def test_rates_of_this_device_are_those_of_the_work_done(precision, monkeypatch)
     def one_second(work, device):
         asked.append(work().dtype)
         return 1.0
-    monkeypatch.setattr(roofline, "fastest", one_second)
+    monkeypatch.setattr(roofline, "fastest_seconds", one_second)
     assert device_rates(config, set_up(config)) == {"copy_bytes_per_second": 2 * 2**22,
                                                     "matrix_operations_per_second": 2 * 64**3}
     assert asked == [torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32]
