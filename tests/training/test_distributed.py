@@ -140,8 +140,8 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
 
 @pytest.mark.fault(34)
 def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
-    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=600"))
-    wait_for_iteration(tmp_path, 24)
+    process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=600", "machine.checkpoint_seconds=0"))
+    wait_for_iteration(tmp_path, 8)
     leader, victim = (process_of(rank, process) for rank in (0, 1))
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
