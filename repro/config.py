@@ -298,7 +298,7 @@ def hashed_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_removed(recorded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A recorded configuration, nested, without keys that are gone and changed no number."""
+    """A recorded configuration, nested or by dotted keys, without keys that are gone and changed no number."""
     return {key: without_removed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
             for key, value in recorded.items()
             if not (prefix + key in REMOVED and REMOVED[prefix + key] in (ANY, value))}

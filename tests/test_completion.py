@@ -23,7 +23,7 @@ def test_a_shell_gets_its_answer_without_torch(line, found, tmp_path):
 @pytest.mark.parametrize(("command", "prefix", "found"), [
     ("run", "model.shortcut_option=", {f"model.shortcut_option={option}" for option in "ABC"}),
     ("run", "machine.channels_last=", {f"machine.channels_last={word}" for word in ("true", "false", "null")}),
-    ("run", "protocol=", {"protocol=cifar10", "protocol=imagenet"}), ("run", "train.lr=", set()),
+    ("run", "data=", {"data=cifar10", "data=imagenet", "data=synthetic"}), ("run", "train.lr=", set()),
     ("eval", "weights=mine", {"weights=mine.pt"}), ("publish", "mi", {"mine.pt"})])
 def test_values_and_files(command, prefix, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -92,13 +92,13 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
 
     config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
     old = {key: value for key, value in engine.seed_and_numbers(config).items() if key not in ADDED_LATER}
-    meta = {"numbers": old, "train_seconds": 1.0, "evaluation_seconds": 2.0}
+    meta = {"numbers": old | {"data.on_bad": "fail"}, "train_seconds": 1.0, "evaluation_seconds": 2.0}
     monkeypatch.setattr(engine.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
-    done, _, _ = engine.restore(Step(), tmp_path, config, torch.device("cpu"), print)
+    done, _, _ = engine.restore(Step(), tmp_path, config, torch.device("cpu"))
     assert done == 7
     changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
     with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
-        engine.restore(Step(), tmp_path, changed, torch.device("cpu"), print)
+        engine.restore(Step(), tmp_path, changed, torch.device("cpu"))
 
 
 @pytest.mark.fault(76)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from repro import provenance, runs
-from repro.config import config_hash, deviations, fill_added_settings, hashed_settings, to_dict
+from repro.config import config_hash, deviations, fill_added_settings, hashed_settings, to_dict, without_removed
 from repro.data import imagenet_statistics
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.imagenet import ImageNetData
@@ -259,7 +259,7 @@ def restore(step: TrainStep, folder: Path, config: RunConfig, device: torch.devi
     for note in notes:
         logger.warning(note)
     own = seed_and_numbers(config)
-    recorded = fill_added_settings(meta["numbers"])
+    recorded = fill_added_settings(without_removed(meta["numbers"]))
     if recorded != own:
         raise ConfigError(f"{display_path(folder)}: the checkpoint is of another configuration: "
                           + difference_text(recorded, own) + "; resume=never starts over")

@@ -37,7 +37,7 @@ def test_the_last_file_that_sets_a_key_wins():
     found = sources(files_of(["experiment=cifar_resnet110", "recipe=fb"]))
     assert found["train.warmup"].file.endswith("recipe/fb.yaml")
     assert found["model.blocks_per_stage"].file.endswith("experiment/cifar_resnet110.yaml")
-    assert found["train.loss_scale"].file.endswith("protocol/cifar10.yaml")
+    assert found["train.loss_scale"].file.endswith("dataset_recipe/cifar10.yaml")
     assert sources(files_of(["experiment=cifar_resnet110"]))["train.warmup"].text.startswith("Sec. 4.2: lr 0.01 until")
 
 
