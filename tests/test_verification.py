@@ -16,6 +16,7 @@ from repro.models import blocks
 from repro.paper import published_dir
 from repro.paths import reference_dir
 from repro.schema import ShortcutOption
+from repro.training import engine
 from repro.training.step import TrainStep
 from repro.verification import Mismatch, Skipped
 from tests.outcome import says
@@ -26,6 +27,7 @@ def few_images(monkeypatch):
     """Fewer synthetic images, for their time."""
     for name in ("TRAIN_IMAGES", "TEST_IMAGES", "CHUNK"):
         monkeypatch.setattr(synthetic, name, 100)
+    monkeypatch.setattr(engine, "_loaded", {})  # no later run of this process takes them for its own
 
 
 def copied(folder: Path, monkeypatch, tmp_path: Path, name: str) -> Path:
@@ -153,7 +155,7 @@ def test_the_real_and_the_damaged_data(real_cifar10, tmp_path):
 
 def test_committed_evidence_that_was_edited(monkeypatch, tmp_path):
     folder = copied(reference_dir(), monkeypatch, tmp_path, "reference_dir")
-    monkeypatch.setattr(verification.tables, "committed", lambda: ["table6", "short_cifar_plain_vs_res"])
+    monkeypatch.setattr(verification.tables, "committed_names", lambda: ["table6", "short_cifar_plain_vs_res"])
     edit(folder / "tables" / "table6.csv", "8.75", "8.76")
     (folder / "tables" / "short_cifar_plain_vs_res.tex").unlink()
     with pytest.raises(Mismatch) as caught:

@@ -85,7 +85,7 @@ class TrainingOrder:
         self.start = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = -1
 
-    def cover(self, position: int) -> bool:
+    def prepare(self, position: int) -> bool:
         """Make `order` hold the pass of this position and the next one; whether it had to be changed."""
         epoch = position // self.images
         if epoch == self.epoch:

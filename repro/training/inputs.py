@@ -56,7 +56,7 @@ class DeviceInput:
 
     def prepare(self, position: int) -> bool:
         """See `Input`."""
-        return self.order.cover(position)
+        return self.order.prepare(position)
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """See `Input`."""
@@ -112,7 +112,7 @@ class StreamInput:
         """What is to be read for each mini-batch from this position on, without end; its labels go to `labels`."""
         batch = self.config.train.mini_batch_size
         for begin in count(position, batch):
-            self.order.cover(begin)
+            self.order.prepare(begin)
             positions = begin + torch.arange(batch)[self.share]
             index = self.order.order[positions - self.order.start]
             labels.append(torch.from_numpy(self.data.files.train.labels)[index])

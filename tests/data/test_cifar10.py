@@ -74,7 +74,7 @@ def order_of(images, batch, iterations, seed=0):
     order = TrainingOrder(images, seed, torch.device("cpu"))
     batches = []
     for iteration in range(iterations):
-        order.cover(iteration * batch)
+        order.prepare(iteration * batch)
         position = iteration * batch + torch.arange(batch)
         batches.append(order.order[position - order.start])
     return torch.cat(batches)
@@ -99,5 +99,5 @@ def test_the_order_can_be_entered_anywhere():
     whole = order_of(100, 16, 30, seed=9).reshape(30, 16)
     order = TrainingOrder(100, 9, torch.device("cpu"))
     for iteration in (29, 3, 13, 12):
-        order.cover(iteration * 16)
+        order.prepare(iteration * 16)
         assert torch.equal(order.order[iteration * 16 + torch.arange(16) - order.start], whole[iteration])

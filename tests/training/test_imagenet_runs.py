@@ -183,7 +183,7 @@ def test_a_mini_batch_is_what_the_draws_of_its_positions_say(config, files, stat
     mean = torch.from_numpy(statistics.mean).mean((1, 2), dtype=torch.float64).float()
     values, vectors = statistics.principal()
     for begin in (0, 12, 24):  # the third one runs over the end of a pass
-        source.cover(begin)
+        source.prepare(begin)
         positions = begin + torch.arange(12)
         batch, labels = source.batch(positions)
         drawn = augmentation_draws.training_draws(positions, 3, 36, 48)
@@ -205,7 +205,7 @@ def test_two_processes_read_together_what_one_reads(config, files, statistics):
                             for share in (slice(0, 12), slice(0, 6), slice(6, 12)))
     for begin in (24, 36, 0):  # from anywhere, and back
         for source in (whole, first, second):
-            source.cover(begin)
+            source.prepare(begin)
         positions = begin + torch.arange(12)
         parts = [source.batch(part) for source, part in ((first, positions[:6]), (second, positions[6:]))]
         images, labels = whole.batch(positions)
