@@ -249,6 +249,7 @@ def test_what_goes_into_a_pipe_has_no_control_codes(here):
             and re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(53, 70)
 def test_two_processes_without_standard_streams_train_and_import_nothing_of_the_current_folder(tmp_path):
     """`>&- 2>&- <&-`, as some daemons start a command; every package that a worker needs has a namesake here."""

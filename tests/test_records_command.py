@@ -107,6 +107,7 @@ def hostile(folder, kind):
         os.mkfifo(folder / kind)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(71, 76)
 def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
     from repro.reporting.pending import pending

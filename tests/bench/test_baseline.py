@@ -58,6 +58,7 @@ def test_the_compiled_loop_asks_for_reduce_overhead(monkeypatch):
     assert "reduce-overhead" in result["kind"]
 
 
+@pytest.mark.slow
 def test_16_bits_are_used_by_the_loops_too():
     config = resolve(config_of(8, (*TINY, "machine.precision=bf16")))
     device, exact = set_up(config), expected_loss()

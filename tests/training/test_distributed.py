@@ -138,6 +138,7 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
             if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()][rank]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(34)
 def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
     process = start(command(images, tmp_path, *LONG, "machine.timeout_seconds=600", "machine.checkpoint_seconds=0"))
@@ -154,6 +155,7 @@ def test_one_that_is_killed_stops_all_and_is_named(images, tmp_path):
     assert len(checkpoint.list_checkpoints(the_run(tmp_path).folder)) >= 1, "the last checkpoint is intact"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(68)
 def test_a_launcher_that_is_killed_in_its_first_second_leaves_nobody_behind(tmp_path):
     """Its processes have not come to import torch yet."""

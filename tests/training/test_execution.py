@@ -174,6 +174,7 @@ def test_no_memory_for_a_capture_is_no_reason_to_go_on(monkeypatch):
         made("engine=graph")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_train_within_rounding_and_are_let_go_of(monkeypatch):
     """The first call of a compiled block on a machine takes some seconds."""
@@ -222,6 +223,7 @@ def test_the_whole_chain_of_a_failed_capture_is_told():
                             "  caused by KeyError: 'the first'")
 
 
+@pytest.mark.slow
 def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_path, capfd, caplog):
     """On synthetic images, since the process has nothing of what is patched here."""
     def fails(self):

@@ -70,6 +70,7 @@ def test_runs_that_take_turns_are_bit_for_bit_those_left_alone(monkeypatch):
     assert read_run(run_folder(runs[0])).record["environment"]["jobs_per_device"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_leaves_the_others_alone_and_keeps_no_memory(monkeypatch, caplog):
     steps, alive = weakref.WeakValueDictionary(), []
     original, init = lanes.Lane.advance, engine.TrainStep.__init__

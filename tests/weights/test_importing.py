@@ -98,6 +98,7 @@ def test_eval_gives_the_error_that_the_network_of_others_counts(direct, tmp_path
     assert "weights_of" not in plain
 
 
+@pytest.mark.slow
 def test_counts_are_equal_on_real_test_images(direct, real_cifar10, tmp_path, monkeypatch):
     from repro.data.cifar10_files import load
 
