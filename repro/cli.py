@@ -57,7 +57,7 @@ HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "--info", "-i", "-p", "--packa
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ConfigErrors with a suggestion for a misspelt subcommand."""
+    """argparse whose errors are ConfigErrors with a suggestion for a misspelled subcommand."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError (exit 2)."""

@@ -68,7 +68,7 @@ def experiments() -> list[str]:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """'; did you mean ...?' for a misspelt word, or nothing."""
+    """'; did you mean ...?' for a misspelled word, or nothing."""
     meant = nearest(word, known)
     return f"; did you mean {meant}?" if meant else ""
 
@@ -207,6 +207,8 @@ def check_override_keys(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override!r} is not key=value{suggest(f'experiment={override}', guess)}")
         if re.match(r"hydra\b", bare):
             check_key(override)
+        elif bare in REMOVED:
+            raise ConfigError(f"{bare} is no setting any more; leave it out")
         elif bare not in known:
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
         if bare in GROUPS and re.search(r"\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
@@ -321,9 +323,9 @@ def config_hash(config: RunConfig) -> str:
 
 def hash_settings(recorded: dict[str, Any]) -> str:
     """The identity of a configuration as it is recorded, nested plain values."""
-    told = {key: drop_zero_sign(value) for key, value in hashed_settings(recorded).items()
-            if key not in ADDED_LATER or value != ADDED_LATER[key]}
-    text = json.dumps(told, sort_keys=True)
+    settings = {key: drop_zero_sign(value) for key, value in hashed_settings(recorded).items()
+                if key not in ADDED_LATER or value != ADDED_LATER[key]}
+    text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -9,7 +9,7 @@ FAULTS = {
     3: "a value of a wrong type or outside its range: key, value, what is allowed; 2; torch is not imported",
     4: "a user's file that is broken, has a key twice or would run code: file and line; 2",
     5: "a value that is missing (???): its key; 2",
-    6: "no command, or a misspelt one, key, suite, table, figure: help or the nearest; 2",
+    6: "no command, or a misspelled one, key, suite, table, figure: help or the nearest; 2",
     7: "more devices than there are: asked and found; 2; never silently fewer",
     8: "CUDA is asked for, none or too old a driver: machine.device=cpu is named; 2",
     9: "CIFAR-10 is absent and there is no network: where it was looked for, the command, its size, sources; 3",

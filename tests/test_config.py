@@ -246,7 +246,7 @@ def test_machine_gpu_asks_for_cuda(monkeypatch):
     ("+train.nesterov=true", "train.nesterov", ""), ("lr=1", "lr", "train.lr"),
     ("exprmnt=cifar_resnet20", "exprmnt", "experiment"),
 ])
-def test_a_misspelt_key_is_named_with_the_nearest(override, key, meant):
+def test_a_misspelled_key_is_named_with_the_nearest(override, key, meant):
     with pytest.raises(ConfigError) as caught:
         compose([RESNET20, override])
     assert f"unknown key {key!r}" in str(caught.value)

@@ -58,6 +58,8 @@ def test_keys_that_are_gone_leave_a_record_as_it_is():
     assert hash_settings(record["config"]) != RECORDS["cifar_resnet20"], "such a run saw other images"
     with pytest.raises(ConfigError, match="on_bad"):
         from_record(record)
+    with pytest.raises(ConfigError, match=r"data\.on_bad is no setting any more"):
+        compose(["experiment=cifar_resnet20", "data.on_bad=skip"])
 
 
 def test_what_came_later_is_what_conf_says_and_is_filled_in():

@@ -75,7 +75,7 @@ def test_what_fails_is_shown_named_and_exits_4(direct, monkeypatch):
     assert content["versions"]["torch"]
 
 
-def test_a_misspelt_key(direct):
+def test_a_misspelled_key(direct):
     says(direct("verify", "data.rot=x"), 2, "unknown key 'data.rot'; did you mean data.root?")
 
 

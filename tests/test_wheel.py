@@ -128,7 +128,7 @@ def test_a_run_from_the_wheel_has_a_record_that_names_no_commit(installed, tmp_p
     assert (session["repro"], session["commit"], session["dirty"]) == (repro.__version__, None, None)
 
 
-def test_composing_misspelt_and_missing_data_answer_as_in_the_tree(installed, tmp_path):
+def test_composing_misspelled_and_missing_data_answer_as_in_the_tree(installed, tmp_path):
     job = installed.run("repro", "run", "experiment=cifar_plain20", "--cfg", "job", folder=tmp_path)
     assert job.returncode == 0, job.stderr
     assert "family: plain" in job.stdout

@@ -29,7 +29,7 @@ Run = Callable[[Job], dict[str, Any]]  # measures one job
 PROGRAM = tuple(own_module("repro.bench.baseline"))
 NO_TIME = "no time was left"
 TIMEOUT = 1800.0  # Choice: seconds of one process; compiling 110 layers takes minutes on a few cores
-LEARNT = 0.99  # Choice: the shared batch's loss must fall below this part of what it was
+LEARNED = 0.99  # Choice: the shared batch's loss must fall below this part of what it was
 # Choice: how far losses of the shared batch may lie apart, relative; rounding alone, by precision.
 SAME_LOSS = {Precision.fp32: 1e-3, Precision.tf32: 1e-2, Precision.bf16: 3e-2, Precision.fp16: 1e-2}
 
@@ -148,7 +148,7 @@ def failure_reason(result: dict[str, Any], parameters: int, expected: float | No
         return f"the loss is not finite: {before:g} before, {after:g} after the updates"
     if expected is not None and abs(before - expected) > SAME_LOSS[precision] * expected:
         return f"another loss on the shared batch: {before:.5g}, not {expected:.5g}"
-    if after > LEARNT * before:
+    if after > LEARNED * before:
         return f"it did not train: loss {before:.5g} before, {after:.5g} after the updates"
     return None
 

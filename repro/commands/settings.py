@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from repro.commands.common import Add, program, results_of
+from repro.errors import ConfigError
 
 if TYPE_CHECKING:
     from repro.schema import RunConfig
@@ -37,6 +38,8 @@ def arguments_of(options: argparse.Namespace) -> list[str]:
 def show(options: argparse.Namespace) -> int:
     """`repro show`."""
     if options.against is None:
+        if any("/" in word and "=" not in word for word in options.overrides):
+            raise ConfigError(f"{options.overrides[0]}: show compares a run with another one: --against RUN")
         return show_settings(options)
     return show_differences(options) if any("=" in word for word in options.overrides) else compare_runs(options)
 
@@ -221,7 +224,6 @@ def show_differences(options: argparse.Namespace) -> int:
 
 def compare_runs(options: argparse.Namespace) -> int:
     """`repro show RUN --against RUN`."""
-    from repro.errors import ConfigError
     from repro.paths import reference_dir
     from repro.reporting.settings import compare, comparison_lines
     from repro.runs import find_run

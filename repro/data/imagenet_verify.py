@@ -16,7 +16,7 @@ from repro.paths import display_path
 
 logger = logging.getLogger(__name__)
 SMALL = 224  # pixels: the side of a crop, Sec. 3.4
-GREY = ("1", "L", "LA", "I", "I;16", "F")
+GRAY = ("1", "L", "LA", "I", "I;16", "F")
 KINDS = ("grayscale", "CMYK", "of other colors than RGB", "not JPEG", f"with a shorter side under {SMALL} pixels")
 
 
@@ -89,6 +89,6 @@ def look_at(images: ImageSet, numbers: Sequence[int]) -> Found:
 
 def kinds(image: Image.Image) -> list[str]:
     """Those of KINDS that an image is of."""
-    is_kind = (image.mode in GREY, image.mode == "CMYK", image.mode not in (*GREY, "CMYK", "RGB"),
+    is_kind = (image.mode in GRAY, image.mode == "CMYK", image.mode not in (*GRAY, "CMYK", "RGB"),
                image.format != "JPEG", min(image.size) < SMALL)
     return [kind for kind, it_is in zip(KINDS, is_kind, strict=True) if it_is]

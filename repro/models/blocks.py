@@ -133,7 +133,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(out)
 
     def follow(self, mean: Tensor, variance: Tensor, groups: int) -> None:
-        """Move the running averages towards the mean statistics of so many groups; (C,) each."""
+        """Move the running averages toward the mean statistics of so many groups; (C,) each."""
         assert self.running_mean is not None
         assert self.running_var is not None
         share = self.momentum

@@ -209,12 +209,13 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
             raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
     settings, errors = ([facts(run) for run in (first, second)] for facts in (compared_facts, errors_of))
     rows = [{row["iteration"]: row for row in run.history()} for run in (first, second)]
+    common = sorted(rows[0].keys() & rows[1].keys())
     return {"runs": [label(first), label(second)],
             "settings": [{"key": key, "values": [one.get(key) for one in settings]}
                          for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)],
             "errors": {key: [one.get(key) for one in errors] for key in {**errors[0], **errors[1]}},
-            "first_difference": next((int(at) for at in sorted(rows[0].keys() & rows[1].keys())
-                                      if rows[0][at] != rows[1][at]), None)}
+            "common_evaluations": len(common),
+            "first_difference": next((int(at) for at in common if rows[0][at] != rows[1][at]), None)}
 
 
 def label(run: Run) -> str:
@@ -247,10 +248,12 @@ def errors_of(run: Run) -> dict[str, float]:
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     """Two runs side by side for a person."""
     settings = [("setting", "A", "B"), *((one["key"], *map(format_value, one["values"])) for one in found["settings"])]
-    errors = [("error (%)", "A", "B"), *((key, *("-" if value is None else f"{value:.2f}" for value in values))
-                                         for key, values in found["errors"].items())]
+    errors = [("error (%)", "A", "B", "B - A")]
+    for key, (one, other) in found["errors"].items():
+        difference = None if one is None or other is None else other - one
+        errors.append((key, *("-" if value is None else f"{value:.2f}" for value in (one, other, difference))))
     at = found["first_difference"]
     return [*(f"{name}: {run}" for name, run in zip("AB", found["runs"], strict=True)), "",
             *(align(settings) if found["settings"] else ["  no setting differs"]), "", *align(errors), "",
-            "  the histories agree where both were tested" if at is None
-            else f"  the histories differ from iteration {at} on"]
+            f"  the histories differ from iteration {at} on" if at is not None
+            else f"  the histories agree in {found['common_evaluations']} common evaluations"]

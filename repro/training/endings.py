@@ -26,7 +26,7 @@ def save_on_failure(recorder: Recorder, writer: Writer, save: Callable[[], int |
     try:
         yield
     except (StorageError, ImageError, LostProcessError) as error:
-        saved = "the last checkpoint stays"
+        saved = "what was saved before stays"
         with suppress(StorageError, InUseError):
             writer.finish()
         if save is not None and not isinstance(error, PeerError):

@@ -6,6 +6,7 @@ import shlex
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, resource_tracker
@@ -22,8 +23,11 @@ from repro.stopping import SIGNALS, StopRequest, command_to_go_on, end_with_pare
 from repro.streams import keep_on_without_output, open_streams, show_messages
 from repro.training.checkpoint import list_checkpoints
 
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)  # `failure` says which process and why
 Train = Callable[[RunConfig, list[str] | None], object]
-GRACE = 10.0  # Choice: seconds in which the others may end by themselves when one has failed; then as many to SIGKILL
+# Choice: seconds in which the others may end by themselves when one is lost, or has failed and said so (then the first
+# one may be saving); after as many again they are killed.
+GRACE, PATIENCE = 10.0, 120.0
 LOOK = 0.1  # seconds between two looks at the signals received
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
 
@@ -51,7 +55,7 @@ def launch(train: Train, config: RunConfig, command: list[str] | None = None) ->
                            logging.getLogger("repro").getEffectiveLevel()),
                     size, join=False, start_method="spawn"))
             forwarded = False
-            while not workers[0].join(LOOK, GRACE):
+            while not workers[0].join(LOOK, PATIENCE if any(answer.poll() for answer, _ in pipes) else GRACE):
                 if stop.received is not None and not forwarded:
                     forwarded = True
                     for process in workers[0].processes:
@@ -106,6 +110,12 @@ def work(rank: int, size: int, port: int, parent: int, answers: Sequence[Connect
     except ReproError as error:
         answers[rank].send(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("REPRO_DEBUG") == "1":
+            traceback.print_exc()
+        answers[rank].send(LostProcessError(f"{config.name}: process {rank} of {size} failed: "
+                                            f"{type(error).__name__}: {error}\n{how_to_go_on(config, command)}"))
+        sys.exit(LostProcessError.exit_code)
 
 
 def failure(error: ProcessExitedException, answers: Sequence[ReproError | None], pids: Sequence[int],
@@ -120,11 +130,16 @@ def failure(error: ProcessExitedException, answers: Sequence[ReproError | None],
         how = f"did not answer for {config.machine.timeout_seconds:g} s"
     elif error.exit_code < 0:
         how = f"died of {signal.Signals(-error.exit_code).name}"
+    return LostProcessError(f"{config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others were "
+                            f"stopped\n{how_to_go_on(config, command)}")
+
+
+def how_to_go_on(config: RunConfig, command: list[str] | None) -> str:
+    """What is saved of a run whose processes were lost, and the command that goes on."""
     saved = ("the last checkpoint is intact" if list_checkpoints(run_folder(resolve(config)))
              else "nothing was saved yet")
-    go_on = shlex.join(command_to_go_on(command or ["repro", "run", f"experiment={config.name}"]))
-    return LostProcessError(f"{config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others were "
-                            f"stopped, {saved}\ngo on with: {go_on}")
+    words = command_to_go_on(command or ["repro", "run", f"experiment={config.name}"])
+    return f"{saved}; go on with: {shlex.join(words)}"
 
 
 def free_port() -> int:

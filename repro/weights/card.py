@@ -8,7 +8,7 @@ from repro.evaluation.weight_files import SAFETENSORS, format_override
 from repro.ranges import IMAGENET
 from repro.runs import Run
 
-LICENCE = "MIT, as this project; the data set that they were trained on has its own terms"
+LICENSE = "MIT, as this project; the data set that they were trained on has its own terms"
 
 
 def labels(run: Run) -> list[str]:
@@ -74,7 +74,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("run record", f"identity {facts['identity']}, run.json of SHA-256 {facts['record_sha256']}, whole in "
          f"{facts['file']}.json"),
         ("SHA-256", facts["sha256"]),
-        ("license", LICENCE)]
+        ("license", LICENSE)]
 
 
 def averaged_error(record: dict[str, Any], split: str) -> list[tuple[str, str]]:

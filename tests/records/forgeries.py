@@ -81,13 +81,13 @@ FORGERIES = {
     # schema
     "a key that is missing": (RESNET, lambda f: remove(f, "parameters"), "schema",
                               "missing required field `parameters`"),
-    "a misspelt key": (RESNET, lambda f: put(f, 1, "paramters"), "schema", "unknown field `paramters`"),
+    "a misspelled key": (RESNET, lambda f: put(f, 1, "paramters"), "schema", "unknown field `paramters`"),
     "a truth value as a number": (RESNET, lambda f: put(f, True, "seed"), "schema",
                                   "Expected `int`, got `bool` - at `seed`"),
     # configuration
     "an experiment that does not exist": (RESNET, lambda f: put(f, "cifar_resnet21", "experiment"), "configuration",
                                           "did you mean cifar_resnet20?"),
-    "a misspelt setting": (RESNET, lambda f: put(f, 0.1, "config", "train", "lrr"), "configuration",
+    "a misspelled setting": (RESNET, lambda f: put(f, 0.1, "config", "train", "lrr"), "configuration",
                            "unknown key train.lrr"),
     "a setting left out": (RESNET, lambda f: remove(f, "config", "train", "momentum"), "configuration",
                            "no value for train.momentum"),

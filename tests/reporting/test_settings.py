@@ -113,8 +113,10 @@ def test_two_runs_side_by_side(direct, results, make_run):
     assert found["first_difference"] == 390
     text = direct("show", str(plain), "--against", str(residual)).out
     assert "A: cifar_plain20/seed0\nB: cifar_resnet20/seed1\n" in text
-    assert re.search(r"test_top1_error +9\.60 +8\.10\n", text)
+    assert re.search(r"test_top1_error +9\.60 +8\.10 +-1\.50\n", text)
     assert "the histories differ from iteration 390 on" in text
+    assert f"the histories agree in {found['common_evaluations']} common evaluations" in direct(
+        "show", str(plain), "--against", str(plain)).out
     assert "no setting differs" in direct("show", str(plain), "--against", str(plain)).out
 
 

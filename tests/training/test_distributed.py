@@ -18,7 +18,7 @@ from repro.config import compose, from_record
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, LostProcessError, PeerError
 from repro.models import build_model
-from repro.training import checkpoint
+from repro.training import checkpoint, launcher
 from repro.training.distributed import World, first_host, join, rank_from_environment, with_devices
 from repro.training.launcher import failure, free_port
 from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
@@ -130,6 +130,23 @@ def test_the_record_names_the_processes_and_is_of_the_same_identity(alone, both)
     assert both.record["environment"]["devices"] == 2
     assert both.identity == alone.identity
     assert both.record["data"] == alone.record["data"]
+
+
+def raise_in_rank_one(config, command):
+    """The training of two processes, of which one has a fault that nobody knows of."""
+    if os.environ["RANK"] == "1":
+        raise ValueError("something odd")
+    time.sleep(60)
+
+
+@pytest.mark.fault(34)
+def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "PATIENCE", 0.5)
+    began = time.monotonic()
+    with pytest.raises(LostProcessError, match=r"process 1 of 2 failed: ValueError: something odd\n"
+                                               "nothing was saved yet; go on with: repro run"):
+        launcher.launch(raise_in_rank_one, tiny_config("devices=2", f"results={tmp_path}"))
+    assert time.monotonic() - began < 50
 
 
 def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:

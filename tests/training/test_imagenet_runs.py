@@ -127,7 +127,7 @@ def test_a_file_that_can_not_be_read_ends_the_run_with_its_name_and_the_state_be
     victim = sorted(copy.glob("*/*"))[5]
     content = victim.read_bytes()
     victim.write_bytes(bytes(len(content)))
-    with pytest.raises(DataError, match=rf"{victim.name}[^$]*the last checkpoint stays; go on with: "):
+    with pytest.raises(DataError, match=rf"{victim.name}[^$]*what was saved before stays; go on with: "):
         engine.run(config(*words))  # one folder: the test of iteration 1 meets it
     victim.write_bytes(content)
     assert engine.run(config(*words)).finished

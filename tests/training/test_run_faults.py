@@ -96,7 +96,7 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     with pytest.raises(StorageError, match=r"No space left on device \(\d+ bytes needed, \d+ free\)") as caught:
         engine.run(config)
     assert caught.value.exit_code == 5
-    assert "the last checkpoint stays; go on with: repro run" in str(caught.value)
+    assert "what was saved before stays; go on with: repro run" in str(caught.value)
     assert {path.name for path in checkpoint.list_checkpoints(folder)} <= before
     assert not list(folder.glob(".*.part")), "nothing half-written takes room"
     assert len(list(folder.glob("checkpoint-*.pt"))) == len(list(folder.glob("checkpoint-*.json")))

@@ -35,7 +35,7 @@ stage() {
 if [ -d .gpu/code ]; then  # what prepare.sh packed
   [ -e .git ] || cp .gpu/code/COMMIT .
   export PYTHONPATH="$KEEP/site${PYTHONPATH:+:$PYTHONPATH}"
-  if [ -n "$(ls .gpu/code/wheels)" ] && ! "$PYTHON" -c 'import hydra' 2>/dev/null; then
+  if [ -n "$(ls .gpu/code/wheels)" ] && ! "$PYTHON" -c 'import hydra, msgspec' 2>/dev/null; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$KEEP/site" .gpu/code/wheels/*.whl
   fi
 fi

@@ -25,9 +25,13 @@ fi
 rm -rf .gpu && mkdir -p .gpu/code/wheels
 # .git does not travel: with this file the records still name the commit, and whether a file differs from it.
 { git rev-parse HEAD; git ls-files -z | xargs -0 sha256sum; } > .gpu/code/COMMIT
-# What a machine with torch usually lacks; all are pure Python.
-[ -n "${NO_WHEELS:-}" ] || "$python" -m pip wheel --quiet --no-deps --wheel-dir .gpu/code/wheels \
-  ${WHEELS:-'hydra-core>=1.3.8' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'}
+# What a machine with torch usually lacks; msgspec alone is compiled, for the Python there.
+if [ -z "${NO_WHEELS:-}" ]; then
+  "$python" -m pip wheel --quiet --no-deps --wheel-dir .gpu/code/wheels \
+    ${WHEELS:-'hydra-core>=1.3.8' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*' 'filelock>=4.2'}
+  "$python" -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux2014_x86_64 \
+    --python-version "${PYTHON_THERE:-3.12}" --dest .gpu/code/wheels 'msgspec>=0.19'
+fi
 
 part=1 filled=0  # small files first, so that unpack.py is in the first part
 while IFS= read -r file; do
