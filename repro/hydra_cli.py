@@ -1,6 +1,7 @@
 """`repro run` with Hydra's own flags (-m, --cfg, --info ...), through hydra.main: sweepers and launchers work."""
 
 import argparse
+import logging
 import os
 import sys
 from datetime import UTC, datetime
@@ -50,7 +51,7 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
 
     admit_lazy_help()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
-    saved = sys.argv
+    saved, handlers = sys.argv, logging.root.handlers[:]
     arguments = with_config_dir(arguments)
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     check_override_keys(overrides)
@@ -70,7 +71,7 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
     except SweepStopped as carrier:
         raise carrier.stopped from None
     finally:
-        sys.argv = saved
+        sys.argv, logging.root.handlers[:] = saved, handlers  # Hydra's own would go on writing to the stream of today
     return 0
 
 

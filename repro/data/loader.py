@@ -86,7 +86,6 @@ class Items(Dataset[Any]):
 def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ahead: int) -> Generator[Any, None, None]:
     """`read_ahead` by forked processes; each reads whole mini-batches."""
     others, main = active_children(), threading.current_thread() is threading.main_thread()
-    on_death = signal.getsignal(signal.SIGCHLD)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in the workers for good: the consumer ends them
     try:
         with warnings.catch_warnings():  # of threads while forking (the workers use none), of more workers than cores
@@ -99,7 +98,7 @@ def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ah
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if main:
-            signal.signal(signal.SIGCHLD, on_death)  # torch's handler would raise wherever the consumer is
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for good: torch's handler would raise anywhere
     ours = [child for child in active_children() if child not in others]
     try:
         while True:
@@ -113,7 +112,7 @@ def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ah
                 raise
             finally:
                 if main:
-                    signal.signal(signal.SIGCHLD, on_death)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if items is None:
                 return
             yield together(items)

@@ -86,9 +86,9 @@ class Recorder:
 
     def no_board(self, error: OSError) -> None:
         """Do without TensorBoard from here on."""
-        if not self.board_failed:
+        first, self.board, self.board_failed = not self.board_failed, None, True  # two threads may come here
+        if first:
             logger.warning(f"no TensorBoard scalars from here on: {error}")
-        self.board, self.board_failed = None, True
 
     def row(self, values: dict[str, float], timing: dict[str, Any]) -> None:
         """Append one evaluation to history.csv, timing.csv and TensorBoard."""

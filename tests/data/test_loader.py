@@ -164,6 +164,24 @@ def test_a_worker_that_is_killed_is_an_error_where_a_mini_batch_is_asked_for():
         list(islice(batches, 50))
 
 
+def test_a_worker_that_is_killed_raises_nothing_elsewhere():
+    """Whatever handler there was before: torch's own, of an earlier DataLoader, raises where it is called."""
+    def torchs(number, frame):
+        raise RuntimeError("DataLoader worker is killed")
+
+    before = signal.signal(signal.SIGCHLD, torchs)
+    try:
+        batches = read_ahead(read, ([number % 200] * 4 for number in count()), Kind.processes, 2)
+        next(batches)
+        victim = children()[0]
+        os.kill(victim, signal.SIGKILL)
+        assert soon(lambda: not running(victim))
+        with pytest.raises(LostProcessError):
+            list(islice(batches, 50))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_signals_to_the_group_do_not_end_the_workers():
     before = set(children())
     batches = read_ahead(read, ([number % 200] * 4 for number in count()), Kind.processes, 2)
