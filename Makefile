@@ -10,6 +10,9 @@ PRESET   ?= auto
 SEEDS    ?= 1
 ARGS     ?=
 DATA     ?=
+TESTS    ?=
+
+COMPUTING := tests/models tests/data tests/evaluation tests/training tests/weights
 
 REPRO := $(VENV)/bin/repro
 DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')
@@ -93,14 +96,14 @@ verify: $(VENV)/.ready ## does this installation compute what it claims? under a
 	$(REPRO) verify $(DATA_OVERRIDE) $(ARGS)
 
 test: $(VENV)/.ready-dev ## run the test suite
-	$(VENV)/bin/python -m pytest -n auto -m "not slow"
+	$(VENV)/bin/python -m pytest -n auto -m "not slow" $(TESTS)
 
-test-all: test ## also what takes long (SLURM, kills, the wheel), and the suite with the oldest torch
+test-all: test ## also what takes long (SLURM, kills, the wheel), and all that computes with the oldest torch
 	$(VENV)/bin/python -m pytest -n auto -m slow
 	$(MAKE) test-oldest
 
-test-oldest: ## run the test suite with the oldest supported torch (2.11) and torchvision (0.26)
-	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0"
+test-oldest: ## run the tests of all that computes with the oldest supported torch (2.11) and torchvision (0.26)
+	$(MAKE) test VENV=.venv-oldest PIP_ARGS="torch==2.11.0 torchvision==0.26.0" TESTS="$(COMPUTING)"
 
 torture: $(VENV)/.ready-dev ## kill runs 100 times and compare their ends with those of runs left alone; some minutes
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture $(ARGS)
