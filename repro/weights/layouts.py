@@ -16,7 +16,6 @@ from repro.ranges import DEPTHS
 from repro.schema import Family, RunConfig
 
 AKAMASTER, TORCHVISION = "akamaster", "torchvision"
-FORMS = (AKAMASTER, TORCHVISION)
 # Of every key where the network was saved inside torch.nn.DataParallel, or as torch.compile gave it; or both.
 PREFIXES = ("module.", "_orig_mod.")
 IMAGE_NET = "ImageNet-1K"  # torchvision's name of the data set in its weights' metadata
