@@ -32,11 +32,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from repro.config import ADDED_LATER, NOT_HASHED, config_hash, flat, keys, paper_hashes, scale_lengths, suggest
+from repro.config import ADDED_LATER, NOT_HASHED, config_hash, flat, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.paths import display_path, results_dir
-from repro.ranges import IMAGENET, SYNTHETIC
-from repro.schema import RunConfig
+from repro.schema import FIELDS, IMAGENET, SYNTHETIC, RunConfig
 from repro.wording import escape
 
 RECORD_SCHEMA = 1
@@ -221,7 +220,7 @@ def wrong_record(record: dict[str, Any]) -> str | None:
     if wrong:
         return wrong
     recorded = record["config"].keys() | flat(record["config"]).keys()
-    return next((f"no config.{key}" for key in keys() if key not in recorded and key not in NOT_HASHED
+    return next((f"no config.{key}" for key in FIELDS if key not in recorded and key not in NOT_HASHED
                  and key not in ADDED_LATER), None)
 
 

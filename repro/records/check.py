@@ -11,12 +11,12 @@ from typing import Any
 
 from repro.config import deviations, paper_hashes
 from repro.paper import PLAIN_NETS, published_table
-from repro.ranges import IMAGENET
 from repro.records import configuration, evaluations, history, layers, provenance
 from repro.records.reading import ERROR, OK, CheckResult, Problems, Refused, csv_rows, json_of, read_folder, yaml_of
 from repro.records.record import Record
 from repro.records.schema import RunRecord, check_schema
 from repro.reporting.evaluations import TABLES
+from repro.schema import IMAGENET
 
 COUNTS_AS = "counts as"
 RUN, YAML, HISTORY = "run.json", "config.yaml", history.NAME

@@ -4,10 +4,9 @@ import hashlib
 import math
 from typing import Any
 
-from repro.ranges import IMAGENET
 from repro.records.reading import ERROR, Problems, format_value
 from repro.records.record import Record
-from repro.schema import WarmUp
+from repro.schema import IMAGENET, WarmUp
 
 NAME = "history.csv"
 CLOSE = 1e-9  # of a recorded number to the one that it is computed to be: both are double precision

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from repro.ranges import IMAGENET
 from repro.records.reading import ERROR, Problems, Refused, csv_rows, format_value
 from repro.records.record import Record
+from repro.schema import IMAGENET
 from repro.training.recorder import GRADIENT_COLUMNS, RESPONSE_COLUMNS
 
 RESPONSES, GRADIENTS = "responses.csv", "gradients.csv"
