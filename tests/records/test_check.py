@@ -8,13 +8,11 @@ import pytest
 import yaml
 
 from repro.paths import reference_dir
-from repro.records import configuration
 from repro.records.check import check_record
 from repro.records.reading import ERROR, WARNING
 from tests.records.forgeries import FORGERIES, IMAGENET, MADE, RESNET, SHORTENED, TESTS, WARNINGS, change_seed
 from tests.records.made import cell, consistent, edit, lines, objections, put, remove, write_record
 
-READ = {}
 COMMITTED = sorted((reference_dir() / "runs").glob("*/seed*"))
 
 
@@ -29,19 +27,6 @@ def whole(tmp_path_factory):
             made[name] = write_record(root / name, *MADE[name])
         return made[name]
     return get
-
-
-@pytest.fixture(autouse=True)
-def remembered(monkeypatch):
-    """A configuration that was read once need not be read again: it is a function of these three alone."""
-    original = configuration.read_configuration
-
-    def configured(content):
-        key = json.dumps([content["experiment"], content["seed"], content["config"]])
-        if key not in READ:
-            READ[key] = original(content)
-        return READ[key]
-    monkeypatch.setattr(configuration, "read_configuration", configured)
 
 
 @pytest.fixture
@@ -110,7 +95,7 @@ def test_extra_files_may_be_absent_where_the_record_does_not_name_them(record):
 
 def test_every_check_is_reported_once_where_nothing_is_wrong(whole):
     names = [one.check for one in check_record(whole(RESNET))]
-    assert len(set(names)) == len(names) == 17
+    assert len(set(names)) == len(names) == 16
 
 
 # ---- forgeries

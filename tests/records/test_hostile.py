@@ -262,13 +262,13 @@ def test_numbers_that_overflow_are_findings(record):
     put(record, 1e308, "config", "train", "lr")
     put(record, 1e308, "train_seconds")
     put(record, 2**62, "iterations")
-    refused(record, "configuration", "train.weight_decay")
+    refused(record, "schema", "train.weight_decay")
 
 
 def test_what_is_shown_of_a_record_is_cut_and_cannot_be_obeyed(record):
     put(record, "x" * 100_000, "config", "description")
     put(record, ["\x1b]0;owned\x07\u202e" + "y" * 1000], "deviations")
-    refused(record, "deviations", "recorded as a deviation, but is none: \\x1b]0;owned\\x07\\u202eyyy")
+    refused(record, "schema", "deviations[0]: '\\x1b]0;owned\\x07\\u202eyyy")
 
 
 def test_rows_are_read_as_the_recorder_writes_them():
