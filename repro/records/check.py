@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from repro.checks import FAIL, OK, CheckResult
 from repro.config import deviations, paper_hashes
 from repro.paper import PLAIN_NETS, published_table
 from repro.ranges import IMAGENET
 from repro.record import Record
 from repro.records import configuration, evaluations, history, layers, provenance
-from repro.records.reading import ERROR, OK, CheckResult, Problems, Refused, csv_rows, json_of, read_folder, yaml_of
+from repro.records.reading import Problems, Refused, csv_rows, json_of, make_result, read_folder, yaml_of
 from repro.records.submission import Submission
 from repro.reporting.evaluations import TABLES
 
@@ -70,12 +71,12 @@ def checks(sent: Submission, raw: dict[str, Any], written: dict[str, Any] | None
 
 def results(check: str, good: str, problems: Iterable[tuple[str, str]]) -> list[CheckResult]:
     """The results of one check: its problems, the first of very many, or that all is well."""
-    found = [CheckResult.of(check, word, text) for word, text in problems]
+    found = [make_result(check, word, text) for word, text in problems]
     if len(found) > MOST:
-        errors = any(one.verdict == ERROR for one in found[MOST:])
-        found = [*found[:MOST], CheckResult.of(check, ERROR if errors else found[MOST].verdict,
+        errors = any(one.status == FAIL for one in found[MOST:])
+        found = [*found[:MOST], make_result(check, FAIL if errors else found[MOST].status,
                                                f"and {len(found) - MOST} more of this check")]
-    return found or [CheckResult.of(check, OK, good)]
+    return found or [make_result(check, OK, good)]
 
 
 def read_json_record(data: bytes | None) -> tuple[Record | None, dict[str, Any], list[tuple[str, str]]]:
@@ -87,7 +88,7 @@ def read_json_record(data: bytes | None) -> tuple[Record | None, dict[str, Any],
         raw = json_of(data)
         return configuration.read_record(raw), raw, []
     except Refused as refused:
-        return None, raw, [(ERROR, f"{RUN}: {refused}")]
+        return None, raw, [(FAIL, f"{RUN}: {refused}")]
 
 
 def read_yaml(data: bytes | None) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
@@ -97,7 +98,7 @@ def read_yaml(data: bytes | None) -> tuple[dict[str, Any] | None, list[tuple[str
             raise Refused("was not sent, or not as a plain file")
         return yaml_of(data), []
     except Refused as refused:
-        return None, [(ERROR, f"{YAML}: {refused}")]
+        return None, [(FAIL, f"{YAML}: {refused}")]
 
 
 def with_history(sent: Submission) -> Submission:
@@ -112,10 +113,10 @@ def with_history(sent: Submission) -> Submission:
 
 def verdict(found: Sequence[CheckResult], text: str) -> CheckResult:
     """The last result: what the record would count as; nothing while a check fails."""
-    failed = list(dict.fromkeys(one.check for one in found if one.verdict == ERROR))
+    failed = list(dict.fromkeys(one.check for one in found if one.status == FAIL))
     if not failed:
-        return CheckResult.of(COUNTS_AS, OK, text)
-    return CheckResult.of(COUNTS_AS, ERROR,
+        return make_result(COUNTS_AS, OK, text)
+    return make_result(COUNTS_AS, FAIL,
                           f"nothing while these checks fail: {', '.join(failed)}; without them: {text}")
 
 

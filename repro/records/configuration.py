@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from repro.checks import FAIL, WARNING
 from repro.config import (
     REMOVED,
     config_hash,
@@ -17,7 +18,7 @@ from repro.config import (
     suggest,
 )
 from repro.record import Record, parse_record
-from repro.records.reading import ERROR, WARNING, Problems, Refused, cut, format_value
+from repro.records.reading import Problems, Refused, cut, format_value
 from repro.records.submission import Submission
 from repro.schema import Device, Precision, RunConfig
 
@@ -72,13 +73,13 @@ def is_same(left: Any, right: Any) -> bool:
 def check_yaml(written: dict[str, Any] | None, recorded: dict[str, Any]) -> Problems:
     """config.yaml against the configuration in run.json, key by key."""
     if written is None:
-        yield ERROR, "config.yaml can't be compared with run.json"
+        yield FAIL, "config.yaml can't be compared with run.json"
         return
     first, second = flat(written), flat(recorded)
     for key in sorted({*first, *second}):
         left, right = first.get(key, "nothing"), second.get(key, "nothing")
         if not is_same(left, right):
-            yield ERROR, f"config.yaml says {cut(key)}: {format_value(left)}, run.json {format_value(right)}"
+            yield FAIL, f"config.yaml says {cut(key)}: {format_value(left)}, run.json {format_value(right)}"
 
 
 def check_identity(sent: Submission) -> Problems:
@@ -89,7 +90,7 @@ def check_identity(sent: Submission) -> Problems:
                            ("identity", record.identity, config_hash(config)),
                            ("environment.precision", precision, config.machine.precision.name)):
         if said != due:
-            yield ERROR, f"the recorded {key} is {format_value(said)}, that of the recorded configuration is {due}"
+            yield FAIL, f"the recorded {key} is {format_value(said)}, that of the recorded configuration is {due}"
     for key, path in (("data.root", config.data.root), ("results", config.results)):
         if path is not None:
             yield WARNING, f"{key} names a folder of the sender's machine; a record has null there"
@@ -99,25 +100,25 @@ def check_deviations(sent: Submission) -> Problems:
     """The recorded deviations against those that the configuration has."""
     own, recorded = deviations(sent.config), sent.record.deviations
     for text in [text for text in own if text not in recorded]:
-        yield ERROR, f"not among the recorded deviations: {text}"
+        yield FAIL, f"not among the recorded deviations: {text}"
     for text in [text for text in recorded if text not in own]:
-        yield ERROR, f"recorded as a deviation, but is none: {cut(text, 100)}"
+        yield FAIL, f"recorded as a deviation, but is none: {cut(text, 100)}"
 
 
 def check_place(sent: Submission) -> Problems:
     """The names of the folder and of the one above it, where they are those of a run."""
     place, record = sent.folder.resolve(), sent.record
     if place.name.startswith("seed") and place.name != f"seed{record.seed}":
-        yield ERROR, f"the folder is called {place.name}, the record is of seed {record.seed}"
+        yield FAIL, f"the folder is called {place.name}, the record is of seed {record.seed}"
     experiment, separator, own = place.parent.name.partition("@")
     if experiment not in experiments():
         return
     if experiment != record.experiment:
-        yield ERROR, f"it lies in a folder of {experiment}, the record is of {record.experiment}"
+        yield FAIL, f"it lies in a folder of {experiment}, the record is of {record.experiment}"
     elif separator and own != record.identity:
-        yield ERROR, f"it lies in a folder of identity {own}, the record has {record.identity}"
+        yield FAIL, f"it lies in a folder of identity {own}, the record has {record.identity}"
     elif not separator and record.identity not in paper_hashes(experiment):
-        yield ERROR, f"it lies in the folder of the paper's runs of {experiment}, and is none"
+        yield FAIL, f"it lies in the folder of the paper's runs of {experiment}, and is none"
 
 
 def rows_of_paper(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -4,8 +4,9 @@ import hashlib
 import math
 from typing import Any
 
+from repro.checks import FAIL
 from repro.ranges import IMAGENET
-from repro.records.reading import ERROR, Problems, format_value
+from repro.records.reading import Problems, format_value
 from repro.records.submission import Submission
 from repro.schema import WarmUp
 
@@ -23,18 +24,18 @@ def check_history(sent: Submission) -> Problems:
     rows, last = sent.history, sent.schedule.iterations
     for key in ("iterations", "iteration"):
         if (said := getattr(sent.record, key)) != last:
-            yield ERROR, f"run.json says {key} {said}; the configuration trains {last}"
+            yield FAIL, f"run.json says {key} {said}; the configuration trains {last}"
     if sent.record.status != "finished":
-        yield ERROR, f"the run is not finished: its status is {format_value(sent.record.status)}"
+        yield FAIL, f"the run is not finished: its status is {format_value(sent.record.status)}"
     if sent.record.evaluated_on != sent.tested_on:
-        yield ERROR, (f"evaluated on {sent.record.evaluated_on}; this configuration is tested on "
+        yield FAIL, (f"evaluated on {sent.record.evaluated_on}; this configuration is tested on "
                       f"{sent.tested_on}")
     if not rows:
-        yield ERROR, f"{NAME}: {sent.unread}"
+        yield FAIL, f"{NAME}: {sent.unread}"
         return
     problem = misplaced_row(sent)
     if problem is not None:
-        yield ERROR, problem
+        yield FAIL, problem
         return
     done = 0
     for row in rows:
@@ -64,18 +65,18 @@ def wrong_numbers(row: dict[str, Any], trained: int, sent: Submission) -> Proble
     for part, images in (("train", trained), (split, sent.tested_images)):
         loss = row[f"{part}_loss"]
         if loss < 0:
-            yield ERROR, f"{where} {part}_loss {loss} is below 0"
+            yield FAIL, f"{where} {part}_loss {loss} is below 0"
         for name, least in LEAST_LOSS.items():
             error = row.get(f"{part}_{name}")
             if error is None:
                 continue
             if (text := wrong_error(f"{part}_{name}", error, images)) is not None:
-                yield ERROR, f"{where} {text}"
+                yield FAIL, f"{where} {text}"
             if loss >= 0 and loss < error / 100 * least * (1 - LOSS_SLACK):
-                yield ERROR, (f"{where} {part}_loss {loss:.6g} is less than {error:.6g} % of errors can have "
+                yield FAIL, (f"{where} {part}_loss {loss:.6g} is less than {error:.6g} % of errors can have "
                               f"({error / 100 * least:.6g})")
     if row.get(f"{split}_top5_error", 0) > row[f"{split}_top1_error"]:
-        yield ERROR, f"{where} {split}_top5_error is above {split}_top1_error"
+        yield FAIL, f"{where} {split}_top5_error is above {split}_top1_error"
 
 
 def wrong_error(name: str, error: float, images: int | None) -> str | None:
@@ -95,17 +96,17 @@ def check_schedule(sent: Submission) -> Problems:
     schedule, ended = sent.schedule, sent.record.warmup_end
     warms_up = schedule.warmup is not WarmUp.none
     if not warms_up and ended is not None:
-        yield ERROR, f"warmup_end is {ended}, but the configuration has no warm-up"
+        yield FAIL, f"warmup_end is {ended}, but the configuration has no warm-up"
     elif warms_up and (text := wrong_warmup(sent)) is not None:
-        yield ERROR, text
+        yield FAIL, text
     if not sent.history:
-        yield ERROR, f"there is no readable {NAME} to compare it with"
+        yield FAIL, f"there is no readable {NAME} to compare it with"
     for row in sent.history:
         before = row["iteration"] - 1
         warming = warms_up and (ended is None or before < ended)
         due = schedule.rate(before, warming)
         if not math.isclose(row["learning_rate"], due, rel_tol=CLOSE):
-            yield ERROR, (f"{NAME}, iteration {row['iteration']}: learning rate {row['learning_rate']:g}; the schedule "
+            yield FAIL, (f"{NAME}, iteration {row['iteration']}: learning rate {row['learning_rate']:g}; the schedule "
                           f"gives {due:g}")
 
 
@@ -126,16 +127,16 @@ def check_result(sent: Submission) -> Problems:
     record, rows = sent.record, sent.history
     found = hashlib.sha256(sent.files[NAME]).hexdigest() if NAME in sent.files else None
     if found is not None and found != record.history_sha256:
-        yield ERROR, (f"{NAME} was changed after the run: SHA-256 {found[:12]}, recorded "
+        yield FAIL, (f"{NAME} was changed after the run: SHA-256 {found[:12]}, recorded "
                       f"{(record.history_sha256 or 'none')[:12]}")
     if not rows:
-        yield ERROR, f"there is no readable {NAME} to compare it with"
+        yield FAIL, f"there is no readable {NAME} to compare it with"
     else:
         last = {name: rows[-1][name] for name in sent.columns}
         result = record.result or {}
         for key in sorted({*last, *result}):
             if key not in result or key not in last or result[key] != last[key]:
-                yield ERROR, (f"the recorded result has {key[:60]} {format_value(result.get(key))}, the last row "
+                yield FAIL, (f"the recorded result has {key[:60]} {format_value(result.get(key))}, the last row "
                               f"{format_value(last.get(key))}; the last iteration is the result, never the best one")
         yield from wrong_best(sent)
     if record.recomputed_batch_norm is not None:
@@ -147,12 +148,12 @@ def wrong_best(sent: Submission) -> Problems:
     best = sent.record.best_on_test
     if sent.tested_on != "test":
         if best is not None:
-            yield ERROR, "best_on_test is recorded, but the run was not tested on a test set"
+            yield FAIL, "best_on_test is recorded, but the run was not tested on a test set"
         return
     lowest = min(sent.history, key=lambda row: row["test_top1_error"])
     due = {key: lowest[key] for key in ("iteration", "test_top1_error")}
     if best != due:
-        yield ERROR, f"best_on_test is {format_value(best)}; the lowest test error of {NAME} is {format_value(due)}"
+        yield FAIL, f"best_on_test is {format_value(best)}; the lowest test error of {NAME} is {format_value(due)}"
 
 
 def wrong_averaged(averaged: dict[str, Any], sent: Submission) -> Problems:
@@ -161,15 +162,15 @@ def wrong_averaged(averaged: dict[str, Any], sent: Submission) -> Problems:
     images = sent.config.evaluation.batch_norm_images // size * size
     names = [f"{split}_top1_error", *([f"{split}_top5_error"] if sent.config.data.name == IMAGENET else [])]
     if set(averaged) != {"images", f"{split}_loss", *names}:
-        yield ERROR, (f"recomputed_batch_norm has {', '.join(sorted(averaged))}; due are {split}_loss, "
+        yield FAIL, (f"recomputed_batch_norm has {', '.join(sorted(averaged))}; due are {split}_loss, "
                       f"{', '.join(names)}")
         return
     if averaged["images"] != images:
-        yield ERROR, f"recomputed_batch_norm is of {averaged['images']} images; the configuration takes {images}"
+        yield FAIL, f"recomputed_batch_norm is of {averaged['images']} images; the configuration takes {images}"
     for name in names:
         if (text := wrong_error(name, averaged[name], sent.tested_images)) is not None:
-            yield ERROR, f"recomputed_batch_norm: {text}"
+            yield FAIL, f"recomputed_batch_norm: {text}"
         own = (sent.record.result or {}).get(name)
         if sent.schedule.iterations >= SETTLED and own is not None and abs(averaged[name] - own) > FAR:
-            yield ERROR, (f"the recorded result has {name} {own:.2f} %, the same weights with averaged BN statistics "
+            yield FAIL, (f"the recorded result has {name} {own:.2f} %, the same weights with averaged BN statistics "
                           f"{averaged[name]:.2f}: more than {FAR:g} points apart")

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+from repro.checks import FAIL, WARNING
 from repro.data.cifar10_files import OFFICIAL
 from repro.errors import ConfigError
 from repro.paper import golden_count
 from repro.ranges import CIFAR10, CLASSES, IMAGENET, SYNTHETIC
 from repro.records.history import NAME as HISTORY
 from repro.records.layers import GRADIENTS, RESPONSES
-from repro.records.reading import ERROR, WARNING, Problems, Refused, format_value, json_of
+from repro.records.reading import Problems, Refused, format_value, json_of
 from repro.records.submission import Submission
 from repro.schema import Family
 
@@ -50,7 +51,7 @@ def check_parameters(sent: Submission) -> Problems:
         yield WARNING, (f"{sent.record.parameters:,} parameters of a network that golden_counts.yaml does not "
                         "have: not compared")
     elif sent.record.parameters != due:
-        yield ERROR, (f"{sent.record.parameters:,} parameters; this network of {model.depth} layers, option "
+        yield FAIL, (f"{sent.record.parameters:,} parameters; this network of {model.depth} layers, option "
                       f"{option}, has {due:,} (golden_counts.yaml)")
 
 
@@ -59,14 +60,14 @@ def check_data(sent: Submission) -> Problems:
     data, config = sent.record.data, sent.config.data
     assert data is not None  # REQUIRED
     if config.name == SYNTHETIC:
-        yield ERROR, "synthetic images are no evidence about CIFAR-10"
+        yield FAIL, "synthetic images are no evidence about CIFAR-10"
     if config.wiring_test or data.one_folder:
-        yield ERROR, "a wiring test is no evidence about ImageNet"
+        yield FAIL, "a wiring test is no evidence about ImageNet"
     for key, due in (("name", config.name), ("split", config.split.name)):
         if (said := getattr(data, key)) != due:
-            yield ERROR, f"data.{key} is {format_value(said)}, that of the configuration {due}"
+            yield FAIL, f"data.{key} is {format_value(said)}, that of the configuration {due}"
     if config.name == CIFAR10 and data.sha256 != OFFICIAL.sha256:
-        yield ERROR, (f"the images have SHA-256 {data.sha256[:12]}, those of CIFAR-10 as published "
+        yield FAIL, (f"the images have SHA-256 {data.sha256[:12]}, those of CIFAR-10 as published "
                       f"{OFFICIAL.sha256[:12]}")
 
 
@@ -88,7 +89,7 @@ def check_copies(sent: Submission, others: Mapping[str, Mapping[str, bytes]]) ->
             shared.append("the weights' SHA-256")
         if shared:
             copied = other.get("seed", sent.record.seed) != sent.record.seed
-            yield ERROR if copied else WARNING, (f"it shares {', '.join(shared)} with {name}: the same run again, or a "
+            yield FAIL if copied else WARNING, (f"it shares {', '.join(shared)} with {name}: the same run again, or a "
                                                  "copy under another name; no two seeds share them")
 
 
