@@ -174,7 +174,7 @@ def read_config(recorded: dict[str, Any]) -> RunConfig:
 def fill_section(recorded: Any, section: Any, prefix: str = "") -> dict[str, Any]:
     """A recorded section with the keys that are newer than the record, without those that are gone."""
     if not isinstance(recorded, dict):
-        raise ConfigError(f"config.{prefix.rstrip('.')} is no section of settings")
+        raise ConfigError(f"{f'config.{prefix}'.rstrip('.')} is no section of settings")
     result: dict[str, Any] = {}
     for entry in fields(section):
         key = prefix + entry.name

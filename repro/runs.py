@@ -211,7 +211,7 @@ def history_problem(folder: Path, record: Record) -> str | None:
         return "history.csv has not every evaluation once"
     if record.history_sha256 not in (None, file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
-    if any(rows[-1].get(key) != value for key, value in (record.result or {}).items()):
+    if record.result is None or any(rows[-1].get(key) != value for key, value in record.result.items()):
         return "history.csv and the recorded result differ"
     return None
 
