@@ -33,9 +33,8 @@ import msgspec
 from repro.config import config_hash, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.paths import display_path, results_dir
-from repro.ranges import IMAGENET, SYNTHETIC
 from repro.record import Record, parse_record
-from repro.schema import RunConfig
+from repro.schema import IMAGENET, SYNTHETIC, RunConfig
 
 LOCK = "run.lock"
 OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so

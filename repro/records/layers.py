@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Sequence
 
 from repro.checks import FAIL
-from repro.ranges import IMAGENET
 from repro.record import Responses
 from repro.records.reading import Problems, Refused, csv_rows, format_value
 from repro.records.submission import Submission
+from repro.schema import IMAGENET
 from repro.training.recorder import GRADIENT_COLUMNS, RESPONSE_COLUMNS
 
 RESPONSES, GRADIENTS = "responses.csv", "gradients.csv"

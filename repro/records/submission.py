@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.cifar10_files import OFFICIAL
-from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.record import Record
-from repro.schema import RunConfig
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, RunConfig
 from repro.training.recorder import history_columns
 from repro.training.schedule import Schedule
 

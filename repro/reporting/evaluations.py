@@ -12,10 +12,10 @@ from typing import Any
 
 from repro.config import PAPER_PRECISIONS
 from repro.paper import PROTOCOL_LABELS
-from repro.ranges import IMAGENET, VALIDATION_IMAGES
 from repro.reporting.selection import RunSelection, RunSet, is_number, paper_runs, precision, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run, file_sha256, read_json
+from repro.schema import IMAGENET, VALIDATION_IMAGES
 
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from repro import paper
 from repro.config import paper_config
-from repro.ranges import CIFAR10
 from repro.reporting.selection import REFERENCE, YOURS, RunSet, paper_runs
 from repro.reporting.status import lock_holder, needed_seeds
 from repro.runs import Run, scan
+from repro.schema import CIFAR10
 
 FINISHED, DIVERGED, IN_USE, OPEN = "finished", "diverged", "in use", "open"
 

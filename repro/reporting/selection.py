@@ -19,11 +19,10 @@ from repro.config import (
     with_precision,
 )
 from repro.paper import Preset
-from repro.ranges import IMAGENET
 from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
-from repro.schema import Precision, RunConfig
+from repro.schema import IMAGENET, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties

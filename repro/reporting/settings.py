@@ -17,12 +17,11 @@ from repro.config import PAPER_PRECISIONS, flat, to_dict
 from repro.config import settings as number_settings
 from repro.errors import ConfigError
 from repro.paths import display_path
-from repro.ranges import CLASSES
 from repro.record import Session
 from repro.reporting.selection import record, run_name
 from repro.reporting.table import one_line
 from repro.runs import Run
-from repro.schema import Architecture, RunConfig, StrideIn
+from repro.schema import CLASSES, Architecture, RunConfig, StrideIn
 
 IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
 NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing

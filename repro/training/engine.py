@@ -34,9 +34,8 @@ from repro.errors import CaptureError, ConfigError, DivergedError, ImageError, O
 from repro.evaluation.responses import gradient_norms
 from repro.models import build_model
 from repro.paths import data_dir, display_path
-from repro.ranges import IMAGENET
 from repro.runs import Run, read_run, run_folder, utc_now
-from repro.schema import Engine, RunConfig
+from repro.schema import IMAGENET, Engine, RunConfig
 from repro.stopping import StopRequest, command_to_go_on
 from repro.training import checkpoint, cost, launcher
 from repro.training.background import Snapshot, Writer

@@ -21,9 +21,8 @@ from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
-from repro.ranges import IMAGENET
 from repro.runs import Run
-from repro.schema import Precision, RunConfig
+from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.recorder import write_responses
 from repro.training.step import TrainStep

@@ -16,8 +16,7 @@ from repro import runs
 from repro.config import config_hash, deviations, to_dict
 from repro.errors import ConfigError
 from repro.paths import display_path
-from repro.ranges import IMAGENET
-from repro.schema import RunConfig
+from repro.schema import IMAGENET, RunConfig
 
 logger = logging.getLogger(__name__)
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")

@@ -19,9 +19,8 @@ from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.paths import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import Run, read_run, run_folder, title, utc_now
-from repro.schema import Device, Engine, Precision, RunConfig
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, Engine, Precision, RunConfig
 from repro.stopping import StopRequest, command_to_go_on
 from repro.training import cost, engine, lanes, launcher
 from repro.training.distributed import rank_from_environment, with_devices
