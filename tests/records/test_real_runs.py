@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from repro.checks import FAIL, WARNING
 from repro.data.cifar10_files import OFFICIAL
 from repro.errors import Stopped
 from repro.publishing import copy_record
-from repro.records.reading import ERROR, WARNING
 from repro.training import engine
 from tests.made import tiny_config, tiny_data
 from tests.records.made import cell, objections
@@ -41,7 +41,7 @@ def sent(monkeypatch, tmp_path):
 def test_a_run_in_two_sessions_leaves_a_record_in_which_everything_agrees(sent, overrides):
     folder = sent(*overrides)
     found = [one for one in objections(folder) if one.check != "code"]
-    assert [(one.check, one.verdict) for one in found] == [("parameters", WARNING)], found
+    assert [(one.check, one.status) for one in found] == [("parameters", WARNING)], found
     assert "golden_counts.yaml does not have" in found[0].text
 
 
@@ -49,4 +49,4 @@ def test_what_is_changed_in_such_a_record_is_found(sent):
     """Negative control."""
     folder = sent()
     cell(folder, 1, "learning_rate", 0.01)
-    assert {"schedule", "result"} <= {one.check for one in objections(folder) if one.verdict == ERROR}
+    assert {"schedule", "result"} <= {one.check for one in objections(folder) if one.status == FAIL}
