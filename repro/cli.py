@@ -204,8 +204,9 @@ def run(arguments: list[str]) -> int:
         return run_hydra(arguments, [program(), "run", *arguments])
     composed = configuration.compose(configuration.with_config_dir(arguments))
     check_versions()
-    from repro.training import engine
+    from repro.training.launch import run as train
+    from repro.training.plan import plan
 
     keep_on_without_output()
-    engine.run(composed, [program(), "run", *arguments])
+    train(plan(composed, [program(), "run", *arguments]))
     return 0

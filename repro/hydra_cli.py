@@ -42,10 +42,11 @@ def run_hydra(arguments: list[str], command: list[str]) -> int:
     A job that is stopped (a signal, max_seconds) ends the sweep; `command`, what a person typed, goes on with it.
     """
     def job(node: DictConfig) -> None:
-        from repro.training import engine
+        from repro.training.launch import run
+        from repro.training.plan import plan
 
         try:
-            engine.run(to_run_config(node), command)
+            run(plan(to_run_config(node), command))
         except Stopped as error:
             raise SweepStopped(error) from error
 

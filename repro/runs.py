@@ -149,9 +149,9 @@ def title(config: RunConfig) -> str:
     return f"{config.name} seed {config.seed}" + (" (wiring test)" if config.data.wiring_test else synthetic)
 
 
-def run_folder(config: RunConfig) -> Path:
-    """Where this configuration's run lies; precision must be resolved."""
-    own = config_hash(config)
+def run_folder(config: RunConfig, own: str | None = None) -> Path:
+    """Where this configuration's run lies; precision must be resolved. `own` is its hash, if that is known."""
+    own = own or config_hash(config)
     name = config.name if own in paper_hashes(config.name) else f"{config.name}@{own}"
     return results_dir(config.results) / "runs" / name / f"seed{config.seed}"
 

@@ -7,7 +7,8 @@ from typing import Any
 from repro.ranges import IMAGENET
 from repro.records.reading import ERROR, Problems, Refused, csv_rows, format_value
 from repro.records.record import Record
-from repro.training.recorder import GRADIENT_COLUMNS, RESPONSE_COLUMNS
+from repro.training.log import GRADIENT_COLUMNS
+from repro.training.measurements import RESPONSE_COLUMNS
 
 RESPONSES, GRADIENTS = "responses.csv", "gradients.csv"
 CHANNELS = (16, 32, 64)  # Sec. 4.2: filters of the three stages

@@ -8,7 +8,7 @@ from typing import Any
 from repro.data.cifar10_files import OFFICIAL
 from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.schema import RunConfig
-from repro.training.recorder import history_columns
+from repro.training.log import history_columns
 from repro.training.schedule import Schedule
 
 HELD_OUT = 5_000  # Sec. 4.2: a 45k/5k train/validation split

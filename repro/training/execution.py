@@ -23,7 +23,7 @@ from repro.models.checkpointing import set_checkpointing
 from repro.models.layers import weighted_layers
 from repro.runs import title
 from repro.schema import Engine, RunConfig
-from repro.training.background import map_tensors
+from repro.training.checkpoint import map_tensors
 from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 

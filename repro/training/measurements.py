@@ -17,7 +17,6 @@ from repro.devices import autocast, describe, exact_fp32, place, resolve, restor
 from repro.errors import ConfigError
 from repro.evaluation.batch_norm import with_averaged_statistics
 from repro.evaluation.responses import layer_responses
-from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
@@ -25,10 +24,10 @@ from repro.ranges import IMAGENET
 from repro.runs import Run
 from repro.schema import Precision, RunConfig
 from repro.training.execution import evaluate_together
-from repro.training.recorder import write_responses
 from repro.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
+RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
 
 
 def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -68,8 +67,10 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
 
     with exact_fp32():
         found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
+    rows = [RESPONSE_COLUMNS, *([str(getattr(entry, name)) for name in RESPONSE_COLUMNS] for entry in found)]
+    runs.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
     return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
-            "sha256": write_responses(folder, found)}
+            "sha256": runs.file_sha256(folder / "responses.csv")}
 
 
 @restore_settings()
@@ -84,6 +85,8 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     if run.record["config"].get("data", {}).get("name") == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
                           "(Fig. 7), this is a run of ImageNet")
+    from repro.evaluation.weights import load_weights
+
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
     with runs.hold_lock(run.folder):
