@@ -17,12 +17,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
@@ -156,17 +157,40 @@ def to_run_config(node: DictConfig) -> RunConfig:
     return config
 
 
-def from_record(record: dict[str, Any]) -> RunConfig:
-    """The configuration that a run's record holds; keys that are newer than the record are the experiment's.
+def read_config(recorded: dict[str, Any]) -> RunConfig:
+    """The configuration that a record holds; a key that is newer than the record has the value that its run used.
 
-    ConfigError if the record holds a key or value that this version does not know.
+    ValueError or ConfigError names a key that is unknown or missing, or whose value can't be.
     """
-    name = record["experiment"]
-    base = OmegaConf.structured(paper_config(name) if name in experiments() else RunConfig)
+    filled = fill_section(recorded, RunConfig)
     try:
-        return to_run_config(DictConfig(OmegaConf.merge(base, without_removed(record["config"]))))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"the record of {name} seed {record['seed']}: {one_message(error)}") from error
+        config = with_depth(msgspec.convert(filled, RunConfig))
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error).replace("$.", "config.")) from error
+    check_ranges(config)
+    return config
+
+
+def fill_section(recorded: Any, section: Any, prefix: str = "") -> dict[str, Any]:
+    """A recorded section with the keys that are newer than the record, without those that are gone."""
+    if not isinstance(recorded, dict):
+        raise ConfigError(f"config.{prefix.rstrip('.')} is no section of settings")
+    result: dict[str, Any] = {}
+    for entry in fields(section):
+        key = prefix + entry.name
+        if is_dataclass(entry.type):
+            result[entry.name] = fill_section(recorded.get(entry.name, {}), entry.type, f"{key}.")
+        elif entry.name in recorded:
+            result[entry.name] = recorded[entry.name]
+        elif key in ADDED_LATER:
+            result[entry.name] = ADDED_LATER[key]
+        elif key not in NOT_HASHED or entry.default == MISSING:
+            raise ConfigError(f"no config.{key}")
+    for name in recorded.keys() - {entry.name for entry in fields(section)}:
+        key = prefix + name
+        if REMOVED.get(key, recorded) not in (ANY, recorded[name]):
+            raise ConfigError(f"unknown key config.{key}{suggest(key, list(keys()))}")
+    return result
 
 
 def environment_overrides() -> list[str]:
@@ -290,25 +314,16 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def hashed_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The dotted keys of a recorded configuration that change a run's numbers (the seed aside)."""
-    values = flat(without_removed(config))
-    kept = {key: value for key, value in values.items() if key not in NOT_HASHED}
-    if values.get("model.architecture") == "imagenet":  # its depth says which network it is; on CIFAR-10 it is 6n+2
-        kept["model.depth"] = values["model.depth"]
-    return fill_added_settings(kept)
+def settings(config: RunConfig) -> dict[str, Any]:
+    """The dotted keys and plain values of everything that changes a run's numbers (the seed aside)."""
+    values = flat(to_dict(config))
+    imagenet = config.model.architecture is Architecture.imagenet  # its depth says which network it is; else it is 6n+2
+    return {key: value for key, value in values.items() if key not in NOT_HASHED or (imagenet and key == "model.depth")}
 
 
-def without_removed(recorded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A recorded configuration, nested or by dotted keys, without keys that are gone and changed no number."""
-    return {key: without_removed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
-            for key, value in recorded.items()
-            if not (prefix + key in REMOVED and REMOVED[prefix + key] in (ANY, value))}
-
-
-def fill_added_settings(recorded: dict[str, Any]) -> dict[str, Any]:
-    """Recorded numbers with the keys that are newer than the record, at what its run did."""
-    return recorded | {key: value for key, value in ADDED_LATER.items() if key not in recorded}
+def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two flat mappings of settings differ, each with the old and the new value."""
+    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
 
 
 def config_hash(config: RunConfig) -> str:
@@ -318,15 +333,9 @@ def config_hash(config: RunConfig) -> str:
     """
     if config.machine.precision is Precision.auto:
         raise ConfigError("machine.precision=auto: resolve it before asking for the identity of a run")
-    return hash_settings(to_dict(config))
-
-
-def hash_settings(recorded: dict[str, Any]) -> str:
-    """The identity of a configuration as it is recorded, nested plain values."""
-    settings = {key: drop_zero_sign(value) for key, value in hashed_settings(recorded).items()
-                if key not in ADDED_LATER or value != ADDED_LATER[key]}
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    hashed = {key: drop_zero_sign(value) for key, value in settings(config).items()
+              if key not in ADDED_LATER or value != ADDED_LATER[key]}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def drop_zero_sign(value: Any) -> Any:
@@ -366,10 +375,10 @@ def deviations(config: RunConfig) -> list[str]:
     """What this run changes of its experiment, as 'key: paper's value -> this value'; empty for a paper run."""
     if config.name not in experiments():
         return [f"{config.name}: an experiment of your own"]
-    paper, mine = hashed_settings(to_dict(paper_config(config.name))), hashed_settings(to_dict(config))
-    allowed = {p.name for p in PAPER_PRECISIONS}
-    return [f"{key}: {paper.get(key)} -> {value}" for key, value in mine.items()
-            if value != paper.get(key) and not (key == "machine.precision" and value in allowed)]
+    paper = paper_config(config.name)
+    if config.machine.precision in PAPER_PRECISIONS:
+        paper = with_precision(paper, config.machine.precision)
+    return [f"{key}: {old} -> {new}" for key, (old, new) in difference(settings(paper), settings(config)).items()]
 
 
 def scale_lengths(length: int, scale: float) -> int:

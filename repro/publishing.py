@@ -4,7 +4,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from repro.config import hash_settings
+from repro.config import config_hash
 from repro.errors import ConfigError, StorageError
 from repro.paths import display_path, in_tree, reference_dir
 from repro.runs import NO_EXCHANGE, Run, exchange, find_run, read_json, read_run, temporary_path, write_atomic
@@ -31,7 +31,7 @@ def publish(name: str, results: Path) -> Path:
         raise ConfigError(f"{display_path(folder)} is a wiring test, which is no evidence about ImageNet")
     if run.synthetic:
         raise ConfigError(f"{display_path(folder)} ran on synthetic images, which are no evidence about CIFAR-10")
-    if hash_settings(run.record["config"]) != run.identity:
+    if config_hash(run.record.config) != run.identity:
         raise ConfigError(f"{display_path(folder)}: its recorded configuration and identity differ")
     missing = [file for file in PUBLISHED_FILES if not (folder / file).is_file()]
     if missing:

@@ -23,23 +23,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
-from math import isfinite
-from numbers import Real
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from repro.config import ADDED_LATER, NOT_HASHED, config_hash, flat, keys, paper_hashes, scale_lengths, suggest
+import msgspec
+
+from repro.config import config_hash, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.paths import display_path, results_dir
 from repro.ranges import IMAGENET, SYNTHETIC
+from repro.record import Record, parse_record
 from repro.schema import RunConfig
-from repro.wording import escape
 
-RECORD_SCHEMA = 1
+GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
+RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
+TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
 LOCK = "run.lock"
 OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
 LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
@@ -50,25 +50,6 @@ NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
 # What a file system answers that has no locks, or can't bring a folder to its disk.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 _held: set[Path] = set()  # the folders that this process holds
-# What every record has, what it may say of a place where it ran, and what else it may have, by type; keys that are not
-# here belong to a newer version.
-HAS: dict[str, Any] = {"experiment": str, "seed": int, "identity": str, "status": str, "config": RunConfig,
-                       "iterations": int, "schema": int}
-PLACE: dict[str, Any] = {
-    "device": str, "devices": int, "jobs_per_device": int, "precision": str, "threads": int, "engine": str,
-    "updates_per_graph": int, "started": str, "ended": str, "from_iteration": int, "to_iteration": int,
-    "commit": str | None, "dirty": bool | None, "memory_format_ms": dict[str, float], "slurm": dict[str, Any],
-    **dict.fromkeys(("python", "torch", "torchvision", "numpy", "system", "architecture"), str | None)}
-MAY_HAVE: dict[str, Any] = {
-    "deviations": list[str], "evaluated_on": str | None, "iteration": int, "memory_bytes": int,
-    "peak_memory_bytes": int, "parameters": int,
-    "data": {"name": str, "split": str, "sha256": str}, "environment": PLACE, "sessions": [PLACE],
-    "started": str, "ended": str, "warmup_end": int | None, "train_seconds": float, "evaluation_seconds": float,
-    "weights_sha256": str, "history_sha256": str, "gradients_sha256": str, "responses": {"sha256": str},
-    "result": dict[str, Real] | None, "best_on_test": dict[str, Real], "recomputed_batch_norm": dict[str, Real]}
-DEEPEST = 12  # Choice: levels of lists and mappings; a record has four
-LARGEST = 2**63  # of whole numbers
-LONGEST = 10_000  # Choice: characters of a text
 
 
 @dataclass(frozen=True)
@@ -76,28 +57,38 @@ class Run:
     """One run on disk: its folder and its record (None with a problem if that can't be read)."""
 
     folder: Path
-    record: dict[str, Any] | None
+    record: Record | None
     problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """EXPERIMENT[@identity]/seedK, as its folder is called."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def title(self) -> str:
+        """What the run is called wherever it is shown; synthetic images and a wiring test are always named."""
+        return title(self.record.config) if self.record else f"{self.experiment} seed {self.seed}"
 
     @property
     def experiment(self) -> str:
         """Name of the experiment, from the folder where there is no record."""
-        return str(self.record["experiment"]) if self.record else self.folder.parent.name.split("@")[0]
+        return self.record.experiment if self.record else self.folder.parent.name.split("@")[0]
 
     @property
     def seed(self) -> int:
         """The seed, from the folder where there is no record."""
-        return int(self.record["seed"]) if self.record else int(self.folder.name.removeprefix("seed"))
+        return self.record.seed if self.record else int(self.folder.name.removeprefix("seed"))
 
     @property
     def identity(self) -> str:
         """The recorded identity ('' where there is no record)."""
-        return str(self.record["identity"]) if self.record else ""
+        return self.record.identity if self.record else ""
 
     @property
     def status(self) -> str:
         """running, interrupted, out of memory, finished or diverged as recorded; 'unreadable' without a record."""
-        return str(self.record["status"]) if self.record else "unreadable"
+        return self.record.status if self.record else "unreadable"
 
     @property
     def finished(self) -> bool:
@@ -112,12 +103,12 @@ class Run:
     @property
     def synthetic(self) -> bool:
         """Whether it ran on made images and so says nothing about CIFAR-10."""
-        return self.record is not None and self.record["config"].get("data", {}).get("name") == SYNTHETIC
+        return self.record is not None and self.record.config.data.name == SYNTHETIC
 
     @property
     def wiring_test(self) -> bool:
         """Whether it was a wiring test, on any folder of images, and so says nothing about ImageNet."""
-        return self.record is not None and bool(self.record["config"].get("data", {}).get("wiring_test"))
+        return self.record is not None and self.record.config.data.wiring_test
 
     @property
     def no_evidence(self) -> str | None:
@@ -127,8 +118,7 @@ class Run:
     @property
     def tested_on(self) -> str:
         """The split that its data set is tested on: val on ImageNet, whose test labels are not public, else test."""
-        imagenet = self.record is not None and self.record["config"].get("data", {}).get("name") == IMAGENET
-        return "val" if imagenet else "test"
+        return "val" if self.record is not None and self.record.config.data.name == IMAGENET else "test"
 
     def responses(self) -> list[dict[str, str]]:
         """Rows of responses.csv: layer (from 1), name, channels, mean, std, as text; [] if there is none."""
@@ -161,7 +151,7 @@ def find_run(name: str, *roots: Path) -> Run:
     places = [Path(name), *(root / "runs" / name for root in roots)]
     folder = next((place for place in places if (place / "run.json").is_file()), None)
     if folder is None:
-        known = [f"{run.folder.parent.name}/{run.folder.name}" for root in roots for run in scan(root / "runs")]
+        known = [run.name for root in roots for run in scan(root / "runs")]
         raise ConfigError(f"no run {name!r}: not a run's folder, nor one below "
                           f"{' or '.join(display_path(root / 'runs') for root in roots)}{suggest(name, known)}")
     return read_run(folder)
@@ -195,91 +185,43 @@ def leave_out(path: Path, reason: str) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. A missing, torn, foreign or hostile record is a problem, not an exception.
-
-    What is taken has the types of HAS and MAY_HAVE, so that whoever reads it need not look again.
-    """
+    """The run in a folder. A missing, torn, foreign or hostile record is a problem, not an exception."""
     try:
-        record = plain_json(read_json(folder / "run.json"))
-        for key in HAS:
-            record[key]
-        if record["schema"] > RECORD_SCHEMA:
-            return Run(folder, None, f"record of schema {record['schema']}; this version reads up to {RECORD_SCHEMA}")
-        wrong = wrong_record(record)
-        if wrong:
-            return Run(folder, None, f"unreadable run.json ({wrong})")
+        record = parse_record(read_json(folder / "run.json"))
         return Run(folder, record, history_problem(folder, record))
     except FileNotFoundError:
         return Run(folder, None, "no run.json")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return Run(folder, None, f"unreadable run.json or history.csv ({type(error).__name__}: {error})")
+    except (OSError, ValueError) as error:
+        return Run(folder, None, f"unreadable run.json or history.csv ({error})")
 
 
-def wrong_record(record: dict[str, Any]) -> str | None:
-    """The first key of a record that is missing or not of its type; None for a good one."""
-    wrong = type_problem(record, HAS | MAY_HAVE)
-    if wrong:
-        return wrong
-    recorded = record["config"].keys() | flat(record["config"]).keys()
-    return next((f"no config.{key}" for key in keys() if key not in recorded and key not in NOT_HASHED
-                 and key not in ADDED_LATER), None)
+def write_record(folder: Path, record: Record) -> None:
+    """Replace a run's run.json."""
+    write_json(folder / "run.json", msgspec.to_builtins(record))
 
 
-def type_problem(value: Any, kind: Any, where: str = "") -> str | None:
-    """Where a value is not of a type, or of the types of these keys, in words; keys that it lacks are let be."""
-    if type(value) is kind and kind is not float:
-        return None
-    if is_dataclass(kind):
-        kind = {one.name: one.type for one in fields(kind)}
-    if isinstance(kind, UnionType):
-        found = [type_problem(value, one, where) for one in get_args(kind)]
-        return None if None in found else found[0]
-    inner: list[tuple[Any, Any, str]] = []
-    if isinstance(kind, dict) and isinstance(value, dict):
-        inner = [(value[key], one, f"{where}.{key}".lstrip(".")) for key, one in kind.items() if key in value]
-    elif get_origin(kind) is dict and isinstance(value, dict):
-        inner = [(one, get_args(kind)[1], f"{where}.{key}") for key, one in value.items()]
-    elif isinstance(value, list) and (isinstance(kind, list) or get_origin(kind) is list):
-        inner = [(one, kind[0] if isinstance(kind, list) else get_args(kind)[0], where) for one in value]
-    elif kind in (float, Real):
-        good = type(value) in (int, float) and (kind is Real or isfinite(value))
-        return None if good else f"{where}: {repr(value)[:60]} is no {'finite ' if kind is float else ''}number"
-    elif kind is not Any and not (isinstance(kind, type) and issubclass(kind, Enum) and type(value) is str):
-        return f"{where}: {repr(value)[:60]} can't be"
-    return next((wrong for one in inner if (wrong := type_problem(*one))), None)
+def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
+    """Columns of history.csv; errors in percent, `evaluated_on` is test or val."""
+    columns = ("iteration", "learning_rate", "train_loss", "train_top1_error", f"{evaluated_on}_loss",
+               f"{evaluated_on}_top1_error")
+    return (*columns, f"{evaluated_on}_top5_error") if top5 else columns
 
 
-def plain_json(value: Any, levels: int = DEEPEST) -> Any:
-    """A value of JSON, its texts printable anywhere; ValueError if it is too deep, or a number or text too large."""
-    if isinstance(value, (dict, list)) and not levels:
-        raise ValueError("nested too deeply")
-    if isinstance(value, dict):
-        return {escape(key): plain_json(one, levels - 1) for key, one in value.items()}
-    if isinstance(value, list):
-        return [plain_json(one, levels - 1) for one in value]
-    if isinstance(value, int) and abs(value) >= LARGEST:
-        raise ValueError("a whole number of more than 63 bits")
-    if isinstance(value, str) and len(value) > LONGEST:
-        raise ValueError(f"a text of more than {LONGEST} characters")
-    return escape(value) if isinstance(value, str) else value
-
-
-def history_problem(folder: Path, record: dict[str, Any]) -> str | None:
+def history_problem(folder: Path, record: Record) -> str | None:
     """Why a record that says 'finished' is not borne out by its history.csv; None if it is."""
-    if record["status"] != "finished":
+    if record.status != "finished":
         return None
-    rows = read_history(folder / "history.csv")
-    last = scale_lengths(record["config"]["train"]["iterations"], record["config"]["scale"])
-    if not rows or rows[-1]["iteration"] != last or record["iterations"] != last:
+    rows, config = read_history(folder / "history.csv"), record.config
+    last = scale_lengths(config.train.iterations, config.scale)
+    if not rows or rows[-1]["iteration"] != last or record.iterations != last:
         return "history.csv does not reach the last iteration"
-    interval = scale_lengths(record["config"]["evaluation"]["interval"], record["config"]["scale"])
+    interval = scale_lengths(config.evaluation.interval, config.scale)
     marks = range(interval, last, interval)
     if len(rows) != len(marks) + 1 or [row["iteration"] for row in rows] != [*marks, last]:
         return "history.csv has not every evaluation once"
-    recorded = record.get("history_sha256")
-    if recorded is not None and recorded != file_sha256(folder / "history.csv"):
+    if record.history_sha256 not in (None, file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
-    if any(rows[-1].get(key) != value for key, value in record["result"].items()):
+    if any(rows[-1].get(key) != value for key, value in (record.result or {}).items()):
         return "history.csv and the recorded result differ"
     return None
 
@@ -298,9 +240,9 @@ def read_json(path: Path) -> Any:
     with open_plain(path) as file:
         text = file.read()
     try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -356,6 +298,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise write_problem(path, len(payload), error) from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file so that it survives a power cut; StorageError if that fails, InUseError as of `check_held`."""
+    check_held(path.parent)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            sync(file.fileno(), path.parent)
+    except OSError as error:
+        raise write_problem(path, len(text.encode()), error) from error
 
 
 def temporary_path(path: Path) -> Path:

@@ -91,7 +91,7 @@ def show_responses(options: argparse.Namespace) -> int:
     overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]
     named = [find_run(word, results) for word in options.runs if word not in overrides]
     wanted = named or [run for run in scan(results / "runs") if run.finished and not run.responses()
-                       and run.record is not None and run.record["config"].get("data", {}).get("name") != IMAGENET
+                       and run.record is not None and run.record.config.data.name != IMAGENET
                        and (run.folder / "weights.pt").is_file()]
     if wanted:
         check_versions()

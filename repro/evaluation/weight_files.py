@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import compose, deviations, experiments, flat, from_record, paper_config, to_dict
+from repro.config import compose, deviations, experiments, flat, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.paths import display_path
 from repro.runs import Run, file_sha256, open_plain, read_json, read_run
@@ -207,11 +207,10 @@ def run_facts(path: Path, state: dict[str, Tensor]) -> Carried | None:
     run = run_of_weights(path)
     content = getattr(state, CARRIED, None)
     if run is not None and run.record is not None:
-        recorded = run.record.get("weights_sha256")
-        if recorded is not None and recorded != file_sha256(path):
+        if run.record.weights_sha256 not in (None, file_sha256(path)):
             raise StorageError(f"{display_path(path)} was changed after the run: its SHA-256 is not the recorded one")
-        content = content or (getattr(with_settings({}, from_record(run.record)), CARRIED)
-                              | {"deviations": run.record.get("deviations")})
+        content = content or (getattr(with_settings({}, run.record.config), CARRIED)
+                              | {"deviations": run.record.deviations})
     if content is None:
         return None
     if not isinstance(content, dict):

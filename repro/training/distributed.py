@@ -11,9 +11,8 @@ import logging
 import os
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -246,7 +245,8 @@ def tell_others(error: ReproError) -> None:
         return
     timeout = timedelta(seconds=LATE_SECONDS)
     with suppress(RuntimeError, ValueError):  # they may have ended too, each for its own reason
-        exchange(meet(*started[:2], timeout), *started[:2], {"error": str(error), "exit_code": error.exit_code}, timeout)
+        told = {"error": str(error), "exit_code": error.exit_code}
+        exchange(meet(*started[:2], timeout), *started[:2], told, timeout)
 
 
 def own_gpu(local: int) -> int:

@@ -43,7 +43,7 @@ def run(plan: Plan) -> Run:
     With several devices this starts a process for each and waits for them, unless it was started as one of several.
     Where CUDA graphs can't be captured, a fresh process does it, and what follows, operation by operation.
     """
-    if plan.config.devices != 1 and rank_from_environment() is None:
+    if plan.devices > 1 and rank_from_environment() is None:
         return launch(plan)
     with StopRequest(plan.config.max_seconds) as stop:
         try:
@@ -65,7 +65,7 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
     Signals go on to all of them, and they stop together. If one dies, the others are stopped, and LostProcessError (1)
     names it. Raises what the first process that failed raises otherwise.
     """
-    size, errors, workers = plan.config.devices, multiprocessing.get_context("spawn").SimpleQueue(), list[Any]()
+    size, errors, workers = plan.devices, multiprocessing.get_context("spawn").SimpleQueue(), list[Any]()
 
     def kill_workers() -> None:
         for process in workers:
@@ -124,7 +124,7 @@ def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: in
         os.dup2(nowhere, 2)
     open_streams()
     keep_on_without_output()
-    size = str(plan.config.devices)
+    size = str(plan.devices)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if sys.platform in LOOPBACK:

@@ -8,10 +8,12 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import torch
 import yaml
 
@@ -29,26 +31,17 @@ from repro.errors import (
 )
 from repro.paths import display_path
 from repro.ranges import IMAGENET
-from repro.runs import utc_now
-from repro.schema import RunConfig
+from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
+from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, append_text, history_columns, utc_now
 from repro.stopping import StopRequest
 from repro.training import checkpoint
 from repro.training.execution import Execution
 from repro.training.plan import Plan
-from repro.training.resume import ROUNDING, changed_surroundings, seed_and_numbers
+from repro.training.resume import ROUNDING, changed_surroundings, seed_and_settings
 from repro.training.schedule import Schedule
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
-GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
-TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
-
-
-def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
-    """Columns of history.csv; errors in percent, `evaluated_on` is test or val."""
-    columns = ("iteration", "learning_rate", "train_loss", "train_top1_error", f"{evaluated_on}_loss",
-               f"{evaluated_on}_top1_error")
-    return (*columns, f"{evaluated_on}_top5_error") if top5 else columns
 
 
 class RunLog:
@@ -58,7 +51,7 @@ class RunLog:
     `restore` has found.
     """
 
-    def __init__(self, plan: Plan, execution: Execution, schedule: Schedule, record: dict[str, Any],
+    def __init__(self, plan: Plan, execution: Execution, schedule: Schedule, record: Record,
                  before: dict[str, Any], stop: StopRequest):
         self.plan, self.execution, self.step, self.stop = plan, execution, execution.step, stop
         self.world, self.record, self.schedule = self.step.world, record, schedule
@@ -83,7 +76,7 @@ class RunLog:
     def begin_files(self, known: dict[str, str]) -> None:
         """The configuration, the CSV files up to the checkpoint, of which it knows this content, and TensorBoard."""
         folder, config = self.plan.folder, self.plan.config
-        runs.write_atomic(folder / "config.yaml", yaml.safe_dump(self.record["config"], sort_keys=False))
+        runs.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(self.record.config), sort_keys=False))
         files = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
         if config.evaluation.gradient_iterations:
             files["gradients.csv"] = GRADIENT_COLUMNS
@@ -136,14 +129,15 @@ class RunLog:
             self.check_finite()
         if shows:
             self.shown = now
-            self.note = f"train error {100 * int(self.step.error_count) / self.images:.2f} %, {self.rate():.0f} images/s"
+            error = 100 * int(self.step.error_count) / self.images
+            self.note = f"train error {error:.2f} %, {self.rate():.0f} images/s"
         self.show(updates, self.note)
         if evaluates:
             synchronize(device)
             self.clock.lap("train")
 
     def check_finite(self) -> None:
-        """Raise DivergedError if a loss or gradient was not finite; the update that it would have caused was not made."""
+        """Raise DivergedError if a loss or gradient was not finite; its update was not made."""
         step = self.step
         at = int(step.failed_at)
         if at < 0:
@@ -151,7 +145,7 @@ class RunLog:
         self.writer.finish()
         rate, last = float(step.learning_rate()), float(step.last_loss)
         self.write(status="diverged", iteration=at, ended=utc_now(),
-                   diverged={"iteration": at, "learning_rate": rate, "last_finite_loss": last})
+                   diverged=Diverged(at, rate, last))
         raise DivergedError(f"{display_path(self.plan.folder)}: loss {float(step.bad_loss):g} or its gradient is not "
                             f"finite at iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the "
                             "update")
@@ -197,9 +191,10 @@ class RunLog:
 
     def write(self, **changes: Any) -> None:
         """Replace run.json with the record and these changes."""
-        self.record |= changes
+        for name, value in changes.items():
+            setattr(self.record, name, value)
         if self.world.is_main:
-            runs.write_json(self.plan.folder / "run.json", self.record)
+            runs.write_record(self.plan.folder, self.record)
 
     def save_if_due(self) -> None:
         """A checkpoint in the background every checkpoint_seconds."""
@@ -218,7 +213,7 @@ class RunLog:
         if not self.world.is_main:
             return lambda: None
         fetch, rows = checkpoint.snapshot(state, device), dict(self.rows)
-        meta = {**spent, "identity": self.plan.config_hash, "numbers": seed_and_numbers(self.plan.config),
+        meta = {**spent, "identity": self.plan.config_hash, "numbers": seed_and_settings(self.plan.config),
                 "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
                 "utc": at}
 
@@ -227,7 +222,8 @@ class RunLog:
             if int(fetched["counters"]["failed_at"]) >= 0:
                 return  # the loop will see it at its next look
             checkpoint.save(self.plan.folder, done, fetched | {"rows": rows}, meta)
-            self.record["sessions"][-1] |= {"ended": at, "to_iteration": done}
+            session = self.record.sessions[-1]
+            session.ended, session.to_iteration = at, done
             self.write(iteration=done, **spent, **peak_memory(device))
         return write
 
@@ -253,7 +249,8 @@ class RunLog:
             measured["best_on_test"] = {key: best[key] for key in ("iteration", "test_top1_error")}
         self.clock.lap("evaluation")
         ended = int(self.step.warmup_end)
-        self.record["sessions"][-1] |= {"ended": utc_now(), "to_iteration": self.done}
+        session = self.record.sessions[-1]
+        session.ended, session.to_iteration = utc_now(), self.done
         self.write(iteration=self.done, **self.clock.values(), **peak_memory(self.step.device), ended=utc_now(),
                    warmup_end=ended if ended >= 0 else None, **measured, status="finished", result=history[-1],
                    history_sha256=runs.file_sha256(self.plan.folder / "history.csv"))
@@ -362,30 +359,27 @@ def board_parts() -> tuple[Any, Any, Any]:
     return Event, SessionLog, RecordWriter
 
 
-def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: dict[str, Any],
-                 format_times: dict[str, float] | None) -> dict[str, Any]:
-    """What the record says of a run beside its numbers; `earlier`: that of the run that goes on, else {}."""
-    config, step = plan.config, execution.step
-    how: dict[str, Any] = {"engine": execution.kind, "updates_per_graph": execution.block, "devices": step.world.size}
-    if format_times is not None:
-        how["memory_format_ms"] = format_times
-    session = {"started": utc_now(), "from_iteration": execution.done, "device": describe(step.device), **how,
-               **provenance.code_version(), **provenance.package_versions(), **provenance.slurm_job()}
-    one_folder = {"one_folder": True} if is_one_folder(execution) else {}
-    recorded = to_dict(config)
-    recorded["data"]["root"] = recorded["results"] = None  # paths of this machine
-    return {"schema": runs.RECORD_SCHEMA, "experiment": config.name, "seed": config.seed, "identity": plan.config_hash,
-            "status": "running", "config": recorded, "deviations": list(plan.deviations),
-            "evaluated_on": step.data.evaluated_on, "iterations": schedule.iterations,
-            "parameters": sum(p.numel() for p in step.model.parameters()),
-            "data": {"name": config.data.name, "split": step.data.split, "sha256": step.data.sha256, **one_folder},
-            "environment": {**provenance.package_versions(), **provenance.machine(), "device": describe(step.device),
-                            "precision": config.machine.precision.name, "threads": torch.get_num_threads(), **how},
-            "started": earlier.get("started", session["started"]), "warmup_end": None,
-            "sessions": [*earlier.get("sessions", []), session]}
+def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: Record | None,
+                 format_times: dict[str, float] | None) -> Record:
+    """The record of a run that begins, or goes on from an earlier one."""
+    config, step, device = plan.config, execution.step, describe(execution.step.device)
+    how = {**provenance.package_versions(), "device": device, "engine": execution.kind,
+           "updates_per_graph": execution.block, "devices": step.world.size, "memory_format_ms": format_times}
+    session = msgspec.convert({**how, **provenance.code_version(), **provenance.slurm_job(), "started": utc_now(),
+                               "from_iteration": execution.done}, Session)
+    environment = msgspec.convert({**how, **provenance.machine(), "precision": config.machine.precision.name,
+                                   "threads": torch.get_num_threads()}, Environment)
+    return Record(
+        schema=SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
+        config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine
+        deviations=list(plan.deviations), evaluated_on=step.data.evaluated_on, iterations=schedule.iterations,
+        iteration=execution.done, parameters=sum(p.numel() for p in step.model.parameters()),
+        data=Images(config.data.name, step.data.split, step.data.sha256, is_one_folder(execution)),
+        environment=environment, started=earlier.started if earlier else session.started,
+        sessions=[*(earlier.sessions if earlier else ()), session])
 
 
-def say_start(plan: Plan, execution: Execution, schedule: Schedule, record: dict[str, Any]) -> None:
+def say_start(plan: Plan, execution: Execution, schedule: Schedule, record: Record) -> None:
     """Before the first update: what trains, where, how far it is, and what it departs from."""
     config, step, done = plan.config, execution.step, execution.done
     several = "" if step.world.size == 1 else f"{step.world.size} processes, each on "
@@ -398,7 +392,7 @@ def say_start(plan: Plan, execution: Execution, schedule: Schedule, record: dict
                     "ImageNet" + ("; tested on the training images" if is_one_folder(execution) else ""))
     if plan.deviations:
         logger.info("  not the paper's settings: " + "; ".join(plan.deviations))
-    if done and (changed := changed_surroundings(*record["sessions"][-2:])):
+    if done and (changed := changed_surroundings(*record.sessions[-2:])):
         logger.warning(f"  {changed}: {ROUNDING}")
 
 
@@ -420,14 +414,3 @@ def begin_rows(path: Path, columns: tuple[str, ...], iteration: int, known: str 
     runs.write_atomic(path, known)
     return known
 
-
-def append_text(path: Path, text: str) -> None:
-    """Append to a file so that it survives a power cut; StorageError if that fails, InUseError as of `check_held`."""
-    runs.check_held(path.parent)
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            runs.sync(file.fileno(), path.parent)
-    except OSError as error:
-        raise runs.write_problem(path, len(text.encode()), error) from error

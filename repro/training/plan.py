@@ -37,6 +37,11 @@ class Plan:
         return title(self.config)
 
     @property
+    def devices(self) -> int:
+        """The processes that train together, a device each."""
+        return self.config.devices or 1
+
+    @property
     def advice(self) -> str:
         """The command that goes on, in words."""
         return f"go on with: {shlex.join(self.command)}"
@@ -51,8 +56,7 @@ def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
         raise ConfigError(f"{config.name}: the paper does not train VGG, and no recipe for it is here; `repro eval "
                           f"experiment={config.name} weights=FILE` tests imported weights")
     resolved = resolve(replace(config, devices=count_processes(config)))
-    assert resolved.devices is not None
-    check_shares(resolved, resolved.devices)
+    check_shares(resolved, resolved.devices or 1)
     own = config_hash(resolved)
     return Plan(resolved, own, run_folder(resolved, own), own in paper_hashes(config.name), tuple(deviations(resolved)),
                 config.machine.precision,

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from repro import runs
-from repro.config import fill_added_settings, hashed_settings, paper_hashes, to_dict, without_removed
+from repro.config import ADDED_LATER, ANY, REMOVED, difference, paper_hashes, settings
 from repro.errors import ConfigError, DataError, StorageError
 from repro.paths import display_path
+from repro.record import Session
 from repro.runs import Run, read_run
 from repro.schema import Precision, Resume, RunConfig
 from repro.training import checkpoint
@@ -73,22 +74,22 @@ def check_same(earlier: Run, plan: Plan) -> None:
     answers = earlier.finished and plan.asked_precision is Precision.auto and plan.is_paper_run and (
         earlier.identity in paper_hashes(plan.config.name))
     if earlier.identity != plan.config_hash and not answers:
-        difference = difference_text(hashed_settings(earlier.record["config"]), hashed_settings(to_dict(plan.config)))
-        raise ConfigError(f"{display_path(earlier.folder)} holds a run of another configuration: {difference}; go on "
-                          "with the recorded one, take another seed or results=FOLDER, or resume=never")
+        raise ConfigError(f"{display_path(earlier.folder)} holds a run of another configuration: "
+                          f"{difference_text(settings(earlier.record.config), settings(plan.config))}; go on with the "
+                          "recorded one, take another seed or results=FOLDER, or resume=never")
 
 
 def require_checkpoint(earlier: Run) -> None:
     """Raise StorageError where a run has come far and nothing is left to go on from: never silently from scratch."""
     if checkpoint.list_checkpoints(earlier.folder) or earlier.finished or earlier.status == "diverged":
         return
-    if earlier.record.get("iteration", 0) > 0 if earlier.record else earlier.history():
+    if earlier.record.iteration > 0 if earlier.record else earlier.history():
         raise StorageError(f"{display_path(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
                            "resume=never puts it aside and starts over")
 
 
 def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
-    """Put the newest whole checkpoint into the step; what its JSON says, and `rows`, the CSV files then. {} for none."""
+    """Put the newest whole checkpoint into the step; {} for none, else its JSON and `rows`, the CSV files of then."""
     world, where = step.world, step.device if step.world.size == 1 else torch.device("cpu")
     found = world.from_main(lambda: checkpoint.load_newest(plan.folder, where))
     if found is None:
@@ -96,10 +97,11 @@ def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
     state, meta, notes = found
     for note in notes:
         logger.warning(note)
-    own, recorded = seed_and_numbers(plan.config), fill_added_settings(without_removed(meta["numbers"]))
-    if recorded != own:
-        raise ConfigError(f"{display_path(plan.folder)}: the checkpoint is of another configuration: "
-                          f"{difference_text(recorded, own)}; resume=never starts over")
+    recorded = ADDED_LATER | {key: value for key, value in meta["numbers"].items()
+                              if key not in REMOVED or REMOVED[key] not in (ANY, value)}
+    if text := difference_text(recorded, seed_and_settings(plan.config)):
+        raise ConfigError(f"{display_path(plan.folder)}: the checkpoint is of another configuration: {text}; "
+                          "resume=never starts over")
     step.load_state(state)
     if meta.get("devices", 1) != world.size:
         logger.warning(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: "
@@ -107,15 +109,14 @@ def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
     return meta | {"rows": state.get("rows", {})}
 
 
-def seed_and_numbers(config: RunConfig) -> dict[str, Any]:
+def seed_and_settings(config: RunConfig) -> dict[str, Any]:
     """All that a checkpoint's run must share with the run that goes on from it."""
-    return {"seed": config.seed, **hashed_settings(to_dict(config))}
+    return {"seed": config.seed, **settings(config)}
 
 
 def difference_text(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The keys in which two configurations differ, as 'key: old, now new'."""
-    return "; ".join(f"{key}: {old.get(key)}, now {new.get(key)}" for key in sorted(old.keys() | new.keys())
-                     if old.get(key) != new.get(key)) or "an older form of this one"
+    return "; ".join(f"{key}: {before}, now {now}" for key, (before, now) in sorted(difference(old, new).items()))
 
 
 def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
@@ -124,15 +125,15 @@ def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
     if len(set(found)) > 1:
         raise DataError("the processes do not have the same images: fingerprints "
                         + ", ".join(f"{one[:12]} in process {rank}" for rank, one in enumerate(found)))
-    before = (earlier.record or {}).get("data", {}).get("sha256", sha256)
+    before = earlier.record.data.sha256 if earlier.record and earlier.record.data else sha256
     if done and before != sha256:
         raise DataError(f"{display_path(earlier.folder)}: trained on another set of images until iteration {done} "
                         f"(fingerprint {before[:12]}, now {sha256[:12]}); put the images back, or resume=never starts "
                         "over")
 
 
-def changed_surroundings(before: dict[str, Any], now: dict[str, Any]) -> str:
+def changed_surroundings(before: Session, now: Session) -> str:
     """In what surroundings two sessions of a run differ, in words (a CPU's name tells its threads); '' for none."""
     keys = ("device", "python", "torch", "torchvision", "numpy", "commit", "engine")
-    return "; ".join(f"{key} {before[key]} until now, {now[key]} from here on" for key in keys
-                     if before.get(key) is not None and before[key] != now.get(key))
+    return "; ".join(f"{key} {old} until now, {getattr(now, key)} from here on" for key in keys
+                     if (old := getattr(before, key)) is not None and old != getattr(now, key))

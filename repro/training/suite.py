@@ -60,7 +60,7 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
 
     A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are returned.
     """
-    if plans and plans[0].config.devices != 1 and rank_from_environment() is not None:
+    if plans and plans[0].devices > 1 and rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
                           "srun start its runs with `repro run`")
     failures = list[ReproError]()

@@ -98,7 +98,7 @@ def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> tuple[
     before = restore(step, plan)
     check_same_data(earlier, data.sha256, int(step.iteration), world)
     execution = Execution(step, config)
-    record = begin_record(plan, execution, schedule, (earlier.record or {}) if before else {}, format_times)
+    record = begin_record(plan, execution, schedule, earlier.record if before else None, format_times)
     say_start(plan, execution, schedule, record)
     log = RunLog(plan, execution, schedule, record, before, stop)
     schedule = schedule.after(log.errors)
@@ -113,11 +113,11 @@ def decide_memory_format(config: RunConfig, earlier: Run,
 
     A run that goes on where it began keeps the format that it has, so that it ends bit for bit like one left alone.
     """
-    record = earlier.record or {}
-    there = record.get("environment", {})
-    if config.machine.channels_last is None and record.get("iteration") and there.get("device") == describe(device):
-        before = bool(record["config"]["machine"]["channels_last"])
-        return with_channels_last(config, before), there.get("memory_format_ms")
+    record = earlier.record
+    if (config.machine.channels_last is None and record is not None and record.iteration
+            and record.environment.device == describe(device)):
+        before = bool(record.config.machine.channels_last)
+        return with_channels_last(config, before), record.environment.memory_format_ms
     return with_memory_format(config, config.devices or 1)
 
 

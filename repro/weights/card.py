@@ -6,6 +6,7 @@ from repro.config import experiments, flat, paper_config, to_dict
 from repro.evaluation.views import CENTER, LABELS, SINGLE_VIEW
 from repro.evaluation.weight_files import SAFETENSORS, format_override
 from repro.ranges import IMAGENET
+from repro.record import Record, Session
 from repro.runs import Run
 
 LICENSE = "MIT, as this project; the data set that they were trained on has its own terms"
@@ -20,66 +21,63 @@ def labels(run: Run) -> list[str]:
     if run.wiring_test:
         found.append("WIRING TEST: says nothing about ImageNet")
     full = paper_config(run.experiment).train.iterations if run.experiment in experiments() else 0
-    if run.record["iterations"] < full:
-        found.append(f"SHORT RUN: {run.record['iterations']:,} of {full:,} iterations")
+    if run.record.iterations < full:
+        found.append(f"SHORT RUN: {run.record.iterations:,} of {full:,} iterations")
     if not found and not run.is_paper_run:
         found.append("OTHER SETTINGS than the paper's: see the deviations")
     return found
 
 
-def model_card(facts: dict[str, Any]) -> str:
+def model_card(facts: dict[str, Any], record: Record) -> str:
     """The card as Markdown."""
-    lines = [f"# {heading(facts)}: weights of {facts['run']}", ""]
+    lines = [f"# {heading(facts, record)}: weights of {facts['run']}", ""]
     lines += [f"> **{label}**\n" for label in facts["labels"]]
     lines += ["| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in rows(facts)]
+    lines += [f"| {name} | {value} |" for name, value in rows(facts, record)]
     lines += ["", "## Loading", "", "With this project installed, in the folder of these files:", "",
               "```python", *code(facts), "```", "",
               f"`repro eval {' '.join(words(facts))} weights={facts['file']}` tests them again.", ""]
     return "\n".join(lines)
 
 
-def heading(facts: dict[str, Any]) -> str:
+def heading(facts: dict[str, Any], record: Record) -> str:
     """What the network is called: as its experiment is, unless it is another network than that."""
     name, network = facts["experiment"], facts["network"]
     if name and any(flat(to_dict(paper_config(name)))[key] != value for key, value in network.items()):
         return f"{network['model.family'].capitalize()} network of {network['model.depth']} layers"
-    config = facts["record"]["config"]
-    return str(config.get("description") or facts["record"]["experiment"])
+    return record.config.description or record.experiment
 
 
-def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def rows(facts: dict[str, Any], record: Record) -> list[tuple[str, str]]:
     """The facts of the card's table."""
-    record = facts["record"]
-    config, data = record["config"], record.get("data", {})
-    session = (record.get("sessions") or [{}])[-1]
-    environment = record.get("environment", {})
+    config, environment = record.config, record.environment
+    session = record.sessions[-1] if record.sessions else Session()
     split, settings = facts["evaluated_on"], facts["settings"]
-    way = LABELS[CENTER if config["data"]["name"] == IMAGENET else SINGLE_VIEW]
+    way = LABELS[CENTER if config.data.name == IMAGENET else SINGLE_VIEW]
     mean = f"minus the mean image in {facts['mean']['file']}" if facts["mean"] else \
         f"scaled to 0..1, minus {settings['data.channel_mean']}, divided by {settings['data.channel_std']}"
-    commit = session.get("commit")
+    versions = {key: getattr(environment, key) for key in ("python", "torch", "torchvision", "numpy")}
     return [
-        (f"{split} top-1 error", f"{record['result'][f'{split}_top1_error']:.2f} % ({way}, last iteration)"),
+        (f"{split} top-1 error", f"{(record.result or {})[f'{split}_top1_error']:.2f} % ({way}, last iteration)"),
         *averaged_error(record, split),
-        ("data", f"{config['data']['name']}, split {config['data']['split']}, fingerprint {data.get('sha256', '?')}"),
+        ("data", f"{config.data.name}, split {config.data.split.name}, fingerprint "
+         f"{record.data.sha256 if record.data else '?'}"),
         ("input", f"RGB pixels 0..255, {mean}"),
-        ("protocol", f"{record['iterations']:,} iterations, mini-batches of {config['train']['mini_batch_size']}, "
-         f"learning rate {config['train']['lr']}, seed {facts['seed']}"),
+        ("protocol", f"{record.iterations:,} iterations, mini-batches of {config.train.mini_batch_size}, "
+         f"learning rate {config.train.lr}, seed {facts['seed']}"),
         ("deviations from the paper", "; ".join(facts["deviations"]) or "none"),
-        ("precision, device", f"{config['machine']['precision']}, {environment.get('device', '?')}"),
-        ("versions", ", ".join(f"{key} {environment[key]}" for key in ("python", "torch", "torchvision", "numpy")
-                               if environment.get(key)) or "?"),
-        ("commit", f"{commit or '?'}{' with uncommitted changes' if session.get('dirty') else ''}"),
+        ("precision, device", f"{config.machine.precision.name}, {environment.device or '?'}"),
+        ("versions", ", ".join(f"{key} {version}" for key, version in versions.items() if version) or "?"),
+        ("commit", f"{session.commit or '?'}{' with uncommitted changes' if session.dirty else ''}"),
         ("run record", f"identity {facts['identity']}, run.json of SHA-256 {facts['record_sha256']}, whole in "
          f"{facts['file']}.json"),
         ("SHA-256", facts["sha256"]),
         ("license", LICENSE)]
 
 
-def averaged_error(record: dict[str, Any], split: str) -> list[tuple[str, str]]:
+def averaged_error(record: Record, split: str) -> list[tuple[str, str]]:
     """The error with plainly averaged statistics, which these weights do not hold, where the record has it."""
-    found = record.get("recomputed_batch_norm") or {}
+    found = record.recomputed_batch_norm or {}
     error = found.get(f"{split}_top1_error")
     return [] if error is None else [
         ("the same, BN statistics averaged plainly", f"{error:.2f} % ({found['images']:,} images; not in this file)")]

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import experiments, flat, from_record, to_dict
+from repro.config import experiments, flat, to_dict
 from repro.errors import ConfigError
 from repro.evaluation.normalizer import mean_of, own_mean
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, with_settings
@@ -34,15 +35,15 @@ def export(run: Run, folder: Path, form: str) -> tuple[str, dict[str, Any]]:
     if not run.finished or run.record is None or not path.is_file():
         raise ConfigError(f"{display_path(run.folder)}: no finished run with weights "
                           f"({run.problem or (run.status if run.status != 'finished' else 'no weights.pt')})")
-    config = on_cpu(from_record(run.record))
+    config = on_cpu(run.record.config)
     state = load_weights(build_model(config.model), path).state_dict()
     suffix = SUFFIXES[choose_format(form)]
-    target = folder / f"{run.folder.parent.name}_{run.folder.name}{suffix}"
-    write_atomic(target, serialize(state, suffix, from_record(run.record)))
+    target = folder / f"{run.name.replace('/', '_')}{suffix}"
+    write_atomic(target, serialize(state, suffix, run.record.config))
     facts = export_facts(run, config, target) | {"mean": write_mean(config, path, target)}
     card = target.with_name(f"{target.name}.md")
     write_json(facts_path(target), facts)
-    write_atomic(card, model_card(facts))
+    write_atomic(card, model_card(facts, run.record))
     written = [target, facts_path(target), card, *([own_mean(target)] if facts["mean"] else [])]
     values = {"written": [str(one) for one in written], **facts}
     return "\n".join(["written:", *(f"  {display_path(one)}" for one in written)]), values
@@ -90,11 +91,11 @@ def export_facts(run: Run, config: RunConfig, target: Path) -> dict[str, Any]:
         "schema": SCHEMA, "file": target.name, "format": target.suffix.removeprefix("."),
         "sha256": file_sha256(target), "bytes": target.stat().st_size, "run": f"{run.experiment} seed {run.seed}",
         "experiment": run.experiment if run.experiment in experiments() else None, "seed": run.seed,
-        "identity": run.identity, "labels": labels(run), "deviations": run.record.get("deviations", []),
-        "evaluated_on": run.record.get("evaluated_on", run.tested_on),
+        "identity": run.identity, "labels": labels(run), "deviations": run.record.deviations,
+        "evaluated_on": run.record.evaluated_on or run.tested_on,
         "network": {key: values[key] for key in NETWORK}, "settings": {key: values[key] for key in SETTINGS},
-        "wiring_test": run.wiring_test, "record_sha256": file_sha256(run.folder / "run.json"), "record": run.record,
-        "utc": utc_now()}
+        "wiring_test": run.wiring_test, "record_sha256": file_sha256(run.folder / "run.json"),
+        "record": msgspec.to_builtins(run.record), "utc": utc_now()}
 
 
 def write_mean(config: RunConfig, weights: Path, target: Path) -> dict[str, Any] | None:

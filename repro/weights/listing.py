@@ -52,7 +52,7 @@ def exported_entry(path: Path, source: str) -> Entry:
     try:
         facts = read_json(facts_path(path))
         labeled = f" ({'; '.join(facts['labels'])})" if facts["labels"] else ""
-        found = error_of(facts["record"], facts["evaluated_on"]) + labeled
+        found = error_of(facts["record"]["result"], facts["evaluated_on"]) + labeled
         return Entry(path.name, network(carried), found, f"{source}, {facts['run']}", facts["sha256"], str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return unreadable(path, source, error)
@@ -90,19 +90,18 @@ def measured_errors(folder: Path) -> list[str]:
 def run_entry(run: Run) -> Entry:
     """The weights of a run."""
     path = run.folder / "weights.pt"
-    name = f"{run.folder.parent.name}/{run.folder.name}"
     if run.record is None or not run.finished:
-        return Entry(name, "?", "?", f"run: {run.problem or run.status}", file_sha256(path), str(path))
+        return Entry(run.name, "?", "?", f"run: {run.problem or run.status}", file_sha256(path), str(path))
     settings = "" if run.is_paper_run else " (other settings)"
-    split = run.record.get("evaluated_on", run.tested_on)
-    error = error_of(run.record, split) + (f" ({run.no_evidence})" if run.no_evidence else settings)
-    model = run.record["config"]["model"]
-    return Entry(name, f"{model['family']}, {model['depth']} layers", error, "run", file_sha256(path), str(path))
+    error = error_of(run.record.result or {}, run.record.evaluated_on or run.tested_on)
+    error += f" ({run.no_evidence})" if run.no_evidence else settings
+    model = run.record.config.model
+    return Entry(run.name, f"{model.family.name}, {model.depth} layers", error, "run", file_sha256(path), str(path))
 
 
-def error_of(record: dict[str, Any], split: str) -> str:
-    """The error of a record in words."""
-    found = record["result"].get(f"{split}_top1_error")
+def error_of(result: dict[str, Any], split: str) -> str:
+    """The error of a result in words."""
+    found = result.get(f"{split}_top1_error")
     return "?" if found is None else f"{found:.2f} {split}"
 
 

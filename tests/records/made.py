@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from repro.config import compose, config_hash, deviations, paper_hashes, to_dict, with_precision
+from repro.checks import CheckResult
+from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.views import views_of
 from repro.paper import PROTOCOLS, golden_count
 from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
-from repro.records.reading import CheckResult
 from repro.runs import file_sha256
 from repro.schema import Family, Precision, RunConfig
 from repro.training.recorder import (
@@ -261,15 +261,13 @@ def consistent(folder: Path) -> None:
 
 def set_everywhere(folder: Path, section: str, key: str, value: Any) -> None:
     """Change a setting in run.json and config.yaml, and renew identity."""
-    from repro.config import hash_settings
-
     def change(record: dict[str, Any]) -> None:
         record["config"][section][key] = value
-        record["identity"] = hash_settings(record["config"])
+        record["identity"] = config_hash(read_config(record["config"]))
         (folder / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
     edit(folder, change)
 
 
 def objections(folder: Path, *references: Path) -> list[CheckResult]:
     """What `check_record` finds that is not ok, the last finding left out."""
-    return [one for one in check_record(folder, references)[:-1] if one.verdict != "ok"]
+    return [one for one in check_record(folder, references)[:-1] if one.status != "ok"]

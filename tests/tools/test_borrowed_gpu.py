@@ -27,7 +27,7 @@ MADE_UP = '''
 from tests.made import tiny_data
 
 
-def load_data(config, device):
+def load_data(*_):
     return tiny_data()
 '''
 UNPACK = '''
@@ -75,8 +75,8 @@ def home(tmp_path_factory):
         text, count = re.subn(rf"(?m)^(  {key}: )(\[.*?\]|\S+)", rf"\g<1>{value}", text)
         assert count == 1, key
     recipe.write_text(text)
-    engine = folder / "repro" / "training" / "engine.py"
-    engine.write_text(engine.read_text() + MADE_UP)
+    train = folder / "repro" / "training" / "train.py"
+    train.write_text(train.read_text() + MADE_UP)
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "tiny"]):
         git(folder, *words)
     return folder
