@@ -193,7 +193,7 @@ def join(config: RunConfig) -> World:
         except (RuntimeError, ValueError) as error:
             raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
                                    f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
-        atexit.register(leave)
+        atexit.register(dist.destroy_process_group)
     world = World(rank, size, setup=dist.new_group(backend="gloo", timeout=LONG))
     if met:
         check_same_request(world.all_gather_object(asked))
@@ -255,12 +255,6 @@ def own_gpu(local: int) -> int:
     if local >= found and found != 1:
         raise ConfigError(f"{local + 1} processes on this machine, {found} GPUs found")
     return 0 if found == 1 and "SLURM_PROCID" in os.environ else local
-
-
-def leave() -> None:
-    """Part from the others at the end of the process."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def slurm_rendezvous(rank: int, size: int) -> dict[str, str]:

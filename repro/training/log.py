@@ -21,14 +21,7 @@ from repro import provenance, runs
 from repro.config import to_dict
 from repro.data.parts import progress
 from repro.devices import describe, is_out_of_memory, peak_memory, synchronize
-from repro.errors import (
-    ConfigError,
-    DivergedError,
-    ImageError,
-    InUseError,
-    LostProcessError,
-    StorageError,
-)
+from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.paths import display_path
 from repro.ranges import IMAGENET
 from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
@@ -42,6 +35,7 @@ from repro.training.schedule import Schedule
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
+NO_SCALARS = "no TensorBoard scalars from here on"
 
 
 class RunLog:
@@ -64,8 +58,10 @@ class RunLog:
             self.begin_files(before.get("rows", {}))
         history = self.world.from_main(lambda: runs.read_history(plan.folder / "history.csv"))
         self.errors = [(int(row["iteration"]), row[f"{self.evaluated_on}_top1_error"]) for row in history]
-        self.clock = Clock(before.get("train_seconds", 0.0), before.get("evaluation_seconds", 0.0))
-        self.write(iteration=self.done, **self.clock.values())
+        # Seconds of all sessions; those of training before this one; and when the lap began that is not counted yet.
+        self.seconds = {name: before.get(name, 0.0) for name in ("train_seconds", "evaluation_seconds")}
+        self.trained_before, self.mark = self.seconds["train_seconds"], time.monotonic()
+        self.write(iteration=self.done, **self.spent())
         self.writer, self.bar = checkpoint.Writer(), self.world.is_main and sys.stderr.isatty()
         self.stack, self.note = ExitStack(), ""
         self.show = self.stack.enter_context(progress(plan.title, schedule.iterations, self.done, self.bar, "it"))
@@ -86,7 +82,7 @@ class RunLog:
             self.board = Board(folder / "tensorboard", self.done)
 
     def __enter__(self) -> "RunLog":
-        self.clock.lap()
+        self.mark = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -134,7 +130,7 @@ class RunLog:
         self.show(updates, self.note)
         if evaluates:
             synchronize(device)
-            self.clock.lap("train")
+            self.lap("train_seconds")
 
     def check_finite(self) -> None:
         """Raise DivergedError if a loss or gradient was not finite; its update was not made."""
@@ -156,7 +152,7 @@ class RunLog:
 
     def evaluated(self, row: dict[str, float]) -> None:
         """One more row of history.csv, timing.csv and TensorBoard."""
-        spent, on, rate = self.clock.lap("evaluation"), self.evaluated_on, self.rate()
+        spent, on, rate = self.lap("evaluation_seconds"), self.evaluated_on, self.rate()
         self.step.clear()
         self.row_began = self.done
         test = f"{on} error {row[f'{on}_top1_error']:.2f} %"
@@ -170,14 +166,27 @@ class RunLog:
                         f"{row['learning_rate']:g}, train error {row['train_top1_error']:.2f} %, {test}, {rate:.0f} "
                         f"images/s, {duration(left)} left")
         self.append({"history.csv": [[row[name] for name in self.columns]], "timing.csv": [[
-            self.done, round(self.clock.train, 3), round(spent, 3), round(rate, 1), utc_now()]]})
+            self.done, round(self.seconds["train_seconds"], 3), round(spent, 3), round(rate, 1), utc_now()]]})
         if self.board is not None:
-            self.board.write(self.done, {name: row[name] for name in self.columns[1:]} | {"images_per_second": rate})
+            values = {name: row[name] for name in self.columns[1:]} | {"images_per_second": rate}
+            self.board.add(step=self.done, summary={"value": [
+                {"tag": name, "simple_value": value} for name, value in values.items()]})
         self.errors.append((self.done, row[f"{on}_top1_error"]))
 
     def rate(self) -> float:
         """Training images per second of this session, evaluations left out."""
-        return (self.done - self.first) * self.execution.batch / max(1e-9, self.clock.session())
+        seconds: float = self.seconds["train_seconds"] - self.trained_before + time.monotonic() - self.mark
+        return (self.done - self.first) * self.execution.batch / max(1e-9, seconds)
+
+    def lap(self, name: str) -> float:
+        """Count the seconds since the last lap as training or as evaluation, and return them."""
+        last, self.mark = self.mark, time.monotonic()
+        self.seconds[name] += self.mark - last
+        return self.mark - last
+
+    def spent(self) -> dict[str, float]:
+        """The seconds as recorded, to the millisecond."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
 
     def append(self, rows: dict[str, list[list[Any]]]) -> None:
         """Add rows to CSV files by their name. If that fails (StorageError), `self.rows` has all of them."""
@@ -199,7 +208,7 @@ class RunLog:
     def save_if_due(self) -> None:
         """A checkpoint in the background every checkpoint_seconds."""
         if self.saves:
-            self.clock.lap("train")
+            self.lap("train_seconds")
             self.writer.start(self.save(self.done))
             self.saved = time.monotonic()
 
@@ -208,7 +217,7 @@ class RunLog:
 
         A state whose update failed is never written: the checkpoint before it stays.
         """
-        spent, at, device = self.clock.values(), utc_now(), self.step.device
+        spent, at, device = self.spent(), utc_now(), self.step.device
         state = self.step.state()  # all processes together
         if not self.world.is_main:
             return lambda: None
@@ -230,7 +239,7 @@ class RunLog:
     def finish_or_save(self) -> bool:
         """After the loop: whether the last iteration is done; a run that is stopped before is saved."""
         synchronize(self.step.device)
-        self.clock.lap("train")
+        self.lap("train_seconds")
         self.stack.close()
         self.check_finite()
         self.writer.finish()
@@ -247,16 +256,16 @@ class RunLog:
         if on == "test":
             best = min(history, key=lambda row: row["test_top1_error"])
             measured["best_on_test"] = {key: best[key] for key in ("iteration", "test_top1_error")}
-        self.clock.lap("evaluation")
+        self.lap("evaluation_seconds")
         ended = int(self.step.warmup_end)
         session = self.record.sessions[-1]
         session.ended, session.to_iteration = utc_now(), self.done
-        self.write(iteration=self.done, **self.clock.values(), **peak_memory(self.step.device), ended=utc_now(),
+        self.write(iteration=self.done, **self.spent(), **peak_memory(self.step.device), ended=utc_now(),
                    warmup_end=ended if ended >= 0 else None, **measured, status="finished", result=history[-1],
                    history_sha256=runs.file_sha256(self.plan.folder / "history.csv"))
-        logger.info(f"{self.plan.title}: {on} error {history[-1][f'{on}_top1_error']:.2f} %, train error "
-                    f"{history[-1]['train_top1_error']:.2f} % at iteration {self.done}, "
-                    f"{duration(self.clock.train)} of training; {display_path(self.plan.folder)}")
+        test, train = history[-1][f"{on}_top1_error"], history[-1]["train_top1_error"]
+        logger.info(f"{self.plan.title}: {on} error {test:.2f} %, train error {train:.2f} % at iteration {self.done}, "
+                    f"{duration(self.seconds['train_seconds'])} of training; {display_path(self.plan.folder)}")
 
     def save_what_is_done(self) -> str:
         """Where an error ends the run: what is saved, in words."""
@@ -276,29 +285,6 @@ class RunLog:
             self.write(status=status, ended=utc_now())
 
 
-class Clock:
-    """Seconds spent training and evaluating, over all sessions of a run."""
-
-    def __init__(self, train: float, evaluation: float):
-        self.train, self.evaluation, self.before = train, evaluation, train
-        self.mark = time.monotonic()
-
-    def lap(self, name: str | None = None) -> float:
-        """Seconds since the last lap; counted as `train` or `evaluation`."""
-        last, self.mark = self.mark, time.monotonic()
-        if name is not None:
-            setattr(self, name, getattr(self, name) + self.mark - last)
-        return self.mark - last
-
-    def session(self) -> float:
-        """Seconds of training in this session, the lap that is under way included."""
-        return self.train - self.before + time.monotonic() - self.mark
-
-    def values(self) -> dict[str, float]:
-        """As recorded, to the millisecond."""
-        return {"train_seconds": round(self.train, 3), "evaluation_seconds": round(self.evaluation, 3)}
-
-
 class Board:
     """TensorBoard's file of scalars, written at once; the training goes on without it where that fails.
 
@@ -306,22 +292,17 @@ class Board:
     """
 
     def __init__(self, folder: Path, iteration: int):
-        self.event, self.session, writer = board_parts()
+        self.event, session, writer = board_parts()
         self.file: Any = None
         try:
             folder.mkdir(exist_ok=True)
             name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
             self.file = writer((folder / name).open("wb"))
         except OSError as error:
-            self.go_on_without(error)
-        # What an earlier session wrote past this iteration is dropped.
+            logger.warning(f"{NO_SCALARS}: {error}")
         self.add(step=iteration + 1, file_version="brain.Event:2")
-        self.add(step=iteration + 1, session_log=self.session(status=self.session.START))
-
-    def write(self, iteration: int, values: dict[str, float]) -> None:
-        """Add these scalars."""
-        self.add(step=iteration, summary={"value": [{"tag": name, "simple_value": value}
-                                                    for name, value in values.items()]})
+        # What an earlier session wrote past this iteration is dropped.
+        self.add(step=iteration + 1, session_log=session(status=session.START))
 
     def add(self, **event: Any) -> None:
         """Add an event."""
@@ -330,19 +311,15 @@ class Board:
                 self.file.write(self.event(wall_time=time.time(), **event).SerializeToString())
                 self.file.flush()
             except OSError as error:
-                self.go_on_without(error)
-
-    def go_on_without(self, error: OSError) -> None:
-        """Say that no more scalars are written."""
-        self.close()
-        logger.warning(f"no TensorBoard scalars from here on: {error}")
+                self.close()
+                logger.warning(f"{NO_SCALARS}: {error}")
 
     def close(self) -> None:
         """Let go of the file."""
-        file, self.file = self.file, None
-        if file is not None:
+        if self.file is not None:
             with suppress(OSError):
-                file.close()
+                self.file.close()
+        self.file = None
 
 
 def board_parts() -> tuple[Any, Any, Any]:
@@ -363,6 +340,7 @@ def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: 
                  format_times: dict[str, float] | None) -> Record:
     """The record of a run that begins, or goes on from an earlier one."""
     config, step, device = plan.config, execution.step, describe(execution.step.device)
+    files = getattr(step.data, "files", None)  # of ImageNet
     how = {**provenance.package_versions(), "device": device, "engine": execution.kind,
            "updates_per_graph": execution.block, "devices": step.world.size, "memory_format_ms": format_times}
     session = msgspec.convert({**how, **provenance.code_version(), **provenance.slurm_job(), "started": utc_now(),
@@ -374,32 +352,27 @@ def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: 
         config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine
         deviations=list(plan.deviations), evaluated_on=step.data.evaluated_on, iterations=schedule.iterations,
         iteration=execution.done, parameters=sum(p.numel() for p in step.model.parameters()),
-        data=Images(config.data.name, step.data.split, step.data.sha256, is_one_folder(execution)),
+        data=Images(config.data.name, step.data.split, step.data.sha256, bool(files and files.one_folder)),
         environment=environment, started=earlier.started if earlier else session.started,
         sessions=[*(earlier.sessions if earlier else ()), session])
 
 
-def say_start(plan: Plan, execution: Execution, schedule: Schedule, record: Record) -> None:
+def say_start(plan: Plan, record: Record) -> None:
     """Before the first update: what trains, where, how far it is, and what it departs from."""
-    config, step, done = plan.config, execution.step, execution.done
-    several = "" if step.world.size == 1 else f"{step.world.size} processes, each on "
-    logger.info(f"{plan.title}: {schedule.iterations} iterations "
-                f"{f'from iteration {done}' if done else 'from the start'}, {several}{describe(step.device)}, "
-                f"{config.machine.precision.name}, engine {execution.kind}, split {step.data.split} "
-                f"(tested on {step.data.evaluated_on}), {display_path(plan.folder)}")
-    if config.data.wiring_test:
+    done, where, data = record.iteration, record.environment, record.data
+    assert data is not None
+    logger.info(f"{plan.title}: {record.iterations} iterations "
+                f"{f'from iteration {done}' if done else 'from the start'}, "
+                f"{f'{where.devices} processes, each on ' if plan.devices > 1 else ''}{where.device}, "
+                f"{where.precision}, engine {where.engine}, split {data.split} (tested on {record.evaluated_on}), "
+                f"{display_path(plan.folder)}")
+    if plan.config.data.wiring_test:
         logger.info("  a wiring test: whether the network learns these images by heart; its errors say nothing about "
-                    "ImageNet" + ("; tested on the training images" if is_one_folder(execution) else ""))
+                    "ImageNet" + ("; tested on the training images" if data.one_folder else ""))
     if plan.deviations:
         logger.info("  not the paper's settings: " + "; ".join(plan.deviations))
     if done and (changed := changed_surroundings(*record.sessions[-2:])):
         logger.warning(f"  {changed}: {ROUNDING}")
-
-
-def is_one_folder(execution: Execution) -> bool:
-    """Whether a wiring test is tested on its training images."""
-    files = getattr(execution.step.data, "files", None)
-    return files is not None and files.one_folder
 
 
 def begin_rows(path: Path, columns: tuple[str, ...], iteration: int, known: str | None) -> str:

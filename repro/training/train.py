@@ -99,7 +99,7 @@ def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> tuple[
     check_same_data(earlier, data.sha256, int(step.iteration), world)
     execution = Execution(step, config)
     record = begin_record(plan, execution, schedule, earlier.record if before else None, format_times)
-    say_start(plan, execution, schedule, record)
+    say_start(plan, record)
     log = RunLog(plan, execution, schedule, record, before, stop)
     schedule = schedule.after(log.errors)
     step.follow(schedule)
