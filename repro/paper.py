@@ -1,8 +1,8 @@
 """What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
 
-A file is read once, into frozen structs. Every reader raises ConfigError (exit 2) that names the file and the key, for
-a key that is wrong, missing, given twice or of the wrong type, and for a name that does not exist. Errors of networks
-are in percent. Never imports torch.
+A process reads each file once, into frozen structs. Every function raises ConfigError (exit 2) with the file and the key
+that is wrong, missing, given twice or of the wrong type, or with the nearest of a name that does not exist. Errors of
+networks are in percent. Never imports torch.
 """
 
 import functools
@@ -15,9 +15,10 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
-from repro.config import experiments, keys, suggest
+from repro.config import experiments, suggest
 from repro.errors import ConfigError
 from repro.paths import conf_dir, display_path, experiments_dir
+from repro.schema import FIELDS
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Strict")
@@ -159,14 +160,6 @@ class SecondReference(Strict, frozen=True):
     same_network: bool = True
 
 
-class Reruns(Strict, frozen=True):
-    """Lowest and highest test error of several runs of one network."""
-
-    net: str
-    runs: int
-    test: tuple[float, ...]
-
-
 class AuthorsWeights(Strict, frozen=True):
     """ImageNet validation error of the authors' released weights."""
 
@@ -182,7 +175,7 @@ class SecondReferences(Strict, frozen=True):
     sources: tuple[SecondReference, ...]
     usual: dict[str, tuple[float, ...]]
     run_to_run_std: tuple[float, ...]
-    reruns: Reruns
+    reruns: dict[str, Any]  # lowest and highest test error of several runs of one network
     authors_weights: tuple[AuthorsWeights, ...]
 
 
@@ -224,12 +217,6 @@ class Claim(Strict, frozen=True):
     statement: str
     source: str
     tests: Annotated[tuple[ClaimTest, ...], Meta(min_length=1)]
-
-
-class Claims(Strict, frozen=True):
-    """The content of claims.yaml."""
-
-    claims: tuple[Claim, ...]
 
 
 class Member(Strict, frozen=True):
@@ -341,14 +328,7 @@ def convert(value: Any, kind: type[T], where: str) -> T:
 
 
 def read(kind: type[T], path: Path) -> T:
-    """A YAML file as a struct or a type, read once."""
-    found: T = read_once(kind, path)  # type: ignore[arg-type]
-    return found
-
-
-@functools.cache
-def read_once(kind: Any, path: Path) -> Any:
-    """See `read`."""
+    """A YAML file as a struct or a type."""
     return convert(read_yaml(path), kind, display_path(path))
 
 
@@ -392,6 +372,7 @@ def tables() -> list[str]:
     return names_in(published_dir(), r"table\d+")
 
 
+@functools.cache
 def published_table(name: str) -> PublishedTable:
     """One table as printed; ConfigError for an unknown name."""
     return read_named(PublishedTable, published_dir(), tables(), name, "published table")
@@ -402,6 +383,7 @@ def figures() -> list[str]:
     return names_in(published_dir(), r"figure\d+")
 
 
+@functools.cache
 def published_figure(name: str) -> PublishedFigure:
     """The description of one figure; ConfigError for an unknown name."""
     figure = read_named(PublishedFigure, published_dir(), figures(), name, "published figure")
@@ -412,11 +394,13 @@ def published_figure(name: str) -> PublishedFigure:
     return figure
 
 
+@functools.cache
 def second_references() -> SecondReferences:
     """What others measured with the paper's recipe."""
     return read(SecondReferences, published_dir() / "second_references.yaml")
 
 
+@functools.cache
 def golden_counts() -> GoldenCounts:
     """Exact counts of parameters and multiply-adds."""
     return read(GoldenCounts, published_dir() / "golden_counts.yaml")
@@ -429,9 +413,10 @@ def golden_count(dataset: str, layers: int) -> GoldenCount:
     return pick(str(layers), {str(count.layers): count for count in nets}, f"{dataset} network in golden_counts.yaml")
 
 
+@functools.cache
 def claims() -> tuple[Claim, ...]:
     """The paper's statements that can be checked; ConfigError for a test that can't be made."""
-    found = read(Claims, published_dir() / "claims.yaml").claims
+    found = read(dict[str, tuple[Claim, ...]], published_dir() / "claims.yaml")["claims"]
     for claim in found:
         for test in claim.tests:
             check_names(test.experiments, experiments(), f"experiment (in claims.yaml: {claim.id})")
@@ -442,6 +427,7 @@ def claims() -> tuple[Claim, ...]:
     return found
 
 
+@functools.cache
 def pinned_hashes() -> dict[str, str]:
     """The configuration hash of each experiment as the paper has it, in fp32."""
     return read(dict[str, str], experiments_dir() / "identities.yaml")
@@ -452,10 +438,11 @@ def recipes() -> list[str]:
     return names_in(experiments_dir() / "recipes", r".+")
 
 
+@functools.cache
 def recipe(name: str) -> Recipe:
     """One recipe of others; ConfigError for an unknown name and for a key that no configuration has."""
     found = read_named(Recipe, experiments_dir() / "recipes", recipes(), name, "recipe")
-    check_names(found.why, keys(), f"key (in recipes/{name}.yaml: why)")
+    check_names(found.why, FIELDS, f"key (in recipes/{name}.yaml: why)")
     return found
 
 
@@ -464,6 +451,7 @@ def ensembles() -> list[str]:
     return names_in(experiments_dir() / "ensembles", r".+")
 
 
+@functools.cache
 def ensemble(name: str) -> Ensemble:
     """One ensemble; ConfigError for an unknown name and for members, a protocol or a row that don't exist."""
     found = read_named(Ensemble, experiments_dir() / "ensembles", ensembles(), name, "ensemble")
@@ -480,6 +468,7 @@ def suites() -> list[str]:
     return names_in(experiments_dir() / "suites", r".+")
 
 
+@functools.cache
 def suite(name: str) -> Suite:
     """One suite; ConfigError for an unknown name and for a wrong, missing or contradictory key in its file."""
     found = read_named(Suite, experiments_dir() / "suites", suites(), name, "suite")
@@ -494,6 +483,7 @@ def suite(name: str) -> Suite:
     return found
 
 
+@functools.cache
 def reproduced_rows() -> dict[str, str]:
     """{"table6/resnet-20": "cifar_resnet20", ...} from the `reproduces:` lists of conf/experiment."""
     rows: dict[str, str] = {}

@@ -33,9 +33,8 @@ import msgspec
 from repro.config import config_hash, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.paths import display_path, results_dir
-from repro.ranges import IMAGENET, SYNTHETIC
 from repro.record import Record, parse_record
-from repro.schema import RunConfig
+from repro.schema import IMAGENET, SYNTHETIC, RunConfig
 
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
@@ -221,7 +220,7 @@ def history_problem(folder: Path, record: Record) -> str | None:
         return "history.csv has not every evaluation once"
     if record.history_sha256 not in (None, file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
-    if any(rows[-1].get(key) != value for key, value in (record.result or {}).items()):
+    if record.result is None or any(rows[-1].get(key) != value for key, value in record.result.items()):
         return "history.csv and the recorded result differ"
     return None
 

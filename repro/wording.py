@@ -1,14 +1,7 @@
-"""Words for a person: the nearest known name, a duration, what a key of the schema may hold. Never imports torch."""
+"""Words for a person: the nearest known name, a duration. Never imports torch."""
 
 import difflib
-import types
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from typing import Any, get_args, get_origin
-
-PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
@@ -53,25 +46,3 @@ def duration(seconds: float | None) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def allowed_values(schema: Any, key: str) -> str | None:
-    """What the schema admits under a dotted key, in words; None if it has no such key."""
-    head, _, rest = key.partition(".")
-    hint = next((entry.type for entry in fields(schema) if entry.name == head), None)
-    if hint is None:
-        return None
-    if is_dataclass(hint):
-        return allowed_values(hint, rest) if rest else f"a section: set its keys, as {head}.{fields(hint)[0].name}"
-    return type_name(hint)
-
-
-def type_name(hint: Any) -> str:
-    """A type of the schema in words."""
-    if isinstance(hint, types.UnionType):
-        return " or ".join("null" if kind is types.NoneType else type_name(kind) for kind in get_args(hint))
-    if get_origin(hint) is list:
-        return f"a list of {SEVERAL[get_args(hint)[0]]}, as [1,2]"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(hint.__members__)
-    return PLAIN[hint]

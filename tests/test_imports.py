@@ -11,7 +11,7 @@ from repro.paths import PACKAGE
 # From the bottom up: a module of repro/ or a package may import what stands on a lower floor, and its own package.
 FLOORS = (
     {"__init__", "errors", "schema", "stopping", "wording"},
-    {"paths", "ranges", "streams"},
+    {"paths", "streams"},
     {"hydra_guard", "provenance", "versions"},
     {"config"},
     {"paper", "runs"},
@@ -27,7 +27,7 @@ FLOORS = (
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
 NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files",
             "data.imagenet_files", "errors", "evaluation.views", "hydra_cli", "hydra_guard", "paper", "paths",
-            "provenance", "publishing", "ranges", "records", "reporting", "runs", "schema", "stopping", "streams",
+            "provenance", "publishing", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files", "hydra_cli"}
 DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib

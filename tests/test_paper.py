@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,19 @@ PAGES = {"table1": 5, "table2": 5, "table3": 6, "table4": 6, "table5": 6, "table
 
 
 @pytest.fixture
-def experiments_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def experiments_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A writable copy of experiments/ that repro.paper reads."""
     for source in experiments_dir().rglob("*.yaml"):
         target = tmp_path / source.relative_to(experiments_dir())
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
     monkeypatch.setattr(paper, "experiments_dir", lambda: tmp_path)
-    return tmp_path
+    cached = [function for function in vars(paper).values() if hasattr(function, "cache_clear")]
+    for function in cached:
+        function.cache_clear()
+    yield tmp_path
+    for function in cached:
+        function.cache_clear()
 
 
 def edit(path: Path, old: str, new: str) -> None:

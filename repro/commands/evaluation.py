@@ -32,7 +32,7 @@ def register(add: Add) -> None:
 def evaluate_weights(options: argparse.Namespace) -> int:
     """`repro eval`."""
     from repro.evaluation.views import protocol_of
-    from repro.ranges import IMAGENET
+    from repro.schema import IMAGENET
 
     overrides, own = split_keys(options.overrides)
     config = configuration(overrides, own.get("weights"))

@@ -83,9 +83,9 @@ def show_cost(options: argparse.Namespace) -> int:
 
 def show_responses(options: argparse.Namespace) -> int:
     """`repro responses`."""
-    from repro.ranges import IMAGENET
     from repro.reporting import figures
     from repro.runs import find_run, scan
+    from repro.schema import IMAGENET
 
     results = results_of()
     overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]

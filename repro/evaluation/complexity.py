@@ -13,8 +13,7 @@ from repro.models import build_model
 from repro.models.build import build_imagenet_model
 from repro.models.layers import weighted_layers
 from repro.paper import golden_counts, published_table
-from repro.ranges import DEPTHS
-from repro.schema import Family, ShortcutOption, StrideIn
+from repro.schema import DEPTHS, Family, ShortcutOption, StrideIn
 
 IMAGE_SIZES = {"cifar10": 32, "imagenet": 224}  # Sec. 4.2, 4.1: pixels of one side
 CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers

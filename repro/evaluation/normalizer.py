@@ -20,8 +20,7 @@ from repro.data.sources import load_arrays
 from repro.devices import set_up
 from repro.errors import DataError, StorageError
 from repro.paths import data_dir, display_path, results_dir
-from repro.ranges import IMAGENET
-from repro.schema import Normalization, RunConfig
+from repro.schema import IMAGENET, Normalization, RunConfig
 
 
 @dataclass(frozen=True)

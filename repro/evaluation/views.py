@@ -9,8 +9,7 @@ from repro.data.crops import center_crop, open_rgb, resized
 from repro.data.imagenet_files import ImageSet
 from repro.errors import ConfigError
 from repro.paper import PROTOCOL_LABELS, PROTOCOLS, pick
-from repro.ranges import IMAGENET
-from repro.schema import DataConfig
+from repro.schema import IMAGENET, DataConfig
 
 CENTER, TEN_CROP, MULTI_SCALE = PROTOCOLS
 SINGLE_VIEW = "single_view"  # of CIFAR-10: the image as it is (Sec. 4.2)

@@ -15,9 +15,8 @@ from repro.evaluation.weight_files import SETTINGS, Carried, check_tensors, read
 from repro.models import build_model
 from repro.paths import display_path, results_dir, user_path
 from repro.provenance import code_version, package_versions
-from repro.ranges import SYNTHETIC
 from repro.runs import file_sha256, read_run, run_folder, utc_now, write_json
-from repro.schema import RunConfig
+from repro.schema import SYNTHETIC, RunConfig
 
 
 @restore_settings()

@@ -12,12 +12,12 @@ from typing import Any
 from repro.checks import FAIL, OK, CheckResult
 from repro.config import deviations, paper_hashes
 from repro.paper import PLAIN_NETS, published_table
-from repro.ranges import IMAGENET
 from repro.record import Record
 from repro.records import configuration, evaluations, history, layers, provenance
 from repro.records.reading import Problems, Refused, csv_rows, json_of, make_result, read_folder, yaml_of
 from repro.records.submission import Submission
 from repro.reporting.evaluations import TABLES
+from repro.schema import IMAGENET
 
 COUNTS_AS = "counts as"
 RUN, YAML, HISTORY = "run.json", "config.yaml", history.NAME

@@ -5,10 +5,9 @@ import math
 from typing import Any
 
 from repro.checks import FAIL
-from repro.ranges import IMAGENET
 from repro.records.reading import Problems, format_value
 from repro.records.submission import Submission
-from repro.schema import WarmUp
+from repro.schema import IMAGENET, WarmUp
 
 NAME = "history.csv"
 CLOSE = 1e-9  # of a recorded number to the one that it is computed to be: both are double precision

@@ -6,12 +6,11 @@ from repro.checks import FAIL, WARNING
 from repro.data.cifar10_files import OFFICIAL
 from repro.errors import ConfigError
 from repro.paper import golden_count
-from repro.ranges import CIFAR10, CLASSES, IMAGENET, SYNTHETIC
 from repro.records.history import NAME as HISTORY
 from repro.records.layers import GRADIENTS, RESPONSES
 from repro.records.reading import Problems, Refused, format_value, json_of
 from repro.records.submission import Submission
-from repro.schema import Family
+from repro.schema import CIFAR10, CLASSES, IMAGENET, SYNTHETIC, Family
 
 UNKNOWN = "was not recorded, so nobody can look at the code that ran"
 

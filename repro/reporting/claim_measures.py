@@ -21,7 +21,7 @@ def measure(test: ClaimTest, run: Run) -> float:
     if test.measure == "responses":
         values = responses_of(run)[0]
         return sum(values) / len(values)
-    result = record(run)["result"]
+    result = record(run).result or {}
     if test.metric not in result:
         raise ValueError(f"its record has no {test.metric}")
     return float(result[test.metric])
@@ -31,13 +31,13 @@ def end_error(run: Run) -> float:
     """Mean training error (percent) over the last 1,000 iterations; of a shortened schedule over as long a part."""
     rows = run.history()
     last = int(rows[-1]["iteration"])
-    return mean_error(rows, last - scale_lengths(WINDOW, record(run)["config"]["scale"]), last)
+    return mean_error(rows, last - scale_lengths(WINDOW, record(run).config.scale), last)
 
 
 def error_before_the_drop(run: Run) -> float:
     """Mean training error (percent) before the first drop: the area under the curve divided by its length."""
-    config = record(run)["config"]
-    return mean_error(run.history(), 0, scale_lengths(config["train"]["lr_drops"][0], config["scale"]))
+    config = record(run).config
+    return mean_error(run.history(), 0, scale_lengths(config.train.lr_drops[0], config.scale))
 
 
 def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:

@@ -12,10 +12,10 @@ from typing import Any
 
 from repro.config import PAPER_PRECISIONS
 from repro.paper import PROTOCOL_LABELS
-from repro.ranges import IMAGENET, VALIDATION_IMAGES
-from repro.reporting.selection import RunSelection, RunSet, is_number, paper_runs, record, run_name
+from repro.reporting.selection import RunSelection, RunSet, is_number, paper_runs, precision, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run, file_sha256, read_json
+from repro.schema import IMAGENET, VALIDATION_IMAGES
 
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
@@ -80,7 +80,7 @@ def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> EvaluatedRun
 
 def other_data(one: Evaluation) -> str | None:
     """How the data set of a test differs from that of its run's training; None if it does not, or is not recorded."""
-    tested_on, trained_on = one.content.get("data_fingerprint"), record(one.run).get("data", {}).get("sha256")
+    tested_on, trained_on = one.content.get("data_fingerprint"), getattr(record(one.run).data, "sha256", None)
     if tested_on is None or trained_on is None or tested_on == trained_on:
         return None
     return f"fingerprint of its files {str(tested_on)[:12]}, in training {str(trained_on)[:12]}"
@@ -97,8 +97,8 @@ def data_root(run: Run) -> str:
 
     The folder that its record names if that is here, else the word FOLDER.
     """
-    data = record(run)["config"].get("data", {})
-    root = data.get("root") if data.get("name") == IMAGENET else None
+    data = record(run).config.data
+    root = data.root if data.name == IMAGENET else None
     if root is None:
         return ""
     return f" {shlex.quote(f'data.root={root}')}" if Path(root).is_dir() else " data.root=FOLDER"
@@ -129,7 +129,7 @@ def exclusion_reason(run: Run, protocol: str, content: dict[str, Any]) -> str | 
     for key, value in same.items():
         if content.get(key) != value:
             return f"its {way} testing is of {key} {content.get(key)}, not {value}"
-    own = record(run).get("weights_sha256") or weights_sha256(run)  # older records do not have it
+    own = record(run).weights_sha256 or weights_sha256(run)  # older records do not have it
     if own is not None and content.get("weights_sha256") != own:
         return f"its {way} testing is of other weights"
     if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:
@@ -181,7 +181,7 @@ def evaluations_as_json(entry: EvaluatedRuns) -> dict[str, Any]:
         {"seed": one.run.seed, "run": run_name(one.run), "identity": one.run.identity,
          **{column: one.error(column) for column in ERRORS},
          **{key: one.content.get(key) for key in (*ERRORS.values(), "images", "weights_sha256", "precision", "device")},
-         "train_precision": record(one.run)["config"]["machine"]["precision"]} for one in entry.found]}
+         "train_precision": precision(one.run)} for one in entry.found]}
     if entry.found:
         summary = entry.summary("top1_error")
         data |= {"k": summary.k, "best": summary.best, "mean": round(summary.mean, 6),

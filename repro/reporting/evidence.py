@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from repro.paper import SecondReferences, golden_count
-from repro.reporting.selection import RunSelection, error_key, is_number, precision, record, run_name
+from repro.reporting.selection import RunSelection, error_key, precision, record, run_name
 from repro.reporting.statistics import Summary
 from repro.runs import Run
 
@@ -27,25 +27,25 @@ def answer_data(answer: RunSelection) -> dict[str, Any]:
 def seed_data(run: Run) -> dict[str, Any]:
     """One run for JSON: errors at the last iteration, best-on-test as a labeled extra, machine, identity."""
     content = record(run)
-    result, error = content["result"], error_key(run)
+    result, error = content.result or {}, error_key(run)
     return {"seed": run.seed, "run": run_name(run), "identity": run.identity, "iteration": result["iteration"],
             "train_top1_error": result["train_top1_error"], error: result[error],
-            "extra_best_on_test": content.get("best_on_test"),
-            "extra_averaged_batch_norm": content.get("recomputed_batch_norm"),
+            "extra_best_on_test": content.best_on_test,
+            "extra_averaged_batch_norm": content.recomputed_batch_norm,
             "device": device(run), "precision": precision(run),
-            "split": split(run), "train_seconds": content.get("train_seconds"),
-            "evaluation_seconds": content.get("evaluation_seconds")}
+            "split": split(run), "train_seconds": content.train_seconds,
+            "evaluation_seconds": content.evaluation_seconds}
 
 
 def device(run: Run) -> str:
     """The recorded device, such as 'NVIDIA H200'."""
-    return str((record(run).get("environment") or {}).get("device", "unknown device"))
+    return record(run).environment.device or "unknown device"
 
 
 def split(run: Run) -> str:
     """The recorded split of the training images, full or 45k; of made ones: synthetic; imagenet: all of ImageNet's."""
-    data = record(run)["config"]["data"]
-    return str(data["name"] if data["name"] in SPLITS else data["split"])
+    data = record(run).config.data
+    return data.name if data.name in SPLITS else data.split.name
 
 
 def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = run_name) -> list[str]:
@@ -63,8 +63,8 @@ def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
     found = []
     for answer in answers:
         for run in answer.runs:
-            best = record(run).get("best_on_test")
-            if isinstance(best, dict) and "test_top1_error" in best:
+            best = record(run).best_on_test or {}
+            if "test_top1_error" in best:
                 found.append(f"{run_name(run)} ({answer.origin}) {best['test_top1_error']:.2f} "
                              f"at iteration {best.get('iteration', '?')}")
     label = "extra, not a result (the best evaluation is chosen on the test set): "
@@ -73,14 +73,14 @@ def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
 
 def averaged_statistics_error(answer: RunSelection) -> str:
     """The test error (percent) with plainly averaged BN statistics; '-' unless every run that counts has it."""
-    found: list[Any] = [(record(run).get("recomputed_batch_norm") or {}).get(error_key(run)) for run in answer.runs]
-    errors = tuple(float(error) for error in found if is_number(error))
+    found = [(record(run).recomputed_batch_norm or {}).get(error_key(run)) for run in answer.runs]
+    errors = tuple(float(error) for error in found if error is not None)
     return str(Summary(errors)) if errors and len(errors) == len(found) else "-"
 
 
 def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
     """One line that says what averaged BN statistics are, where a run has them."""
-    images: set[Any] = {(record(run).get("recomputed_batch_norm") or {}).get("images") for answer in answers
+    images: set[Any] = {(record(run).recomputed_batch_norm or {}).get("images") for answer in answers
                         for run in answer.runs} - {None}
     if not images:
         return []

@@ -110,14 +110,14 @@ def first_with_data(curve: Curve, answers: list[RunSelection],
 
 def responses_of(run: Run) -> Values:
     """{0: std of each layer} from responses.csv; ValueError if it is missing, changed or damaged."""
-    check_unchanged(run, "responses.csv", (record(run).get("responses") or {}).get("sha256"))
+    check_unchanged(run, "responses.csv", getattr(record(run).responses, "sha256", None))
     rows = run.responses()
     return {0: check_layers([(int(row["layer"]), float(row["std"])) for row in rows], "responses.csv")}
 
 
 def gradients_of(run: Run) -> Values:
     """{iteration: norm of each layer's gradient} from gradients.csv; ValueError if it is missing or damaged."""
-    check_unchanged(run, "gradients.csv", record(run).get("gradients_sha256"))
+    check_unchanged(run, "gradients.csv", record(run).gradients_sha256)
     by_iteration: dict[int, list[tuple[int, float]]] = {}
     for row in run.gradients():
         by_iteration.setdefault(int(row["iteration"]), []).append((int(row["layer"]), float(row["norm"])))
@@ -148,7 +148,7 @@ def check_layers(pairs: list[tuple[int, float]], file: str) -> list[float]:
 def response_figure(name: str, drawn: list[Drawn]) -> LayerFigure:
     """Figure 7: layers in their order, and sorted by magnitude."""
     published = published_figure("figure7")
-    images = sorted({(record(one.run).get("responses") or {}).get("images", 0) for one in drawn})
+    images = sorted({found.images for one in drawn if (found := record(one.run).responses)})
     top, bottom = published.panels
     panels = (LayerPanel(top.title, "layer index", tuple(
         LayerCurve(one.curve, one.run, tuple(one.values[0])) for one in drawn)),
@@ -162,8 +162,8 @@ def response_figure(name: str, drawn: list[Drawn]) -> LayerFigure:
 def gradient_figure(name: str, drawn: list[Drawn]) -> LayerFigure:
     """Norm of the gradient of each layer's weight after the first update, at the end of the first rate, at the end."""
     common = sorted(set.intersection(*(set(one.values) for one in drawn)))
-    config = record(drawn[0].run)["config"]
-    drop = scale_lengths(config["train"]["lr_drops"][0], config["scale"]) if config["train"]["lr_drops"] else 0
+    config = record(drawn[0].run).config
+    drop = scale_lengths(config.train.lr_drops[0], config.scale) if config.train.lr_drops else 0
     chosen = sorted({common[0], common[-1]} | ({drop} & set(common))) if common else []
     panels = tuple(LayerPanel(f"update {iteration:,}", "layer index", tuple(
         LayerCurve(one.curve, one.run, tuple(one.values[iteration])) for one in drawn)) for iteration in chosen)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from repro import paper
 from repro.config import paper_config
-from repro.ranges import CIFAR10
 from repro.reporting.selection import REFERENCE, YOURS, RunSet, paper_runs
 from repro.reporting.status import lock_holder, needed_seeds
 from repro.runs import Run, scan
+from repro.schema import CIFAR10
 
 FINISHED, DIVERGED, IN_USE, OPEN = "finished", "diverged", "in use", "open"
 
@@ -55,17 +55,17 @@ def pending(results: Path, reference: Path) -> list[Pending]:
 def entry(experiment: str, seed: int, run: Run | None, finished: bool) -> Pending:
     """One lacking run with what is there of it."""
     config = paper_config(experiment)
-    record = run.record if run is not None and run.record is not None else {}
     state = OPEN
     if finished:
         state = FINISHED
     elif run is not None and lock_holder(run) is not None:
         state = IN_USE
-    elif record.get("status") == "diverged":
+    elif run is not None and run.status == "diverged":
         state = DIVERGED
     assert config.model.depth is not None
     cost = paper.golden_count("cifar10", config.model.depth).multiply_adds["A"]
-    return Pending(experiment, seed, state, int(record.get("iteration", 0)), config.train.iterations, cost)
+    done = run.record.iteration if run and run.record else 0
+    return Pending(experiment, seed, state, done, config.train.iterations, cost)
 
 
 def lines(found: list[Pending]) -> list[str]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from repro import __version__
 from repro.paper import PROTOCOL_LABELS
+from repro.record import Record, Session
 from repro.reporting.claims import UNDECIDED, evaluate, short_label
 from repro.reporting.evaluations import exclusion_reason, read
 from repro.reporting.selection import REFERENCE, YOURS
@@ -103,22 +104,21 @@ def card(run: Run, origin: str) -> Card:
         return Card(name, (origin, "unreadable"), (("problem", str(run.problem)),))
     badges = [origin] if run.finished else [origin, run.problem or run.status]
     badges += [run.no_evidence] if run.no_evidence else []
-    badges += ["short run"] if content["config"].get("scale", 1) != 1 else []
-    session = (content.get("sessions") or [{}])[-1]
-    environment = content.get("environment") or {}
-    seconds = float(content.get("train_seconds") or 0) + float(content.get("evaluation_seconds") or 0)
-    shown = [key for key in ("python", "torch", "torchvision") if environment.get(key)]
-    versions = ", ".join(f"{key} {environment[key]}" for key in shown)
-    commit = f"{str(session.get('commit'))[:12]}{' with uncommitted changes' if session.get('dirty') else ''}"
-    data = content.get("data") or {}
-    facts = {"result": errors(content.get("result") or {}), **tests(run), "averaged BN": averaged_error(content),
-             "not the paper's": "; ".join(content.get("deviations") or []) or "nothing",
-             "device": f"{environment.get('device', '?')}, {content['config']['machine']['precision']}",
-             "time": f"{seconds:.0f} s, {len(content.get('sessions') or [])} session(s)", "versions": versions,
+    badges += ["short run"] if content.config.scale != 1 else []
+    session = content.sessions[-1] if content.sessions else Session()
+    environment, data = content.environment, content.data
+    seconds = content.train_seconds + content.evaluation_seconds
+    versions = ", ".join(f"{key} {version}" for key in ("python", "torch", "torchvision")
+                         if (version := getattr(environment, key)))
+    commit = f"{str(session.commit)[:12]}{' with uncommitted changes' if session.dirty else ''}"
+    facts = {"result": errors(content.result or {}), **tests(run), "averaged BN": averaged_error(content),
+             "not the paper's": "; ".join(content.deviations) or "nothing",
+             "device": f"{environment.device or '?'}, {content.config.machine.precision.name}",
+             "time": f"{seconds:.0f} s, {len(content.sessions)} session(s)", "versions": versions,
              "commit": commit, "identity": run.identity,
-             "data": f"{data.get('name', '?')}, split {data.get('split', '?')}, sha256 {str(data.get('sha256'))[:12]}",
-             "history": f"sha256 {str(content.get('history_sha256', 'not recorded'))[:12]}",
-             "about": str(content["config"].get("description", ""))}
+             "data": f"{data.name}, split {data.split}, sha256 {data.sha256[:12]}" if data else "",
+             "history": f"sha256 {(content.history_sha256 or 'not recorded')[:12]}",
+             "about": content.config.description}
     return Card(name, tuple(badges), tuple((key, value) for key, value in facts.items() if value))
 
 
@@ -137,7 +137,7 @@ def errors(values: Mapping[str, Any]) -> str:
     return ", ".join(shown) or "-"
 
 
-def averaged_error(content: Mapping[str, Any]) -> str:
+def averaged_error(content: Record) -> str:
     """The error with plainly averaged BN statistics and over how many images; '' where it was not measured."""
-    found = content.get("recomputed_batch_norm") or {}
+    found = content.recomputed_batch_norm or {}
     return f"{errors(found)} over {found['images']:,} training images" if found else ""

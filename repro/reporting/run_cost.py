@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.record import Environment
 from repro.runs import Run, scan
 
 
@@ -15,33 +16,27 @@ def measured_times(experiment: str, identities: frozenset[str], iterations: int,
         for run in scan(root / "runs"):
             if run.experiment != experiment or not run.finished or run.identity not in identities:
                 continue
-            seconds, environment, content = seconds_of(run), environment_of(run), run.record or {}
-            if seconds is None or "device" not in environment:
+            seconds = seconds_of(run)
+            if seconds is None or run.record is None or run.record.environment.device is None:
                 continue
-            together, devices = environment.get("jobs_per_device", 1), environment.get("devices", 1)
+            environment = run.record.environment
+            together, devices = environment.jobs_per_device or 1, environment.devices or 1
             found.append({"seconds": seconds, "kind": "run", "iterations": iterations, "devices": devices,
                           "device": device_text(environment) + (f", {together} runs at once" * (together > 1)),
-                          "precision": content["config"]["machine"]["precision"],
+                          "precision": run.record.config.machine.precision.name,
                           "from": f"{run.folder.parent.name}/{run.folder.name}"})
     return found
 
 
 def seconds_of(run: Run) -> float | None:
     """Seconds that a run trained and tested; None where its record does not say so."""
-    content = run.record or {}
-    train, tests = content.get("train_seconds"), content.get("evaluation_seconds")
-    return None if train is None or tests is None else float(train) + float(tests)
+    return (run.record.train_seconds + run.record.evaluation_seconds or None) if run.record else None
 
 
-def environment_of(run: Run) -> dict[str, Any]:
-    """Where a run was executed, {} where its record does not say so."""
-    return (run.record or {}).get("environment") or {}
-
-
-def device_text(environment: Mapping[str, Any]) -> str:
+def device_text(environment: Environment) -> str:
     """'8 x NVIDIA H100', or the name of the only device."""
-    devices = environment.get("devices", 1)
-    return f"{devices} x {environment['device']}" if devices > 1 else str(environment["device"])
+    devices = environment.devices or 1
+    return f"{devices} x {environment.device}" if devices > 1 else str(environment.device)
 
 
 def benchmarks(experiment: str, reference: Path) -> list[dict[str, Any]]:
@@ -61,9 +56,11 @@ def measured_cost(experiment: str, runs: Sequence[Run]) -> dict[str, Any] | None
     hours: of one GPU, so those of a run on several count for each of them.
     """
     for run in runs:
-        seconds, environment = seconds_of(run), environment_of(run)
-        if run.folder.parent.name == experiment and run.finished and seconds is not None and "device" in environment:
-            wall, devices = seconds / 3600, environment.get("devices", 1)
+        seconds = seconds_of(run)
+        if (run.folder.parent.name == experiment and run.finished and seconds is not None
+                and run.record is not None and run.record.environment.device is not None):
+            environment = run.record.environment
+            wall, devices = seconds / 3600, environment.devices or 1
             each = f", {wall * devices:.2g} GPU-hours" if devices > 1 else ""
             return {"hours": wall * devices,
                     "text": f"{wall:.2g} h on {device_text(environment)}{each} ({run.folder.name})"}

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from repro.config import (
+    PAPER_PRECISIONS,
     compose,
     config_hash,
-    hash_settings,
-    hashed_settings,
+    difference,
     paper_config,
     paper_hashes,
-    to_dict,
+    settings,
     with_precision,
 )
 from repro.paper import Preset
-from repro.ranges import IMAGENET
+from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
-from repro.schema import Precision, RunConfig
+from repro.schema import IMAGENET, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
@@ -68,7 +68,7 @@ class RunSelection:
 
     def summary(self, key: str | None = None) -> Summary:
         """An error (percent) at the last iteration of the runs that count; without `key` the tests' top-1 error."""
-        return Summary(tuple(float(record(run)["result"][key or error_key(run)]) for run in self.runs))
+        return Summary(tuple(float((record(run).result or {})[key or error_key(run)]) for run in self.runs))
 
     def notes(self) -> list[str]:
         """One line for each excluded run."""
@@ -82,7 +82,7 @@ def pools(results: Path | None, reference: Path) -> list[RunSet]:
     return [*found, RunSet(REFERENCE, tuple(scan(reference / "runs")))]
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: Run) -> Record:
     """The record of a run that has one."""
     assert run.record is not None
     return run.record
@@ -105,7 +105,7 @@ def data_set(experiment: str) -> str:
 
 def precision(run: Run) -> str:
     """fp32, tf32, bf16 or fp16, as recorded in the configuration."""
-    return str(record(run)["config"]["machine"]["precision"])
+    return record(run).config.machine.precision.name
 
 
 def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
@@ -187,24 +187,22 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
     own = run.folder.parent.name == experiment or hash_of_folder(run) in identities
     if run.record is None:
         return (INCOMPLETE if own else OTHER), run.problem or "no record"
-    if run.record["experiment"] != experiment:
-        return OTHER, f"its record is of experiment {run.record['experiment']}"
-    if not isinstance(run.record["seed"], int):
-        return OTHER, f"its seed is {run.record['seed']!r}"
+    if run.record.experiment != experiment:
+        return OTHER, f"its record is of experiment {run.record.experiment}"
     if run.wiring_test:
         return WIRING_TEST, "it says nothing about ImageNet"
     if run.identity not in identities and run.synthetic:
         return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}; see `repro table synthetic_demo`"
     if run.identity not in identities:
         return (STALE if own else OTHER), changed_settings(run, experiment)
-    if recompute_hash(run.record) != run.identity:
+    if run.record.config.machine.precision is Precision.auto or config_hash(run.record.config) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
         return INCOMPLETE, progress_of(run)
-    if run.record.get("evaluated_on") != run.tested_on:
-        return OTHER, f"it was evaluated on {run.record.get('evaluated_on')}"
-    result, errors = run.record.get("result"), ("train_top1_error", error_key(run))
-    if not isinstance(result, dict) or not all(is_number(result.get(key)) for key in ("iteration", *errors)):
+    if run.record.evaluated_on != run.tested_on:
+        return OTHER, f"it was evaluated on {run.record.evaluated_on}"
+    result, errors = run.record.result, ("train_top1_error", error_key(run))
+    if result is None or not all(key in result for key in ("iteration", *errors)):
         return INCOMPLETE, f"its record has no training and {run.tested_on} error"
     if not all(0 <= result[key] <= 100 for key in errors):
         return INCOMPLETE, "its errors are no percentages"
@@ -219,29 +217,18 @@ def is_number(value: Any) -> bool:
 def progress_of(run: Run) -> str:
     """How far a run came that did not finish."""
     content = record(run)
-    return run.problem or f"{run.status} at iteration {content.get('iteration', '?')} of {content['iterations']}"
+    return run.problem or f"{run.status} at iteration {content.iteration} of {content.iterations}"
 
 
 def changed_settings(run: Run, experiment: str) -> str:
     """What a recorded configuration changes of its experiment, key by key."""
-    paper = hashed_settings(to_dict(paper_config(experiment)))
-    try:
-        mine = hashed_settings(record(run)["config"])
-    except AttributeError:
-        return "its recorded configuration can't be read"
-    shown = [f"{key}: {paper.get(key, 'no such key')} -> {mine.get(key, 'not recorded')}"
-             for key in sorted({*paper, *mine}) if paper.get(key) != mine.get(key) and key != "machine.precision"]
-    if mine.get("machine.precision") not in ("fp32", "tf32"):
-        shown.append(f"machine.precision: {mine.get('machine.precision')}")
-    return ", ".join(shown) or "its identity is not that of the experiment as it stands"
-
-
-def recompute_hash(content: dict[str, Any]) -> str:
-    """The identity that a record's configuration has now (repro.config.identity of it)."""
-    try:
-        return hash_settings(content["config"])
-    except (AttributeError, TypeError):
-        return ""
+    config = record(run).config
+    paper = with_precision(paper_config(experiment), config.machine.precision)
+    changed = [f"{key}: {old} -> {new}"
+               for key, (old, new) in sorted(difference(settings(paper), settings(config)).items())]
+    if config.machine.precision not in PAPER_PRECISIONS:
+        changed.append(f"machine.precision: {config.machine.precision.name}")
+    return ", ".join(changed) or "its identity is not that of the experiment as it stands"
 
 
 def without_duplicates(runs: list[Run]) -> tuple[list[Run], list[ExcludedRun]]:
@@ -268,4 +255,4 @@ def median_run(answer: RunSelection) -> Run:
     """The run whose final error, of its test, is closest to the median of all seeds; the lowest seed on ties."""
     errors = sorted(answer.summary().values)
     middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2
-    return min(answer.runs, key=lambda run: (abs(record(run)["result"][error_key(run)] - middle), run.seed))
+    return min(answer.runs, key=lambda run: (abs((record(run).result or {})[error_key(run)] - middle), run.seed))

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import to_builtins
 
 from repro import paper
-from repro.config import PAPER_PRECISIONS, flat, hashed_settings, to_dict
+from repro.config import PAPER_PRECISIONS, flat, to_dict
+from repro.config import settings as number_settings
 from repro.errors import ConfigError
 from repro.paths import display_path
-from repro.ranges import CLASSES
+from repro.record import Session
 from repro.reporting.selection import record, run_name
 from repro.reporting.table import one_line
 from repro.runs import Run
-from repro.schema import Architecture, RunConfig, StrideIn
+from repro.schema import CLASSES, Architecture, RunConfig, StrideIn
 
 IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
 NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing
@@ -129,7 +131,7 @@ def settings(config: RunConfig, found: Mapping[str, Source], overridden: Mapping
 
 def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Mapping[str, str]) -> list[Difference]:
     """What changes numbers and differs between two configurations, beside the paper's value."""
-    mine, other, papers = (hashed_settings(to_dict(config)) for config in (here, theirs, standing))
+    mine, other, papers = (number_settings(config) for config in (here, theirs, standing))
     exact = {"auto", *(precision.name for precision in PAPER_PRECISIONS)}
     return [Difference(key, value, other[key], papers[key], why.get(key, "")) for key, value in mine.items()
             if value != other[key] and not (key == "machine.precision" and {value, other[key]} <= exact)]
@@ -221,26 +223,26 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
 def label(run: Run) -> str:
     """The run's name with what one must know of it: unfinished, synthetic images, a wiring test, a short schedule."""
     content = record(run)
-    notes = [] if run.finished else [f"{run.problem or run.status} at iteration {content.get('iteration', '?')}"]
+    notes = [] if run.finished else [f"{run.problem or run.status} at iteration {content.iteration}"]
     notes += [run.no_evidence] if run.no_evidence else []
-    notes += [f"scale {content['config']['scale']:g}"] if content["config"]["scale"] != 1 else []
+    notes += [f"scale {content.config.scale:g}"] if content.config.scale != 1 else []
     return run_name(run) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def compared_facts(run: Run) -> dict[str, Any]:
     """What changes a run's numbers, by key: its settings, seed, data, code, versions and device."""
     content = record(run)
-    session = (content.get("sessions") or [{}])[-1]
-    return {**hashed_settings(content["config"]), "seed": run.seed, "split tested": content.get("evaluated_on"),
-            "data sha256": (content.get("data") or {}).get("sha256"), "commit": session.get("commit"),
-            "uncommitted changes": session.get("dirty"), **(content.get("environment") or {})}
+    session = content.sessions[-1] if content.sessions else Session()
+    return {**number_settings(content.config), "seed": run.seed, "split tested": content.evaluated_on,
+            "data sha256": content.data and content.data.sha256, "commit": session.commit,
+            "uncommitted changes": session.dirty, **to_builtins(content.environment)}
 
 
 def errors_of(run: Run) -> dict[str, float]:
     """Errors (percent) at a run's end, of an unfinished one at its last evaluation."""
     content = record(run)
-    found = {"": content.get("result") or (run.history() or [{}])[-1],
-             ", averaged BN": content.get("recomputed_batch_norm") or {}}
+    found = {"": content.result or (run.history() or [{}])[-1],
+             ", averaged BN": content.recomputed_batch_norm or {}}
     return {f"{key}{note}": float(value) for note, errors in found.items() for key, value in errors.items()
             if key.endswith("_error")}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.config import flat, paper_hashes
+from repro.config import flat, paper_hashes, to_dict
 from repro.reporting.evaluations import NOT_EVALUATED, TABLES, command, data_root, evaluated_runs
 from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
 from repro.reporting.run_cost import benchmarks, measured_times
@@ -43,8 +43,8 @@ def describe_stopped(run: Run) -> dict[str, Any]:
     note = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY}.get(run.status,
                                                                         "ended without saving a word (killed?)")
     content = record(run)
-    values = flat(content["config"])
-    keys = [text.partition(": ")[0] for text in content.get("deviations", [])]
+    values = flat(to_dict(content.config))
+    keys = [text.partition(": ")[0] for text in content.deviations]
     changes = [shlex.quote(f"{key}={override(values[key])}") for key in keys if key in values]
     go_on = " ".join([COMMAND.format(shlex.quote(f"experiment={run.experiment}"), run.seed), *changes])
     return progress(run) | {"note": note, "go_on": go_on + data_root(run)}
@@ -57,11 +57,11 @@ def override(value: Any) -> str:
 
 def progress(run: Run) -> dict[str, Any]:
     """How far a run is, its last errors (percent), and the seconds left by its own measured speed."""
-    content = run.record or {}
+    content = run.record
     rows = run.history()
-    done, total = int(content.get("iteration", 0)), int(content.get("iterations", 0))
+    done, total = (content.iteration, content.iterations) if content else (0, 0)
     at = int(rows[-1]["iteration"]) if rows else 0
-    spent = float(content.get("train_seconds", 0)) + float(content.get("evaluation_seconds", 0))
+    spent = content.train_seconds + content.evaluation_seconds if content else 0.0
     timing = recorded_seconds(run.folder / "timing.csv")
     reached, spent = (at, timing) if timing and at >= done else (done, spent)
     return {"name": f"{run.folder.parent.name}/{run.folder.name}", "folder": str(run.folder),

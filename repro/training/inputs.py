@@ -15,8 +15,7 @@ from repro.data.cifar10 import DeviceData, TrainingOrder, on_device
 from repro.data.sources import load_arrays
 from repro.errors import ConfigError, Stopped
 from repro.paths import data_dir, display_path, results_dir
-from repro.ranges import IMAGENET
-from repro.schema import PaddingValue, RunConfig
+from repro.schema import IMAGENET, PaddingValue, RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import World
 

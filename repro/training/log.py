@@ -23,9 +23,9 @@ from repro.data.parts import progress
 from repro.devices import describe, is_out_of_memory, peak_memory, synchronize
 from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.paths import display_path
-from repro.ranges import IMAGENET
 from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
 from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, append_text, history_columns, utc_now
+from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
 from repro.training.execution import Execution

@@ -21,10 +21,9 @@ from repro.evaluation.responses import layer_responses
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
-from repro.ranges import IMAGENET
 from repro.record import Record, Responses
 from repro.runs import RESPONSE_COLUMNS, Run
-from repro.schema import Precision, RunConfig
+from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
 

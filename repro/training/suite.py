@@ -18,9 +18,8 @@ from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.paths import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
 from repro.runs import read_run, utc_now
-from repro.schema import Device, Precision, RunConfig
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, Precision, RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import rank_from_environment
 from repro.training.launch import run

@@ -16,10 +16,9 @@ from repro.config import compose, config_hash, deviations, paper_hashes, read_co
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.views import views_of
 from repro.paper import PROTOCOLS, golden_count
-from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
 from repro.runs import file_sha256
-from repro.schema import Family, Precision, RunConfig
+from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
 from repro.training.recorder import (
     GRADIENT_COLUMNS,
     RESPONSE_COLUMNS,

@@ -79,7 +79,8 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     for file, text in layer_files(responses, gradients).items():
         (path / file).write_text(text)
     if responses is not None:
-        record["responses"] = {"images": 10000, "evaluated_on": "test", "sha256": file_sha256(path / "responses.csv")}
+        record["responses"] = {"images": 10000, "evaluated_on": "test", "precision": precision,
+                               "sha256": file_sha256(path / "responses.csv")}
     if gradients is not None:
         record["gradients_sha256"] = file_sha256(path / "gradients.csv")
     (path / "run.json").write_text(json.dumps(record | (change or {})))

@@ -305,7 +305,7 @@ def test_processes_that_were_asked_for_different_runs_all_end_with_both_values(t
 def test_one_that_fails_its_configuration_ends_the_others_with_its_message(tmp_path, bad, flags):
     own = [flags, flags]
     own[bad] = [*flags, "model.depth=9" if bad == 0 else "train.lr=abc"]
-    reason = "model.depth=9: must be 6n+2" if bad == 0 else "train.lr=abc: allowed is a number"
+    reason = "model.depth=9: allowed is 6n+2" if bad == 0 else "train.lr=abc: allowed is a number"
     said = both_ranks(tmp_path, *own)
     assert f"repro: {reason}" in said[bad]
     assert f"repro: process {bad} of 2: {reason}" in said[1 - bad]

@@ -16,9 +16,8 @@ from repro.models import build_model
 from repro.paper import ensemble
 from repro.paper import suite as read_suite
 from repro.paths import TREE
-from repro.ranges import VALIDATION_IMAGES
 from repro.runs import hold_lock, read_run
-from repro.schema import Engine, Precision
+from repro.schema import VALIDATION_IMAGES, Engine, Precision
 from repro.stopping import StopRequest
 from repro.training import launch, train
 from repro.training import suite as module
