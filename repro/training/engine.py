@@ -31,7 +31,7 @@ from repro.devices import (
     synchronize,
 )
 from repro.errors import CaptureError, ConfigError, DivergedError, ImageError, OutOfMemoryError, Stopped
-from repro.evaluation.responses import gradient_norms
+from repro.evaluation.analysis import gradient_norms
 from repro.models import build_model
 from repro.paths import data_dir, display_path
 from repro.runs import Run, read_run, run_folder, utc_now

@@ -5,18 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from repro import runs
 from repro.config import compose, from_record
-from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
 from repro.devices import autocast, describe, exact_fp32, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError
-from repro.evaluation.batch_norm import with_averaged_statistics
-from repro.evaluation.responses import layer_responses
+from repro.evaluation.analysis import layer_responses, with_averaged_statistics
+from repro.evaluation.protocols import memory_format
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import display_path
@@ -60,13 +58,10 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
 
     Choice: in fp32 whatever the run was trained in, so that the figure compares networks and not roundings.
     """
-    memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
-
-    def prepare(images: Tensor) -> Tensor:
-        return normalize(images, data.mean, data.std).contiguous(memory_format=memory_format)
-
+    batches = (images.contiguous(memory_format=memory_format(config.machine))
+               for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
     with exact_fp32():
-        found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
+        found = layer_responses(model, batches)
     return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
             "sha256": write_responses(folder, found)}
 

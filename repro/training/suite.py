@@ -63,14 +63,14 @@ def evaluate_finished(suite: Suite, configs: list[RunConfig], overrides: list[st
                   command: list[str]) -> None:
     """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
 
-    What is tested already is read, an interrupted test goes on. Raises what `evaluation.testing.evaluate` does.
+    What is tested already is read, an interrupted test begins again. Raises what `evaluation.evaluate.evaluate` does.
     """
     finished = [(config, run_folder(config)) for config in configs if read_run(run_folder(config)).finished]
     for protocol, (config, folder) in product(suite.protocols, finished):
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
                           f"go on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
-        logger.info(evaluate(config, protocol, folder / "weights.pt", command, stop)[0])
+        logger.info(evaluate(config, protocol, folder / "weights.pt", stop)[0])
     there = {(config.name, config.seed) for config, _ in finished}
     for name in suite.ensembles:
         lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members

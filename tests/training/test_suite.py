@@ -36,7 +36,7 @@ def finished(monkeypatch):
         there = [run_folder(config) for config in configs if (config.name, config.seed) in members]
         done: list[tuple[str, str, int]] = []
 
-        def evaluate(config, protocol, weights, command, stop):
+        def evaluate(config, protocol, weights, stop):
             done.append((protocol, config.name, config.seed))
             during()
             return "tested", {}
