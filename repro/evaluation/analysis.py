@@ -1,7 +1,6 @@
 """What is measured of a network beside its errors: responses, gradients, plainly averaged statistics, and its size."""
 
 import copy
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,7 +51,7 @@ class Moments:
 
     def std(self) -> float:
         """The population standard deviation."""
-        return math.sqrt(self.squares / self.count)
+        return float(torch.tensor(self.squares / self.count, dtype=torch.float64).sqrt())  # math.sqrt rounds otherwise
 
 
 @torch.no_grad()
