@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,12 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.config import paper_config
 from repro.models import build_model
-from repro.models.imagenet import architecture, imagenet_config
+from repro.models.imagenet import imagenet_config
 from repro.models.layers import weighted_layers
 from repro.paper import golden_counts, published_table
-from repro.schema import DEPTHS, Architecture, Family, ModelConfig, ShortcutOption, StrideIn
+from repro.schema import DEPTHS, Family, ModelConfig, ShortcutOption, StrideIn
 
-NAMES = {Family.plain: "plain", Family.residual: "ResNet", Family.vgg: "VGG"}
 CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers
 
 
@@ -117,40 +117,22 @@ def with_averaged_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.
 class Network:
     """A network of the paper, which is counted on shapes alone."""
 
+    label: str  # "ResNet-50"
+    dataset: str  # cifar10 or imagenet
     model: ModelConfig
+    shortcut_option: ShortcutOption | None = None  # None: no shortcuts
+    stride_in: StrideIn | None = None  # None: no bottlenecks
 
     @property
-    def dataset(self) -> str:
-        """cifar10 or imagenet."""
-        return "cifar10" if self.model.architecture is Architecture.cifar else "imagenet"
+    def key(self) -> str:
+        """As in experiments/published, "resnet-50"."""
+        return self.label.lower()
 
     @property
     def depth(self) -> int:
         """As in its name."""
         assert self.model.depth is not None
         return self.model.depth
-
-    @property
-    def label(self) -> str:
-        """'ResNet-50'; in lower case the key of experiments/published."""
-        return f"{NAMES[self.model.family]}-{self.depth}"
-
-    @property
-    def key(self) -> str:
-        """As in experiments/published, 'resnet-50'."""
-        return self.label.lower()
-
-    @property
-    def shortcut_option(self) -> ShortcutOption | None:
-        """None: no shortcuts."""
-        return self.model.shortcut_option if self.model.family is Family.residual else None
-
-    @property
-    def stride_in(self) -> StrideIn | None:
-        """None: no bottlenecks."""
-        bottlenecks = self.dataset == "imagenet" and self.shortcut_option is not None \
-            and architecture(self.depth).block == "bottleneck"
-        return self.model.stride_in if bottlenecks else None
 
 
 @dataclass(frozen=True)
@@ -189,20 +171,26 @@ def count(network: Network) -> Counts:
 
 
 def networks() -> Iterator[Network]:
-    """All networks of the paper by data set, plain before residual, by depth; options B and C on CIFAR-10, which the
-    paper doesn't use there, for comparison; bottlenecks with the stride in the first 1x1, then in the 3x3."""
-    model = paper_config("cifar_resnet20").model
+    """All networks of the paper: by data set, plain before residual, then by depth.
 
-    def cifar(depth: int, family: Family, option: ShortcutOption) -> Network:
-        return Network(replace(model, family=family, shortcut_option=option, depth=depth,
-                               blocks_per_stage=(depth - 2) // 6))
-
-    depths = [golden.layers for golden in golden_counts().cifar10]
-    yield from (cifar(depth, Family.plain, ShortcutOption.A) for depth in depths if depth <= CIFAR_PLAIN_UP_TO)
-    yield from (cifar(depth, Family.residual, option) for depth in depths for option in ShortcutOption)
+    For comparison there are options B and C on CIFAR-10, which the paper doesn't use there, and bottlenecks with the
+    stride in the 3x3.
+    """
+    cifar = paper_config("cifar_resnet20").model
+    models = {golden.layers: replace(cifar, depth=golden.layers, blocks_per_stage=(golden.layers - 2) // 6)
+              for golden in golden_counts().cifar10}
+    for depth, model in models.items():
+        if depth <= CIFAR_PLAIN_UP_TO:
+            yield Network(f"plain-{depth}", "cifar10", replace(model, family=Family.plain))
+    for (depth, model), option in product(models.items(), ShortcutOption):
+        yield Network(f"ResNet-{depth}", "cifar10", replace(model, shortcut_option=option), option)
     basic, bottleneck = ([row.layers for row in published_table("table1").rows if row.block == kind and row.layers]
                          for kind in ("basic", "bottleneck"))
-    yield from (Network(imagenet_config(depth, Family.plain, ShortcutOption.A)) for depth in basic)
-    yield from (Network(imagenet_config(depth, shortcut_option=option)) for depth in basic for option in ShortcutOption)
-    yield from (Network(imagenet_config(depth, stride_in=stride)) for stride in StrideIn for depth in bottleneck)
-    yield from (Network(paper_config(f"imagenet_vgg{depth}").model) for depth in DEPTHS[Family.vgg])
+    for depth in basic:
+        yield Network(f"plain-{depth}", "imagenet", imagenet_config(depth, Family.plain))
+    for depth, option in product(basic, ShortcutOption):
+        yield Network(f"ResNet-{depth}", "imagenet", imagenet_config(depth, shortcut_option=option), option)
+    for stride, depth in product(StrideIn, bottleneck):
+        yield Network(f"ResNet-{depth}", "imagenet", imagenet_config(depth, stride_in=stride), ShortcutOption.B, stride)
+    for depth in DEPTHS[Family.vgg]:
+        yield Network(f"VGG-{depth}", "imagenet", paper_config(f"imagenet_vgg{depth}").model)

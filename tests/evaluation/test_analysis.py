@@ -258,5 +258,5 @@ def test_an_operation_that_would_be_counted_nowhere_is_an_error(monkeypatch):
             return torch.bmm(x[0], x[0])
 
     monkeypatch.setattr(analysis, "build_model", lambda model: Attention())
-    with pytest.raises(RuntimeError, match=r"resnet-8: operations that are counted nowhere: .*bmm"):
-        count(Network(MODEL))
+    with pytest.raises(RuntimeError, match=r"net: operations that are counted nowhere: .*bmm"):
+        count(Network("net", "cifar10", MODEL))
