@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from torch.utils.flop_counter import FlopCounterMode
 
 from repro.config import paper_config
 from repro.models import build_model
@@ -151,6 +150,8 @@ def count(network: Network) -> Counts:
     Raises RuntimeError if the forward pass holds an operation with multiply-adds that is no convolution and no
     fully-connected layer.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # late: it loads triton, which no run needs
+
     side = 32 if network.dataset == "cifar10" else 224  # pixels (Sec. 4.2, 4.1)
     with torch.device("meta"):
         model, image = build_model(network.model).eval(), torch.empty(1, 3, side, side)
