@@ -26,7 +26,7 @@ FLOORS = (
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
 NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files",
-            "data.imagenet_files", "errors", "evaluation.views", "hydra_cli", "paper", "paths",
+            "data.imagenet_files", "errors", "hydra_cli", "paper", "paths",
             "provenance", "publishing", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}

@@ -14,7 +14,7 @@ import yaml
 from repro.checks import CheckResult
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
-from repro.evaluation.views import views_of
+from repro.evaluation.protocols import views_of
 from repro.paper import PROTOCOLS, golden_count
 from repro.records.check import check_record
 from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, file_sha256, history_columns
@@ -188,7 +188,7 @@ def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -
             "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                          "normalisation_sha256": "c" * 64},
             "precision": "fp32", "versions": VERSIONS, **CODE, "device": "made-up device",
-            "images": images, "classes": 1000, "images_done": images, "top1_errors": top1, "top5_errors": top5,
+            "images": images, "classes": 1000, "top1_errors": top1, "top5_errors": top5,
             "finished": True, "val_top1_error": 100 * top1 / images, "val_top5_error": 100 * top5 / images,
             "probabilities_sha256": "d" * 64, "labels_sha256": "e" * 64, "utc": record["ended"]}
         (folder / "evaluations" / f"{protocol}.json").write_text(json.dumps(content, indent=2))
