@@ -22,7 +22,7 @@ from repro.checks import FAIL, OK, SKIPPED, CheckResult
 from repro.config import compose, config_hash, experiments, paper_config, with_precision
 from repro.data import cifar10_files
 from repro.errors import ReproError, Stopped
-from repro.evaluation.complexity import Network, count, networks
+from repro.evaluation.analysis import Network, count, networks
 from repro.models.build import build_imagenet_model
 from repro.paper import golden_counts, pinned_hashes, published_dir
 from repro.paths import data_dir, display_path, in_tree, reference_dir

@@ -5,7 +5,6 @@ from typing import Any
 
 from repro.checks import FAIL, WARNING
 from repro.config import flat, to_dict
-from repro.evaluation.views import views_of
 from repro.records.reading import TESTS, Problems, Refused, format_value, json_of
 from repro.records.schema import Evaluation, check_schema
 from repro.records.submission import Submission
@@ -46,11 +45,13 @@ def check_evaluations(sent: Submission) -> Problems:
 
 def wrong_test(protocol: str, content: dict[str, Any], sent: Submission) -> Problems:
     """What is wrong with one test."""
+    from repro.evaluation.protocols import views_of  # late: it loads torch
+
     run, config = sent.record, sent.config
     views = views_of(protocol, config.data)
     due = {"protocol": protocol, "definition": views.definition, "experiment": run.experiment, "seed": run.seed,
            "identity": run.identity, "deviations": run.deviations, "split": "val", "classes": CLASSES,
-           "images_done": content["images"], "one_folder": False}
+           "one_folder": False}
     for key, value in due.items():
         if content[key] != value:
             yield FAIL, f"{key} is {format_value(content[key])}, not {format_value(value)}"

@@ -42,7 +42,7 @@ Evaluation = struct("Evaluation", {
     "precision": Precision, "decoder": Text, "versions": struct("Packages", PACKAGES), **CODE, "device": Text,
     "images": Whole, "classes": Whole, "images_done": Whole, "top1_errors": Whole, "top5_errors": Whole,
     "finished": bool, "val_top1_error": Percent, "val_top5_error": Percent, "probabilities_sha256": Sha256,
-    "labels_sha256": Sha256, "utc": Time}, ["decoder"])
+    "labels_sha256": Sha256, "utc": Time}, ["decoder", "images_done"])
 
 
 def check_schema(value: dict[str, Any], kind: Any) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from repro.data.cifar10 import DeviceData
 from repro.devices import force_eager, new_stream
 from repro.errors import CaptureError
-from repro.evaluation.protocols import Outcome, count_errors, evaluate_on
+from repro.evaluation.metrics import ErrorSums, Outcome
+from repro.evaluation.protocols import add_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
 from repro.models.checkpointing import set_checkpointing
 from repro.models.layers import weighted_layers
@@ -202,16 +203,12 @@ class CapturedEvaluation:
     """The whole test in one CUDA graph."""
 
     def __init__(self, step: TrainStep, data: DeviceData, config: RunConfig, place: dict[str, Any]):
-        machine = config.machine
-        self.images = len(data.eval_images)
-        self.errors = torch.zeros((), dtype=torch.int64, device=step.device)
-        self.loss = torch.zeros((), dtype=torch.float32, device=step.device)
+        self.sums = ErrorSums(step.device, imagenet=False)
 
         def count() -> None:
-            self.errors.zero_()
-            self.loss.zero_()
-            count_errors(step.model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
-                         machine.precision, bool(machine.channels_last), data.std, self.errors, self.loss)
+            self.sums.reset()
+            add_errors(self.sums, step.model, data.evaluation_batches(config.machine.evaluation_batch_size),
+                       config.machine)
 
         count()
         self.graph = torch.cuda.CUDAGraph()
@@ -221,7 +218,7 @@ class CapturedEvaluation:
     def outcome(self) -> Outcome:
         """Test now and wait for the result."""
         self.graph.replay()
-        return Outcome(int(self.errors), self.images, float(self.loss) / self.images)
+        return self.sums.outcome()
 
 
 def evaluate_together(model: nn.Module, step: TrainStep) -> Outcome:

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from repro import runs
 from repro.config import compose
-from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
 from repro.devices import autocast, describe, exact_fp32, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError
-from repro.evaluation.batch_norm import with_averaged_statistics
-from repro.evaluation.responses import layer_responses
+from repro.evaluation.analysis import layer_responses, with_averaged_statistics
+from repro.evaluation.protocols import memory_format
+from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
@@ -60,13 +59,10 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
 
     Choice: in fp32 whatever the run was trained in, so that the figure compares networks and not roundings.
     """
-    memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
-
-    def prepare(images: Tensor) -> Tensor:
-        return normalize(images, data.mean, data.std).contiguous(memory_format=memory_format)
-
+    batches = (images.contiguous(memory_format=memory_format(config.machine))
+               for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
     with exact_fp32():
-        found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
+        found = layer_responses(model, batches)
     rows = [RESPONSE_COLUMNS, *([str(getattr(entry, name)) for name in RESPONSE_COLUMNS] for entry in found)]
     runs.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
     return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
@@ -85,7 +81,6 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     if run.record.config.data.name == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
                           "(Fig. 7), this is a run of ImageNet")
-    from repro.evaluation.weights import load_weights
 
     config = recorded_settings(run.record, overrides)
     device = set_up(config)

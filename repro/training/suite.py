@@ -78,14 +78,14 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
 def evaluate_finished(suite: Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:
     """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
 
-    What is tested already is read. Raises what `repro.evaluation.evaluate.evaluate` does.
+    What is tested already is read, an interrupted test begins again. Raises what `evaluate` does.
     """
     finished = [one for one in plans if read_run(one.folder).finished]
     for protocol, one in product(suite.protocols, finished):
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {one.title}\n{one.advice}",
                           stop.exit_code)
-        logger.info(evaluate(one.config, protocol, one.folder / "weights.pt", list(one.command), stop)[0])
+        logger.info(evaluate(one.config, protocol, one.folder / "weights.pt", stop)[0])
     there = {(one.config.name, one.config.seed) for one in finished}
     for name in suite.ensembles:
         lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members

@@ -9,7 +9,7 @@ import torch
 
 from repro.devices import describe, is_out_of_memory, place, restore_settings, set_up
 from repro.errors import ImageError, OutOfMemoryError, Stopped
-from repro.evaluation.responses import gradient_norms
+from repro.evaluation.analysis import gradient_norms
 from repro.models import build_model
 from repro.paths import display_path
 from repro.runs import Run, read_run

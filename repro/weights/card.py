@@ -3,7 +3,7 @@
 from typing import Any
 
 from repro.config import experiments, flat, paper_config, to_dict
-from repro.evaluation.views import CENTER, LABELS, SINGLE_VIEW
+from repro.evaluation.protocols import CENTER, LABELS, SINGLE_VIEW
 from repro.evaluation.weight_files import SAFETENSORS, format_override
 from repro.record import Record, Session
 from repro.runs import Run

@@ -237,9 +237,9 @@ def test_the_color_noise_has_the_covariance_that_alexnet_describes(statistics):
 
 def test_the_validation_images_are_each_given_once_to_one_of_the_processes(config, files, statistics):
     data = on_device(resolve(config()), files, statistics, CPU)
-    whole = torch.cat([labels for _, labels in data.validation(5)])
+    whole = torch.cat([labels for _, labels in data.evaluation_batches(5)])
     assert torch.equal(whole, torch.from_numpy(files.val.labels))
-    parts = [torch.cat([labels for _, labels in data.validation(5, rank, 3)]) for rank in range(3)]
+    parts = [torch.cat([labels for _, labels in data.evaluation_batches(5, rank, 3)]) for rank in range(3)]
     assert sum(map(len, parts)) == len(whole)
     for rank, part in enumerate(parts):
         assert torch.equal(part, whole[rank::3])

@@ -40,7 +40,7 @@ def finished(monkeypatch):
         there = [one.folder for one in plans if (one.config.name, one.config.seed) in members]
         done: list[tuple[str, str, int]] = []
 
-        def evaluate(config, protocol, weights, command, stop):
+        def evaluate(config, protocol, weights, stop):
             done.append((protocol, config.name, config.seed))
             during()
             return "tested", {}
