@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum
 from fractions import Fraction
 from math import ceil
@@ -23,13 +24,13 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.hydra_guard import check_key, guard_composition, not_utf8, own_folders, refuse_resolvers
-from repro.paths import conf_dir
+from repro.hydra_cli import PLAIN, call_hydra, check_key, combinations, own_folders, refuse_code, refuse_resolvers
+from repro.paths import conf_dir, results_dir
 from repro.schema import (
     FIELDS,
     SECTIONS,
@@ -104,26 +105,39 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
     they are: see `repro.devices.resolve`.
     """
-    node = compose_node(overrides)
-    try:
-        return to_run_config(node)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(one_message(error)) from error
+    with one_line_errors():
+        return to_run_config(compose_node(overrides))
 
 
 def compose_node(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """What Hydra composes, not checked yet; `with_hydra` keeps Hydra's own section. Raises ConfigError."""
     check_override_keys(overrides)
     GlobalHydra.instance().clear()
-    guard = guard_composition if own_folders(overrides) else nullcontext
-    try:
-        with guard(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose("config", [*environment_overrides(), *quote_paths(overrides)],
-                                 return_hydra_config=with_hydra)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(one_message(error)) from error
+    with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = hydra_compose("config", [*environment_overrides(), *quote_paths(overrides)], return_hydra_config=True)
+        if own_folders(overrides):
+            plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
+            refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+    if not with_hydra:
+        with open_dict(node):
+            del node["hydra"]
+    return node
+
+
+def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
+    """Let Hydra run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
+    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    flags = [word for word in words if word not in overrides]
+    check_override_keys(overrides)
+    quoted = quote_paths(overrides)
+    results = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("results=")]
+    stamp = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{os.getpid()}"
+    folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
+    with one_line_errors():
+        for combination in combinations(quoted) if own_folders(overrides) else []:
+            compose_node(combination)
+        call_hydra([*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}", *quoted], flags,
+                   lambda node: run(to_run_config(node)))
 
 
 def files_of(overrides: Sequence[str]) -> list[Path]:
@@ -248,6 +262,15 @@ def check_override_keys(overrides: Sequence[str]) -> None:
         given[bare] = value
     if "model.depth" in given and "model.blocks_per_stage" in given:
         raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Raise what Hydra, OmegaConf and YAML raise as a ConfigError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(one_message(error)) from error
 
 
 def one_message(error: BaseException) -> str:

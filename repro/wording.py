@@ -1,34 +1,25 @@
 """Words for a person: the nearest known name, a duration. Never imports torch."""
 
-import difflib
 from collections.abc import Sequence
+from difflib import SequenceMatcher
+from os.path import commonprefix
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known name that was most likely meant, capitals aside: itself, its last part, a part of it, or alike."""
-    folded = {name.casefold(): name for name in reversed(known)}
+    """The known name that was most likely meant, capitals aside: one that holds the word, or is alike, or its last part.
+
+    Of several that are equally alike it is the one that begins alike.
+    """
     typed = word.casefold()
-    leaves = [name for name in folded if typed.split(".")[-1] == name.split(".")[-1]]
-    inside = sorted((name for name in folded if len(typed) > 2 and typed in name), key=len)
-    close = most_similar(typed, list(folded), 0.5)
-    if not close:
-        ends = most_similar(typed.split(".")[-1], [name.split(".")[-1] for name in folded], 0.8)
-        close = [name for name in folded if ends and name.split(".")[-1] == ends[0]]
-    found = [name for name in (typed,) if name in folded] + leaves + inside + close
-    return folded[found[0]] if found else None
 
+    def likeness(known_name: str) -> tuple[float, int]:
+        name = known_name.casefold()
+        pairs = (typed, name), (typed.rpartition(".")[2], name.rpartition(".")[2])
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return (len(typed) > 2 and typed in name) + ratio, len(commonprefix(pairs[0]))
 
-def most_similar(word: str, names: Sequence[str], cutoff: float) -> list[str]:
-    """The name with the largest share of equal letters, at least `cutoff`; of several the one that begins alike."""
-    scores = {name: (difflib.SequenceMatcher(None, word, name).ratio(), common_prefix_length(word, name))
-              for name in names}
-    best = max(scores, key=lambda name: scores[name], default=None)
-    return [] if best is None or scores[best][0] < cutoff else [best]
-
-
-def common_prefix_length(word: str, name: str) -> int:
-    """How many letters at the beginning are equal."""
-    return next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), min(len(word), len(name)))
+    best = max(known, key=likeness, default="")
+    return best if likeness(best)[0] >= 0.6 else None
 
 
 def escape(text: str) -> str:

@@ -12,13 +12,13 @@ from repro.paths import PACKAGE
 FLOORS = (
     {"__init__", "errors", "schema", "stopping", "wording"},
     {"paths", "streams"},
-    {"hydra_guard", "provenance", "versions"},
+    {"hydra_cli", "provenance", "versions"},
     {"config"},
     {"paper", "runs"},
     {"publishing", "devices", "models", "data"},
     {"evaluation", "reporting"},
     {"training"},
-    {"bench", "completion", "doctor", "hydra_cli", "records", "weights"},
+    {"bench", "completion", "doctor", "records", "weights"},
     {"verification"},
     {"commands"},
     {"cli"},
@@ -26,12 +26,12 @@ FLOORS = (
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
 NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files",
-            "data.imagenet_files", "errors", "hydra_cli", "hydra_guard", "paper", "paths",
+            "data.imagenet_files", "errors", "hydra_cli", "paper", "paths",
             "provenance", "publishing", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
-TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files", "hydra_cli"}
+TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}
 DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
-HYDRA = {"config", "hydra_cli", "hydra_guard", "schema"}
+HYDRA = {"config", "hydra_cli", "schema"}
 
 SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
