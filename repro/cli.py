@@ -198,10 +198,11 @@ def run(arguments: list[str]) -> int:
 
     def train(config: "RunConfig") -> None:
         check_versions()
-        from repro.training import engine
+        from repro.training import launch
+        from repro.training.plan import plan
 
         keep_on_without_output()
-        engine.run(config, [program(), "run", *arguments])
+        launch.run(plan(config, [program(), "run", *arguments]))
 
     words = with_config_dir(arguments)
     if any(word.startswith("-") for word in words):

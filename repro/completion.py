@@ -17,8 +17,8 @@ from repro.schema import FIELDS, allowed_values
 
 NAMES = {"suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
          "figure": figure_names}
-OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds", "jobs_per_device"),
-            "pending": ("jobs_per_device",), "bench": ("nets", "contenders", "rounds", "steps")}
+OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds"),
+            "bench": ("nets", "contenders", "rounds", "steps")}
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import shlex
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +32,9 @@ from repro.reporting.complexity_table import half_a_digit
 from repro.runs import Run, scan
 from repro.schema import Precision, StrideIn
 from repro.stopping import StopRequest
-from repro.training import engine
+from repro.training.launch import run
+from repro.training.plan import plan
+from repro.training.train import train_here
 
 SHOWN = 5  # differences of one check that are shown
 COUNTED = ("cifar10/plain-20", "cifar10/resnet-110-A", "imagenet/plain-34", "imagenet/resnet-34-B",
@@ -170,18 +171,26 @@ def exact_resume() -> str:
 
 
 def train(results: Path, stop_after: int | None = None) -> Run:
-    """The tiny run with its results in a folder; first up to a signal where it is to be interrupted."""
-    config = compose([*TINY_RUN, f"results={results}"])
+    """The tiny run with its results in a folder; first up to a stop where it is to be interrupted."""
+    planned = plan(compose([*TINY_RUN, f"results={results}"]))
     if stop_after is not None:
-        stop = StopRequest()  # not active: it receives what it is given here
-        updates = engine.run_stepwise(config, stop)
-        for _ in range(stop_after - 1):
-            next(updates)
-        stop.received = signal.SIGTERM
         with contextlib.suppress(Stopped):
-            for _ in updates:
-                pass
-    return engine.run(config)
+            train_here(planned, StopAfter(stop_after))
+    return run(planned)
+
+
+class StopAfter(StopRequest):
+    """Asks for a stop after so many updates."""
+
+    def __init__(self, updates: int):
+        super().__init__()
+        self.looks = 0 - updates
+
+    @property
+    def reason(self) -> str | None:
+        """The loop looks once before the first update, and once after each."""
+        self.looks += 1
+        return "SIGTERM" if self.looks > 0 else None
 
 
 def hash_results(run: Run) -> dict[str, str]:

@@ -6,7 +6,7 @@ from os.path import commonprefix
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known name that was most likely meant, capitals aside: one that holds the word, or is alike, or its last part.
+    """The known name that was most likely meant, capitals aside: one that holds the word, or is like it at the end.
 
     Of several that are equally alike it is the one that begins alike.
     """
@@ -16,7 +16,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
         name = known_name.casefold()
         pairs = (typed, name), (typed.rpartition(".")[2], name.rpartition(".")[2])
         ratio = max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
-        return (len(typed) > 2 and typed in name) + ratio, len(commonprefix(pairs[0]))
+        return (len(typed) > 2 and typed in name) + ratio, len(commonprefix(pairs[0]))  # noqa: RUF071
 
     best = max(known, key=likeness, default="")
     return best if likeness(best)[0] >= 0.6 else None

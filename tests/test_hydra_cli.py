@@ -87,7 +87,7 @@ def test_another_file_that_the_users_file_names_is_checked_too(direct, own, tmp_
 def test_without_the_guard_hydra_would_have_called_it(direct, own, tmp_path, monkeypatch):
     """The control: the same file, with the check left out."""
     monkeypatch.setattr("repro.config.refuse_code", lambda node, plain: None)
-    monkeypatch.setattr("repro.training.engine.run", lambda config, command: None)
+    monkeypatch.setattr("repro.training.launch.run", lambda plan: None)
     mark = tmp_path / "executed"
     with pytest.warns(UserWarning, match="Callback NoneType"):
         direct("run", *own(OWN + CALLS["callback"].replace("MARK", str(mark)) + "\n"), "-m")

@@ -90,24 +90,26 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
     import torch
 
     from repro.errors import ConfigError
-    from repro.training import engine
+    from repro.training import resume
     from repro.training.distributed import World
+    from repro.training.plan import plan
 
     class Step:
-        world, iteration = World(), 0
+        world, iteration, device = World(), 0, torch.device("cpu")
 
         def load_state(self, state):
             self.iteration = state["iteration"]
 
     config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
-    old = {key: value for key, value in engine.seed_and_numbers(config).items() if key not in ADDED_LATER}
+    old = {key: value for key, value in resume.seed_and_settings(config).items() if key not in ADDED_LATER}
     meta = {"numbers": old | {"data.on_bad": "fail"}, "train_seconds": 1.0, "evaluation_seconds": 2.0}
-    monkeypatch.setattr(engine.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
-    done, _, _ = engine.restore(Step(), tmp_path, config, torch.device("cpu"))
-    assert done == 7
+    monkeypatch.setattr(resume.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
+    step = Step()
+    resume.restore(step, plan(config))
+    assert step.iteration == 7
     changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
     with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
-        engine.restore(Step(), tmp_path, changed, torch.device("cpu"))
+        resume.restore(Step(), plan(changed))
 
 
 @pytest.mark.fault(76)

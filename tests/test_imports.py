@@ -114,8 +114,8 @@ def test_hydra_is_known_to_the_configuration_only():
 
 
 def test_the_graph_is_read_rightly():
-    assert "torch" in loaded("training.engine")
-    assert "training.engine" in imports("cli")
-    assert "training.engine" not in imports("cli", late=False)
+    assert "torch" in loaded("training.launch")
+    assert "training.launch" in imports("cli")
+    assert "training.launch" not in imports("cli", late=False)
     with pytest.raises(graphlib.CycleError):
         graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()

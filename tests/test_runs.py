@@ -17,9 +17,18 @@ from repro import runs
 from repro.config import compose, config_hash, paper_hashes, to_dict, with_precision
 from repro.errors import InUseError, StorageError
 from repro.publishing import PUBLISHED_FILES, copy_record
-from repro.runs import hold_lock, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
+from repro.runs import (
+    append_text,
+    hold_lock,
+    read_history,
+    read_run,
+    run_folder,
+    scan,
+    utc_now,
+    write_atomic,
+    write_json,
+)
 from repro.schema import Precision
-from repro.training.recorder import append_text
 from tests.data.conftest import ordinary_user
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"

@@ -16,7 +16,6 @@ from repro.models import blocks
 from repro.paper import published_dir
 from repro.paths import reference_dir
 from repro.schema import ShortcutOption
-from repro.training import engine
 from repro.training.step import TrainStep
 from repro.verification import Mismatch, Skipped
 from tests.outcome import says
@@ -27,7 +26,6 @@ def few_images(monkeypatch):
     """Fewer synthetic images, for their time."""
     for name in ("TRAIN_IMAGES", "TEST_IMAGES", "CHUNK"):
         monkeypatch.setattr(synthetic, name, 100)
-    monkeypatch.setattr(engine, "_loaded", {})  # no later run of this process takes them for its own
 
 
 def copied(folder: Path, monkeypatch, tmp_path: Path, name: str) -> Path:

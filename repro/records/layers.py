@@ -7,8 +7,8 @@ from repro.checks import FAIL
 from repro.record import Responses
 from repro.records.reading import Problems, Refused, csv_rows, format_value
 from repro.records.submission import Submission
+from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS
 from repro.schema import IMAGENET
-from repro.training.recorder import GRADIENT_COLUMNS, RESPONSE_COLUMNS
 
 RESPONSES, GRADIENTS = "responses.csv", "gradients.csv"
 CHANNELS = (16, 32, 64)  # Sec. 4.2: filters of the three stages

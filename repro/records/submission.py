@@ -7,8 +7,8 @@ from typing import Any
 
 from repro.data.cifar10_files import OFFICIAL
 from repro.record import Record
+from repro.runs import history_columns
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, RunConfig
-from repro.training.recorder import history_columns
 from repro.training.schedule import Schedule
 
 HELD_OUT = 5_000  # Sec. 4.2: a 45k/5k train/validation split

@@ -17,16 +17,8 @@ from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.protocols import views_of
 from repro.paper import PROTOCOLS, golden_count
 from repro.records.check import check_record
-from repro.runs import file_sha256
+from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, file_sha256, history_columns
 from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
-from repro.training.recorder import (
-    GRADIENT_COLUMNS,
-    RESPONSE_COLUMNS,
-    TIMING_COLUMNS,
-    csv_lines,
-    history_columns,
-    recorded_config,
-)
 from repro.training.schedule import Schedule
 
 BEGUN = datetime(2026, 5, 1, tzinfo=UTC)
@@ -35,6 +27,11 @@ VERSIONS = {"python": "3.12.1", "torch": "2.12.0", "torchvision": "0.27.0", "hyd
             "numpy": "2.1.0"}
 CODE = {"repro": "0.1.0", "commit": "0123456789abcdef" * 2 + "01234567", "dirty": False}
 HOW = {"engine": "eager", "updates_per_graph": 1, "jobs_per_device": 1, "devices": 1}
+
+
+def csv_lines(rows: list[Any]) -> str:
+    """Rows as lines of a CSV."""
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 @functools.cache
@@ -59,7 +56,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     half = marks[len(marks) // 2 - 1] if len(marks) > 1 else marks[-1]
     timing, ends = times(config, marks, half)
     (folder / "timing.csv").write_text(csv_lines([TIMING_COLUMNS, *timing]))
-    recorded = recorded_config(config)
+    recorded = to_dict(replace(config, results=None, data=replace(config.data, root=None)))
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
