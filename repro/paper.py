@@ -1,8 +1,8 @@
 """What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
 
-A process reads each file once, into frozen structs. Every function raises ConfigError (exit 2) with the file and the key
-that is wrong, missing, given twice or of the wrong type, or with the nearest of a name that does not exist. Errors of
-networks are in percent. Never imports torch.
+A process reads each file once, into frozen structs. Every function raises ConfigError (exit 2) with the file and the
+key that is wrong, missing, given twice or of the wrong type, or with the nearest of a name that does not exist. Errors
+of networks are in percent. Never imports torch.
 """
 
 import functools

@@ -30,7 +30,7 @@ from repro.paths import data_dir, display_path, in_tree, reference_dir
 from repro.records.check import check_record
 from repro.records.reading import ERROR
 from repro.reporting import tables
-from repro.reporting.complexity_table import half_a_digit
+from repro.reporting.tables import half_a_digit
 from repro.runs import Run, scan
 from repro.schema import Precision, StrideIn
 from repro.stopping import StopRequest

@@ -30,7 +30,7 @@ NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "
             "provenance", "publishing", "ranges", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files", "hydra_cli"}
-DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
+DRAWING = {"reporting.painting"}  # all that imports matplotlib
 HYDRA = {"config", "hydra_cli", "hydra_guard", "schema"}
 
 SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}

@@ -16,7 +16,7 @@ from repro.records import configuration, evaluations, history, layers, provenanc
 from repro.records.reading import ERROR, OK, CheckResult, Problems, Refused, csv_rows, json_of, read_folder, yaml_of
 from repro.records.record import Record
 from repro.records.schema import RunRecord, check_schema
-from repro.reporting.evaluations import TABLES
+from repro.reporting.select import TABLES
 
 COUNTS_AS = "counts as"
 RUN, YAML, HISTORY = "run.json", "config.yaml", history.NAME

@@ -9,7 +9,7 @@ from repro.ranges import CLASSES, IMAGENET
 from repro.records.reading import ERROR, TESTS, WARNING, Problems, Refused, format_value, json_of
 from repro.records.record import Record
 from repro.records.schema import Evaluation, check_schema
-from repro.reporting.evaluations import count_problem
+from repro.reporting.select import count_problem
 
 FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop
 

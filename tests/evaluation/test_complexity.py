@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from repro.evaluation.complexity import Counts, Network, count, networks
-from repro.reporting.complexity_table import CountedNetwork, complexity_table, differences
+from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
 
 # One of each kind; `repro complexity --check` counts all of them.
 COUNTED = ("cifar10/plain-20", "cifar10/resnet-110-A", "cifar10/resnet-56-C", "imagenet/resnet-34-B",
@@ -37,7 +37,7 @@ def test_all_networks_of_the_paper_are_listed():
 
 
 def test_golden_counts_and_layers(counted):
-    assert differences(counted.values()) == []
+    assert count_differences(counted.values()) == []
     assert [net.row_key for net in counted.values() if net.layers != net.depth] == []
 
 
