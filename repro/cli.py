@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
 from repro.commands import (
@@ -32,6 +32,9 @@ from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams, show_messages
 from repro.wording import escape
 
+if TYPE_CHECKING:
+    from repro.schema import RunConfig
+
 MODULES = (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
            bench, weights, records, verify)
 
@@ -53,7 +56,6 @@ max_seconds=600, resume=never, data.root=FOLDER, data.split=45k, model.shortcut_
 machine.device=cpu, machine.precision=fp32, --config-dir DIR for configuration files of your own.
 REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and machine.device.
 """
-HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "--info", "-i", "-p", "--package", "--resolve", "--hydra-help")
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,11 +137,10 @@ def dispatch(arguments: list[str]) -> int:
             return run(arguments[1:])
     parser, commands = build_parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-        from repro.wording import nearest
+        from repro.config import suggest
 
-        close = nearest(arguments[0], commands)
-        raise ConfigError(f"no command {arguments[0]!r}" + (f"; did you mean {close}?" if close else "")
-                          + f"\nthere are: {', '.join(commands)}")
+        raise ConfigError(f"no command {arguments[0]!r}{suggest(arguments[0], commands)}\n"
+                          f"there are: {', '.join(commands)}")
     if not arguments:
         parser.print_help()
         return 2
@@ -193,19 +194,19 @@ def run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if one_of_several(arguments):  # read when torch is imported: what it logs of a lost connection is C++ frames
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from repro import config as configuration
+    from repro.config import compose, sweep, with_config_dir
 
-    if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
-        from repro.hydra_cli import run_hydra
+    def train(config: "RunConfig") -> None:
+        check_versions()
+        from repro.training import launch
+        from repro.training.plan import plan
 
-        if "-m" in arguments or "--multirun" in arguments:
-            check_versions()
-            keep_on_without_output()
-        return run_hydra(arguments, [program(), "run", *arguments])
-    composed = configuration.compose(configuration.with_config_dir(arguments))
-    check_versions()
-    from repro.training import engine
+        keep_on_without_output()
+        launch.run(plan(config, [program(), "run", *arguments]))
 
-    keep_on_without_output()
-    engine.run(composed, [program(), "run", *arguments])
+    words = with_config_dir(arguments)
+    if any(word.startswith("-") for word in words):
+        sweep(words, train)
+    else:
+        train(compose(words))
     return 0

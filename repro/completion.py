@@ -8,18 +8,17 @@ import argcomplete
 from argcomplete.completers import FilesCompleter
 
 from repro import paper
-from repro.config import GROUPS, PATHS, experiments, keys
+from repro.config import GROUPS, PATHS, experiments
 from repro.paper import PROTOCOLS
 from repro.paths import conf_dir
 from repro.reporting.figures import names as figure_names
 from repro.reporting.tables import names as table_names
-from repro.schema import RunConfig
-from repro.wording import allowed_values
+from repro.schema import FIELDS, allowed_values
 
 NAMES = {"suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
          "figure": figure_names}
-OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds", "jobs_per_device"),
-            "pending": ("jobs_per_device",), "bench": ("nets", "contenders", "rounds", "steps")}
+OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds"),
+            "bench": ("nets", "contenders", "rounds", "steps")}
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +38,7 @@ def candidates(prefix: str, action: argparse.Action, parser: argparse.ArgumentPa
         words = (FilesCompleter()(value) if key in (*PATHS, "weights") else
                  PROTOCOLS if (command, key) == ("eval", "protocol") else values(key))
         return [f"{key}={word}" for word in words]
-    known = (*OWN_KEYS.get(command, ()), *GROUPS, *keys())
-    return [f"{key}=" for key in known if not str(allowed_values(RunConfig, key)).startswith("a section")]
+    return [f"{key}=" for key in (*OWN_KEYS.get(command, ()), *GROUPS, *FIELDS)]
 
 
 def values(key: str) -> list[str]:
@@ -49,4 +47,4 @@ def values(key: str) -> list[str]:
         return experiments()
     if key in GROUPS:
         return sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
-    return [word for word in (allowed_values(RunConfig, key) or "").split(" or ") if word and " " not in word]
+    return [word for word in (allowed_values(key) or "").split(" or ") if word and " " not in word]

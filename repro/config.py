@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum
 from fractions import Fraction
 from math import ceil
@@ -23,16 +24,25 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.hydra_guard import check_key, guard_composition, not_utf8, own_folders, refuse_resolvers
-from repro.paths import conf_dir
-from repro.ranges import check_ranges
-from repro.schema import Architecture, Family, Precision, RunConfig, ShortcutOption
-from repro.wording import allowed_values, nearest
+from repro.hydra_cli import PLAIN, call_hydra, check_key, combinations, own_folders, refuse_code, refuse_resolvers
+from repro.paths import conf_dir, results_dir
+from repro.schema import (
+    FIELDS,
+    SECTIONS,
+    Architecture,
+    Family,
+    Precision,
+    RunConfig,
+    ShortcutOption,
+    allowed_values,
+    rules,
+)
+from repro.wording import nearest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -40,21 +50,9 @@ ANY = object()
 GROUPS = ("experiment", "dataset_recipe", "data", "model", "recipe", "machine")
 # The defaults list of conf/config.yaml.
 FILE_ORDER = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")
-# What does not change the numbers of a run, and so is no part of its identity.
-NOT_HASHED = ("name", "description", "reproduces", "seed", "max_seconds", "resume", "results", "engine", "devices",
-                "data.root", "model.depth", "machine.device", "machine.steps_per_graph", "machine.timeout_seconds",
-                "machine.loader", "machine.workers",
-                "machine.activation_checkpointing", "machine.channels_last", "machine.threads", "machine.deterministic",
-                "evaluation.batch_norm_images", "evaluation.responses", "evaluation.gradient_iterations",
-                "machine.evaluation_batch_size", "machine.checkpoint_seconds", "machine.tensorboard")
-# Keys that change numbers but are newer than the first records: what these runs did, left out of the identity there.
-ADDED_LATER: dict[str, Any] = {
-    "model.zero_padding": "appended", "model.fc_init": "uniform_zero_bias", "data.normalization": "per_pixel_mean",
-    "data.channel_mean": None, "data.channel_std": None, "data.padding_value": "mean",
-    "model.architecture": "cifar", "model.stride_in": "first_1x1", "data.crop": "padded", "data.crop_size": None,
-    "data.shorter_side": None, "data.test_shorter_side": None, "data.color_noise_std": 0.0, "data.wiring_test": False,
-    "train.lr_policy": "drops", "train.plateau_patience": 5, "train.plateau_threshold": 0.1,
-    "train.plateau_drops": 2}
+NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["changes_numbers"]}
+# Keys that are newer than the first records: what these runs did, left out of the identity there.
+ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
 REMOVED = {"part_size": ANY, "machine.decoder": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
@@ -81,12 +79,23 @@ def check_experiment(name: str) -> None:
         raise ConfigError(f"no experiment {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
-def keys(node: Any = RunConfig, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of the schema, sections included."""
-    for entry in fields(node):
-        yield prefix + entry.name
-        if is_dataclass(entry.type):
-            yield from keys(entry.type, prefix + entry.name + ".")
+def override(key: str, value: Any) -> str:
+    """A setting as a person types it: key=value, with null, true, [1,2]."""
+    plain = value.name if isinstance(value, Enum) else value
+    text = str(plain) if isinstance(plain, str | float) else json.dumps(plain, separators=(",", ":"))
+    return f"{key}={text}"
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for the first value that is out of its range or does not go with the others."""
+    values = {key: functools.reduce(getattr, key.split("."), config) for key in FIELDS}
+    for key, value in values.items():
+        allowed = FIELDS[key].metadata["allowed"]
+        if allowed and value is not None and not allowed.holds(value):
+            raise ConfigError(f"{override(key, value)}: allowed is {allowed.words}")
+    for key, good, words in rules(config):
+        if not good:
+            raise ConfigError(f"{override(key, values[key])}: allowed is {words}")
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
@@ -96,26 +105,39 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
     they are: see `repro.devices.resolve`.
     """
-    node = compose_node(overrides)
-    try:
-        return to_run_config(node)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(one_message(error)) from error
+    with one_line_errors():
+        return to_run_config(compose_node(overrides))
 
 
 def compose_node(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """What Hydra composes, not checked yet; `with_hydra` keeps Hydra's own section. Raises ConfigError."""
     check_override_keys(overrides)
     GlobalHydra.instance().clear()
-    guard = guard_composition if own_folders(overrides) else nullcontext
-    try:
-        with guard(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose("config", [*environment_overrides(), *quote_paths(overrides)],
-                                 return_hydra_config=with_hydra)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"no UTF-8: {', '.join(map(str, not_utf8(overrides)))} ({error})") from error
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(one_message(error)) from error
+    with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = hydra_compose("config", [*environment_overrides(), *quote_paths(overrides)], return_hydra_config=True)
+        if own_folders(overrides):
+            plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
+            refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+    if not with_hydra:
+        with open_dict(node):
+            del node["hydra"]
+    return node
+
+
+def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
+    """Let Hydra run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
+    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    flags = [word for word in words if word not in overrides]
+    check_override_keys(overrides)
+    quoted = quote_paths(overrides)
+    results = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("results=")]
+    stamp = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{os.getpid()}"
+    folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
+    with one_line_errors():
+        for combination in combinations(quoted) if own_folders(overrides) else []:
+            compose_node(combination)
+        call_hydra([*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}", *quoted], flags,
+                   lambda node: run(to_run_config(node)))
 
 
 def files_of(overrides: Sequence[str]) -> list[Path]:
@@ -153,43 +175,41 @@ def to_run_config(node: DictConfig) -> RunConfig:
     config = OmegaConf.to_object(node)
     assert isinstance(config, RunConfig)
     config = with_depth(config)
-    check_ranges(config)
+    check(config)
     return config
 
 
-def read_config(recorded: dict[str, Any]) -> RunConfig:
+def read_config(recorded: Any) -> RunConfig:
     """The configuration that a record holds; a key that is newer than the record has the value that its run used.
 
-    ValueError or ConfigError names a key that is unknown or missing, or whose value can't be.
+    ConfigError names a key that is unknown or missing, or whose value can't be.
     """
-    filled = fill_section(recorded, RunConfig)
     try:
-        config = with_depth(msgspec.convert(filled, RunConfig))
+        config = with_depth(msgspec.convert(fill_section(recorded, RunConfig, "config."), RunConfig))
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).replace("$.", "config.")) from error
-    check_ranges(config)
+    check(config)
     return config
 
 
-def fill_section(recorded: Any, section: Any, prefix: str = "") -> dict[str, Any]:
+def fill_section(recorded: Any, section: Any, prefix: str) -> dict[str, Any]:
     """A recorded section with the keys that are newer than the record, without those that are gone."""
     if not isinstance(recorded, dict):
-        raise ConfigError(f"config.{prefix.rstrip('.')} is no section of settings")
+        raise ConfigError(f"{prefix[:-1]} is no section of settings")
     result: dict[str, Any] = {}
     for entry in fields(section):
-        key = prefix + entry.name
         if is_dataclass(entry.type):
-            result[entry.name] = fill_section(recorded.get(entry.name, {}), entry.type, f"{key}.")
+            result[entry.name] = fill_section(recorded.get(entry.name, {}), entry.type, f"{prefix}{entry.name}.")
         elif entry.name in recorded:
             result[entry.name] = recorded[entry.name]
-        elif key in ADDED_LATER:
-            result[entry.name] = ADDED_LATER[key]
-        elif key not in NOT_HASHED or entry.default == MISSING:
-            raise ConfigError(f"no config.{key}")
+        elif "earlier" in entry.metadata:
+            result[entry.name] = entry.metadata["earlier"]
+        elif entry.metadata["changes_numbers"] or entry.default == MISSING:
+            raise ConfigError(f"no {prefix}{entry.name}")
     for name in recorded.keys() - {entry.name for entry in fields(section)}:
-        key = prefix + name
+        key = f"{prefix}{name}".removeprefix("config.")
         if REMOVED.get(key, recorded) not in (ANY, recorded[name]):
-            raise ConfigError(f"unknown key config.{key}{suggest(key, list(keys()))}")
+            raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
     return result
 
 
@@ -220,7 +240,7 @@ def quote_paths(overrides: Sequence[str]) -> list[str]:
 
 def check_override_keys(overrides: Sequence[str]) -> None:
     """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
-    known = [*GROUPS, *keys()]
+    known = [*GROUPS, *SECTIONS, *FIELDS]
     own_files = any(override.startswith("hydra.searchpath=") for override in overrides)  # Hydra then knows more
     given: dict[str, str] = {}
     for override in overrides:
@@ -244,6 +264,15 @@ def check_override_keys(overrides: Sequence[str]) -> None:
         raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
 
 
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Raise what Hydra, OmegaConf and YAML raise as a ConfigError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(one_message(error)) from error
+
+
 def one_message(error: BaseException) -> str:
     """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
     wrong = wrong_value(error)
@@ -264,7 +293,7 @@ def wrong_value(error: BaseException) -> str | None:
     if cause is None or not cause.full_key:
         return None
     key = cause.full_key.split("[")[0]
-    may_be = allowed_values(RunConfig, key)
+    may_be = allowed_values(key)
     value = re.search(r"'([^']*)'|value: (.*)", str(cause))
     if may_be is None or value is None:
         return None
@@ -277,20 +306,16 @@ def wrong_value(error: BaseException) -> str | None:
 def with_depth(config: RunConfig) -> RunConfig:
     """The configuration with blocks_per_stage and depth = 6n+2 agreeing (CIFAR-10); a given depth wins."""
     model = config.model
-    if model.family is not Family.residual:  # has no shortcuts, so the option can't make two such nets differ
-        model = replace(model, shortcut_option=ShortcutOption.A)
-    if model.architecture is Architecture.imagenet:
-        if model.blocks_per_stage is not None:
-            raise ConfigError(f"model.blocks_per_stage={model.blocks_per_stage}: must be null for a network of "
-                              "Table 1, whose blocks follow from model.depth")
-        return replace(config, model=model)
-    if model.depth is not None:
-        if model.depth < 8 or (model.depth - 2) % 6:
-            raise ConfigError(f"model.depth={model.depth}: must be 6n+2, e.g. 20, 32, 44, 56, 110, 1202")
-        model = replace(model, blocks_per_stage=(model.depth - 2) // 6)
-    if model.blocks_per_stage is None:
-        raise ConfigError("no value for model.blocks_per_stage")
-    return replace(config, model=replace(model, depth=6 * model.blocks_per_stage + 2))
+    blocks, depth = model.blocks_per_stage, model.depth
+    if model.architecture is Architecture.cifar:
+        if depth is not None:
+            if depth < 8 or (depth - 2) % 6:
+                raise ConfigError(f"model.depth={depth}: allowed is 6n+2, as 20, 32, 44, 56, 110, 1202")
+            blocks = (depth - 2) // 6
+        depth = None if blocks is None else 6 * blocks + 2
+    # without shortcuts their option can't make two nets differ
+    option = model.shortcut_option if model.family is Family.residual else ShortcutOption.A
+    return replace(config, model=replace(model, shortcut_option=option, blocks_per_stage=blocks, depth=depth))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -15,9 +15,6 @@ import torch
 from repro.errors import ConfigError
 from repro.schema import Device, Engine, Precision, RunConfig
 
-# Read when CUDA starts: queues between host and device. With the default of 8, more runs at once wait for each other.
-os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
-
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -28,22 +25,27 @@ def available(device: Device) -> bool:
         device is Device.mps and torch.backends.mps.is_available())
 
 
+def find_device(asked: Device) -> Device:
+    """The kind of device that is asked for, `auto` being the best that is here; ConfigError if there is none."""
+    if asked is Device.auto:
+        return next(device for device in (Device.cuda, Device.mps, Device.cpu) if available(device))
+    with warnings.catch_warnings(record=True) as told:  # torch says of a driver that is too old which one it found
+        warnings.simplefilter("always")
+        there = available(asked)
+    if not there:
+        reason = str(told[0].message).split("(Triggered")[0].strip() if told else "driver missing or too old?"
+        raise ConfigError(f"machine.device={asked.name}: torch {torch.__version__} finds none here ({reason}); "
+                          "machine.device=cpu runs anywhere")
+    return asked
+
+
 def resolve(config: RunConfig) -> RunConfig:
     """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here.
 
     machine.channels_last stays None on CUDA, where a run measures it.
     """
     machine = config.machine
-    device = machine.device
-    if device is Device.auto:
-        device = next(d for d in (Device.cuda, Device.mps, Device.cpu) if available(d))
-    with warnings.catch_warnings(record=True) as told:  # torch says of a driver that is too old which one it found
-        warnings.simplefilter("always")
-        there = available(device)
-    if not there:
-        reason = str(told[0].message).split("(Triggered")[0].strip() if told else "driver missing or too old?"
-        raise ConfigError(f"machine.device={device.name}: torch {torch.__version__} finds none here ({reason}); "
-                          "machine.device=cpu runs anywhere")
+    device = find_device(machine.device)
     precision = machine.precision
     if precision is Precision.auto:
         precision = Precision.tf32 if device is Device.cuda else Precision.fp32
@@ -62,7 +64,7 @@ def resolve(config: RunConfig) -> RunConfig:
     if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
-    if channels_last is None and device is not Device.cuda:  # there `repro.training.cost.with_memory_format` measures
+    if channels_last is None and device is not Device.cuda:  # there `repro.training.timing.with_memory_format` measures
         channels_last = device is Device.cpu  # measured faster on CPUs
     machine = replace(machine, device=device, precision=precision, channels_last=channels_last)
     return replace(config, engine=engine, machine=machine)

@@ -3,10 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repro.checks import FAIL, OK, WARNING, CheckResult
 from repro.config import ENVIRONMENT, suggest
 from repro.data import cifar10_files
 from repro.errors import DataError, ReproError
@@ -15,25 +15,9 @@ from repro.provenance import code_version
 from repro.schema import Device
 from repro.versions import NEW_PAIR, version_problems
 
-OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 MB = 10**6
 # ResNet-1202 has 19.4 M parameters of 4 bytes: its weights take 78 MB, each of two checkpoints twice that.
 LEAST_DISK, ENOUGH_DISK = 20 * MB, 500 * MB
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was looked at, how it is (ok, note, or PROBLEM: runs can't work), and what to do next if anything."""
-
-    name: str
-    status: str
-    text: str
-    next_step: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.text}; next: {self.next_step}" if self.next_step else self.text
-        home = os.path.expanduser("~")  # people paste this into issues
-        return f"{self.status:<8} {self.name:<12} {' '.join(text.split())}".replace(f"{home}/", "~/")
 
 
 def environment() -> dict[str, Any]:
@@ -45,93 +29,97 @@ def environment() -> dict[str, Any]:
     return get_env_info()._asdict()  # type: ignore[no-untyped-call, no-any-return]
 
 
-def examine(full: bool = False) -> Iterator[Check]:
+def examine(full: bool = False) -> Iterator[CheckResult]:
     """All checks in the order in which they are shown; `full` verifies the data byte for byte."""
     yield check_code()
-    for problem in version_problems():
-        yield Check(problem.package, PROBLEM, problem.text, problem.next_step)
+    yield from version_problems()
     yield from check_devices()
     yield check_results()
     yield check_data(full)
     yield from check_variables()
 
 
-def check_code() -> Check:
+def check_code() -> CheckResult:
     """This package: version and commit."""
     found = code_version()
     commit = f"commit {found['commit'][:12]}" if found["commit"] else "commit unknown"
     changes = " with uncommitted changes" if found["dirty"] else ""
-    return Check("repro", NOTE if changes else OK, f"{found['repro']}, {commit}{changes}")
+    return CheckResult("repro", WARNING if changes else OK, f"{found['repro']}, {commit}{changes}")
 
 
-def check_devices() -> Iterator[Check]:
+def check_devices() -> Iterator[CheckResult]:
     """Whether torch and torchvision import, and every GPU computes."""
     try:
         import torch
         import torchvision  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        yield Check("torch", PROBLEM, f"torch and torchvision do not import: {error}", NEW_PAIR)
+        yield CheckResult("torch", FAIL, f"torch and torchvision do not import: {error}", NEW_PAIR)
         return
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     asked = os.environ.get("REPRO_DEVICE", "")
     if not there.get(asked, True):
-        yield Check("device", PROBLEM, f"REPRO_DEVICE={asked} asks for a GPU that torch can't use here",
-                    "REPRO_DEVICE=cpu")
+        yield CheckResult("device", FAIL, f"REPRO_DEVICE={asked} asks for a GPU that torch can't use here",
+                          "REPRO_DEVICE=cpu")
     elif not any(there.values()):
-        yield Check("device", NOTE, "no GPU that torch can use; the paper's schedules take hours to days on a CPU",
-                    "`repro cost cifar_plain_vs_res` measures what it would take here")
+        yield CheckResult("device", WARNING,
+                          "no GPU that torch can use; the paper's schedules take hours to days on a CPU",
+                          "`repro cost cifar_plain_vs_res` measures what it would take here")
     for index in range(torch.cuda.device_count()):
         try:
             computes = float(torch.ones(2, device=f"cuda:{index}").sum()) == 2
             free, total = torch.cuda.mem_get_info(index)
-            yield Check("device", OK if computes else PROBLEM,
-                        f"cuda:{index} {torch.cuda.get_device_name(index)}, {free // MB} of {total // MB} MB free")
+            yield CheckResult("device", OK if computes else FAIL,
+                              f"cuda:{index} {torch.cuda.get_device_name(index)}, {free // MB} of "
+                              f"{total // MB} MB free")
         except RuntimeError as error:
-            yield Check("device", PROBLEM, f"cuda:{index} does not compute: {error}", "REPRO_DEVICE=cpu runs anywhere")
+            yield CheckResult("device", FAIL, f"cuda:{index} does not compute: {error}",
+                              "REPRO_DEVICE=cpu runs anywhere")
 
 
-def check_results() -> Check:
+def check_results() -> CheckResult:
     """Whether runs can be written, and the space for them."""
     folder = results_dir()
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        return Check("results", PROBLEM, f"can't write in {display_path(place)}",
-                     "name another folder with REPRO_RESULTS")
+        return CheckResult("results", FAIL, f"can't write in {display_path(place)}",
+                           "name another folder with REPRO_RESULTS")
     free = shutil.disk_usage(place).free
     text = f"{free // MB} MB free for {display_path(folder)}"
     if free < ENOUGH_DISK:
-        return Check("results", PROBLEM if free < LEAST_DISK else NOTE, f"{text}, little for ResNet-1202",
-                     f"free {ENOUGH_DISK // MB} MB, or name another folder with REPRO_RESULTS")
-    return Check("results", OK, text)
+        return CheckResult("results", FAIL if free < LEAST_DISK else WARNING, f"{text}, little for ResNet-1202",
+                           f"free {ENOUGH_DISK // MB} MB, or name another folder with REPRO_RESULTS")
+    return CheckResult("results", OK, text)
 
 
-def check_data(full: bool) -> Check:
+def check_data(full: bool) -> CheckResult:
     """Whether CIFAR-10 is there and, if `full`, whole."""
     root = data_dir()
     try:
         path = cifar10_files.find(root)
         if path is None:
-            return Check("data", NOTE, f"CIFAR-10 is not in {display_path(root)} yet; suites fetch it themselves",
-                         "`repro data fetch cifar10`, or REPRO_DATA=FOLDER if you have it; data=synthetic needs none")
+            return CheckResult("data", WARNING,
+                               f"CIFAR-10 is not in {display_path(root)} yet; suites fetch it themselves",
+                               "`repro data fetch cifar10`, or REPRO_DATA=FOLDER if you have it; data=synthetic needs "
+                               "none")
         if not full:
-            return Check("data", OK, f"CIFAR-10 is in {display_path(path)}; each run verifies what it reads (now: "
-                                     "--full)")
-        return Check("data", OK, "; ".join(cifar10_files.verify(root)).replace(f"{Path.cwd()}/", ""))
+            return CheckResult("data", OK, f"CIFAR-10 is in {display_path(path)}; each run verifies what it reads "
+                               "(now: --full)")
+        return CheckResult("data", OK, "; ".join(cifar10_files.verify(root)).replace(f"{Path.cwd()}/", ""))
     except ReproError as error:
-        return Check("data", PROBLEM, str(error), "`repro data fetch cifar10` repairs it"
-                     if isinstance(error, DataError) else "see to its permissions")
+        return CheckResult("data", FAIL, str(error), "`repro data fetch cifar10` repairs it"
+                           if isinstance(error, DataError) else "see to its permissions")
 
 
-def check_variables() -> Iterator[Check]:
+def check_variables() -> Iterator[CheckResult]:
     """Each variable of the environment that is ours."""
     known = (*ENVIRONMENT, "REPRO_DEBUG")
     for name, value in sorted(os.environ.items()):
         if not name.startswith("REPRO_"):
             continue
         if name not in known:
-            yield Check("environment", NOTE, f"{name} is not read by anything{suggest(name, known)}")
+            yield CheckResult("environment", WARNING, f"{name} is not read by anything{suggest(name, known)}")
         elif name == "REPRO_DEVICE" and value and value not in Device.__members__:
-            yield Check("environment", PROBLEM, f"{name}={value}: no such device",
-                        f"one of {', '.join(Device.__members__)}")
+            yield CheckResult("environment", FAIL, f"{name}={value}: no such device",
+                              f"one of {', '.join(Device.__members__)}")
         else:
-            yield Check("environment", OK, f"{name}={value}")
+            yield CheckResult("environment", OK, f"{name}={value}")

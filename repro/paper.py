@@ -15,9 +15,10 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
-from repro.config import experiments, keys, suggest
+from repro.config import experiments, suggest
 from repro.errors import ConfigError
 from repro.paths import conf_dir, display_path, experiments_dir
+from repro.schema import FIELDS
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Strict")
@@ -441,7 +442,7 @@ def recipes() -> list[str]:
 def recipe(name: str) -> Recipe:
     """One recipe of others; ConfigError for an unknown name and for a key that no configuration has."""
     found = read_named(Recipe, experiments_dir() / "recipes", recipes(), name, "recipe")
-    check_names(found.why, keys(), f"key (in recipes/{name}.yaml: why)")
+    check_names(found.why, FIELDS, f"key (in recipes/{name}.yaml: why)")
     return found
 
 

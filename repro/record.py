@@ -12,10 +12,12 @@ from repro.wording import escape
 
 SCHEMA = 1
 Text = Annotated[str, Meta(max_length=10_000)]
+Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 Errors = dict[str, int | float]  # a row: iteration, losses, errors in percent
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")]
 ConfigHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
 
 
@@ -66,12 +68,12 @@ class Slurm(Part):
 class Session(Place):
     """One stretch of training without interruption; times in ISO form, UTC."""
 
-    started: Text | None = None
+    started: Time | None = None
     from_iteration: Count | None = None
-    ended: Text | None = None
+    ended: Time | None = None
     to_iteration: Count | None = None
     repro: Text | None = None
-    commit: Text | None = None
+    commit: Commit | None = None
     dirty: bool | None = None
     slurm: Slurm | None = None
 
@@ -93,9 +95,9 @@ class Responses(Versions, kw_only=True):
     precision: Text
     sha256: Sha256
     device: Text | None = None
-    utc: Text | None = None
+    utc: Time | None = None
     repro: Text | None = None
-    commit: Text | None = None
+    commit: Commit | None = None
     dirty: bool | None = None
 
 
@@ -125,8 +127,8 @@ class Record(Part, kw_only=True):
     memory_bytes: Count | None = None  # of earlier records: computed
     data: Images | None = None
     environment: Environment = msgspec.field(default_factory=Environment)
-    started: Text | None = None
-    ended: Text | None = None
+    started: Time | None = None
+    ended: Time | None = None
     warmup_end: Count | None = None
     sessions: list[Session] = msgspec.field(default_factory=list)
     train_seconds: Seconds = 0.0

@@ -33,10 +33,12 @@ import msgspec
 from repro.config import config_hash, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, InUseError, StorageError
 from repro.paths import display_path, results_dir
-from repro.ranges import IMAGENET, SYNTHETIC
 from repro.record import Record, parse_record
-from repro.schema import RunConfig
+from repro.schema import IMAGENET, SYNTHETIC, RunConfig
 
+GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
+RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
+TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
 LOCK = "run.lock"
 OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
 LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
@@ -136,9 +138,9 @@ def title(config: RunConfig) -> str:
     return f"{config.name} seed {config.seed}" + (" (wiring test)" if config.data.wiring_test else synthetic)
 
 
-def run_folder(config: RunConfig) -> Path:
-    """Where this configuration's run lies; precision must be resolved."""
-    own = config_hash(config)
+def run_folder(config: RunConfig, own: str | None = None) -> Path:
+    """Where this configuration's run lies; precision must be resolved. `own` is its hash, if that is known."""
+    own = own or config_hash(config)
     name = config.name if own in paper_hashes(config.name) else f"{config.name}@{own}"
     return results_dir(config.results) / "runs" / name / f"seed{config.seed}"
 
@@ -197,6 +199,13 @@ def write_record(folder: Path, record: Record) -> None:
     write_json(folder / "run.json", msgspec.to_builtins(record))
 
 
+def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
+    """Columns of history.csv; errors in percent, `evaluated_on` is test or val."""
+    columns = ("iteration", "learning_rate", "train_loss", "train_top1_error", f"{evaluated_on}_loss",
+               f"{evaluated_on}_top1_error")
+    return (*columns, f"{evaluated_on}_top5_error") if top5 else columns
+
+
 def history_problem(folder: Path, record: Record) -> str | None:
     """Why a record that says 'finished' is not borne out by its history.csv; None if it is."""
     if record.status != "finished":
@@ -211,7 +220,7 @@ def history_problem(folder: Path, record: Record) -> str | None:
         return "history.csv has not every evaluation once"
     if record.history_sha256 not in (None, file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
-    if any(rows[-1].get(key) != value for key, value in (record.result or {}).items()):
+    if record.result is None or any(rows[-1].get(key) != value for key, value in record.result.items()):
         return "history.csv and the recorded result differ"
     return None
 
@@ -288,6 +297,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise write_problem(path, len(payload), error) from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file so that it survives a power cut; StorageError if that fails, InUseError as of `check_held`."""
+    check_held(path.parent)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            sync(file.fileno(), path.parent)
+    except OSError as error:
+        raise write_problem(path, len(text.encode()), error) from error
 
 
 def temporary_path(path: Path) -> Path:

@@ -1,13 +1,25 @@
-"""The configuration of one run: every key, its type and its allowed values.
+"""The configuration of one run: every key with its type, its range, and whether it changes a run's numbers.
 
 Values are not here but in conf/, beside the section of the paper that they come from; MISSING marks what a
 configuration file must say. No torch in this module, so that a wrong value is reported before torch is imported.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
+from math import inf
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin
 
 from omegaconf import MISSING
+
+CIFAR10, IMAGENET = "cifar10", "imagenet"
+SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
+CLASSES = 1000  # of ImageNet, Sec. 4.1
+TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 class Architecture(Enum):
@@ -177,116 +189,235 @@ class Resume(Enum):
     never = "never"
 
 
+DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152), Family.vgg: (16, 19)}  # Table 1, Sec. 3.3
+
+
+class Range(NamedTuple):
+    """What a key may hold, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def above(low: float, most: float = inf) -> Range:
+    """Above `low`, at most `most`."""
+    words = f"above {low}" + (f", at most {most}" if most < inf else "")
+    return Range(words, lambda value: low < value <= most and value < inf)
+
+
+def at_least(low: float, below: float = inf) -> Range:
+    """From `low` on, below `below`."""
+    return Range(f"at least {low}" + (f", below {below}" if below < inf else ""), lambda value: low <= value < below)
+
+
+def within(low: float, high: float) -> Range:
+    """Between the two, both included."""
+    return Range(f"{low} to {high}", lambda value: low <= value <= high)
+
+
+NAME = Range("letters, digits, _ - . (it names a folder)", lambda name: bool(re.fullmatch(r"\w[\w.-]*", name)))
+DATA_SET = Range(f"{CIFAR10} or {SYNTHETIC} or {IMAGENET}", lambda name: name in (CIFAR10, SYNTHETIC, IMAGENET))
+DEVICES = Range("1 to 4096, -1 or null", lambda count: count == -1 or 1 <= count <= 4096)
+BLOCKS = Range("1 to 1000, a model.depth of 8 to 6002", lambda blocks: 1 <= blocks <= 1000)
+MEANS = Range("three numbers of 0 to 1", lambda means: len(means) == 3 and all(0 <= mean <= 1 for mean in means))
+STDS = Range("three numbers above 0, at most 1", lambda stds: len(stds) == 3 and all(0 < std <= 1 for std in stds))
+SIDES = Range("[from, to] of 32 to 4096 pixels", lambda side: len(side) == 2 and 32 <= side[0] <= side[1] <= 4096)
+RISING = Range("rising positive iterations", lambda drops: drops == sorted(set(drops)) and min(drops, default=1) > 0)
+ITERATIONS = Range("iterations from 1", lambda iterations: min(iterations, default=1) > 0)
+
+
+def key(allowed: Range | None = None, default: Any = MISSING, *, changes_numbers: bool = True, **earlier: Any) -> Any:
+    """A key of the configuration.
+
+    allowed: the range of its values; None where the type says it all.
+    changes_numbers: whether it is part of a run's identity.
+    earlier: what the runs did that were recorded before the key was there; such a value leaves the identity as it was.
+    """
+    return field(default=default, metadata={"allowed": allowed, "changes_numbers": changes_numbers, **earlier})
+
+
 @dataclass
 class ModelConfig:
     """A 6n+2-layer CIFAR-10 network (Sec. 4.2; n is `blocks_per_stage`), or an ImageNet network of `depth` layers."""
 
-    architecture: Architecture = MISSING
-    family: Family = MISSING
-    blocks_per_stage: int | None = MISSING  # null: an ImageNet network, which its depth describes
-    depth: int | None = None  # 6n+2; wins over blocks_per_stage when it is given
-    shortcut_option: ShortcutOption = MISSING
-    zero_padding: ZeroPadding = MISSING
-    stride_in: StrideIn = MISSING  # of bottlenecks
-    conv_init: ConvInit = MISSING
-    fc_init: FcInit = MISSING
-    batch_norm_eps: float = MISSING
-    batch_norm_momentum: float = MISSING
-    num_classes: int = MISSING
+    architecture: Architecture = key(earlier="cifar")
+    family: Family = key()
+    blocks_per_stage: int | None = key(BLOCKS)  # null: an ImageNet network, which its depth describes
+    depth: int | None = key(default=None, changes_numbers=False)  # 6n+2, wins over blocks_per_stage; counts on ImageNet
+    shortcut_option: ShortcutOption = key()
+    zero_padding: ZeroPadding = key(earlier="appended")
+    stride_in: StrideIn = key(earlier="first_1x1")  # of bottlenecks
+    conv_init: ConvInit = key()
+    fc_init: FcInit = key(earlier="uniform_zero_bias")
+    batch_norm_eps: float = key(above(0))
+    batch_norm_momentum: float = key(above(0, 1))
+    num_classes: int = key(at_least(2))
 
 
 @dataclass
 class DataConfig:
     """The data set, its split and the augmentation of its training images."""
 
-    name: str = MISSING
-    root: str | None = None
-    split: Split = MISSING
-    normalization: Normalization = MISSING
-    channel_mean: list[float] | None = MISSING  # of red, green, blue, for pixels in 0..1; with per_channel only
-    channel_std: list[float] | None = MISSING
-    crop: Crop = MISSING
-    padding: int = MISSING  # pixels on each side before the random crop; 0 turns the crop off
-    padding_value: PaddingValue = MISSING
-    crop_size: int | None = MISSING  # pixels of one side; null with crop=padded
-    shorter_side: list[int] | None = MISSING  # [from, to] in pixels, both included; with crop=shorter_side only
-    test_shorter_side: int | None = MISSING  # of the image whose center is tested, and of the mean image's
-    flip: bool = MISSING
-    color_noise_std: float = MISSING  # along the principal components of the pixels; 0: none
-    wiring_test: bool = MISSING  # takes any number of classes and one folder for both sets; never evidence
+    name: str = key(DATA_SET)
+    root: str | None = key(default=None, changes_numbers=False)
+    split: Split = key()
+    normalization: Normalization = key(earlier="per_pixel_mean")
+    channel_mean: list[float] | None = key(MEANS, earlier=None)  # of red, green, blue, for pixels in 0..1
+    channel_std: list[float] | None = key(STDS, earlier=None)
+    crop: Crop = key(earlier="padded")
+    padding: int = key(within(0, 16))  # pixels on each side before the random crop; 0 turns the crop off
+    padding_value: PaddingValue = key(earlier="mean")
+    crop_size: int | None = key(within(32, 1024), earlier=None)  # pixels of one side; null with crop=padded
+    shorter_side: list[int] | None = key(SIDES, earlier=None)  # [from, to] in pixels, both included
+    test_shorter_side: int | None = key(within(32, 4096), earlier=None)  # of the tested images and the mean image's
+    flip: bool = key()
+    color_noise_std: float = key(within(0, 10), earlier=0.0)  # along the principal components of the pixels; 0: none
+    wiring_test: bool = key(earlier=False)  # takes any number of classes and one folder for both sets; never evidence
 
 
 @dataclass
 class TrainConfig:
     """Mini-batch SGD; every length is in iterations (updates done)."""
 
-    mini_batch_size: int = MISSING
-    iterations: int = MISSING
-    lr: float = MISSING
-    lr_factor: float = MISSING
-    lr_policy: LrPolicy = MISSING
-    lr_drops: list[int] = MISSING  # with lr_policy=drops
-    plateau_patience: int = MISSING  # tests in a row without a better validation error before a drop
-    plateau_threshold: float = MISSING  # points by which the validation top-1 error must fall to be better
-    plateau_drops: int = MISSING  # at most so many drops
-    warmup: WarmUp = MISSING
-    warmup_lr: float = MISSING
-    warmup_error: float = MISSING  # percent
-    warmup_window: int = MISSING
-    warmup_max: int = MISSING
-    momentum: float = MISSING
-    momentum_form: MomentumForm = MISSING
-    weight_decay: float = MISSING
-    weight_decay_on: DecayOn = MISSING
-    batch_norm_group: int = MISSING  # images that share batch statistics; divides the mini-batch
-    loss_scale: float = MISSING  # static, used with fp16 only
+    mini_batch_size: int = key(within(1, 45_000))
+    iterations: int = key(within(1, 10**7))
+    lr: float = key(above(0))
+    lr_factor: float = key(above(0, 1))
+    lr_policy: LrPolicy = key(earlier="drops")
+    lr_drops: list[int] = key(RISING)  # with lr_policy=drops
+    plateau_patience: int = key(at_least(1), earlier=5)  # tests in a row without a better error before a drop
+    plateau_threshold: float = key(within(0, 100), earlier=0.1)  # points by which the error must fall to be better
+    plateau_drops: int = key(within(1, 20), earlier=2)  # at most so many drops
+    warmup: WarmUp = key()
+    warmup_lr: float = key(above(0))
+    warmup_error: float = key(above(0, 100))  # percent
+    warmup_window: int = key(at_least(1))
+    warmup_max: int = key(at_least(1))
+    momentum: float = key(at_least(0, below=1))
+    momentum_form: MomentumForm = key()
+    weight_decay: float = key(at_least(0))
+    weight_decay_on: DecayOn = key()
+    batch_norm_group: int = key(at_least(2))  # images that share batch statistics; divides the mini-batch
+    loss_scale: float = key(above(0))  # static, used with fp16 only
 
 
 @dataclass
 class EvaluationConfig:
     """When the network is tested during training, and what else is measured of it; changes no result."""
 
-    interval: int = MISSING
-    batch_norm_images: int = MISSING  # whose batch statistics are averaged after the last iteration; 0: none
-    responses: bool = MISSING  # write responses.csv (Fig. 7) after the last iteration
-    gradient_iterations: list[int] = MISSING  # updates whose gradient norms go into gradients.csv
+    interval: int = key(at_least(1))
+    batch_norm_images: int = key(at_least(0), changes_numbers=False)  # averaged over at the end; 0: none
+    responses: bool = key(changes_numbers=False)  # write responses.csv (Fig. 7) after the last iteration
+    gradient_iterations: list[int] = key(ITERATIONS, changes_numbers=False)  # whose norms go into gradients.csv
 
 
 @dataclass
 class MachineConfig:
     """Where and in what precision the computation is executed; only `precision` changes its numbers."""
 
-    device: Device = MISSING
-    precision: Precision = MISSING
-    channels_last: bool | None = None  # None: on where it is measured faster
-    threads: int | None = None  # None: torch's default
-    deterministic: bool = False
-    steps_per_graph: int | None = None  # updates in one captured graph; None: by the depth of the network
-    activation_checkpointing: bool = False  # forget activations and compute them again: less memory, same numbers
-    timeout_seconds: float = 120.0  # after which a process that is waited for counts as lost
-    loader: Loader = Loader.auto
-    workers: int | None = None  # threads or processes that read images; None: by the cores of this machine
-    evaluation_batch_size: int = MISSING
-    checkpoint_seconds: float = MISSING
-    tensorboard: bool = True
+    device: Device = key(changes_numbers=False)
+    precision: Precision = key()
+    channels_last: bool | None = key(default=None, changes_numbers=False)  # None: on where it is measured faster
+    threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
+    deterministic: bool = key(default=False, changes_numbers=False)
+    steps_per_graph: int | None = key(within(1, 1000), None, changes_numbers=False)  # updates; None: by the depth
+    activation_checkpointing: bool = key(default=False, changes_numbers=False)  # less memory, the same numbers
+    timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
+    loader: Loader = key(default=Loader.auto, changes_numbers=False)
+    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # that read images; None: by the cores
+    evaluation_batch_size: int = key(at_least(1), changes_numbers=False)
+    checkpoint_seconds: float = key(at_least(0), changes_numbers=False)
+    tensorboard: bool = key(default=True, changes_numbers=False)
 
 
 @dataclass
 class RunConfig:
     """One training run."""
 
-    name: str = MISSING
-    description: str = ""
-    reproduces: list[str] = field(default_factory=list)
-    seed: int = 0
-    scale: float = 1.0
-    max_seconds: float | None = None
-    resume: Resume = Resume.auto
-    results: str | None = None
-    engine: Engine = Engine.auto
-    devices: int | None = None  # processes that share every mini-batch, a device each; see with_devices
+    name: str = key(NAME, changes_numbers=False)
+    description: str = key(default="", changes_numbers=False)
+    reproduces: list[str] = field(default_factory=list, metadata={"allowed": None, "changes_numbers": False})
+    seed: int = key(within(0, 2**32 - 1), 0, changes_numbers=False)  # seeds are repetitions of one run
+    scale: float = key(above(0, 1), 1.0)
+    max_seconds: float | None = key(above(0), None, changes_numbers=False)
+    resume: Resume = key(default=Resume.auto, changes_numbers=False)
+    results: str | None = key(default=None, changes_numbers=False)
+    engine: Engine = key(default=Engine.auto, changes_numbers=False)
+    devices: int | None = key(DEVICES, None, changes_numbers=False)  # processes that share every mini-batch
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+def fields_by_key(section: Any = RunConfig, prefix: str = "") -> dict[str, Field[Any]]:
+    """Every key of the configuration as {dotted key: its field}; the sections that hold them are not among them."""
+    found: dict[str, Field[Any]] = {}
+    for entry in fields(section):
+        found |= (fields_by_key(entry.type, f"{prefix}{entry.name}.") if is_dataclass(entry.type)
+                  else {prefix + entry.name: entry})
+    return found
+
+
+FIELDS = fields_by_key()
+SECTIONS = tuple(entry.name for entry in fields(RunConfig) if is_dataclass(entry.type))
+
+
+def allowed_values(key: str) -> str | None:
+    """What the type of a key admits, in words; None if there is no such key."""
+    if key in SECTIONS:
+        return f"a section: set its keys, as {next(name for name in FIELDS if name.startswith(f'{key}.'))}"
+    return type_name(FIELDS[key].type) if key in FIELDS else None
+
+
+def type_name(hint: Any) -> str:
+    """A type of the schema in words."""
+    if isinstance(hint, UnionType):
+        return " or ".join("null" if kind is NoneType else type_name(kind) for kind in get_args(hint))
+    if get_origin(hint) is list:
+        return f"a list of {SEVERAL[get_args(hint)[0]]}, as [1,2]"
+    return " or ".join(hint.__members__) if issubclass(hint, Enum) else PLAIN[hint]
+
+
+def rules(config: RunConfig) -> Iterator[tuple[str, bool, str]]:
+    """What ties keys together: (key, whether its value goes with the others, what is allowed)."""
+    model, data, train = config.model, config.data, config.train
+    images = f"with data.name={data.name}"
+    imagenet = data.name == IMAGENET
+    architecture = Architecture.imagenet if imagenet else Architecture.cifar
+    crop = Crop.shorter_side if imagenet else Crop.padded
+    yield "model.architecture", model.architecture is architecture, f"{architecture.name} {images}"
+    yield "data.crop", data.crop is crop, f"{crop.name} {images}"
+    if imagenet:
+        yield "model.blocks_per_stage", model.blocks_per_stage is None, f"null {images}: they follow from model.depth"
+        size, sides, depths = data.crop_size or 0, data.shorter_side or [0], DEPTHS[model.family]
+        yield "model.depth", model.depth in depths, " or ".join(map(str, depths)) + f" for {model.family.name}"
+        yield "model.num_classes", model.num_classes == CLASSES or data.wiring_test, f"{CLASSES}, but in a wiring test"
+        yield "data.padding", data.padding == 0, f"0 {images}"
+        yield "data.crop_size", size > 0, f"32 to 1024 {images}"
+        yield "data.shorter_side", sides[0] >= size, "[from, to] from data.crop_size to 4096 pixels"
+        yield "data.test_shorter_side", (data.test_shorter_side or 0) >= size, "data.crop_size to 4096 pixels"
+        yield "evaluation.responses", not config.evaluation.responses, "false: Figure 7 is about CIFAR-10"
+    else:
+        yield "model.blocks_per_stage", model.blocks_per_stage is not None, f"{BLOCKS.words} {images}"
+        yield "model.family", model.family is not Family.vgg, f"plain or residual {images}"
+        yield "model.num_classes", model.num_classes >= 10, "at least the data set's 10 classes"
+        for name in ("crop_size", "shorter_side", "test_shorter_side"):
+            yield f"data.{name}", getattr(data, name) is None, f"null {images}"
+        yield "data.color_noise_std", data.color_noise_std == 0, f"0 {images}"
+        yield "data.wiring_test", not data.wiring_test, f"false {images}"
+        yield "train.lr_policy", train.lr_policy is LrPolicy.drops or data.split is Split["45k"], \
+            "drops; plateau needs validation images (data.split=45k)"
+    yield "data.split", data.split is Split.full or data.name == CIFAR10, f"full {images}"
+    per_channel = data.normalization is Normalization.per_channel
+    for name, values in (("channel_mean", data.channel_mean), ("channel_std", data.channel_std)):
+        yield f"data.{name}", (values is not None) is per_channel, \
+            f"{'three numbers' if per_channel else 'null'} with data.normalization={data.normalization.name}"
+    yield "train.momentum", train.momentum > 0 or train.momentum_form is not MomentumForm.nesterov, \
+        "above 0 with train.momentum_form=nesterov"
+    yield "train.batch_norm_group", train.mini_batch_size % train.batch_norm_group == 0, \
+        f"a divisor of train.mini_batch_size={train.mini_batch_size}"
+    tf32 = config.machine.precision is Precision.tf32
+    yield "machine.precision", not tf32 or config.machine.device not in (Device.cpu, Device.mps), \
+        "tf32 with machine.device=cuda only"

@@ -7,11 +7,9 @@ import contextlib
 import hashlib
 import io
 import shlex
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +18,24 @@ import torch
 import torchvision
 from torch import nn
 
+from repro.checks import FAIL, OK, SKIPPED, CheckResult
 from repro.config import compose, config_hash, experiments, paper_config, with_precision
 from repro.data import cifar10_files
 from repro.errors import ReproError, Stopped
-from repro.evaluation.complexity import Network, count, networks
+from repro.evaluation.analysis import Network, count, networks
 from repro.models.build import build_imagenet_model
 from repro.paper import golden_counts, pinned_hashes, published_dir
 from repro.paths import data_dir, display_path, in_tree, reference_dir
 from repro.records.check import check_record
-from repro.records.reading import ERROR
 from repro.reporting import tables
 from repro.reporting.tables import half_a_digit
 from repro.runs import Run, scan
 from repro.schema import Precision, StrideIn
 from repro.stopping import StopRequest
-from repro.training import engine
+from repro.training.launch import run
+from repro.training.plan import plan
+from repro.training.train import train_here
 
-OK, FAIL, SKIPPED = "ok", "FAIL", "skipped"
 SHOWN = 5  # differences of one check that are shown
 COUNTED = ("cifar10/plain-20", "cifar10/resnet-110-A", "imagenet/plain-34", "imagenet/resnet-34-B",
            "imagenet/resnet-50-B-first_1x1", "imagenet/vgg-16")
@@ -52,30 +51,12 @@ class Mismatch(Exception):
     """A check found these differences."""
 
     def __init__(self, differences: list[str]):
-        super().__init__("; ".join(differences))
-        self.differences = differences
+        more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+        super().__init__("; ".join([*differences[:SHOWN], *more]))
 
 
 class Skipped(Exception):
     """A check has nothing to look at here; the text says why, and what to do about it."""
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """How a check ended: ok, FAIL with what differs, or skipped."""
-
-    check: str
-    status: str
-    text: str
-    seconds: float
-    differences: tuple[str, ...] = ()
-
-    def line(self) -> str:
-        """The result for a person: one line, and one more for each difference after the first."""
-        more = [*self.differences[1:SHOWN], *([f"and {len(self.differences) - SHOWN} more"] * (
-            len(self.differences) > SHOWN))]
-        return "\n".join([f"{self.status:<7}  {self.check}: {self.text}  {self.seconds:.1f} s",
-                          *(f"{'':<7}  {'':<{len(self.check)}}  {text}" for text in more)])
 
 
 def checks(root: Path) -> dict[str, Callable[[], str]]:
@@ -89,18 +70,15 @@ def checks(root: Path) -> dict[str, Callable[[], str]]:
 def perform(name: str, check: Callable[[], str]) -> CheckResult:
     """Carry a check out. One that breaks down has failed."""
     began = time.monotonic()
-    differences: list[str] = []
     try:
         status, text = OK, check()
     except Skipped as reason:
         status, text = SKIPPED, str(reason)
-    except Mismatch as found:
-        status, text, differences = FAIL, found.differences[0], found.differences
-    except ReproError as error:
+    except (Mismatch, ReproError) as error:
         status, text = FAIL, str(error)
     except Exception as error:
         status, text = FAIL, f"broke down: {type(error).__name__}: {error}"
-    return CheckResult(name, status, " ".join(text.split()), time.monotonic() - began, tuple(differences))
+    return CheckResult(name, status, " ".join(text.split()), seconds=time.monotonic() - began)
 
 
 def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> int:
@@ -186,25 +164,33 @@ def exact_resume() -> str:
     with (tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()),
           contextlib.redirect_stdout(io.StringIO())):
         whole, resumed = train(Path(folder) / "whole"), train(Path(folder) / "resumed", STOP_AFTER)
-        sessions = len((resumed.record or {}).get("sessions", ()))
+        sessions = len(resumed.record.sessions) if resumed.record else 0
         expected, found = (hash_results(run) for run in (whole, resumed))
     values = compare(expected | {"sessions": 2}, found | {"sessions": sessions})
     return f"{UPDATES} updates, interrupted after {STOP_AFTER}: history and {values - 2} tensors, bit for bit"
 
 
 def train(results: Path, stop_after: int | None = None) -> Run:
-    """The tiny run with its results in a folder; first up to a signal where it is to be interrupted."""
-    config = compose([*TINY_RUN, f"results={results}"])
+    """The tiny run with its results in a folder; first up to a stop where it is to be interrupted."""
+    planned = plan(compose([*TINY_RUN, f"results={results}"]))
     if stop_after is not None:
-        stop = StopRequest()  # not active: it receives what it is given here
-        updates = engine.run_stepwise(config, stop)
-        for _ in range(stop_after - 1):
-            next(updates)
-        stop.received = signal.SIGTERM
         with contextlib.suppress(Stopped):
-            for _ in updates:
-                pass
-    return engine.run(config)
+            train_here(planned, StopAfter(stop_after))
+    return run(planned)
+
+
+class StopAfter(StopRequest):
+    """Asks for a stop after so many updates."""
+
+    def __init__(self, updates: int):
+        super().__init__()
+        self.looks = 0 - updates
+
+    @property
+    def reason(self) -> str | None:
+        """The loop looks once before the first update, and once after each."""
+        self.looks += 1
+        return "SIGTERM" if self.looks > 0 else None
 
 
 def hash_results(run: Run) -> dict[str, str]:
@@ -231,7 +217,7 @@ def committed_records() -> str:
     if not folders:
         raise Skipped(f"no records in {display_path(runs)}")
     wrong = [f"{folder.relative_to(runs)}: {one.check}: {one.text}" for folder in folders
-             for one in check_record(folder, folders)[:-1] if one.verdict == ERROR]
+             for one in check_record(folder, folders)[:-1] if one.status == FAIL]
     if wrong:
         raise Mismatch(wrong)
     return f"{len(folders)} records in {display_path(runs)} as `repro verify-record` asks"

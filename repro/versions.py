@@ -2,11 +2,11 @@
 
 import platform
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 from repro import OLDEST_PYTHON
+from repro.checks import FAIL, CheckResult
 from repro.paths import TREE, in_tree
 
 if TYPE_CHECKING:
@@ -22,34 +22,22 @@ NEW_PAIR = ("install a pair that fits: `python -m pip install --upgrade torch to
 COMPUTING = ("torch", "torchvision")
 
 
-@dataclass(frozen=True)
-class VersionProblem:
-    """One package (or Python) that doesn't work here: what is wrong and what to do."""
-
-    package: str
-    text: str
-    next_step: str
-
-    def __str__(self) -> str:
-        return f"{self.text}; {self.next_step}"
-
-
-def version_problems() -> list[VersionProblem]:
+def version_problems() -> list[CheckResult]:
     """What is missing, too old or doesn't fit, Python first; empty if everything that we require is there."""
     python = python_problem(sys.version_info[:2])
     if python is not None:
         return [python]
     found = [problem for requirement in requirements() if (problem := requirement_problem(requirement)) is not None]
-    if not {problem.package for problem in found} & set(COMPUTING):
+    if not {problem.check for problem in found} & set(COMPUTING):
         found += pair_problems()
     return found
 
 
-def python_problem(found: tuple[int, int]) -> VersionProblem | None:
+def python_problem(found: tuple[int, int]) -> CheckResult | None:
     """A Python that is too old; a newer one than the tested ones is no problem by itself."""
     if found >= OLDEST_PYTHON:
         return None
-    return VersionProblem("python", f"Python {platform.python_version()} is too old: {python_range()} is needed",
+    return CheckResult("python", FAIL, f"Python {platform.python_version()} is too old: {python_range()} is needed",
                           NEW_PYTHON)
 
 
@@ -73,19 +61,19 @@ def requirements() -> list["Requirement"]:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""})]
 
 
-def requirement_problem(requirement: "Requirement") -> VersionProblem | None:
+def requirement_problem(requirement: "Requirement") -> CheckResult | None:
     """A package that is not installed or not in a version that we require."""
     name, needed = requirement.name, str(requirement.specifier)
     next_step = NEW_PAIR if name in COMPUTING else f"`python -m pip install '{name}{needed}'`"
     found = installed_version(name)
     if found is None:
-        return VersionProblem(name, f"{name} is not installed ({needed} is needed)", next_step)
+        return CheckResult(name, FAIL, f"{name} is not installed ({needed} is needed)", next_step)
     if not requirement.specifier.contains(found, prereleases=True):
-        return VersionProblem(name, f"{name} {found} is not supported: {needed} is needed", next_step)
+        return CheckResult(name, FAIL, f"{name} {found} is not supported: {needed} is needed", next_step)
     return None
 
 
-def pair_problems() -> list[VersionProblem]:
+def pair_problems() -> list[CheckResult]:
     """A torch that the installed torchvision was not built for, by torchvision's own requirement."""
     from packaging.requirements import Requirement
 
@@ -94,7 +82,7 @@ def pair_problems() -> list[VersionProblem]:
         return []
     needed = [requirement.specifier for requirement in map(Requirement, requires("torchvision") or [])
               if requirement.name == "torch" and requirement.marker is None]
-    return [VersionProblem("torchvision", f"torchvision {torchvision} needs torch {specifier}, and torch {torch} is "
+    return [CheckResult("torchvision", FAIL, f"torchvision {torchvision} needs torch {specifier}, and torch {torch} is "
                            "installed", NEW_PAIR)
             for specifier in needed if not specifier.contains(torch, prereleases=True)]
 

@@ -1,41 +1,25 @@
-"""Words for a person: the nearest known name, a duration, what a key of the schema may hold. Never imports torch."""
+"""Words for a person: the nearest known name, a duration. Never imports torch."""
 
-import difflib
-import types
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from typing import Any, get_args, get_origin
-
-PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
+from difflib import SequenceMatcher
+from os.path import commonprefix
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known name that was most likely meant, capitals aside: itself, its last part, a part of it, or alike."""
-    folded = {name.casefold(): name for name in reversed(known)}
+    """The known name that was most likely meant, capitals aside: one that holds the word, or is like it at the end.
+
+    Of several that are equally alike it is the one that begins alike.
+    """
     typed = word.casefold()
-    leaves = [name for name in folded if typed.split(".")[-1] == name.split(".")[-1]]
-    inside = sorted((name for name in folded if len(typed) > 2 and typed in name), key=len)
-    close = most_similar(typed, list(folded), 0.5)
-    if not close:
-        ends = most_similar(typed.split(".")[-1], [name.split(".")[-1] for name in folded], 0.8)
-        close = [name for name in folded if ends and name.split(".")[-1] == ends[0]]
-    found = [name for name in (typed,) if name in folded] + leaves + inside + close
-    return folded[found[0]] if found else None
 
+    def likeness(known_name: str) -> tuple[float, int]:
+        name = known_name.casefold()
+        pairs = (typed, name), (typed.rpartition(".")[2], name.rpartition(".")[2])
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return (len(typed) > 2 and typed in name) + ratio, len(commonprefix(pairs[0]))  # noqa: RUF071
 
-def most_similar(word: str, names: Sequence[str], cutoff: float) -> list[str]:
-    """The name with the largest share of equal letters, at least `cutoff`; of several the one that begins alike."""
-    scores = {name: (difflib.SequenceMatcher(None, word, name).ratio(), common_prefix_length(word, name))
-              for name in names}
-    best = max(scores, key=lambda name: scores[name], default=None)
-    return [] if best is None or scores[best][0] < cutoff else [best]
-
-
-def common_prefix_length(word: str, name: str) -> int:
-    """How many letters at the beginning are equal."""
-    return next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), min(len(word), len(name)))
+    best = max(known, key=likeness, default="")
+    return best if likeness(best)[0] >= 0.6 else None
 
 
 def escape(text: str) -> str:
@@ -53,25 +37,3 @@ def duration(seconds: float | None) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def allowed_values(schema: Any, key: str) -> str | None:
-    """What the schema admits under a dotted key, in words; None if it has no such key."""
-    head, _, rest = key.partition(".")
-    hint = next((entry.type for entry in fields(schema) if entry.name == head), None)
-    if hint is None:
-        return None
-    if is_dataclass(hint):
-        return allowed_values(hint, rest) if rest else f"a section: set its keys, as {head}.{fields(hint)[0].name}"
-    return type_name(hint)
-
-
-def type_name(hint: Any) -> str:
-    """A type of the schema in words."""
-    if isinstance(hint, types.UnionType):
-        return " or ".join("null" if kind is types.NoneType else type_name(kind) for kind in get_args(hint))
-    if get_origin(hint) is list:
-        return f"a list of {SEVERAL[get_args(hint)[0]]}, as [1,2]"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(hint.__members__)
-    return PLAIN[hint]

@@ -1,5 +1,6 @@
 """Small made-up inputs that several tests share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -7,7 +8,10 @@ import torch
 from repro.config import compose
 from repro.data.cifar10 import DeviceData, per_pixel_mean
 from repro.devices import resolve
+from repro.runs import Run
 from repro.schema import RunConfig
+from repro.training.launch import run
+from repro.training.plan import plan
 
 
 def tiny_config(*overrides: str) -> RunConfig:
@@ -36,3 +40,8 @@ def tiny_data(images: int = 100, tests: int = 30, seed: int = 0) -> DeviceData:
 def with_machine(config: RunConfig, **changes: object) -> RunConfig:
     """The configuration with other machine settings."""
     return replace(config, machine=replace(config.machine, **changes))
+
+
+def run_config(config: RunConfig, command: Sequence[str] = ()) -> Run:
+    """Train a configuration, as `repro run` does."""
+    return run(plan(config, command))

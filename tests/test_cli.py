@@ -59,7 +59,7 @@ WRONG = [
     (["run", "experiment=cifar_resnet20", "results=~nosuch/x"], ["~nosuch/x: no user of that name"]),
     (["run", "experiment=cifar_resnet20", "results=a\udcff"], ["a\\udcff: a path that is no UTF-8"]),
     (["eval", "experiment=cifar_resnet20", "weights=~nosuch/x"], ["~nosuch/x: no user of that name"]),
-    (["run", "experiment=cifar_resnet20", "model.depth=21"], ["model.depth=21: must be 6n+2"]),
+    (["run", "experiment=cifar_resnet20", "model.depth=21"], ["model.depth=21: allowed is 6n+2"]),
     (["run", "experiment=cifar_resnet20", "seed=-1"], ["seed=-1", "0 to 4294967295"]),
     (["xyzzy"], ["no command 'xyzzy'\n", "there are: run, suite"]),
     (["--no-such-flag"], ["usage: repro"]),

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from repro import doctor
-from repro.doctor import NOTE, OK, PROBLEM, check_data, check_devices, check_results, check_variables
+from repro.checks import FAIL, OK, WARNING
+from repro.doctor import check_data, check_devices, check_results, check_variables
 
 
 def test_this_machine(direct, tmp_path, monkeypatch):
@@ -23,7 +24,7 @@ def test_this_machine(direct, tmp_path, monkeypatch):
     content = json.loads(outcome.out)
     assert content["environment"]["torch_version"] == torch.__version__
     assert content["problems"] == 0
-    assert {one["name"] for one in content["checks"]} == {"repro", "device", "results", "data", "environment"}
+    assert {one["check"] for one in content["checks"]} == {"repro", "device", "results", "data", "environment"}
     text = direct("doctor").out
     assert f"torch_version: {torch.__version__}\n" in text
     assert text.endswith("problems: 0; runs can start\n")
@@ -51,15 +52,15 @@ def test_gpus(gpus, monkeypatch):
     monkeypatch.setenv("REPRO_DEVICE", "cuda")
     gpus(0)
     one, = check_devices()
-    assert (one.status, one.text) == (PROBLEM, "REPRO_DEVICE=cuda asks for a GPU that torch can't use here")
+    assert (one.status, one.text) == (FAIL, "REPRO_DEVICE=cuda asks for a GPU that torch can't use here")
     monkeypatch.delenv("REPRO_DEVICE")
-    assert [one.status for one in check_devices()] == [NOTE]
+    assert [one.status for one in check_devices()] == [WARNING]
     gpus(2)
     assert [str(one) for one in check_devices()] == [
-        f"ok       device       cuda:{index} NVIDIA H200, 1073 of 2147 MB free" for index in range(2)]
+        f"ok       device: cuda:{index} NVIDIA H200, 1073 of 2147 MB free" for index in range(2)]
     gpus(1, "no kernel image is available")
     one, = check_devices()
-    assert (one.status, one.text) == (PROBLEM, "cuda:0 does not compute: no kernel image is available")
+    assert (one.status, one.text) == (FAIL, "cuda:0 does not compute: no kernel image is available")
 
 
 @pytest.mark.fault(48)
@@ -73,7 +74,7 @@ def test_a_pair_that_does_not_import(direct, monkeypatch):
     assert outcome.out.endswith("problems: 1\n")
 
 
-@pytest.mark.parametrize(("megabytes", "status"), [(19, PROBLEM), (20, NOTE), (499, NOTE), (500, OK)])
+@pytest.mark.parametrize(("megabytes", "status"), [(19, FAIL), (20, WARNING), (499, WARNING), (500, OK)])
 def test_disk(monkeypatch, megabytes, status):
     usage = namedtuple("Usage", "free")(megabytes * 10**6)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
@@ -84,7 +85,7 @@ def test_a_results_folder_that_is_a_file(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPRO_RESULTS", "file/results")
-    assert (check_results().status, check_results().text) == (PROBLEM, "can't write in file")
+    assert (check_results().status, check_results().text) == (FAIL, "can't write in file")
 
 
 @pytest.mark.fault(39)
@@ -98,24 +99,24 @@ def test_permissions_as_another_user():
         mine.mkdir(mode=0o555)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
                               env=os.environ | {"REPRO_RESULTS": str(mine / "results")})
-    assert done.stdout.startswith("PROBLEM  results "), done.stderr
+    assert done.stdout.startswith("FAIL     results: "), done.stderr
 
 
 def test_data_that_is_missing_there_or_damaged(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPRO_DATA", "my data")
-    assert (check_data(True).status, "not in my data yet" in check_data(True).text) == (NOTE, True)
+    assert (check_data(True).status, "not in my data yet" in check_data(True).text) == (WARNING, True)
     (tmp_path / "my data").mkdir()
     (tmp_path / "my data" / "cifar10.npz").write_bytes(b"no zip")
     assert check_data(False).status == OK
     one = check_data(True)
-    assert (one.status, one.next_step) == (PROBLEM, "`repro data fetch cifar10` repairs it")
+    assert (one.status, one.next_step) == (FAIL, "`repro data fetch cifar10` repairs it")
     assert "my data/cifar10.npz" in one.text
 
 
 @pytest.mark.parametrize(("name", "value", "status", "words"), [
-    ("REPRO_DEVICE", "cuda", OK, "REPRO_DEVICE=cuda"), ("REPRO_DEVICE", "gpu", PROBLEM, "no such device"),
-    ("REPRO_RESULT", "x", NOTE, "did you mean REPRO_RESULTS?")])
+    ("REPRO_DEVICE", "cuda", OK, "REPRO_DEVICE=cuda"), ("REPRO_DEVICE", "gpu", FAIL, "no such device"),
+    ("REPRO_RESULT", "x", WARNING, "did you mean REPRO_RESULTS?")])
 def test_environment_variables(monkeypatch, name, value, status, words):
     monkeypatch.setenv(name, value)
     one, = (one for one in check_variables() if one.text.startswith((f"{name}=", f"{name} ")))

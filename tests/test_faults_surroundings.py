@@ -29,7 +29,7 @@ from repro.devices import resolve
 from repro.paths import TREE, display_path
 from repro.runs import read_run, scan
 from repro.stopping import StopRequest
-from repro.training.launcher import free_port
+from repro.training.launch import free_port
 from tests.data.conftest import ordinary_user
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says

@@ -11,11 +11,9 @@ from repro.config import (
     config_hash,
     deviations,
     experiments,
-    fill_added_settings,
-    from_record,
-    hash_settings,
-    hashed_settings,
     paper_config,
+    read_config,
+    settings,
     to_dict,
     with_precision,
 )
@@ -43,64 +41,75 @@ def test_every_experiment_keeps_its_identity_and_none_is_shared():
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_committed_record_keeps_its_identity_and_its_deviations(name):
     record = record_of(name)
-    assert record["identity"] == RECORDS[name] == hash_settings(record["config"])
-    assert config_hash(from_record(record)) == RECORDS[name]
-    assert deviations(from_record(record)) == record["deviations"]
+    config = read_config(record["config"])
+    assert record["identity"] == RECORDS[name] == config_hash(config)
+    assert deviations(config) == record["deviations"]
 
 
 def test_keys_that_are_gone_leave_a_record_as_it_is():
-    record = record_of("cifar_resnet20")
-    record["config"] |= {"part_size": "15M"}
-    record["config"]["machine"] |= {"decoder": "torchcodec"}
-    record["config"]["data"] |= {"on_bad": "fail"}
-    assert hash_settings(record["config"]) == RECORDS["cifar_resnet20"] == config_hash(from_record(record))
-    record["config"]["data"] |= {"on_bad": "skip"}
-    assert hash_settings(record["config"]) != RECORDS["cifar_resnet20"], "such a run saw other images"
-    with pytest.raises(ConfigError, match="on_bad"):
-        from_record(record)
+    recorded = record_of("cifar_resnet20")["config"]
+    recorded |= {"part_size": "15M"}
+    recorded["machine"] |= {"decoder": "torchcodec"}
+    recorded["data"] |= {"on_bad": "fail"}
+    assert config_hash(read_config(recorded)) == RECORDS["cifar_resnet20"]
+    recorded["data"] |= {"on_bad": "skip"}
+    with pytest.raises(ConfigError, match="on_bad"):  # such a run saw other images
+        read_config(recorded)
     with pytest.raises(ConfigError, match=r"data\.on_bad is no setting any more"):
         compose(["experiment=cifar_resnet20", "data.on_bad=skip"])
 
 
-def test_what_came_later_is_what_conf_says_and_is_filled_in():
-    paper = hashed_settings(to_dict(paper_config("cifar_resnet20")))
+def test_what_came_later_is_what_conf_says():
+    paper = settings(paper_config("cifar_resnet20"))
     assert {key: paper[key] for key in ADDED_LATER} == ADDED_LATER
-    old = {key: value for key, value in paper.items() if key not in ADDED_LATER}
-    assert fill_added_settings(old) == paper
-    assert fill_added_settings({"model.fc_init": "msra"})["model.fc_init"] == "msra", "what is recorded wins"
 
 
 def test_another_value_of_what_came_later_counts():
     changed = with_precision(compose(["experiment=cifar_resnet20", "model.fc_init=msra"]), Precision.fp32)
     assert config_hash(changed) != EXPERIMENTS["cifar_resnet20"]
     recorded = to_dict(changed)
-    assert hash_settings(recorded) == config_hash(changed)
+    assert read_config(recorded) == changed, "what is recorded wins"
     del recorded["model"]["fc_init"]
-    assert hash_settings(recorded) == EXPERIMENTS["cifar_resnet20"]
+    assert config_hash(read_config(recorded)) == EXPERIMENTS["cifar_resnet20"]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c["train"].pop("lr"), "no config.train.lr"), (lambda c: c.update(train=3), "config.train is no section"),
+    (lambda c: c["train"].update(lrr=1), "unknown key config.train.lrr; did you mean train.lr?"),
+    (lambda c: c["train"].update(lr="0.1"), "config.train.lr"), (lambda c: c["train"].update(lr=-1), "train.lr=-1"),
+    (lambda c: c["model"].update(family="vgg"), "plain or residual")])
+def test_a_recorded_configuration_that_can_not_be_is_named(change, words):
+    recorded = record_of("cifar_resnet20")["config"]
+    change(recorded)
+    with pytest.raises(ConfigError) as caught:
+        read_config(recorded)
+    assert words in str(caught.value)
 
 
 def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_path):
     import torch
 
     from repro.errors import ConfigError
-    from repro.training import engine
+    from repro.training import resume
     from repro.training.distributed import World
+    from repro.training.plan import plan
 
     class Step:
-        world, iteration = World(), 0
+        world, iteration, device = World(), 0, torch.device("cpu")
 
         def load_state(self, state):
             self.iteration = state["iteration"]
 
     config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
-    old = {key: value for key, value in engine.seed_and_numbers(config).items() if key not in ADDED_LATER}
+    old = {key: value for key, value in resume.seed_and_settings(config).items() if key not in ADDED_LATER}
     meta = {"numbers": old | {"data.on_bad": "fail"}, "train_seconds": 1.0, "evaluation_seconds": 2.0}
-    monkeypatch.setattr(engine.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
-    done, _, _ = engine.restore(Step(), tmp_path, config, torch.device("cpu"))
-    assert done == 7
+    monkeypatch.setattr(resume.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
+    step = Step()
+    resume.restore(step, plan(config))
+    assert step.iteration == 7
     changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
     with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
-        engine.restore(Step(), tmp_path, changed, torch.device("cpu"))
+        resume.restore(Step(), plan(changed))
 
 
 @pytest.mark.fault(76)

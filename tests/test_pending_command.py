@@ -9,7 +9,8 @@ import torch
 
 from repro.commands import pending as command
 from repro.runs import read_run
-from repro.training import engine
+from repro.training import train
+from repro.training.step import TrainStep
 from tests.made import tiny_data
 from tests.outcome import says
 
@@ -19,7 +20,7 @@ FACTOR = float(os.environ.get("REPRO_TEST_TIME_FACTOR", "1"))  # larger on a slo
 @pytest.fixture
 def quick(here, monkeypatch):
     """The command on 300 made-up images."""
-    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data(images=300))
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data(images=300))
     monkeypatch.setattr(command, "check_data", lambda root: None)
     return here
 
@@ -39,14 +40,14 @@ FEW_FILES = ("machine.threads=1", "machine.tensorboard=false")
 @pytest.fixture
 def one_update(monkeypatch):
     """SIGTERM comes after the first update."""
-    original = engine.TrainStep.__call__
+    original = TrainStep.__call__
 
     def signalled(self):
         original(self)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def begin():
-        monkeypatch.setattr(engine.TrainStep, "__call__", signalled)
+        monkeypatch.setattr(TrainStep, "__call__", signalled)
     return begin
 
 
@@ -59,9 +60,9 @@ def test_it_stops_in_time_and_goes_on_where_it_was(quick, one_update, tmp_path):
     assert f" pending --max-seconds {limit:g} {' '.join(FEW_FILES)}\n" in outcome.err
     assert spent < limit + 5 * FACTOR, "a step of a busy machine may come on top"
     run = read_run(tmp_path / "results" / "runs" / "cifar_plain20" / "seed0")
-    first = run.record["iteration"]
+    first = run.record.iteration
     assert 0 < first < 64000
-    assert run.record["deviations"] == []
+    assert run.record.deviations == []
     assert f"cifar_plain20/seed0      iteration {first} of 64000" in outcome.out
     one_update()
     again = quick("pending", *FEW_FILES)
@@ -79,7 +80,6 @@ def test_a_signal_saves_and_ends_with_75(quick, one_update, tmp_path):
 @pytest.mark.parametrize(("words", "told"), [
     (["--max-seconds", "0"], ["--max-seconds 0"]),
     (["--max-seconds", "many"], ["--max-seconds"]),
-    (["jobs_per_device=0"], ["jobs_per_device=0", "auto or 1 to"]),
     (["train.lrr=1"], ["unknown key 'train.lrr'", "train.lr"]),
     (["scale=0.1"], ["changes the numbers of cifar_plain20", "scale: 1.0 -> 0.1"]),
     (["machine.precision=bf16"], ["machine.precision"]),
@@ -101,25 +101,22 @@ def asked(monkeypatch):
     from repro.training import suite
 
     found = []
-    monkeypatch.setattr(suite, "run_unfinished",
-                        lambda configs, stop, command, jobs: found.append((configs, command, jobs)) or [])
+    monkeypatch.setattr(suite, "run_each", lambda plans, stop: found.extend(plans) or [])
     return found
 
 
-def test_runs_can_be_named_in_an_order_with_the_engine_and_the_number_at_once(quick, asked):
+def test_runs_can_be_named_in_an_order_with_the_engine(quick, asked):
     order = "cifar_resnet56,cifar_plain20/seed0,cifar_resnet110/seed1,cifar_resnet56"
-    assert quick("pending", "--runs", order, "jobs_per_device=2", "engine=eager").code == 0
-    ((configs, command, jobs),) = asked
-    assert [(config.name, config.seed) for config in configs] == [
+    assert quick("pending", "--runs", order, "engine=eager").code == 0
+    assert [(plan.config.name, plan.config.seed) for plan in asked] == [
         ("cifar_resnet56", 0), ("cifar_plain20", 0), ("cifar_resnet110", 1)]
-    assert {config.engine.name for config in configs} == {"eager"}
-    assert jobs == 2
-    assert command[1:] == ["pending", "--runs", order, "jobs_per_device=2", "engine=eager"]
+    assert {plan.config.engine.name for plan in asked} == {"eager"}
+    assert asked[0].command[1:] == ("pending", "--runs", order, "engine=eager")
 
 
 def test_an_experiment_that_is_named_means_all_its_lacking_seeds(quick, asked):
     assert quick("pending", "--runs", "cifar_resnet110", "--most", "4").code == 0
-    assert [config.seed for config in asked[0][0]] == [0, 1, 2, 3]
+    assert [plan.config.seed for plan in asked] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("runs", "told"), [("cifar_resnet57", ["'cifar_resnet57' is no experiment", "cifar_resnet56"]),
@@ -129,5 +126,5 @@ def test_a_run_that_there_is_not_is_refused(runs, told, quick):
 
 
 def test_at_most_so_many_runs(quick, asked):
-    assert quick("pending", "--most", "3", "jobs_per_device=2").code == 0
-    assert [config.name for config in asked[0][0]] == ["cifar_plain20", "cifar_resnet20", "cifar_plain32"]
+    assert quick("pending", "--most", "3").code == 0
+    assert [plan.config.name for plan in asked] == ["cifar_plain20", "cifar_resnet20", "cifar_plain32"]

@@ -3,7 +3,7 @@
 import pytest
 
 from repro import paper
-from repro.config import compose, flat, hashed_settings, paper_config, to_dict
+from repro.config import compose, flat, paper_config, settings, to_dict
 from repro.errors import ConfigError
 from repro.paths import conf_dir
 from repro.reporting.settings import file_sources
@@ -12,7 +12,7 @@ EPOCH = -(-50_000 // 128)  # 391 iterations, the last mini-batch short
 
 
 def values(recipe: str, experiment: str = "cifar_resnet20") -> dict:
-    return hashed_settings(to_dict(compose([f"experiment={experiment}", f"recipe={recipe}"])))
+    return settings(compose([f"experiment={experiment}", f"recipe={recipe}"]))
 
 
 def test_every_recipe_has_both_files_and_paper_changes_nothing():
@@ -25,7 +25,7 @@ def test_every_recipe_has_both_files_and_paper_changes_nothing():
 def test_whatever_a_recipe_changes_has_a_reason_and_the_other_way_round(name):
     changed = set()
     for experiment in ("cifar_resnet20", "cifar_resnet110"):
-        standing = hashed_settings(to_dict(paper_config(experiment)))
+        standing = settings(paper_config(experiment))
         changed |= {key for key, value in values(name, experiment).items() if value != standing[key]}
     assert set(paper.recipe(name).why) == changed
 

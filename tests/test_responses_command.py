@@ -8,7 +8,7 @@ from repro.config import compose
 from repro.data.sources import load_arrays
 from repro.errors import ConfigError
 from repro.runs import read_run, scan
-from repro.training import engine, measurements
+from repro.training import inputs, measurements
 from tests.made_cli import TINY, made_data
 from tests.outcome import says
 
@@ -60,7 +60,7 @@ def test_responses_of_what_is_not_there(here, tmp_path):
 
 def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     """On few images, so that it is quick; the name of the data set is what counts."""
-    for module in (engine, measurements):
+    for module in (inputs, measurements):
         monkeypatch.setattr(module, "load_arrays", lambda config: None)
         monkeypatch.setattr(module, "on_device", lambda arrays, config, device: made_data(config))
     outcome = direct("run", *TINY, "data=synthetic")
@@ -73,7 +73,7 @@ def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     run = read_run(folder)
     assert run.synthetic
     says(direct("publish", str(folder)), 2, "synthetic images, which are no evidence")
-    assert "data.name: cifar10 -> synthetic" in run.record["deviations"]
+    assert "data.name: cifar10 -> synthetic" in run.record.deviations
     assert "is finished" in direct("run", *TINY, "data=synthetic").out
     table = json.loads(direct("table", "table6", "--json").out)
     row = next(row for row in table["rows"] if row["key"] == "resnet-20")
@@ -98,8 +98,8 @@ def test_synthetic_images_need_no_data(direct, tmp_path):
     assert outcome.code == 0, outcome.err
     folder, = (tmp_path / "results" / "runs").glob("*/seed0")
     record = read_run(folder).record
-    assert record["data"]["name"] == "synthetic"
-    assert len(record["data"]["sha256"]) == 64
+    assert record.data.name == "synthetic"
+    assert len(record.data.sha256) == 64
     weights = f"weights={folder / 'weights.pt'}"
     evaluated = direct("eval", *TINY, "data=synthetic", weights)
     assert evaluated.code == 0, evaluated.err

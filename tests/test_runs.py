@@ -17,9 +17,18 @@ from repro import runs
 from repro.config import compose, config_hash, paper_hashes, to_dict, with_precision
 from repro.errors import InUseError, StorageError
 from repro.publishing import PUBLISHED_FILES, copy_record
-from repro.runs import hold_lock, read_history, read_run, run_folder, scan, utc_now, write_atomic, write_json
+from repro.runs import (
+    append_text,
+    hold_lock,
+    read_history,
+    read_run,
+    run_folder,
+    scan,
+    utc_now,
+    write_atomic,
+    write_json,
+)
 from repro.schema import Precision
-from repro.training.recorder import append_text
 from tests.data.conftest import ordinary_user
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
@@ -385,13 +394,14 @@ def test_a_finished_run(finished):
     assert run.problem is None
     assert (run.experiment, run.seed, run.status, run.identity) == ("cifar_resnet20", 0, "finished", "0" * 12)
     assert not run.is_paper_run
-    assert run.history()[-1] == run.record["result"]
+    assert run.history()[-1] == run.record.result
 
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(("content", "word"), [
-    ("", "JSONDecodeError"), ("{", "JSONDecodeError"), ("[]", "TypeError"), ("null", "TypeError"), ("3", "TypeError"),
-    ('{"experiment": "x"}', "seed"), ("\x00\x00", "JSONDecodeError"), ('"text"', "TypeError"),
+    ("", "truncated"), ("{", "truncated"), ("[]", "no mapping"), ("null", "no mapping"),
+    ('{"experiment": "x"}', "config is no section"), ("\x00\x00", "malformed"), ('{"seed": NaN}', "malformed"),
+    ('{"config": ' + "[" * 5000, "recursion"),
 ])
 def test_a_torn_or_foreign_record_is_a_problem_and_no_exception(finished, content, word):
     (finished / "run.json").write_text(content)
@@ -435,7 +445,7 @@ def test_a_newer_records_schema_is_named_and_not_guessed_at(finished):
     rewrite(finished, schema=2, status={"new": "form"})
     run = read_run(finished)
     assert run.record is None
-    assert run.problem == "record of schema 2; this version reads up to 1"
+    assert run.problem == "unreadable run.json or history.csv (record of schema 2; this version reads up to 1)"
 
 
 @pytest.mark.parametrize(("history", "word"), [

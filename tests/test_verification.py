@@ -16,7 +16,6 @@ from repro.models import blocks
 from repro.paper import published_dir
 from repro.paths import reference_dir
 from repro.schema import ShortcutOption
-from repro.training import engine
 from repro.training.step import TrainStep
 from repro.verification import Mismatch, Skipped
 from tests.outcome import says
@@ -27,7 +26,6 @@ def few_images(monkeypatch):
     """Fewer synthetic images, for their time."""
     for name in ("TRAIN_IMAGES", "TEST_IMAGES", "CHUNK"):
         monkeypatch.setattr(synthetic, name, 100)
-    monkeypatch.setattr(engine, "_loaded", {})  # no later run of this process takes them for its own
 
 
 def copied(folder: Path, monkeypatch, tmp_path: Path, name: str) -> Path:
@@ -65,13 +63,12 @@ def test_what_fails_is_shown_named_and_exits_4(direct, monkeypatch):
     outcome = direct("verify")
     says(outcome, 4, "this installation does not compute what it claims: sums, broken")
     lines = outcome.out.splitlines()
-    assert lines[0] == "FAIL     sums: sum 0: expected 0, found 3  0.0 s"
-    assert [line.strip() for line in lines[4:6]] == ["sum 4: expected 4, found 3", "and 3 more"]
-    assert "FAIL     broken: broke down: ZeroDivisionError" in lines[6]
+    assert lines[0].startswith("FAIL     sums: sum 0: expected 0, found 3; sum 1: ")
+    assert lines[0].endswith("sum 4: expected 4, found 3; and 3 more  0.0 s")
+    assert "FAIL     broken: broke down: ZeroDivisionError" in lines[1]
     outcome = direct("verify", "--json")
     content = json.loads(outcome.out)
     assert (outcome.code, content["ok"], content["failed"], content["skipped"]) == (4, 0, 2, 0)
-    assert content["checks"][0]["differences"][7] == "sum 7: expected 7, found 3"
     assert content["versions"]["torch"]
 
 
@@ -96,7 +93,8 @@ def test_a_published_number_that_was_edited(monkeypatch, tmp_path):
     (folder / "table9.yaml").write_text("rows: []\n")
     with pytest.raises(Mismatch) as caught:
         verification.published_numbers()
-    assert [one.partition(":")[0] for one in caught.value.differences] == ["table2.yaml", "table6.yaml", "table9.yaml"]
+    assert [one.partition(":")[0] for one in str(caught.value).split("; ")] == [
+        "table2.yaml", "table6.yaml", "table9.yaml"]
 
 
 def test_an_experiment_that_was_changed(monkeypatch):
@@ -160,7 +158,8 @@ def test_committed_evidence_that_was_edited(monkeypatch, tmp_path):
     (folder / "tables" / "short_cifar_plain_vs_res.tex").unlink()
     with pytest.raises(Mismatch) as caught:
         verification.committed_tables()
-    assert [one.partition(":")[0] for one in caught.value.differences] == ["table6.csv", "short_cifar_plain_vs_res.tex"]
+    assert [one.partition(":")[0] for one in str(caught.value).split("; ")] == [
+        "table6.csv", "short_cifar_plain_vs_res.tex"]
     path, = (folder / "runs").glob("cifar_resnet20@*/seed0/history.csv")
     last = path.read_text().splitlines()[-1]
     edit(path, last, last.rpartition(",")[0] + ",1.23")

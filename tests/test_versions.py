@@ -33,7 +33,7 @@ def pretend(monkeypatch):
 
 
 def problems() -> list[tuple[str, str]]:
-    return [(problem.package, problem.text) for problem in versions.version_problems()]
+    return [(problem.check, problem.text) for problem in versions.version_problems()]
 
 
 def test_this_environment_has_no_problem():
@@ -83,7 +83,7 @@ def test_an_old_python_comes_first_and_alone(pretend, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 12, "final", 0))
     monkeypatch.setattr(versions.platform, "python_version", lambda: "3.10.12")
     found, = versions.version_problems()
-    assert str(found).startswith("Python 3.10.12 is too old: 3.11 to 3.14 is needed; ")
+    assert found.text == "Python 3.10.12 is too old: 3.11 to 3.14 is needed"
     with pytest.raises(ConfigError, match=r"Python 3\.10\.12 is too old.*PYTHON=python3"):
         check_versions()
 

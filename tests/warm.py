@@ -1,4 +1,4 @@
-"""The command line as a process that starts at once: a fork of a server that has imported torch and the engine.
+"""The command line as a process that starts at once: a fork of a server that has imported torch and the training.
 
 The child is a real process with its own exit code, signals, working folder and environment; it only skips the import.
 """
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "repro.cli", "repro.training.engine", "tests.made_cli"])
+FORKS.set_forkserver_preload(["torch", "repro.cli", "repro.training.launch", "tests.made_cli"])
 
 
 class Command:

@@ -20,11 +20,11 @@ from repro.data.parts import cores_here
 from repro.devices import autocast, describe, place, resolve, set_up, synchronize
 from repro.models import build_model
 from repro.schema import Engine, RunConfig
-from repro.training.cost import with_memory_format
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, count_batches_once
 from repro.training.sync_batch_norm import batch_norm_group
+from repro.training.timing import with_memory_format
 
 
 class Baseline(Protocol):

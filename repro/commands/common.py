@@ -33,9 +33,9 @@ def check_versions() -> None:
     """ConfigError naming the pair that is needed if Python, torch or torchvision is too old or they do not fit."""
     from repro.versions import version_problems
 
-    problems = [problem for problem in version_problems() if problem.package in ("python", "torch", "torchvision")]
+    problems = [problem for problem in version_problems() if problem.check in ("python", "torch", "torchvision")]
     if problems:
-        raise ConfigError("\n".join(map(str, problems)))
+        raise ConfigError("\n".join(f"{problem.text}; {problem.next_step}" for problem in problems))
 
 
 def results_of(setting: str | None = None) -> Path:

@@ -19,7 +19,7 @@ def show_complexity(options: argparse.Namespace) -> int:
     check_versions()
     from dataclasses import asdict
 
-    from repro.evaluation.complexity import count, networks
+    from repro.evaluation.analysis import count, networks
     from repro.paths import display_path
     from repro.reporting.table import write
     from repro.reporting.tables import CountedNetwork, complexity_table, count_differences

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from repro.commands.common import Add, check_versions, program
+from repro.commands.common import Add, check_versions
 from repro.paths import user_path
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ def register(add: Add) -> None:
 
 def evaluate_weights(options: argparse.Namespace) -> int:
     """`repro eval`."""
-    from repro.evaluation.views import protocol_of
-    from repro.ranges import IMAGENET
+    from repro.paper import PROTOCOLS, pick
+    from repro.schema import IMAGENET
 
     overrides, own = split_keys(options.overrides)
     config = configuration(overrides, own.get("weights"))
-    protocol = protocol_of(own.get("protocol"), config.data)
+    known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
+    protocol = pick(own.get("protocol") or known[0], {name: name for name in known},
+                    f"protocol with data.name={config.data.name}")
     check_versions()
     from repro.evaluation.weights import evaluate_file, weights_of
 
@@ -44,7 +46,7 @@ def evaluate_weights(options: argparse.Namespace) -> int:
     if config.data.name == IMAGENET:
         from repro.evaluation.evaluate import evaluate
 
-        text, values = evaluate(config, protocol, weights, [program(), "eval", *options.overrides])
+        text, values = evaluate(config, protocol, weights)
     else:
         text, values = evaluate_file(config, weights)
     print(json.dumps(values, indent=2) if options.json else text)

@@ -16,11 +16,12 @@ def register(add: Add) -> None:
 
 def show_doctor(options: argparse.Namespace) -> int:
     """`repro doctor`: 0, or 2 if something keeps runs from working."""
-    from repro.doctor import PROBLEM, environment, examine
+    from repro.checks import FAIL
+    from repro.doctor import environment, examine
 
     found = environment()
     checks = list(examine(options.full))
-    problems = sum(check.status == PROBLEM for check in checks)
+    problems = sum(check.status == FAIL for check in checks)
     if options.json:
         print(json.dumps({"problems": problems, "checks": [asdict(check) for check in checks], "environment": found},
                          indent=2))

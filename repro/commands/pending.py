@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, program, results_of, runs_of
-from repro.commands.training import jobs_of
 from repro.errors import ConfigError, DataError, Stopped
 from repro.streams import keep_on_without_output
 
@@ -27,8 +26,7 @@ def register(add: Add) -> None:
     command.add_argument("--runs", metavar="A,B,...",
                          help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK")
     command.add_argument("overrides", nargs="*", metavar="key=value",
-                         help="jobs_per_device=auto|K, and overrides that change no number, such as engine= or "
-                              "machine.device=")
+                         help="overrides that change no number, such as engine= or machine.device=")
 
 
 def show_pending(options: argparse.Namespace) -> int:
@@ -39,9 +37,7 @@ def show_pending(options: argparse.Namespace) -> int:
     from repro.config import check_override_keys, compose, deviations
     from repro.reporting.status import FINISHED, OPEN, pending
 
-    words = [word for word in options.overrides if not word.startswith("jobs_per_device=")]
-    given = [word.partition("=")[2] for word in options.overrides if word.startswith("jobs_per_device=")]
-    jobs = jobs_of(given[-1]) if given else None
+    words = options.overrides
     check_override_keys(words)
     results = results_of(compose(["experiment=cifar_resnet20", *words]).results)
     lacking = pending(*runs_of(results=results))
@@ -59,7 +55,8 @@ def show_pending(options: argparse.Namespace) -> int:
     check_versions()
     check_data(configs[0].data.root)
     from repro.stopping import StopRequest
-    from repro.training.suite import run_unfinished
+    from repro.training.plan import plan
+    from repro.training.suite import run_each
 
     keep_on_without_output()
     left = None
@@ -71,7 +68,7 @@ def show_pending(options: argparse.Namespace) -> int:
     command = [program(), "pending", *limit, *chosen, *options.overrides]
     try:
         with StopRequest(left) as stop:
-            failures = run_unfinished(configs, stop, command, jobs)
+            failures = run_each([plan(config, command) for config in configs], stop)
     except Stopped as error:
         say_end(map(str, pending(*runs_of(results=results))))
         raise Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code) from error

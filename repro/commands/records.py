@@ -2,14 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from repro.commands.common import Add
 from repro.errors import ComparisonError
 from repro.paths import user_path
-
-if TYPE_CHECKING:
-    from repro.records.reading import CheckResult
 
 
 def register(add: Add) -> None:
@@ -26,9 +22,9 @@ def verify_records(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
+    from repro.checks import FAIL
     from repro.paths import reference_dir
     from repro.records.check import check_record
-    from repro.records.reading import ERROR
     from repro.runs import scan
 
     folders = [user_path(name) for name in options.folders]
@@ -39,19 +35,14 @@ def verify_records(options: argparse.Namespace) -> int:
         name = printable_name(folder)
         found.append({"folder": name, "findings": [asdict(one) for one in findings]})
         if not options.json:
-            print("\n".join([name, *map(line_of, findings)]))
-        checks = list(dict.fromkeys(one.check for one in findings[:-1] if one.verdict == ERROR))
+            print("\n".join([name, *(f"  {one}" for one in findings)]))
+        checks = list(dict.fromkeys(one.check for one in findings[:-1] if one.status == FAIL))
         failed += [f"{name}: checks that fail: {', '.join(checks)}"] if checks else []
     if options.json:
         print(json.dumps(found, indent=2))
     if failed:
         raise ComparisonError("\n".join(failed))
     return 0
-
-
-def line_of(one: "CheckResult") -> str:
-    """A result for a person."""
-    return f"  {one.verdict:7}  {one.check}: {one.text}"
 
 
 def printable_name(folder: Path) -> str:

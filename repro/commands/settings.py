@@ -72,11 +72,12 @@ def show_settings(options: argparse.Namespace) -> int:
 
 def given_keys(overrides: Sequence[str]) -> dict[str, str]:
     """{key: how it was given} by the environment and by the overrides, which win."""
-    from repro.config import ENVIRONMENT, keys
+    from repro.config import ENVIRONMENT
+    from repro.schema import FIELDS
 
     given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
     names = [override.partition("=")[0].lstrip("+~") for override in overrides]
-    return given | {name: "override" for name in names if name in set(keys())}
+    return given | {name: "override" for name in names if name in FIELDS}
 
 
 def is_trainable(config: "RunConfig") -> bool:
@@ -108,7 +109,7 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
 
 def training_images(config: "RunConfig") -> int | None:
     """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
-    from repro.ranges import IMAGENET, SYNTHETIC, TRAINING_IMAGES
+    from repro.schema import IMAGENET, SYNTHETIC, TRAINING_IMAGES
 
     if config.data.name == SYNTHETIC:
         from repro.data.synthetic import TRAIN_IMAGES

@@ -8,16 +8,13 @@ from repro.commands.tables import make_figure, make_table
 from repro.errors import ConfigError
 from repro.streams import keep_on_without_output
 
-MOST_JOBS = 16  # runs at once on one device
-
 
 def register(add: Add) -> None:
     """Add these commands."""
     suite = add("suite", "run all experiments of a suite, then its tables and figures", run_suite)
     suite.add_argument("name", help="e.g. cifar_plain_vs_res")
     suite.add_argument("overrides", nargs="*", metavar="key=value",
-                       help="preset=auto|paper|short, seeds=K, jobs_per_device=auto|K, and any override of "
-                            "`repro run`")
+                       help="preset=auto|paper|short, seeds=K, and any override of `repro run`")
     cost = add("cost", "measure a few steps and say what a suite would cost on this machine", show_cost)
     cost.add_argument("name", help="a suite")
     cost.add_argument("overrides", nargs="*", metavar="key=value")
@@ -31,7 +28,7 @@ def register(add: Add) -> None:
 
 def run_suite(options: argparse.Namespace) -> int:
     """`repro suite`."""
-    settings = {"preset": "auto", "seeds": "0", "jobs_per_device": "auto"}
+    settings = {"preset": "auto", "seeds": "0"}
     overrides = []
     for override in options.overrides:
         key, _, value = override.partition("=")
@@ -41,7 +38,6 @@ def run_suite(options: argparse.Namespace) -> int:
             overrides.append(override)
     if not settings["seeds"].isdigit() or ("seeds=0" in options.overrides):
         raise ConfigError(f"seeds={settings['seeds']}: allowed is 1 or more")
-    jobs = jobs_of(settings["jobs_per_device"])
     from repro.config import check_override_keys, compose
     from repro.paper import suite as read_suite
 
@@ -53,7 +49,7 @@ def run_suite(options: argparse.Namespace) -> int:
     keep_on_without_output()
 
     preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
-                               [program(), "suite", options.name, *options.overrides], jobs)
+                               [program(), "suite", options.name, *options.overrides])
     results = results_of(first.results)
     print()
     found = runs_of(results=results)
@@ -68,15 +64,6 @@ def run_suite(options: argparse.Namespace) -> int:
     if failures:
         raise failures[0]
     return 0
-
-
-def jobs_of(text: str) -> int | None:
-    """jobs_per_device: runs at once on one device, None for auto; ConfigError for anything else."""
-    if text == "auto":
-        return None
-    if not text.isdigit() or not 1 <= int(text) <= MOST_JOBS:
-        raise ConfigError(f"jobs_per_device={text}: allowed is auto or 1 to {MOST_JOBS}")
-    return int(text)
 
 
 def show_cost(options: argparse.Namespace) -> int:
@@ -97,15 +84,15 @@ def show_cost(options: argparse.Namespace) -> int:
 
 def show_responses(options: argparse.Namespace) -> int:
     """`repro responses`."""
-    from repro.ranges import IMAGENET
     from repro.reporting import figures
     from repro.runs import find_run, scan
+    from repro.schema import IMAGENET
 
     results = results_of()
     overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]
     named = [find_run(word, results) for word in options.runs if word not in overrides]
     wanted = named or [run for run in scan(results / "runs") if run.finished and not run.responses()
-                       and run.record is not None and run.record["config"].get("data", {}).get("name") != IMAGENET
+                       and run.record is not None and run.record.config.data.name != IMAGENET
                        and (run.folder / "weights.pt").is_file()]
     if wanted:
         check_versions()

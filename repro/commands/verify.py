@@ -24,16 +24,17 @@ def verify(options: argparse.Namespace) -> int:
     root = data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
     check_versions()
     from repro import verification
+    from repro.checks import FAIL, SKIPPED
     from repro.provenance import code_version, package_versions
 
     results = []
     for name, check in verification.checks(root).items():
         results.append(verification.perform(name, check))
         if not options.json:
-            print(results[-1].line(), flush=True)
+            print(results[-1], flush=True)
     failed, skipped = ([one.check for one in results if one.status == status]
-                       for status in (verification.FAIL, verification.SKIPPED))
-    good, seconds = len(results) - len(failed) - len(skipped), sum(one.seconds for one in results)
+                       for status in (FAIL, SKIPPED))
+    good, seconds = len(results) - len(failed) - len(skipped), sum(one.seconds or 0 for one in results)
     if options.json:
         print(json.dumps({"ok": good, "failed": len(failed), "skipped": len(skipped), "seconds": round(seconds, 3),
                           **code_version(), "versions": package_versions(), "checks": [asdict(one) for one in results]},

@@ -1,10 +1,12 @@
 """CIFAR-10 on the training device: splits, the per-pixel mean, and the order of the training images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from repro.data.augment import normalize
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.data.random import permutation
 from repro.schema import DataConfig, Normalization
@@ -28,6 +30,12 @@ class DeviceData:
     evaluated_on: str  # test, or val for the split 45k
     sha256: str
     std: Tensor | None = None
+
+    def evaluation_batches(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every `size`-th image to evaluate on, from `rank` on, and its label: (B, 3, 32, 32) float32, (B,) int64."""
+        images, labels = self.eval_images[rank::size], self.eval_labels[rank::size]
+        for batch, target in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+            yield normalize(batch, self.mean, self.std), target
 
 
 def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:

@@ -104,7 +104,7 @@ class ImageNetData:
         noise = (augmentation_draws.normals(position, seed)[:, :, None] * self.components).sum(1)
         return normalize(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
 
-    def validation(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """The center crop of every `size`-th validation image from `rank` on: (B, 3, H, W) float32 and (B,) int64."""
         images, labels = self.files.val, torch.from_numpy(self.files.val.labels)
         assert self.config.test_shorter_side is not None

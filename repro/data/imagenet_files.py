@@ -23,7 +23,7 @@ from repro.data.imagenet_labels import IMAGE, WNID, validation_wnids
 from repro.data.parts import in_order
 from repro.errors import DataError, StorageError
 from repro.paths import display_path
-from repro.ranges import CLASSES
+from repro.schema import CLASSES
 
 TRAIN, VAL = "train", "val"
 LAYOUT = ("train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with Kaggle's LOC_val_solution.csv "

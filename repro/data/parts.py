@@ -47,13 +47,14 @@ def in_parts(work: Callable[[Sequence[int]], T], indices: Sequence[int], workers
 
 
 @contextmanager
-def progress(name: str, total: int, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
+def progress(name: str, total: int, done: int = 0, show: bool = True,
+             unit: str = "image") -> Iterator[Callable[..., None]]:
     """Yield `advance(images, note)`, to call with every number of images done: a bar on a terminal, else a line now
     and then; nothing unless `show`."""
     first, began = done, time.monotonic()
     shown = began
     bars = show and sys.stderr.isatty()  # else none is made: tqdm starts a thread even for one that is disabled
-    with tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True) if bars else nullcontext() as bar:
+    with tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True) if bars else nullcontext() as bar:
 
         def advance(images: int, note: str = "") -> None:
             nonlocal done, shown

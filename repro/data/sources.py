@@ -4,8 +4,7 @@ from repro.data import cifar10_files
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.errors import ConfigError
 from repro.paths import data_dir
-from repro.ranges import IMAGENET, SYNTHETIC
-from repro.schema import DataConfig
+from repro.schema import IMAGENET, SYNTHETIC, DataConfig
 
 
 def load_arrays(config: DataConfig) -> Cifar10Arrays:

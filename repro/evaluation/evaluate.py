@@ -1,51 +1,62 @@
-"""`repro eval` on ImageNet: the error of a network by one of the paper's three protocols, kept and resumable."""
+"""`repro eval` on ImageNet: the error of a network by one of the paper's three protocols, and its probabilities.
+
+PROTOCOL.json is the record of a finished test; PROTOCOL.npy holds the probabilities (N, K) float16, PROTOCOL.labels.npy
+the classes (N,) int64: `repro ensemble` reads them, and they are never committed.
+"""
 
 import hashlib
 import json
 import logging
-import shlex
-import time
 from contextlib import closing, nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from repro.config import flat, to_dict
-from repro.data.imagenet_files import ImageNetFiles, find
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.config import PAPER_PRECISIONS, difference, flat, settings, to_dict
+from repro.data.crops import open_rgb
+from repro.data.imagenet_files import ImageSet, find
 from repro.data.loader import read_ahead
 from repro.data.parts import progress
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
-from repro.evaluation.normalizer import Normalizer, normalizer_of
-from repro.evaluation.predictions import Scorer
-from repro.evaluation.saved_probabilities import SavedProbabilities, json_path
-from repro.evaluation.views import LABELS, ViewReader, Views, views_of
+from repro.evaluation.metrics import error_counts
+from repro.evaluation.protocols import LABELS, Scorer, normalizer_of, views_of
 from repro.evaluation.weight_files import Carried, read_weights, run_of_weights
 from repro.evaluation.weights import carried_facts, evaluations_of_file, load_weights, training_note
 from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, file_sha256, hold_lock
+from repro.runs import Run, file_sha256, hold_lock, read_json, utc_now, write_atomic, write_json
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
-from repro.stopping import StopRequest, command_to_go_on
+from repro.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
+SCHEMA = 1
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
+EXACT = {precision.name for precision in PAPER_PRECISIONS}
 # Settings of a network that change only its training.
 TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
-# What must be the same in the record beside the weights and in the command: what the network is and is shown.
-OF_WEIGHTS = ("normalization", "channel_mean", "channel_std", "crop_size", "test_shorter_side", "wiring_test")
+# What beside the network must be the same in the record beside the weights and in the command.
+OF_WEIGHTS = ("data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size",
+              "data.test_shorter_side", "data.wiring_test")
+# Two tests that agree in these are the same test.
+SAME = ("protocol", "experiment", "weights_sha256", "data_fingerprint", "split", "settings", "model", "precision",
+        "images", "classes", "wiring_test")
 
 
 @restore_settings()
-def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str],
+def evaluate(config: RunConfig, protocol: str, weights: Path,
              stop: StopRequest | None = None) -> tuple[str, dict[str, Any]]:
     """Test the weights in a file on the validation images; the result in words and its record.
 
-    The record and all probabilities stay on disk: a test that was stopped goes on, a finished one is read.
-    `stop`: of what the test is a part of, and in the place of the test's own.
-    Raises Stopped (75, 130) with the command that goes on, ConfigError if the weights are those of another run,
-    StorageError if they can't be read, DataError if the data or the mean image can't.
+    A finished test is read, unless resume=never. `stop`: that of what the test is a part of.
+    Raises Stopped (75, 130), ConfigError if the weights are those of another run or the record is one of another test,
+    StorageError if the weights can't be read, DataError if the data or the mean image can't.
     """
     asked, config = config.machine.precision, resolve(config)
     device = set_up(config)
@@ -54,80 +65,116 @@ def evaluate(config: RunConfig, protocol: str, weights: Path, command: list[str]
     carried = read_weights(weights)[1]
     run = None if carried and carried.label else run_of_weights(weights)
     check_agrees(config, run)
-    try:
-        digest = file_sha256(weights)
-    except OSError as error:
-        raise StorageError(f"{display_path(weights)}: {error.strerror}") from error
-    views = views_of(protocol, config.data)
+    views, digest, classes = views_of(protocol, config.data), file_sha256(weights), config.model.num_classes
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
     files = find(data_dir(config.data.root), config.data.wiring_test,
                  val_alone=run is None and config.data.normalization is Normalization.per_channel)
-    check_classes(config, len(files.wnids))
-    normalizer = normalizer_of(config, weights, lambda: files.fingerprint)
-    about = evaluation_facts(config, views, normalizer, files, run, digest) | {"device": describe(device)}
-    about |= carried_facts(carried)
-    path = evaluations_folder(config, run, weights, digest, carried) / protocol
-    with hold_lock(path.with_name(f"{path.name}.lock")) as note:
+    if len(files.wnids) > classes:
+        raise ConfigError(f"model.num_classes={classes}: there are images of {len(files.wnids)} classes")
+    normalizer = normalizer_of(config, weights, files.fingerprint)
+    about = {
+        "schema": SCHEMA, "protocol": protocol, "definition": views.definition, "experiment": config.name,
+        "seed": run.seed if run else None, "identity": run.identity if run else None,
+        "deviations": run.record.deviations if run and run.record else None,  # None: nobody knows
+        "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
+        "wiring_test": config.data.wiring_test, "one_folder": files.one_folder, "model": network(config),
+        "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
+                     "normalisation_sha256": normalizer.sha256},
+        "precision": config.machine.precision.name, "versions": package_versions(), **code_version(),
+        "device": describe(device), **carried_facts(carried), "images": len(files.val), "classes": classes}
+    path = evaluations_folder(config, run, weights, digest, carried) / f"{protocol}.json"
+    with hold_lock(path.with_suffix(".lock")) as note:
         if note:
             logger.warning(note)
-        kept = SavedProbabilities(path, about, files.val.labels, config.model.num_classes,
-                                  config.resume is Resume.never,
-                    asked is Precision.auto)
-        if kept.note:
-            logger.warning(kept.note)
-        if not kept.finished:
+        record = None if config.resume is Resume.never else finished_test(path, about, asked is Precision.auto)
+        if record is None:
             model = place(load_weights(build_model(config.model), weights), config, device)
-            reader = ViewReader(files.val, views)
-            evaluate_images(kept, Scorer(model, views, normalizer, config.machine), reader, config, command, stop)
-    return format_result(kept.record, path, weights), kept.record
+            scorer = Scorer(model, views, normalizer, config.machine)
+            record = save(path, about, files.val.labels, *score(scorer, files.val, config, stop))
+    return format_result(record, path, weights), record
 
 
-def evaluate_images(kept: SavedProbabilities, scorer: Scorer, reader: ViewReader, config: RunConfig, command: list[str],
-         outer: StopRequest | None) -> None:
-    """Test all images that are left; Stopped, with everything saved, if a signal or max_seconds asks for it."""
-    images, machine = len(kept.labels), config.machine
-    starts = range(kept.done, images, scorer.images_at_once)
-    requests = [range(start, min(start + scorer.images_at_once, images)) for start in starts]
+def score(scorer: Scorer, images: ImageSet, config: RunConfig, outer: StopRequest | None) -> tuple[np.ndarray, Tensor]:
+    """The probabilities (N, K) float16 of all images, and their top-1 and top-5 errors (2,), counted before rounding.
+
+    Stopped if a signal or max_seconds asks for it.
+    """
+    total, at_once, machine = len(images), scorer.images_at_once, config.machine
+    requests = [range(begin, min(begin + at_once, total)) for begin in range(0, total, at_once)]
+    labels, errors = torch.from_numpy(images.labels), torch.zeros(2, dtype=torch.int64)
+    scores = np.empty((total, config.model.num_classes), np.float16)
     name = f"{config.name} {LABELS[scorer.views.protocol]}"
+    batches = read_ahead(lambda index: scorer.views.read(open_rgb(images.path(index))), requests, machine.loader,
+                         machine.workers)
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
-    crops = read_ahead(reader, requests, machine.loader, machine.workers)
-    with kept, asked as stop, progress(name, images, kept.done) as advance, closing(crops):
-        saved = time.monotonic()
-        for loaded in crops:
-            before = kept.done
-            kept.add(scorer(loaded))
-            advance(kept.done - before, "error top-1 {:.2f} %, top-5 {:.2f} % so far".format(
-                *(100 * kept.record[key] / kept.done for key in ("top1_errors", "top5_errors"))))
-            if stop.reason is not None and kept.done < images:
-                raise Stopped(f"{name}: stopped by {stop.reason} after {kept.done} of {images} images, which are "
-                              f"kept\ngo on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
-            if time.monotonic() - saved >= machine.checkpoint_seconds:
-                kept.save()
-                saved = time.monotonic()
-        kept.finish()
+    with asked as stop, progress(name, total) as advance, closing(batches):
+        for request, views in zip(requests, batches, strict=True):
+            part, done = slice(request.start, request.stop), request.stop
+            found = scorer(views)
+            errors += error_counts(found, labels[part])
+            scores[part] = found
+            top1, top5 = (100 * errors / done).tolist()
+            advance(len(request), f"error top-1 {top1:.2f} %, top-5 {top5:.2f} % so far")
+            if stop.reason is not None and done < total:
+                raise Stopped(f"{name}: stopped by {stop.reason} after {done} of {total} images; the same command "
+                              "begins this test again", stop.exit_code)
+    return scores, errors
+
+
+def save(path: Path, about: dict[str, Any], labels: np.ndarray, scores: np.ndarray, errors: Tensor) -> dict[str, Any]:
+    """Write probabilities and classes, then the record, which says that they are whole."""
+    hashes = {}
+    for name, suffix, array in (("probabilities", ".npy", scores), ("labels", ".labels.npy", labels)):
+        buffer = BytesIO()
+        np.save(buffer, array)
+        write_atomic(path.with_suffix(suffix), buffer.getvalue())
+        hashes[f"{name}_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    top1, top5 = errors.tolist()
+    record = about | {
+        "top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / len(labels),
+        "val_top5_error": 100 * top5 / len(labels), **hashes, "utc": utc_now(), "finished": True}
+    write_json(path, record)
+    return record
+
+
+def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[str, Any] | None:
+    """The record of the same test if one is finished, in fp32 or TF32 if `any_exact`; else None.
+
+    ConfigError if a finished test of something else is there: only resume=never replaces it.
+    """
+    try:
+        record = read_record(path)
+    except StorageError as error:
+        logger.warning(f"{error}; the test begins anew")
+        return None
+    if record is None or not record.get("finished"):
+        return None
+    other = difference(*(flat({key: one.get(key) for key in SAME}) for one in (record, about)))
+    if any_exact and record.get("precision") in EXACT:
+        other.pop("precision", None)
+    if other:
+        words = "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in other.items())
+        raise ConfigError(f"{display_path(path)} holds a finished test: {words}; resume=never replaces it")
+    try:
+        read_arrays(path, record)
+    except StorageError as error:
+        logger.warning(f"{error}; the errors of the finished test stand; resume=never tests again")
+    return record
 
 
 def check_agrees(config: RunConfig, run: Run | None) -> None:
     """ConfigError naming the keys in which a command and the run whose weights it tests differ."""
     if run is None or run.record is None:
         return
-    keys = {"name": config.name, **{key: value for key, value in flat(to_dict(config)).items()
-                                    if key.startswith("model.") or key.removeprefix("data.") in OF_WEIGHTS}}
-    recorded = flat(run.record["config"]) | {"name": run.experiment}
-    differing = [f"{key}={value} here, {recorded[key]} there" for key, value in keys.items()
-                 if key in recorded and recorded[key] != value]
-    if differing:
-        raise ConfigError(f"{display_path(run.folder)}: weights of another configuration: {'; '.join(differing)}")
+    there, here = (
+        {"name": one.name, **{key: value for key, value in settings(one).items()
+                              if key.startswith("model.") or key in OF_WEIGHTS}} for one in (run.record.config, config))
+    if other := difference(there, here):
+        words = "; ".join(f"{key}={new} here, {old} there" for key, (old, new) in other.items())
+        raise ConfigError(f"{display_path(run.folder)}: weights of another configuration: {words}")
 
 
-def check_classes(config: RunConfig, found: int) -> None:
-    """ConfigError if the images are of more classes than the network has."""
-    if found > config.model.num_classes:
-        raise ConfigError(f"model.num_classes={config.model.num_classes}: there are images of {found} classes")
-
-
-def evaluations_folder(config: RunConfig, run: Run | None, weights: Path, digest: str,
-                       carried: Carried | None = None) -> Path:
+def evaluations_folder(config: RunConfig, run: Run | None, weights: Path, digest: str, carried: Carried | None) -> Path:
     """The folder of all tests of these weights in this network: in their run's, else in the user's results.
 
     Weights of others have a place of their own.
@@ -145,21 +192,6 @@ def network(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in to_dict(config.model).items() if key not in TRAINING_ONLY}
 
 
-def evaluation_facts(config: RunConfig, views: Views, normalizer: Normalizer, files: ImageNetFiles, run: Run | None,
-               digest: str) -> dict[str, Any]:
-    """What a record says of a test beside its result."""
-    record = run.record if run else None
-    return {
-        "protocol": views.protocol, "definition": views.definition, "experiment": config.name,
-        "seed": run.seed if run else None, "identity": run.identity if run else None,
-        "deviations": record.get("deviations") if record else None,  # None: nobody knows
-        "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
-        "wiring_test": config.data.wiring_test, "one_folder": files.one_folder, "model": network(config),
-        "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
-                     "normalisation_sha256": normalizer.sha256},
-        "precision": config.machine.precision.name, "versions": package_versions(), **code_version()}
-
-
 def format_result(record: dict[str, Any], path: Path, weights: Path) -> str:
     """The result of a finished test for a person."""
     images, seed = record["images"], "" if record["seed"] is None else f" seed {record['seed']}"
@@ -170,5 +202,30 @@ def format_result(record: dict[str, Any], path: Path, weights: Path) -> str:
             f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "
             f"{LABELS[record['protocol']]}, {record['precision']})\n"
             f"  {LABELS[record['protocol']]}: {record['definition']}{training_note(weights)}\n"
-            f"  kept in {display_path(json_path(path))}, with the probabilities")
+            f"  kept in {display_path(path)}, with the probabilities")
 
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of a test; None if there is none, StorageError if it is no such record."""
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{display_path(path)}: unreadable ({type(error).__name__})") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise StorageError(f"{display_path(path)}: not the record of a test that this version knows")
+    return record
+
+
+def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, K), mapped, and classes (N,) of a finished test; StorageError if they were changed or lost."""
+    scores, labels = path.with_suffix(".npy"), path.with_suffix(".labels.npy")
+    for file, key in ((scores, "probabilities_sha256"), (labels, "labels_sha256")):
+        try:
+            changed = file_sha256(file) != record.get(key)
+        except OSError as error:
+            raise StorageError(f"{display_path(file)}: {error.strerror}") from error
+        if changed:
+            raise StorageError(f"{display_path(file)} was changed after the test")
+    return np.load(scores, mmap_mode="r"), np.load(labels)

@@ -5,8 +5,7 @@ from torch import nn
 from repro.models.cifar import CifarNet, initialize
 from repro.models.imagenet import ImageNetNet, imagenet_config
 from repro.models.vgg import Vgg
-from repro.ranges import CLASSES
-from repro.schema import Architecture, Family, ModelConfig, ShortcutOption, StrideIn
+from repro.schema import CLASSES, Architecture, Family, ModelConfig, ShortcutOption, StrideIn
 
 
 def build_model(config: ModelConfig, seed: int = 0, batch_norm_group: int = 0) -> nn.Module:

@@ -10,8 +10,7 @@ from repro.config import paper_config
 from repro.models.blocks import BasicBlock, Bottleneck, batch_norm
 from repro.models.checkpointing import Stage
 from repro.paper import PublishedRow, pick, published_table
-from repro.ranges import CLASSES
-from repro.schema import Family, ModelConfig, ShortcutOption, StrideIn
+from repro.schema import CLASSES, Family, ModelConfig, ShortcutOption, StrideIn
 
 WIDTHS = (64, 128, 256, 512)  # Table 1: channels of the 3x3 convolutions of conv2_x to conv5_x
 EXPANSION = {"basic": 1, "bottleneck": 4}  # Table 1: channels of a block's output, in widths

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from repro.checks import FAIL, WARNING
 from repro.config import flat, to_dict
-from repro.evaluation.views import views_of
-from repro.ranges import CLASSES, IMAGENET
-from repro.records.reading import ERROR, TESTS, WARNING, Problems, Refused, format_value, json_of
-from repro.records.record import Record
+from repro.records.reading import TESTS, Problems, Refused, format_value, json_of
 from repro.records.schema import Evaluation, check_schema
+from repro.records.submission import Submission
 from repro.reporting.select import count_problem
+from repro.schema import CLASSES, IMAGENET
 
 FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop
 
@@ -29,58 +29,60 @@ def read_evaluations(files: Mapping[str, bytes]) -> tuple[dict[str, dict[str, An
     return found, wrong
 
 
-def check_evaluations(record: Record) -> Problems:
+def check_evaluations(sent: Submission) -> Problems:
     """Every test: of this run and its weights, of all images, with errors that are those of its counts."""
-    found, wrong = read_evaluations(record.files)
-    yield from ((ERROR, text) for text in wrong)
-    if found and record.config.data.name != IMAGENET:
-        yield ERROR, f"{TESTS}/ belongs to runs of ImageNet; this one is of {record.config.data.name}"
+    found, wrong = read_evaluations(sent.files)
+    yield from ((FAIL, text) for text in wrong)
+    if found and sent.config.data.name != IMAGENET:
+        yield FAIL, f"{TESTS}/ belongs to runs of ImageNet; this one is of {sent.config.data.name}"
         return
     for protocol, content in found.items():
-        for verdict, text in wrong_test(protocol, content, record):
+        for verdict, text in wrong_test(protocol, content, sent):
             yield verdict, f"{protocol}: {text}"
     if len({content["data_fingerprint"] for content in found.values()}) > 1:
-        yield ERROR, "the tests are of different images"
+        yield FAIL, "the tests are of different images"
 
 
-def wrong_test(protocol: str, content: dict[str, Any], record: Record) -> Problems:
+def wrong_test(protocol: str, content: dict[str, Any], sent: Submission) -> Problems:
     """What is wrong with one test."""
-    run, config = record.content, record.config
+    from repro.evaluation.protocols import views_of  # late: it loads torch
+
+    run, config = sent.record, sent.config
     views = views_of(protocol, config.data)
-    due = {"protocol": protocol, "definition": views.definition, "experiment": run["experiment"], "seed": run["seed"],
-           "identity": run["identity"], "deviations": run["deviations"], "split": "val", "classes": CLASSES,
-           "images_done": content["images"], "one_folder": False}
+    due = {"protocol": protocol, "definition": views.definition, "experiment": run.experiment, "seed": run.seed,
+           "identity": run.identity, "deviations": run.deviations, "split": "val", "classes": CLASSES,
+           "one_folder": False}
     for key, value in due.items():
         if content[key] != value:
-            yield ERROR, f"{key} is {format_value(content[key])}, not {format_value(value)}"
+            yield FAIL, f"{key} is {format_value(content[key])}, not {format_value(value)}"
     for key, value in (("shorter_sides", list(views.shorter_sides)), ("crop_size", views.crop_size)):
         if content["settings"][key] != value:
-            yield ERROR, f"settings.{key} is {format_value(content['settings'][key])}, not {format_value(value)}"
+            yield FAIL, f"settings.{key} is {format_value(content['settings'][key])}, not {format_value(value)}"
     model = to_dict(config.model)
     for key, value in flat(content["model"]).items():
         if key not in model or model[key] != value:
-            yield ERROR, (f"its network has {key[:60]} {format_value(value)}, that of the run "
+            yield FAIL, (f"its network has {key[:60]} {format_value(value)}, that of the run "
                           f"{format_value(model.get(key))}")
     if (text := count_problem(content)) is not None:
-        yield ERROR, f"it {text}"
-    if "weights_sha256" not in run:
+        yield FAIL, f"it {text}"
+    if run.weights_sha256 is None:
         yield WARNING, "run.json has no hash of the weights, so nothing says that these are the run's"
-    elif content["weights_sha256"] != run["weights_sha256"]:
-        yield ERROR, (f"of other weights: SHA-256 {content['weights_sha256'][:12]}, those of the run "
-                      f"{run['weights_sha256'][:12]}")
-    if content["data_fingerprint"] != run["data"]["sha256"]:
+    elif content["weights_sha256"] != run.weights_sha256:
+        yield FAIL, (f"of other weights: SHA-256 {content['weights_sha256'][:12]}, those of the run "
+                      f"{run.weights_sha256[:12]}")
+    if content["data_fingerprint"] != (run.data and run.data.sha256):
         yield WARNING, "tested on files of another fingerprint than those that it was trained on"
-    yield from odd_test(protocol, content, record)
+    yield from odd_test(protocol, content, sent)
 
 
-def odd_test(protocol: str, content: dict[str, Any], record: Record) -> Problems:
+def odd_test(protocol: str, content: dict[str, Any], sent: Submission) -> Problems:
     """The test against the run's own one, of one crop from the center."""
-    own = record.content["result"].get("val_top1_error")
-    if type(own) not in (int, float):
+    own = (sent.record.result or {}).get("val_top1_error")
+    if own is None:
         return
     difference = content["val_top1_error"] - own
     if protocol == "center" and abs(difference) > FAR:
-        yield ERROR, (f"{content['val_top1_error']:.2f} % where the run's own test of the same crop gave {own:.2f}: "
+        yield FAIL, (f"{content['val_top1_error']:.2f} % where the run's own test of the same crop gave {own:.2f}: "
                       f"more than {FAR} points apart")
     elif protocol != "center" and difference > FAR:
         yield WARNING, (f"{content['val_top1_error']:.2f} %, which is worse than the run's own test of one crop "

@@ -4,10 +4,10 @@ import hashlib
 import math
 from typing import Any
 
-from repro.ranges import IMAGENET
-from repro.records.reading import ERROR, Problems, format_value
-from repro.records.record import Record
-from repro.schema import WarmUp
+from repro.checks import FAIL
+from repro.records.reading import Problems, format_value
+from repro.records.submission import Submission
+from repro.schema import IMAGENET, WarmUp
 
 NAME = "history.csv"
 CLOSE = 1e-9  # of a recorded number to the one that it is computed to be: both are double precision
@@ -18,35 +18,35 @@ LOSS_SLACK = 0.01  # Choice: share of the smallest possible loss that rounding m
 LEAST_LOSS = {"top1_error": math.log(2), "top5_error": math.log(6)}
 
 
-def check_history(record: Record) -> Problems:
+def check_history(sent: Submission) -> Problems:
     """Every evaluation once, in order, and finite errors that can be of so many images."""
-    rows, last = record.history, record.schedule.iterations
+    rows, last = sent.history, sent.schedule.iterations
     for key in ("iterations", "iteration"):
-        if record.content[key] != last:
-            yield ERROR, f"run.json says {key} {record.content[key]}; the configuration trains {last}"
-    if record.content["status"] != "finished":
-        yield ERROR, f"the run is not finished: its status is {format_value(record.content['status'])}"
-    if record.content["evaluated_on"] != record.tested_on:
-        yield ERROR, (f"evaluated on {record.content['evaluated_on']}; this configuration is tested on "
-                      f"{record.tested_on}")
+        if (said := getattr(sent.record, key)) != last:
+            yield FAIL, f"run.json says {key} {said}; the configuration trains {last}"
+    if sent.record.status != "finished":
+        yield FAIL, f"the run is not finished: its status is {format_value(sent.record.status)}"
+    if sent.record.evaluated_on != sent.tested_on:
+        yield FAIL, (f"evaluated on {sent.record.evaluated_on}; this configuration is tested on "
+                      f"{sent.tested_on}")
     if not rows:
-        yield ERROR, f"{NAME}: {record.unread}"
+        yield FAIL, f"{NAME}: {sent.unread}"
         return
-    problem = misplaced_row(record)
+    problem = misplaced_row(sent)
     if problem is not None:
-        yield ERROR, problem
+        yield FAIL, problem
         return
     done = 0
     for row in rows:
-        yield from wrong_numbers(row, (row["iteration"] - done) * record.config.train.mini_batch_size, record)
+        yield from wrong_numbers(row, (row["iteration"] - done) * sent.config.train.mini_batch_size, sent)
         done = row["iteration"]
 
 
-def misplaced_row(record: Record) -> str | None:
+def misplaced_row(sent: Submission) -> str | None:
     """The first row that is not the evaluation that the schedule asks for; None if all are."""
-    interval, last = record.schedule.interval, record.schedule.iterations
+    interval, last = sent.schedule.interval, sent.schedule.iterations
     before = 0
-    for row in record.history:
+    for row in sent.history:
         here, due = row["iteration"], min(before + interval, last)
         if here == before:
             return f"{NAME} has iteration {here} twice"
@@ -58,24 +58,24 @@ def misplaced_row(record: Record) -> str | None:
     return None if before == last else f"{NAME} ends at iteration {before} of {last}"
 
 
-def wrong_numbers(row: dict[str, Any], trained: int, record: Record) -> Problems:
+def wrong_numbers(row: dict[str, Any], trained: int, sent: Submission) -> Problems:
     """What is wrong with the losses and errors of a row; trained: images since the row before."""
-    split, where = record.tested_on, f"{NAME}, iteration {row['iteration']}:"
-    for part, images in (("train", trained), (split, record.tested_images)):
+    split, where = sent.tested_on, f"{NAME}, iteration {row['iteration']}:"
+    for part, images in (("train", trained), (split, sent.tested_images)):
         loss = row[f"{part}_loss"]
         if loss < 0:
-            yield ERROR, f"{where} {part}_loss {loss} is below 0"
+            yield FAIL, f"{where} {part}_loss {loss} is below 0"
         for name, least in LEAST_LOSS.items():
             error = row.get(f"{part}_{name}")
             if error is None:
                 continue
             if (text := wrong_error(f"{part}_{name}", error, images)) is not None:
-                yield ERROR, f"{where} {text}"
+                yield FAIL, f"{where} {text}"
             if loss >= 0 and loss < error / 100 * least * (1 - LOSS_SLACK):
-                yield ERROR, (f"{where} {part}_loss {loss:.6g} is less than {error:.6g} % of errors can have "
+                yield FAIL, (f"{where} {part}_loss {loss:.6g} is less than {error:.6g} % of errors can have "
                               f"({error / 100 * least:.6g})")
     if row.get(f"{split}_top5_error", 0) > row[f"{split}_top1_error"]:
-        yield ERROR, f"{where} {split}_top5_error is above {split}_top1_error"
+        yield FAIL, f"{where} {split}_top5_error is above {split}_top1_error"
 
 
 def wrong_error(name: str, error: float, images: int | None) -> str | None:
@@ -90,28 +90,28 @@ def wrong_error(name: str, error: float, images: int | None) -> str | None:
     return f"{name} {error} is no whole number of errors among {images} images (next: {100 * count / images})"
 
 
-def check_schedule(record: Record) -> Problems:
+def check_schedule(sent: Submission) -> Problems:
     """The rate of every row against the schedule, and the end of the warm-up."""
-    schedule, ended = record.schedule, record.content["warmup_end"]
+    schedule, ended = sent.schedule, sent.record.warmup_end
     warms_up = schedule.warmup is not WarmUp.none
     if not warms_up and ended is not None:
-        yield ERROR, f"warmup_end is {ended}, but the configuration has no warm-up"
-    elif warms_up and (text := wrong_warmup(record)) is not None:
-        yield ERROR, text
-    if not record.history:
-        yield ERROR, f"there is no readable {NAME} to compare it with"
-    for row in record.history:
+        yield FAIL, f"warmup_end is {ended}, but the configuration has no warm-up"
+    elif warms_up and (text := wrong_warmup(sent)) is not None:
+        yield FAIL, text
+    if not sent.history:
+        yield FAIL, f"there is no readable {NAME} to compare it with"
+    for row in sent.history:
         before = row["iteration"] - 1
         warming = warms_up and (ended is None or before < ended)
         due = schedule.rate(before, warming)
         if not math.isclose(row["learning_rate"], due, rel_tol=CLOSE):
-            yield ERROR, (f"{NAME}, iteration {row['iteration']}: learning rate {row['learning_rate']:g}; the schedule "
+            yield FAIL, (f"{NAME}, iteration {row['iteration']}: learning rate {row['learning_rate']:g}; the schedule "
                           f"gives {due:g}")
 
 
-def wrong_warmup(record: Record) -> str | None:
+def wrong_warmup(sent: Submission) -> str | None:
     """Why the warm-up can't have ended where the record says so; None if it can."""
-    schedule, ended = record.schedule, record.content["warmup_end"]
+    schedule, ended = sent.schedule, sent.record.warmup_end
     longest = schedule.warmup_max
     if ended is None:
         return f"no warmup_end: the warm-up ends after {longest} iterations" if longest <= schedule.iterations else None
@@ -121,62 +121,55 @@ def wrong_warmup(record: Record) -> str | None:
     return f"warmup_end is {ended}; this warm-up can end from iteration {first} to {longest}"
 
 
-def check_result(record: Record) -> Problems:
+def check_result(sent: Submission) -> Problems:
     """The result, the hash and the extras of run.json against history.csv: the result is the last row."""
-    content, rows = record.content, record.history
-    found = hashlib.sha256(record.files[NAME]).hexdigest() if NAME in record.files else None
-    if found is not None and found != content["history_sha256"]:
-        yield ERROR, (f"{NAME} was changed after the run: SHA-256 {found[:12]}, recorded "
-                      f"{content['history_sha256'][:12]}")
+    record, rows = sent.record, sent.history
+    found = hashlib.sha256(sent.files[NAME]).hexdigest() if NAME in sent.files else None
+    if found is not None and found != record.history_sha256:
+        yield FAIL, (f"{NAME} was changed after the run: SHA-256 {found[:12]}, recorded "
+                      f"{(record.history_sha256 or 'none')[:12]}")
     if not rows:
-        yield ERROR, f"there is no readable {NAME} to compare it with"
+        yield FAIL, f"there is no readable {NAME} to compare it with"
     else:
-        last = {name: rows[-1][name] for name in record.columns}
-        result = content["result"]
+        last = {name: rows[-1][name] for name in sent.columns}
+        result = record.result or {}
         for key in sorted({*last, *result}):
-            if key not in result or key not in last or not equal(result[key], last[key]):
-                yield ERROR, (f"the recorded result has {key[:60]} {format_value(result.get(key))}, the last row "
+            if key not in result or key not in last or result[key] != last[key]:
+                yield FAIL, (f"the recorded result has {key[:60]} {format_value(result.get(key))}, the last row "
                               f"{format_value(last.get(key))}; the last iteration is the result, never the best one")
-        yield from wrong_best(record)
-    averaged = content.get("recomputed_batch_norm")
-    if averaged is not None:
-        yield from wrong_averaged(averaged, record)
+        yield from wrong_best(sent)
+    if record.recomputed_batch_norm is not None:
+        yield from wrong_averaged(record.recomputed_batch_norm, sent)
 
 
-def equal(recorded: Any, value: float | int) -> bool:
-    """Whether a recorded value is this number."""
-    return type(recorded) in (int, float) and recorded == value
-
-
-def wrong_best(record: Record) -> Problems:
+def wrong_best(sent: Submission) -> Problems:
     """What is wrong with best_on_test, which a run on the test set has as a labeled extra."""
-    best = record.content.get("best_on_test")
-    if record.tested_on != "test":
+    best = sent.record.best_on_test
+    if sent.tested_on != "test":
         if best is not None:
-            yield ERROR, "best_on_test is recorded, but the run was not tested on a test set"
+            yield FAIL, "best_on_test is recorded, but the run was not tested on a test set"
         return
-    lowest = min(record.history, key=lambda row: row["test_top1_error"])
+    lowest = min(sent.history, key=lambda row: row["test_top1_error"])
     due = {key: lowest[key] for key in ("iteration", "test_top1_error")}
-    if best is None or not all(equal(best[key], value) for key, value in due.items()):
-        yield ERROR, f"best_on_test is {format_value(best)}; the lowest test error of {NAME} is {format_value(due)}"
+    if best != due:
+        yield FAIL, f"best_on_test is {format_value(best)}; the lowest test error of {NAME} is {format_value(due)}"
 
 
-def wrong_averaged(averaged: dict[str, Any], record: Record) -> Problems:
+def wrong_averaged(averaged: dict[str, Any], sent: Submission) -> Problems:
     """What is wrong with the error that was measured with plainly averaged BN statistics."""
-    size, split = record.config.train.mini_batch_size, record.tested_on
-    images = record.config.evaluation.batch_norm_images // size * size
-    if averaged["images"] != images:
-        yield ERROR, f"recomputed_batch_norm is of {averaged['images']} images; the configuration takes {images}"
-    names = [f"{split}_top1_error", *([f"{split}_top5_error"] if record.config.data.name == IMAGENET else [])]
+    size, split = sent.config.train.mini_batch_size, sent.tested_on
+    images = sent.config.evaluation.batch_norm_images // size * size
+    names = [f"{split}_top1_error", *([f"{split}_top5_error"] if sent.config.data.name == IMAGENET else [])]
     if set(averaged) != {"images", f"{split}_loss", *names}:
-        yield ERROR, (f"recomputed_batch_norm has {', '.join(sorted(averaged))}; due are {split}_loss, "
+        yield FAIL, (f"recomputed_batch_norm has {', '.join(sorted(averaged))}; due are {split}_loss, "
                       f"{', '.join(names)}")
         return
+    if averaged["images"] != images:
+        yield FAIL, f"recomputed_batch_norm is of {averaged['images']} images; the configuration takes {images}"
     for name in names:
-        if (text := wrong_error(name, averaged[name], record.tested_images)) is not None:
-            yield ERROR, f"recomputed_batch_norm: {text}"
-        own = record.content["result"].get(name)
-        settled = record.schedule.iterations >= SETTLED
-        if settled and type(own) in (int, float) and abs(averaged[name] - own) > FAR:
-            yield ERROR, (f"the recorded result has {name} {own:.2f} %, the same weights with averaged BN statistics "
+        if (text := wrong_error(name, averaged[name], sent.tested_images)) is not None:
+            yield FAIL, f"recomputed_batch_norm: {text}"
+        own = (sent.record.result or {}).get(name)
+        if sent.schedule.iterations >= SETTLED and own is not None and abs(averaged[name] - own) > FAR:
+            yield FAIL, (f"the recorded result has {name} {own:.2f} %, the same weights with averaged BN statistics "
                           f"{averaged[name]:.2f}: more than {FAR:g} points apart")

@@ -2,74 +2,75 @@
 
 from collections.abc import Mapping
 
+from repro.checks import FAIL, WARNING
 from repro.data.cifar10_files import OFFICIAL
 from repro.errors import ConfigError
 from repro.paper import golden_count
-from repro.ranges import CIFAR10, CLASSES, IMAGENET, SYNTHETIC
 from repro.records.history import NAME as HISTORY
 from repro.records.layers import GRADIENTS, RESPONSES
-from repro.records.reading import ERROR, WARNING, Problems, Refused, format_value, json_of
-from repro.records.record import Record
-from repro.schema import Family
+from repro.records.reading import Problems, Refused, format_value, json_of
+from repro.records.submission import Submission
+from repro.schema import CIFAR10, CLASSES, IMAGENET, SYNTHETIC, Family
 
 UNKNOWN = "was not recorded, so nobody can look at the code that ran"
 
 
-def check_code(record: Record) -> Problems:
+def check_code(sent: Submission) -> Problems:
     """Commits, uncommitted changes and versions of every session."""
     seen: set[str] = set()
-    for number, session in enumerate(record.content["sessions"], 1):
+    for number, session in enumerate(sent.record.sessions, 1):
         found = []
-        if session["commit"] is None:
+        if session.commit is None:
             found.append(f"the commit {UNKNOWN}")
-        if session["dirty"]:
+        if session.dirty:
             found.append("the tree had uncommitted changes")
-        elif session["dirty"] is None and session["commit"] is not None:
+        elif session.dirty is None and session.commit is not None:
             found.append("whether the tree had uncommitted changes was not recorded")
         found += [f"the version of {name} was not recorded" for name in ("python", "torch", "torchvision", "numpy")
-                  if session[name] is None]
+                  if getattr(session, name) is None]
         for text in found:
             if text not in seen:
                 yield WARNING, f"session {number}: {text}"
             seen.add(text)
-    commits = {session["commit"] for session in record.content["sessions"]}
+    commits = {session.commit for session in sent.record.sessions}
     if len(commits) > 1:
         yield WARNING, f"the sessions ran {len(commits)} different commits"
 
 
-def check_parameters(record: Record) -> Problems:
+def check_parameters(sent: Submission) -> Problems:
     """The number of parameters against the golden count of the network."""
-    model = record.config.model
+    model = sent.config.model
     option = "A" if model.family is Family.plain else model.shortcut_option.name
-    classes = CLASSES if record.config.data.name == IMAGENET else 10
+    classes = CLASSES if sent.config.data.name == IMAGENET else 10
     try:
         due = golden_count(IMAGENET if classes == CLASSES else CIFAR10, model.depth or 0).parameters.get(option)
     except ConfigError:
         due = None
     if due is None or model.num_classes != classes:
-        yield WARNING, (f"{record.content['parameters']:,} parameters of a network that golden_counts.yaml does not "
+        yield WARNING, (f"{sent.record.parameters:,} parameters of a network that golden_counts.yaml does not "
                         "have: not compared")
-    elif record.content["parameters"] != due:
-        yield ERROR, (f"{record.content['parameters']:,} parameters; this network of {model.depth} layers, option "
+    elif sent.record.parameters != due:
+        yield FAIL, (f"{sent.record.parameters:,} parameters; this network of {model.depth} layers, option "
                       f"{option}, has {due:,} (golden_counts.yaml)")
 
 
-def check_data(record: Record) -> Problems:
+def check_data(sent: Submission) -> Problems:
     """The data set, its split and its hash."""
-    data, config = record.content["data"], record.config.data
+    data, config = sent.record.data, sent.config.data
+    assert data is not None  # REQUIRED
     if config.name == SYNTHETIC:
-        yield ERROR, "synthetic images are no evidence about CIFAR-10"
-    if config.wiring_test or data.get("one_folder"):
-        yield ERROR, "a wiring test is no evidence about ImageNet"
+        yield FAIL, "synthetic images are no evidence about CIFAR-10"
+    if config.wiring_test or data.one_folder:
+        yield FAIL, "a wiring test is no evidence about ImageNet"
     for key, due in (("name", config.name), ("split", config.split.name)):
-        if data[key] != due:
-            yield ERROR, f"data.{key} is {format_value(data[key])}, that of the configuration {due}"
-    if config.name == CIFAR10 and data["sha256"] != OFFICIAL.sha256:
-        yield ERROR, (f"the images have SHA-256 {data['sha256'][:12]}, those of CIFAR-10 as published "
+        if (said := getattr(data, key)) != due:
+            yield FAIL, f"data.{key} is {format_value(said)}, that of the configuration {due}"
+    if config.name == CIFAR10 and data.sha256 != OFFICIAL.sha256:
+        yield FAIL, (f"the images have SHA-256 {data.sha256[:12]}, those of CIFAR-10 as published "
                       f"{OFFICIAL.sha256[:12]}")
 
 
-def check_copies(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> Problems:
+def check_copies(sent: Submission, others: Mapping[str, Mapping[str, bytes]]) -> Problems:
     """The weights, histories or layer statistics of other records (their files by name): no two seeds share them."""
     for name, files in others.items():
         try:
@@ -77,17 +78,17 @@ def check_copies(record: Record, others: Mapping[str, Mapping[str, bytes]]) -> P
         except Refused:
             other = {}
         shared = [file for file in (HISTORY, RESPONSES, GRADIENTS)
-                  if file in record.files and record.files[file] == files.get(file)]
+                  if file in sent.files and sent.files[file] == files.get(file)]
         for what, columns in (("losses", (2, 4)), ("errors", (3, 5))):
-            rows = columns_of(record.files, columns)
+            rows = columns_of(sent.files, columns)
             equal = len(rows & columns_of(files, columns))
             if HISTORY not in shared and equal > len(rows) / 2:
                 shared.append(f"the {what} of {equal} of {len(rows)} tests")
-        if (own := record.content.get("weights_sha256")) and own == other.get("weights_sha256"):
+        if (own := sent.record.weights_sha256) and own == other.get("weights_sha256"):
             shared.append("the weights' SHA-256")
         if shared:
-            copied = other.get("seed", record.content["seed"]) != record.content["seed"]
-            yield ERROR if copied else WARNING, (f"it shares {', '.join(shared)} with {name}: the same run again, or a "
+            copied = other.get("seed", sent.record.seed) != sent.record.seed
+            yield FAIL if copied else WARNING, (f"it shares {', '.join(shared)} with {name}: the same run again, or a "
                                                  "copy under another name; no two seeds share them")
 
 

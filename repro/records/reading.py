@@ -10,20 +10,19 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from repro.checks import FAIL, CheckResult
 from repro.errors import ConfigError, StorageError
 from repro.paper import PROTOCOLS, UniqueKeyLoader
 from repro.paths import display_path
 from repro.publishing import EXTRA_FILES, PUBLISHED_FILES
 from repro.wording import escape
 
-OK, WARNING, ERROR = "ok", "warning", "error"
-Problems = Iterator[tuple[str, str]]  # ERROR or WARNING, and the text
+Problems = Iterator[tuple[str, str]]  # FAIL or WARNING, and the text
 LONGEST, LONGEST_VALUE = 600, 60  # characters that are shown of a problem, and of a recorded value in it
 TESTS = "evaluations"
 KNOWN = (*PUBLISHED_FILES, *EXTRA_FILES, *(f"{TESTS}/{protocol}.json" for protocol in PROTOCOLS))
@@ -44,18 +43,9 @@ class Refused(Exception):
     """A file or value of a record that can't be what it should be; the message says why."""
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """One check's outcome: its name, ok, warning or error, and what was found in one line that moves no cursor."""
-
-    check: str
-    verdict: str
-    text: str
-
-    @classmethod
-    def of(cls, check: str, verdict: str, text: str) -> "CheckResult":
-        """The result with its text made safe to print: the record comes from elsewhere."""
-        return cls(check, verdict, cut(escape(text), LONGEST))
+def make_result(check: str, status: str, text: str) -> CheckResult:
+    """A result whose text is safe to print: the record comes from elsewhere."""
+    return CheckResult(check, status, cut(escape(text), LONGEST))
 
 
 def cut(text: str, longest: int = LONGEST_VALUE) -> str:
@@ -80,13 +70,13 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
     except OSError as error:
         raise StorageError(f"can't read {display_path(folder)}: {error.strerror}") from error
     if stat.S_ISLNK(mode):
-        return {}, [(ERROR, "the folder is a symbolic link; give the folder itself")]
+        return {}, [(FAIL, "the folder is a symbolic link; give the folder itself")]
     if not stat.S_ISDIR(mode):
         raise ConfigError(f"{display_path(folder)}: no folder, but a record is one")
     files: dict[str, bytes] = {}
     problems = list(read_entries(folder, "", files))
     there = {name for name in KNOWN if os.path.lexists(folder / name)}
-    problems += [(ERROR, f"{name} is missing") for name in PUBLISHED_FILES if name not in there]
+    problems += [(FAIL, f"{name} is missing") for name in PUBLISHED_FILES if name not in there]
     return files, problems
 
 
@@ -95,19 +85,19 @@ def read_entries(folder: Path, prefix: str, files: dict[str, bytes]) -> Problems
     for entry in list_folder(folder):
         name = f"{prefix}{entry.name}"
         if entry.is_symlink():
-            yield ERROR, f"{format_value(name)} is a symbolic link; a record has none"
+            yield FAIL, f"{format_value(name)} is a symbolic link; a record has none"
         elif HEAVY.fullmatch(entry.name):
-            yield ERROR, (f"{format_value(name)} is no part of a record and was not opened; send the record without "
+            yield FAIL, (f"{format_value(name)} is no part of a record and was not opened; send the record without "
                           "weights, checkpoints and arrays (`repro publish` copies what belongs to it)")
         elif entry.is_dir(follow_symlinks=False) and name == TESTS:
             yield from read_entries(folder / TESTS, f"{TESTS}/", files)
         elif name not in KNOWN:
-            yield ERROR, f"{format_value(name)} is no file of a record; those are {', '.join(KNOWN)}"
+            yield FAIL, f"{format_value(name)} is no file of a record; those are {', '.join(KNOWN)}"
         else:
             try:
                 files[name] = read_file(folder / entry.name, LIMITS.get(prefix.rstrip("/") or name, CSV_LIMIT))
             except Refused as refused:
-                yield ERROR, f"{name}: {refused}"
+                yield FAIL, f"{name}: {refused}"
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:

@@ -33,33 +33,6 @@ def struct(name: str, kinds: Kinds, optional: Iterable[str] = ()) -> Any:
 
 PACKAGES: Kinds = dict.fromkeys(("python", "torch", "torchvision", "hydra_core", "omegaconf", "numpy"), Version | None)
 CODE: Kinds = {"repro": Version | None, "commit": Commit | None, "dirty": bool | None}
-HOW: Kinds = {"engine": Text, "updates_per_graph": Whole, "jobs_per_device": Whole, "devices": Whole,
-              "memory_format_ms": struct("FormatTimes", {"contiguous": Number, "channels_last": Number})}
-Environment = struct("Environment", {
-    **PACKAGES, "system": Text, "architecture": Text, "cores": Whole | None, "interpreter": Text, "device": Text,
-    "precision": Precision, "threads": Whole, **HOW}, HOW)
-Session = struct("Session", {
-    "started": Time, "from_iteration": Whole, "device": Text, **CODE, **PACKAGES, **HOW, "ended": Time,
-    "to_iteration": Whole, "slurm": struct("Slurm", {"job_id": Text, "restarts": Whole})},
-    (*HOW, "ended", "to_iteration", "slurm"))
-Images = struct("Images", {"name": Text, "split": Text, "sha256": Sha256, "one_folder": bool}, ["one_folder"])
-ERRORS: Kinds = {"test_loss": Number, "val_loss": Number, "test_top1_error": Percent, "val_top1_error": Percent,
-                 "val_top5_error": Percent}
-Averaged = struct("Averaged", {"images": Whole, **ERRORS}, ERRORS)
-LATER: Kinds = {"device": Text, "utc": Time, **CODE, **PACKAGES}  # of responses that were measured after the run
-Responses = struct("Responses", {"images": Whole, "evaluated_on": Split, "precision": Precision, "sha256": Sha256,
-                                 **LATER}, LATER)
-EXTRAS: Kinds = {
-    "memory_bytes": Whole, "peak_memory_bytes": Whole, "weights_sha256": Sha256, "recomputed_batch_norm": Averaged,
-    "responses": Responses, "gradients_sha256": Sha256,
-    "best_on_test": struct("BestOnTest", {"iteration": Whole, "test_top1_error": Percent})}
-RunRecord = struct("RunRecord", {
-    "schema": Literal[1], "experiment": Text, "seed": Whole, "identity": ConfigHash, "status": Text, "config": Mapping,
-    "deviations": list[str], "evaluated_on": Split, "iterations": Whole, "iteration": Whole, "parameters": Whole,
-    "data": Images, "environment": Environment, "started": Time, "ended": Time, "warmup_end": Whole | None,
-    "sessions": Annotated[list[Session], Meta(min_length=1)],  # type: ignore[valid-type]
-    "train_seconds": Number, "evaluation_seconds": Number, "result": Mapping, "history_sha256": Sha256,
-    **EXTRAS}, EXTRAS)
 Evaluation = struct("Evaluation", {
     "schema": Literal[1], "protocol": Text, "definition": Text, "experiment": Text, "seed": Whole | None,
     "identity": ConfigHash | None, "deviations": list[str] | None, "weights_sha256": Sha256,
@@ -69,7 +42,7 @@ Evaluation = struct("Evaluation", {
     "precision": Precision, "decoder": Text, "versions": struct("Packages", PACKAGES), **CODE, "device": Text,
     "images": Whole, "classes": Whole, "images_done": Whole, "top1_errors": Whole, "top5_errors": Whole,
     "finished": bool, "val_top1_error": Percent, "val_top5_error": Percent, "probabilities_sha256": Sha256,
-    "labels_sha256": Sha256, "utc": Time}, ["decoder"])
+    "labels_sha256": Sha256, "utc": Time}, ["decoder", "images_done"])
 
 
 def check_schema(value: dict[str, Any], kind: Any) -> None:

@@ -21,11 +21,10 @@ from repro.config import (
     with_precision,
 )
 from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
-from repro.ranges import IMAGENET, VALIDATION_IMAGES
 from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, file_sha256, read_json, scan
-from repro.schema import Precision, RunConfig
+from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties

@@ -16,12 +16,11 @@ from repro.config import PAPER_PRECISIONS, difference, flat, to_dict, with_preci
 from repro.config import settings as number_settings
 from repro.errors import ConfigError
 from repro.paths import display_path
-from repro.ranges import CLASSES
 from repro.record import Session
 from repro.reporting.select import record, result
 from repro.reporting.table import one_line
 from repro.runs import Run
-from repro.schema import Architecture, Precision, RunConfig, StrideIn
+from repro.schema import CLASSES, Architecture, Precision, RunConfig, StrideIn
 
 IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
 NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.config import experiments, flat, paper_config, paper_hashes, to_dict
+from repro.config import experiments, flat, override, paper_config, paper_hashes, to_dict
 from repro.paths import conf_dir, display_path, experiments_dir
-from repro.ranges import CIFAR10
 from repro.reporting import figures, tables
 from repro.reporting.select import (
     ENSEMBLE,
@@ -28,6 +27,7 @@ from repro.reporting.select import (
     record,
 )
 from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows
+from repro.schema import CIFAR10
 from repro.wording import duration
 
 FINISHED, DIVERGED, IN_USE, OPEN = "finished", "diverged", "in use", "open"
@@ -152,13 +152,8 @@ def stopped(run: Run) -> dict[str, Any]:
     values = flat(to_dict(record(run).config))
     keys = [text.partition(": ")[0] for text in record(run).deviations]
     words = ["repro run", shlex.quote(f"experiment={run.experiment}"), f"seed={run.seed}",
-             *(shlex.quote(f"{key}={override(values[key])}") for key in keys if key in values)]
+             *(shlex.quote(override(key, values[key])) for key in keys if key in values)]
     return progress(run) | {"note": STOPPED[run.status], "go_on": " ".join(words) + data_root(run)}
-
-
-def override(value: Any) -> str:
-    """A value as an override gives it: null, true, [1,2]."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def progress(run: Run) -> dict[str, Any]:

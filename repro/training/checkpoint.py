@@ -1,18 +1,24 @@
-"""Checkpoints that are whole or not there: hashed, written atomically, the last two kept, loaded as plain data only.
+"""Checkpoints that are whole or not there: hashed, written atomically beside the training, loaded as plain data only.
 
 A checkpoint is `checkpoint-<iteration>.pt` and, written after it, `checkpoint-<iteration>.json` with what else a resume
-needs and one hash over both. One without its JSON was cut off while it was written and does not count.
+needs and one hash over both. One without its JSON was cut off while it was written and does not count. The last two
+are kept.
 """
 
+import functools
 import hashlib
 import io
 import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.torch_version import TorchVersion
 
+from repro.devices import new_stream
 from repro.errors import StorageError
 from repro.evaluation.weight_files import with_settings
 from repro.paths import display_path
@@ -83,46 +89,42 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any], dic
     Falls back to the one before with a note. StorageError if there are checkpoints and none can be used.
     """
     notes: list[str] = []
-    candidates = list_checkpoints(folder)
-    for path in candidates:
+    for path in list_checkpoints(folder):
         try:
-            state, meta = load(path, device)
+            return *load(path, device), notes
         except StorageError as error:
-            notes.append(str(error))
-            continue
-        return state, meta, notes
-    if candidates:
+            notes.append(f"{display_path(path)}: {error}; not used")
+    if notes:
         raise StorageError("\n".join([*notes, "no usable checkpoint is left; resume=never starts this run over"]))
     return None
 
 
 def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
     """One checkpoint: its hash is checked before it is read, only plain data is admitted; StorageError otherwise."""
+    meta: dict[str, Any] = {}
     try:
         meta = read_json(path.with_suffix(".json"))
         if meta["schema"] > SCHEMA:
-            raise StorageError(f"{display_path(path)}: written by a newer version of repro (checkpoints of schema "
-                               f"{meta['schema']}; this version reads up to {SCHEMA}); not used")
+            raise StorageError(f"written by a newer version of repro (checkpoints of schema {meta['schema']}; this "
+                               f"version reads up to {SCHEMA})")
         payload = path.read_bytes()
         found = digest(payload, meta)
         if found != meta["sha256"]:
-            raise StorageError(f"{display_path(path)}: damaged ({len(payload)} of {meta['bytes']} bytes, "
-                               f"sha256 {found[:12]} instead of {meta['sha256'][:12]}); not used")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{display_path(path)}: unreadable checkpoint ({type(error).__name__}); not used") from error
-    try:
+            raise StorageError(f"damaged ({len(payload)} of {meta['bytes']} bytes, sha256 {found[:12]} instead of "
+                               f"{meta['sha256'][:12]})")
         return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
+    except StorageError:
+        raise
     except Exception as error:  # torch's unpickler raises IndexError, AttributeError and others on what it can't read
-        raise StorageError(f"{display_path(path)}: unreadable checkpoint ({type(error).__name__}{newer_torch(meta)}); "
-                           "not used") from error
+        raise StorageError(f"unreadable checkpoint ({type(error).__name__}{newer_torch(meta)})") from error
 
 
-def newer_torch(meta: dict[str, Any]) -> str:
+def newer_torch(meta: Any) -> str:
     """What to add where a checkpoint was written with a newer torch than this one; '' otherwise."""
-    written = str((meta.get("versions") or {}).get("torch", ""))
     try:
+        written = meta["versions"]["torch"]
         newer = TorchVersion(written) > TorchVersion(torch.__version__)
-    except ValueError:
+    except (KeyError, TypeError, ValueError):
         return ""
     return f"; it was written with torch {written}, this is {torch.__version__}" if newer else ""
 
@@ -132,3 +134,61 @@ def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
     payload = serialize(with_settings(model.state_dict(), config))
     write_atomic(path, payload)
     return hashlib.sha256(payload).hexdigest()
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The value with every tensor in its dicts and lists replaced by `function` of it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return type(value)((key, map_tensors(function, entry)) for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(function, entry) for entry in value)
+    return value
+
+
+@torch.no_grad()
+def snapshot(state: dict[str, Any], device: torch.device) -> Callable[[], Any]:
+    """Copy a state as it is now; what is returned brings the copy to the CPU. On CUDA the host does not wait."""
+    copy = map_tensors(torch.clone, state)
+    if device.type != "cuda":
+        return lambda: map_tensors(Tensor.cpu, copy)
+    taken = torch.cuda.current_stream(device).record_event()
+
+    def fetch() -> Any:
+        stream = fetching_stream(device)  # its own waits for the copy, and for nothing that was queued after it
+        stream.wait_event(taken)
+        with torch.cuda.stream(stream):
+            return map_tensors(Tensor.cpu, copy)
+    return fetch
+
+
+@functools.cache
+def fetching_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all snapshots: torch has few, and one of a captured graph must not be met again."""
+    return new_stream(device)
+
+
+class Writer:
+    """One thread that does one piece of work at a time; its error is raised where the next call looks."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="repro-writer")
+        self.last: Future[None] | None = None
+
+    def busy(self) -> bool:
+        """Whether work is still being done; raises the error of work that failed."""
+        if self.last is not None and self.last.done():
+            self.finish()
+        return self.last is not None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin this work when what went before is done."""
+        self.finish()
+        self.last = self.pool.submit(work)
+
+    def finish(self) -> None:
+        """Wait until all is done; raises the error of work that failed."""
+        last, self.last = self.last, None
+        if last is not None:
+            last.result()

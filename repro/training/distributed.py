@@ -1,8 +1,7 @@
 """The processes that train one network together, a device each: who they are, and what they tell each other.
 
 Every process runs the same code on its share of each mini-batch. What has to be decided once (a folder, a record, when
-to stop) is decided by the leader, process 0, and told to the others. One process alone is a world of size 1, in which
-nothing is sent.
+to stop) is decided by process 0, the main one. One process alone is a world of size 1, in which nothing is sent.
 """
 
 import atexit
@@ -12,8 +11,8 @@ import logging
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from repro.config import flat, to_dict
-from repro.devices import resolve
 from repro.errors import ConfigError, LostProcessError, PeerError, ReproError
 from repro.schema import Device, RunConfig
 
@@ -32,8 +30,8 @@ T = TypeVar("T")
 AGREE_EVERY = 10  # Choice: updates between two agreements on a GPU, where one in each would keep the host waiting
 LONG = timedelta(days=1)
 LATE_SECONDS = 30.0  # Choice: how much later another process may start than one that fails at once
-ALL_HERE = -1  # of `devices`: one process for each device of this machine
 SLURM_PORTS = 20_000  # from here on: the port follows from the number of the job
+CPU = torch.device("cpu")
 
 _joined: list[str] = []  # the runs that this process has met the others for, or begun alone
 
@@ -62,7 +60,8 @@ class World:
     def all_reduce_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all processes, and return it."""
         if self.size > 1:
-            self.naming_lost_peer(lambda: dist.all_reduce(tensor))
+            with self.naming_lost_peer():
+                dist.all_reduce(tensor)
         return tensor
 
     def average_buffers(self, model: nn.Module) -> None:
@@ -75,21 +74,20 @@ class World:
         if self.size == 1:
             return [tensor]
         found = [torch.empty_like(tensor) for _ in range(self.size)]
-        self.naming_lost_peer(lambda: dist.all_gather(found, tensor))
+        with self.naming_lost_peer():
+            dist.all_gather(found, tensor)
         return found
 
     def all_gather_object(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
-        if self.size == 1:
-            return [value]
-        found: list[list[Any]] = [[value] for _ in range(self.size)]
-        for rank, box in enumerate(found):
-            self.naming_lost_peer(lambda box=box, rank=rank: dist.broadcast_object_list(  # type: ignore[misc]
-                box, src=rank, group=self.setup, device=torch.device("cpu")))
-        return [box[0] for box in found]
+        found: list[Any] = [value] * self.size
+        if self.size > 1:
+            with self.naming_lost_peer():
+                dist.all_gather_object(found, value, group=self.setup)
+        return found
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """What the leader's `work` returns, in every process; an error of ours that it raises is raised in all."""
+        """What `work` returns in process 0, in every process; an error of ours that it raises is raised in all."""
         if self.size == 1:
             return work()
         answer: list[Any] = [None, None]
@@ -98,40 +96,36 @@ class World:
                 answer[0] = work()
             except ReproError as error:
                 answer[1] = error
-        self.naming_lost_peer(lambda: dist.broadcast_object_list(answer, group=self.setup, device=torch.device("cpu")))
+        with self.naming_lost_peer():
+            dist.broadcast_object_list(answer, group=self.setup, device=CPU)
         if answer[1] is not None:
             raise answer[1]
         return cast(T, answer[0])
 
-    def agree_on_stop(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Whether any process wants to stop, and whether the leader wants to save: the same answer in all."""
+    def agree(self, stop: bool, save: bool, done: int = 0, device: torch.device = CPU) -> tuple[bool, bool]:
+        """After so many updates: whether any process wants to stop, and whether process 0 wants to save.
+
+        Two times no where the processes do not ask each other after this update.
+        """
         if self.size == 1:
             return stop, save
-        wishes = torch.tensor([int(stop), int(save and self.is_main)])
-        self.naming_lost_peer(lambda: dist.all_reduce(wishes))
+        if device.type != "cpu" and done % AGREE_EVERY:
+            return False, False
+        wishes = self.all_reduce_(torch.tensor([int(stop), int(save and self.is_main)]))
         return bool(wishes[0]), bool(wishes[1])
 
-    def agrees_after(self, done: int, device: torch.device) -> bool:
-        """Whether `agree_on_stop` is asked after so many updates."""
-        return self.size == 1 or device.type == "cpu" or done % AGREE_EVERY == 0
-
-    def naming_lost_peer(self, talk: Callable[[], object]) -> None:
-        """Send and receive; PeerError (1) if another process does not answer any more."""
+    @contextmanager
+    def naming_lost_peer(self) -> Iterator[None]:
+        """Around what is sent and received: PeerError (1) if another process does not answer any more."""
         try:
-            talk()
+            yield
         except RuntimeError as error:
-            if (gone := self.peer_error(error)) is None:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
                 raise
-            raise gone from error
-
-    def peer_error(self, error: RuntimeError) -> PeerError | None:
-        """What to say where an error of torch means that another process is gone or does not answer; None otherwise."""
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
-            return None
-        others = ", ".join(f"{rank} ({name})" for rank, name in enumerate(self.names) if rank != self.rank)
-        return PeerError(
-            f"process {self.rank} of {self.size}: another process is gone or does not answer ({first_line(error)})\n"
-            f"the others are: {others}; the last checkpoint is intact, the same command goes on from it")
+            others = ", ".join(f"{rank} ({name})" for rank, name in enumerate(self.names) if rank != self.rank)
+            raise PeerError(f"process {self.rank} of {self.size}: another process is gone or does not answer "
+                            f"({first_line(error)})\nthe others are: {others}; the last checkpoint is intact, the same "
+                            "command goes on from it") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -158,43 +152,18 @@ def put_statistics(model: nn.Module, flat: Tensor) -> None:
 
 def rank_from_environment() -> tuple[int, int, int] | None:
     """(rank, size, rank on this machine) that torchrun, our launcher or srun gave; None for a process by itself."""
-    names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
-    for three in names:
-        rank, size, local = (number_in(name, default) for name, default in zip(three, (0, 1, 0), strict=True))
-        if size > 1 and three[0] in os.environ:
+    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
+        texts = [os.environ.get(name, default) for name, default in zip(names, "010", strict=True)]
+        said = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        try:
+            rank, size, local = map(int, texts)
+        except ValueError as error:
+            raise ConfigError(f"{said}: torchrun and srun set whole numbers here; unset them") from error
+        if size > 1 and names[0] in os.environ:
             if not (0 <= rank < size and local >= 0):
-                raise ConfigError(f"{three[0]}={rank}, {three[1]}={size}, {three[2]}={local}: no such process")
+                raise ConfigError(f"{said}: no such process")
             return rank, size, local
     return None
-
-
-def number_in(name: str, default: int) -> int:
-    """The whole number in a variable of the environment; ConfigError if it holds anything else."""
-    text = os.environ.get(name, str(default))
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}={text}: torchrun and srun set a whole number here; unset it") from error
-
-
-def with_devices(config: RunConfig) -> RunConfig:
-    """The configuration with the number of processes that its run has.
-
-    devices=1 is one process by itself, whoever started it; None as many as were started, else one; -1 as many as were
-    started, else one for each device of this machine. ConfigError if fewer devices are here than were asked for, or if
-    who started this process says another number.
-    """
-    given, asked = None if config.devices == 1 else rank_from_environment(), config.devices
-    if given is not None:
-        if asked not in (None, ALL_HERE, given[1]):
-            raise ConfigError(f"devices={asked}: this process was started as one of {given[1]}; leave devices out, or "
-                              "devices=1 for a run of its own")
-        return replace(config, devices=given[1])
-    cuda = resolve(config).machine.device is Device.cuda
-    found = torch.cuda.device_count() if cuda else 1
-    if cuda and asked is not None and asked > found:
-        raise ConfigError(f"devices={asked}: {asked} asked, {found} found on this machine")
-    return replace(config, devices=found if asked == ALL_HERE else asked or 1)
 
 
 def join(config: RunConfig) -> World:
@@ -204,30 +173,30 @@ def join(config: RunConfig) -> World:
     if the processes were not all asked for the same run.
     """
     _joined.append(config.name)
-    given = None if config.devices == 1 else rank_from_environment()
-    if given is None:
+    started = None if config.devices == 1 else rank_from_environment()
+    if started is None:
         return World()
-    rank, size, local = given
+    rank, size, local = started
     if rank:
-        logging.getLogger("repro").setLevel(logging.CRITICAL)  # the leader speaks for all
+        logging.getLogger("repro").setLevel(logging.CRITICAL)  # process 0 speaks for all
     cuda = config.machine.device is Device.cuda
     if cuda:
         torch.cuda.set_device(own_gpu(local))
-    met = dist.is_initialized()  # for an earlier run, as in a sweep
+    asked, met = flat(to_dict(config)), dist.is_initialized()  # for an earlier run, as in a sweep
     if not met:
         timeout = timedelta(seconds=config.machine.timeout_seconds)
         try:
             store = meet(rank, size, timeout)
-            check_same_request(exchange(store, rank, size, flat(to_dict(config)), timeout))
+            check_same_request(exchange(store, rank, size, asked, timeout))
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout, rank=rank,
                                     world_size=size, store=store)
         except (RuntimeError, ValueError) as error:
             raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
                                    f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
-        atexit.register(leave)
+        atexit.register(dist.destroy_process_group)
     world = World(rank, size, setup=dist.new_group(backend="gloo", timeout=LONG))
     if met:
-        check_same_request(world.all_gather_object(flat(to_dict(config))))
+        check_same_request(world.all_gather_object(asked))
     return replace(world, names=tuple(world.all_gather_object(f"{socket.gethostname()} pid {os.getpid()}")))
 
 
@@ -254,7 +223,7 @@ def exchange(store: Any, rank: int, size: int, own: dict[str, Any], timeout: tim
     return answers
 
 
-def check_same_request(answers: Sequence[dict[str, Any]]) -> None:
+def check_same_request(answers: list[dict[str, Any]]) -> None:
     """Raise the error that a process came with, or ConfigError with both values where two were asked for other runs."""
     for rank, answer in enumerate(answers):
         if "error" in answer:
@@ -271,12 +240,13 @@ def check_same_request(answers: Sequence[dict[str, Any]]) -> None:
 
 def tell_others(error: ReproError) -> None:
     """Tell those who wait for this process that it ends before it has met them; a while is waited for late ones."""
-    given = rank_from_environment()
-    if given is None or _joined or not isinstance(error, ConfigError):
+    started = rank_from_environment()
+    if started is None or _joined or not isinstance(error, ConfigError):
         return
     timeout = timedelta(seconds=LATE_SECONDS)
     with suppress(RuntimeError, ValueError):  # they may have ended too, each for its own reason
-        exchange(meet(*given[:2], timeout), *given[:2], {"error": str(error), "exit_code": error.exit_code}, timeout)
+        told = {"error": str(error), "exit_code": error.exit_code}
+        exchange(meet(*started[:2], timeout), *started[:2], told, timeout)
 
 
 def own_gpu(local: int) -> int:
@@ -285,12 +255,6 @@ def own_gpu(local: int) -> int:
     if local >= found and found != 1:
         raise ConfigError(f"{local + 1} processes on this machine, {found} GPUs found")
     return 0 if found == 1 and "SLURM_PROCID" in os.environ else local
-
-
-def leave() -> None:
-    """Part from the others at the end of the process."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def slurm_rendezvous(rank: int, size: int) -> dict[str, str]:

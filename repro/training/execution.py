@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from repro.data.cifar10 import DeviceData
 from repro.devices import force_eager, new_stream
 from repro.errors import CaptureError
-from repro.evaluation.protocols import Outcome, count_errors, evaluate_on
+from repro.evaluation.metrics import ErrorSums, Outcome
+from repro.evaluation.protocols import add_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
 from repro.models.checkpointing import set_checkpointing
 from repro.models.layers import weighted_layers
 from repro.runs import title
 from repro.schema import Engine, RunConfig
-from repro.training.background import map_tensors
+from repro.training.checkpoint import map_tensors
 from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
@@ -42,8 +43,8 @@ class Execution:
     compile+graph.
 
     What can't be done here is said in one line, and the run goes on eagerly. A capture that fails on a GPU raises
-    CaptureError: it leaves torch's memory in capture mode (2.11: nothing is freed, and no second try where it is full),
-    and operation by operation the run would slow down all others of its process. `engine.run` starts a fresh one.
+    CaptureError: it leaves torch's memory in capture mode (2.11: nothing is freed, and no second try where it is full).
+    `repro.training.launch.run` starts a fresh process.
     """
 
     def __init__(self, step: TrainStep, config: RunConfig):
@@ -56,15 +57,15 @@ class Execution:
         self.test: CapturedEvaluation | None = None
         self.compiled = self.captured = False
         self.queued: deque[torch.cuda.Event] = deque()
-        self.stream = own_stream(step.device)
+        self.stream = new_stream(step.device) if step.device.type == "cuda" else None
         set_checkpointing(step.model, config.machine.activation_checkpointing)
         step.input.prepare(self.done * self.batch)
         if step.world.size > 1:
             return  # several processes talk in the middle of an update
         if config.engine is Engine.compile:
-            self.compiled = self.attempt("compile", self.compile, self.drop_compiled)
+            self.compiled = self.attempt("compile", self.compile)
         if config.engine is Engine.graph or (config.engine is Engine.compile and step.device.type == "cuda"):
-            self.captured = self.attempt("capture", self.capture, self.drop_graphs)
+            self.captured = self.attempt("capture", self.capture)
 
     @property
     def kind(self) -> str:
@@ -102,42 +103,31 @@ class Execution:
 
     def close(self) -> None:
         """Let go of graphs and compiled blocks; the model stays as it is."""
-        self.drop_graphs()
-        self.drop_compiled()
-
-    def drop_graphs(self) -> None:
-        """Forget what was captured."""
         self.graphs, self.latest, self.test = {}, None, None
-
-    def drop_compiled(self) -> None:
-        """Let the blocks run as they are written."""
         for block in blocks(self.step.model):
             block._compiled_call_impl = None  # what Module.compile sets
 
-    def attempt(self, name: str, work: Callable[[], None], drop: Callable[[], None]) -> bool:
+    def attempt(self, name: str, work: Callable[[], None]) -> bool:
         """Do this and undo its updates; False with one line if it can't be done here."""
-        saved = map_tensors(torch.clone, self.step.state())
-
-        def undo() -> None:
-            self.step.load_state(saved)
-            self.step.input.prepare(self.done * self.batch)
-            self.step.optimizer.zero_grad()
-
+        saved, problem, lack = map_tensors(torch.clone, self.step.state()), "", None
         try:
             work()
         except CaptureError:
             raise  # the device may not answer any more
         except Exception as error:  # whatever the compiler or the driver raises: the run goes on without it
-            drop()
-            undo()
-            if out_of_memory(error) is not None:  # a new error: one that its own frames hold keeps the network alive
-                raise torch.OutOfMemoryError(str(out_of_memory(error))) from None
-            self.problems.append(f"engine={self.config.engine.name}: {name} is not possible here "
-                                 f"({first_line(error)}); going on without it")
+            self.close()
+            problem = first_line(error)
+            lack = None if out_of_memory(error) is None else str(out_of_memory(error))
+        self.step.load_state(saved)
+        self.step.input.prepare(self.done * self.batch)
+        self.step.optimizer.zero_grad()
+        if lack is not None:  # a new error: the frames of the other one keep the network alive
+            raise torch.OutOfMemoryError(lack)
+        if problem:
+            self.problems.append(f"engine={self.config.engine.name}: {name} is not possible here ({problem}); going on "
+                                 "without it")
             logger.warning(self.problems[-1])
-            return False
-        undo()
-        return True
+        return not problem
 
     def compile(self) -> None:
         """Compile the blocks of the network, each kind of block once, by one update."""
@@ -156,7 +146,7 @@ class Execution:
         try:
             self.capture_in(self.stream)
         except Exception as error:
-            self.drop_graphs()
+            self.graphs, self.latest, self.test = {}, None, None
             torch.cuda.set_stream(before)  # a capture that fails may leave its own stream behind
             if out_of_memory(error) is not None:
                 raise
@@ -213,16 +203,12 @@ class CapturedEvaluation:
     """The whole test in one CUDA graph."""
 
     def __init__(self, step: TrainStep, data: DeviceData, config: RunConfig, place: dict[str, Any]):
-        machine = config.machine
-        self.images = len(data.eval_images)
-        self.errors = torch.zeros((), dtype=torch.int64, device=step.device)
-        self.loss = torch.zeros((), dtype=torch.float32, device=step.device)
+        self.sums = ErrorSums(step.device, imagenet=False)
 
         def count() -> None:
-            self.errors.zero_()
-            self.loss.zero_()
-            count_errors(step.model, data.eval_images, data.eval_labels, data.mean, machine.evaluation_batch_size,
-                         machine.precision, bool(machine.channels_last), data.std, self.errors, self.loss)
+            self.sums.reset()
+            add_errors(self.sums, step.model, data.evaluation_batches(config.machine.evaluation_batch_size),
+                       config.machine)
 
         count()
         self.graph = torch.cuda.CUDAGraph()
@@ -232,7 +218,7 @@ class CapturedEvaluation:
     def outcome(self) -> Outcome:
         """Test now and wait for the result."""
         self.graph.replay()
-        return Outcome(int(self.errors), self.images, float(self.loss) / self.images)
+        return self.sums.outcome()
 
 
 def evaluate_together(model: nn.Module, step: TrainStep) -> Outcome:
@@ -246,14 +232,6 @@ def evaluate_together(model: nn.Module, step: TrainStep) -> Outcome:
     errors, images, top5_errors = world.all_reduce_(counts).tolist()
     return Outcome(errors, images, float(world.all_reduce_(loss)) / images,
                    None if outcome.top5_errors is None else top5_errors)
-
-
-def own_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """The stream of a run: the current one where that is not the device's default, else a new one; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    current = torch.cuda.current_stream(device)
-    return new_stream(device) if current == torch.cuda.default_stream(device) else current
 
 
 def out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:

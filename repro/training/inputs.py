@@ -1,37 +1,75 @@
-"""Where the mini-batches of a run come from: a data set that lies on the device, or files that are read ahead."""
+"""The images of a run and its mini-batches: a data set that lies on the device, or files that are read ahead."""
 
+import logging
 from collections import deque
 from collections.abc import Generator, Iterator
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repro.data.augment import augment_batch
-from repro.data.cifar10 import DeviceData, TrainingOrder
-from repro.data.imagenet import ImageNetData
-from repro.errors import ConfigError
-from repro.schema import PaddingValue, RunConfig
+from repro.data.cifar10 import DeviceData, TrainingOrder, on_device
+from repro.data.sources import load_arrays
+from repro.errors import ConfigError, Stopped
+from repro.paths import data_dir, display_path, results_dir
+from repro.schema import IMAGENET, PaddingValue, RunConfig
+from repro.stopping import StopRequest
+from repro.training.distributed import World
 
-Data = DeviceData | ImageNetData
+if TYPE_CHECKING:  # a run of CIFAR-10 loads nothing of ImageNet
+    from repro.data.imagenet import ImageNetData
+    from repro.data.imagenet_files import ImageNetFiles
+    from repro.data.imagenet_statistics import ImageStatistics
+
+logger = logging.getLogger(__name__)
+Data: TypeAlias = "DeviceData | ImageNetData"
+Input: TypeAlias = "DeviceInput | StreamInput"
 
 
-class Input(Protocol):
-    """The training images of a run, by their position in it: iteration x mini-batch + place in the mini-batch."""
+def load_data(config: RunConfig, device: torch.device, world: World, stop: StopRequest) -> Data:
+    """The images of a resolved configuration's run; makes the mean image of ImageNet first where it is not there yet.
 
-    images: int  # of one pass
-    prepared_updates: int  # updates that `prepare` prepares at once
+    DataError (3) for images that are not the data set, or can't be read; Stopped (75, 130) by `stop`.
+    """
+    if config.data.name != IMAGENET:
+        return on_device(load_arrays(config.data), config.data, device)
+    from repro.data import imagenet, imagenet_files
 
-    def prepare(self, position: int) -> bool:
-        """Prepare the mini-batch that begins at this position; whether anything had to be changed."""
+    files = world.from_main(lambda: imagenet_files.find(data_dir(config.data.root), config.data.wiring_test))
+    if len(files.wnids) > config.model.num_classes:
+        raise ConfigError(f"model.num_classes={config.model.num_classes}: {display_path(files.train.root)} has "
+                          f"{len(files.wnids)} classes")
+    statistics = statistics_of(config, files, world, stop) if imagenet.needs_statistics(config.data) else None
+    return imagenet.on_device(config, files, statistics, device)
 
-    def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at these positions (B,) int64, which are prepared: float32 (B, 3, H, W) and int64 (B,)."""
 
-    def close(self) -> None:
-        """Stop reading ahead."""
+def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop: StopRequest) -> "ImageStatistics":
+    """The mean image and color statistics of the training images: from the cache, else by one pass over them."""
+    from repro.data import imagenet_statistics
+    from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, CenterCrop, workers_of_each
+
+    folder = imagenet_statistics.statistics_folder(results_dir(config.results))
+    found = world.from_main(lambda: imagenet_statistics.cached(folder, files.fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE))
+    if found is not None:
+        return found
+    logger.info(f"making the mean image of {len(files.train):,} training images (once), in {display_path(folder)}")
+    own = range(world.rank, len(files.train), world.size)
+    sums = imagenet_statistics.compute(files.train, own, CenterCrop(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE),
+                                       MEAN_SIZE, world.is_main, lambda: stop.reason is not None,
+                                       config.machine.workers or workers_of_each())
+    if any(world.all_gather_object(stop.reason is not None)):
+        raise Stopped(f"stopped by {stop.reason or 'another process'} while the mean image was made; the same command "
+                      "begins it again", stop.exit_code)
+    first, *others = world.all_gather_object(sums)
+    for other in others:
+        first.merge(other)
+    statistics = first.finish(files.fingerprint)
+    if world.is_main:
+        imagenet_statistics.store(folder, statistics, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    return statistics
 
 
 def input_of(data: Data, config: RunConfig, share: slice) -> Input:
@@ -46,7 +84,11 @@ def input_of(data: Data, config: RunConfig, share: slice) -> Input:
 
 
 class DeviceInput:
-    """Images that lie on the device: a mini-batch is one gather there."""
+    """Images that lie on the device: a mini-batch is one gather there.
+
+    images: of one pass; prepared_updates: those that `prepare` prepares at once. A position in a run is iteration x
+    mini-batch + place in the mini-batch.
+    """
 
     def __init__(self, data: DeviceData, config: RunConfig):
         self.data, self.config = data, config
@@ -55,11 +97,11 @@ class DeviceInput:
         self.order = TrainingOrder(self.images, config.seed, data.train_images.device)
 
     def prepare(self, position: int) -> bool:
-        """See `Input`."""
+        """Prepare the mini-batch that begins at this position; whether anything had to be changed."""
         return self.order.prepare(position)
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Input`."""
+        """The images at these positions (B,) int64, which are prepared: float32 (B, 3, H, W) and int64 (B,)."""
         config = self.config.data
         index = self.order.order[(position - self.order.start).clamp(min=0)]
         images = augment_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
@@ -68,7 +110,7 @@ class DeviceInput:
         return images, self.data.train_labels[index]
 
     def close(self) -> None:
-        """See `Input`; nothing is read ahead."""
+        """Nothing is read ahead."""
 
 
 class StreamInput:
@@ -79,7 +121,7 @@ class StreamInput:
 
     prepared_updates = 1
 
-    def __init__(self, data: ImageNetData, config: RunConfig, share: slice):
+    def __init__(self, data: "ImageNetData", config: RunConfig, share: slice):
         self.data, self.config, self.share = data, config, share
         self.images = len(data.files.train)
         self.order = TrainingOrder(self.images, config.seed, torch.device("cpu"))
@@ -92,7 +134,7 @@ class StreamInput:
         self.next = -1  # position of the mini-batch that comes out of `crops` next
 
     def prepare(self, position: int) -> bool:
-        """See `Input`. Waits for the files where they are not read yet; DataError if one can't be."""
+        """As of `DeviceInput`; waits for files that are not read yet. DataError if one can't be."""
         if position == self.at:
             return False
         if self.crops is None or position != self.next:
@@ -119,11 +161,11 @@ class StreamInput:
             yield self.data.training_requests(index, positions, self.config.seed)
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Input`."""
+        """As of `DeviceInput`."""
         return self.data.training_images(self.pixels, position, self.config.seed), self.labels
 
     def close(self) -> None:
-        """See `Input`."""
+        """Stop reading ahead."""
         if self.crops is not None:
             self.crops.close()
             self.crops = None

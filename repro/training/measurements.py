@@ -5,27 +5,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import msgspec
+from torch import nn
 
 from repro import runs
-from repro.config import compose, from_record
-from repro.data.augment import normalize
+from repro.config import compose
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
 from repro.devices import autocast, describe, exact_fp32, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError
-from repro.evaluation.batch_norm import with_averaged_statistics
-from repro.evaluation.responses import layer_responses
+from repro.evaluation.analysis import layer_responses, with_averaged_statistics
+from repro.evaluation.protocols import memory_format
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
-from repro.ranges import IMAGENET
-from repro.runs import Run
-from repro.schema import Precision, RunConfig
+from repro.record import Record, Responses
+from repro.runs import RESPONSE_COLUMNS, Run
+from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
-from repro.training.recorder import write_responses
 from repro.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -56,20 +54,19 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
     return measured
 
 
-def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, folder: Path) -> dict[str, Any]:
+def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, folder: Path) -> Responses:
     """Write responses.csv (Fig. 7) of a trained network on the images that it is evaluated on; what the record says.
 
     Choice: in fp32 whatever the run was trained in, so that the figure compares networks and not roundings.
     """
-    memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
-
-    def prepare(images: Tensor) -> Tensor:
-        return normalize(images, data.mean, data.std).contiguous(memory_format=memory_format)
-
+    batches = (images.contiguous(memory_format=memory_format(config.machine))
+               for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
     with exact_fp32():
-        found = layer_responses(model, data.eval_images, prepare, config.machine.evaluation_batch_size)
-    return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
-            "sha256": write_responses(folder, found)}
+        found = layer_responses(model, batches)
+    rows = [RESPONSE_COLUMNS, *([str(getattr(entry, name)) for name in RESPONSE_COLUMNS] for entry in found)]
+    runs.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
+    return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
+                     sha256=runs.file_sha256(folder / "responses.csv"))
 
 
 @restore_settings()
@@ -81,22 +78,24 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     """
     if not run.finished or run.record is None:
         raise ConfigError(f"{display_path(run.folder)} is not finished: {run.problem or run.status}")
-    if run.record["config"].get("data", {}).get("name") == IMAGENET:
+    if run.record.config.data.name == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
                           "(Fig. 7), this is a run of ImageNet")
+
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
     with runs.hold_lock(run.folder):
         model = place(load_weights(build_model(config.model), run.folder / "weights.pt"), config, device)
         data = on_device(load_arrays(config.data), config.data, device)
         measured = measure_responses(model, data, config, run.folder)
-        measured |= {"device": describe(device), **code_version(), **package_versions(), "utc": runs.utc_now()}
-        runs.write_json(run.folder / "run.json", run.record | {"responses": measured})
+        where = {"device": describe(device), **code_version(), **package_versions(), "utc": runs.utc_now()}
+        run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Responses)
+        runs.write_record(run.folder, run.record)
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
 
 
-def recorded_settings(record: dict[str, Any], overrides: list[str]) -> RunConfig:
+def recorded_settings(record: Record, overrides: list[str]) -> RunConfig:
     """A recorded run's network and data with this machine's device and data folder, in fp32."""
-    config, here = from_record(record), compose([f"experiment={record['experiment']}", *overrides])
+    config, here = record.config, compose([f"experiment={record.experiment}", *overrides])
     machine = replace(here.machine, precision=Precision.fp32)
     return resolve(replace(config, machine=machine, data=replace(config.data, root=here.data.root)))

@@ -1,17 +1,16 @@
-"""Run a suite: the experiments that answer one question, one after the other, then their tables and figures."""
+"""Run a suite: the experiments that answer one question, one after the other, then their tests; and what it costs."""
 
 import logging
-import shlex
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 from repro.config import compose, with_precision
 from repro.data import cifar10_files, fetch
-from repro.devices import resolve
-from repro.errors import CaptureError, ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
+from repro.data.cifar10 import DeviceData
+from repro.devices import describe, resolve, restore_settings
+from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensemble import combine
 from repro.evaluation.evaluate import evaluate
 from repro.paper import Preset, Suite
@@ -19,95 +18,78 @@ from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.paths import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
-from repro.runs import Run, read_run, run_folder, title, utc_now
-from repro.schema import Device, Engine, Precision, RunConfig
-from repro.stopping import StopRequest, command_to_go_on
-from repro.training import cost, engine, lanes, launcher
-from repro.training.distributed import rank_from_environment, with_devices
+from repro.runs import read_run, utc_now
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, Precision, RunConfig
+from repro.stopping import StopRequest
+from repro.training.distributed import rank_from_environment
+from repro.training.launch import run
+from repro.training.plan import Plan, plan
 from repro.training.schedule import Schedule
+from repro.training.timing import best_seconds, prepare, update_seconds, with_memory_format
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
 CIFAR10_TEST = 10_000  # images (Sec. 4.2)
+CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
 
 
-def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str], command: list[str],
-              jobs: int | None = None) -> tuple[Preset, list[ReproError]]:
+def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
+              command: list[str]) -> tuple[Preset, list[ReproError]]:
     """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
 
-    preset `auto` is `paper` on CUDA, else `short` where the suite has it. `jobs` runs go on at once; None: as many as
-    a measurement says. Returns the preset, which names the tables and figures that it feeds, and the errors of runs
-    that diverged or found no memory; these don't stop the others. `max_seconds` in the overrides bounds the whole
-    suite, its tests included. Raises what else `engine.run` does.
+    preset `auto` is `paper` on CUDA, else `short` where the suite has it. Returns the preset, which names the tables
+    and figures that it feeds, and the errors of `run_each`. `max_seconds` in the overrides bounds the whole suite, its
+    tests included. Raises what `repro.training.launch.run` does.
     """
     suite = read_suite(name)
-    chosen = choose_preset(suite, preset_name, overrides)
-    preset = suite.preset(chosen)
+    preset = suite.preset(choose_preset(suite, preset_name, overrides))
     assert preset.experiments is not None
     precision = short_precision(preset, overrides) if preset.overrides else None  # not for the paper's schedule
-    configs = [config_of(experiment, seed, preset, overrides, precision) for experiment in preset.experiments
-               for seed in range(seeds or suite.seeds_of(experiment))]
-    make_data(configs[0])
-    with StopRequest(configs[0].max_seconds) as stop:
-        try:
-            failures = run_unfinished(configs, stop, command, jobs)
-        except CaptureError as error:
-            logger.warning(f"{error}\ngoing on without graphs: engine=eager, each run in a fresh process")
-            eager = [replace(config, engine=Engine.eager, devices=1) for config in configs]
-            failures = one_after_the_other(eager, stop, command, partial(launcher.launch, engine.run))
-        evaluate_finished(suite, configs, overrides, stop, command)
+    plans = [plan(config_of(experiment, seed, preset, overrides, precision), command)
+             for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
+    make_data(plans[0].config)
+    with StopRequest(plans[0].config.max_seconds) as stop:
+        failures = run_each(plans, stop)
+        evaluate_finished(suite, plans, overrides, stop)
     return preset, failures
 
 
-def evaluate_finished(suite: Suite, configs: list[RunConfig], overrides: list[str], stop: StopRequest,
-                  command: list[str]) -> None:
-    """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
+def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
+    """Run one after the other, each on all of its devices, in the time that is left.
 
-    What is tested already is read, an interrupted test goes on. Raises what `evaluation.testing.evaluate` does.
+    A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are returned.
     """
-    finished = [(config, run_folder(config)) for config in configs if read_run(run_folder(config)).finished]
-    for protocol, (config, folder) in product(suite.protocols, finished):
-        if stop.reason is not None:
-            raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {title(config)}\n"
-                          f"go on with: {shlex.join(command_to_go_on(command))}", stop.exit_code)
-        logger.info(evaluate(config, protocol, folder / "weights.pt", command, stop)[0])
-    there = {(config.name, config.seed) for config, _ in finished}
-    for name in suite.ensembles:
-        lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members
-                 if (one.experiment, one.seed) not in there]
-        logger.info(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0])
-
-
-def run_unfinished(configs: list[RunConfig], stop: StopRequest, command: list[str],
-                   jobs: int | None) -> list[ReproError]:
-    """`lanes.run_all` with the number of jobs that suits what is left to do, the first of it being typical."""
-    left = [config for config in configs if not read_run(run_folder(resolve(config))).finished]
-    if left and (with_devices(left[0]).devices or 1) > 1:
-        return one_after_the_other(left, stop, command)
-    if jobs is None and left and left[0].data.name == IMAGENET:
-        jobs = 1  # one run fills a GPU, and two would share the cores that decode
-    if jobs is None:
-        jobs = lanes.best_jobs(left[0], len(left), seconds_left=stop.seconds_left()) if len(left) > 1 else 1
-    return lanes.run_all(configs, stop, command, jobs)
-
-
-def one_after_the_other(configs: list[RunConfig], stop: StopRequest, command: list[str],
-                        run: Callable[[RunConfig, list[str]], Run] = engine.run) -> list[ReproError]:
-    """Run each configuration on all of its devices; errors as in `lanes.run_all`."""
-    if rank_from_environment() is not None:
+    if plans and plans[0].devices > 1 and rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
                           "srun start its runs with `repro run`")
     failures = list[ReproError]()
-    for config in configs:
+    for one in plans:
         if stop.reason is not None:
-            raise Stopped(f"stopped by {stop.reason} before {title(config)}", stop.exit_code)
+            raise Stopped(f"stopped by {stop.reason} before {one.title}\n{one.advice}", stop.exit_code)
         try:
-            run(replace(config, max_seconds=stop.seconds_left()), command)
+            run(replace(one, config=replace(one.config, max_seconds=stop.seconds_left())))
         except (DivergedError, OutOfMemoryError, InUseError) as error:
             logger.warning(f"{error}\ngoing on with the rest")
             failures.append(error)
     return failures
+
+
+def evaluate_finished(suite: Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:
+    """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
+
+    What is tested already is read, an interrupted test begins again. Raises what `evaluate` does.
+    """
+    finished = [one for one in plans if read_run(one.folder).finished]
+    for protocol, one in product(suite.protocols, finished):
+        if stop.reason is not None:
+            raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {one.title}\n{one.advice}",
+                          stop.exit_code)
+        logger.info(evaluate(one.config, protocol, one.folder / "weights.pt", stop)[0])
+    there = {(one.config.name, one.config.seed) for one in finished}
+    for name in suite.ensembles:
+        lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members
+                 if (one.experiment, one.seed) not in there]
+        logger.info(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0])
 
 
 def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
@@ -135,21 +117,62 @@ def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
     return "short"
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per update and per image tested, measured on `device` in `precision` by `engine`."""
+
+    experiment: str
+    device: str
+    precision: str
+    step_seconds: float
+    test_seconds_per_image: float
+    measured_steps: int
+    engine: str
+
+    def run_seconds(self, schedule: Schedule, test_images: int) -> float:
+        """Training and evaluations of a whole run on so many images, computed from the measured step.
+
+        Reading and decoding images, which ImageNet needs, is no part of it.
+        """
+        evaluations = sum(schedule.evaluates(i) for i in range(1, schedule.iterations + 1))
+        return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
+
+
+@restore_settings()
+def measure(config: RunConfig, updates: int = 3) -> Cost:
+    """Time a few real updates (after some to warm up) and one test batch, on random images.
+
+    Of ImageNet on a CPU smaller mini-batches, whose time, which grows with the images in them, is multiplied up.
+    """
+    config, _ = with_memory_format(resolve(config))
+    part, size = config, config.train.mini_batch_size
+    if config.data.crop_size is not None and config.machine.device is Device.cpu:
+        size = min(CPU_IMAGES, size)
+        part = replace(config, train=replace(config.train, mini_batch_size=size, batch_norm_group=size))
+    execution = prepare(part)
+    data, device = execution.step.data, execution.step.device
+    assert isinstance(data, DeviceData)
+    step_seconds = update_seconds(execution, updates) * config.train.mini_batch_size / size
+    test_seconds = best_seconds(execution.evaluate, 1, device)
+    return Cost(config.name, describe(device), config.machine.precision.name, step_seconds,
+                test_seconds / len(data.eval_images), updates * execution.block, execution.kind)
+
+
 def measure_cost(suite: Suite, overrides: list[str]) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     total, entries, device, caveat = 0.0, [], "", ""
     for experiment in suite.experiments:
         config = compose([f"experiment={experiment}", *overrides])
-        measured, iterations = cost.measure(config), Schedule.of(config).iterations
+        measured, schedule = measure(config), Schedule.of(config)
         imagenet = config.data.name == IMAGENET
-        seconds = measured.run_seconds(Schedule.of(config), VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
+        seconds = measured.run_seconds(schedule, VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
         caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
         seeds, device = suite.seeds_of(experiment), measured.device
         total += seconds * seeds
         text = f"{1000 * measured.step_seconds:.0f} ms/step, {duration(seconds)}" + (f" x {seeds}" if seeds > 1 else "")
-        entries.append({**asdict(measured), "iterations": iterations, "run_seconds": seconds, "seeds": seeds,
+        entries.append({**asdict(measured), "iterations": schedule.iterations, "run_seconds": seconds, "seeds": seeds,
                         "text": text})
-        logger.info(f"  {experiment:18} {text} for {iterations} iterations in {measured.precision}")
+        logger.info(f"  {experiment:18} {text} for {schedule.iterations} iterations in {measured.precision}")
     logger.info(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
     return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
@@ -169,8 +192,8 @@ def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
 def has_begun(preset: Preset, overrides: list[str]) -> Precision | None:
     """The precision, bf16 or fp32, in which runs of the preset are there already; None if there are none."""
     for precision in (Precision.bf16, Precision.fp32):
-        folders = [run_folder(config_of(name, 0, preset, overrides, precision)) for name in preset.experiments or ()]
-        if any(read_run(folder).record for folder in folders):
+        plans = [plan(config_of(name, 0, preset, overrides, precision)) for name in preset.experiments or ()]
+        if any(read_run(one.folder).record for one in plans):
             return precision
     return None
 
@@ -179,7 +202,7 @@ def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],
               precision: Precision | None) -> RunConfig:
     """One run of the suite: the preset's overrides, then the user's."""
     config = compose([f"experiment={experiment}", f"seed={seed}", *preset.overrides, *overrides])
-    return resolve(with_precision(config, precision) if precision else config)
+    return with_precision(config, precision) if precision else config
 
 
 def make_data(config: RunConfig) -> None:

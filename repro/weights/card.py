@@ -3,11 +3,11 @@
 from typing import Any
 
 from repro.config import experiments, flat, paper_config, to_dict
-from repro.evaluation.views import CENTER, LABELS, SINGLE_VIEW
+from repro.evaluation.protocols import CENTER, LABELS, SINGLE_VIEW
 from repro.evaluation.weight_files import SAFETENSORS, format_override
-from repro.ranges import IMAGENET
 from repro.record import Record, Session
 from repro.runs import Run
+from repro.schema import IMAGENET
 
 LICENSE = "MIT, as this project; the data set that they were trained on has its own terms"
 

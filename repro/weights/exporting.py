@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repro.config import experiments, flat, to_dict
 from repro.errors import ConfigError
-from repro.evaluation.normalizer import mean_of, own_mean
+from repro.evaluation.protocols import mean_of, own_mean
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, with_settings
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
@@ -103,7 +103,7 @@ def write_mean(config: RunConfig, weights: Path, target: Path) -> dict[str, Any]
     if config.data.normalization is Normalization.per_channel:
         return None
     buffer = io.BytesIO()
-    np.savez(buffer, mean=mean_of(config, weights).mean.numpy())
+    np.savez(buffer, mean=mean_of(config, weights).numpy())
     path = own_mean(target)
     write_atomic(path, buffer.getvalue())
     return {"file": path.name, "sha256": file_sha256(path)}

@@ -12,8 +12,7 @@ from repro.config import compose, experiments, flat, to_dict
 from repro.errors import ConfigError
 from repro.models.vgg import NAMES
 from repro.paper import published_table, second_references
-from repro.ranges import DEPTHS
-from repro.schema import Family, RunConfig
+from repro.schema import DEPTHS, Family, RunConfig
 
 AKAMASTER, TORCHVISION = "akamaster", "torchvision"
 # Of every key where the network was saved inside torch.nn.DataParallel, or as torch.compile gave it; or both.

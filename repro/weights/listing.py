@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.saved_probabilities import SCHEMA
+from repro.evaluation.evaluate import SCHEMA
 from repro.evaluation.weight_files import Carried, facts_path, read_weights
 from repro.paths import display_path
 from repro.runs import Run, file_sha256, read_json, scan

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, StorageError
 from repro.evaluation import ensemble
-from repro.evaluation.saved_probabilities import SavedProbabilities
+from repro.evaluation.evaluate import save
+from repro.evaluation.metrics import error_counts
 from repro.paper import Ensemble, Member
 from repro.paper import ensemble as read_ensemble
 from repro.paper import ensembles as names
@@ -45,10 +47,10 @@ def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarra
     facts = {"protocol": "ten_crop", "definition": "ten crops", "experiment": "imagenet_resnet18", "seed": seed,
              "identity": folder.parent.name.partition("@")[2],
              "weights_sha256": file_sha256(folder / "weights.pt"), "data_fingerprint": "d",
-             "split": "val", "settings": {}, "precision": "fp32", "wiring_test": True, "device": "one"}
-    with SavedProbabilities(folder / "evaluations" / "ten_crop", facts | about, labels, CLASSES) as kept:
-        kept.add(scores)
-        kept.finish()
+             "split": "val", "settings": {}, "precision": "fp32", "wiring_test": True, "device": "one", "schema": 1,
+             "images": IMAGES, "classes": CLASSES}
+    errors = error_counts(torch.from_numpy(scores), torch.from_numpy(labels))
+    save(folder / "evaluations" / "ten_crop.json", facts | about, labels, scores.astype(np.float16), errors)
     return scores
 
 

@@ -1,9 +1,8 @@
-"""`repro eval` on ImageNet from image files to a record: stopped, killed and finished tests, and what is not mixed."""
+"""`repro eval` on ImageNet from image files to a record: stopped and finished tests, and what is not mixed."""
 
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,16 @@ import pytest
 import torch
 from torchvision import transforms
 
-from repro.cli import main
 from repro.data.crops import open_rgb, resized
 from repro.errors import ConfigError, DataError, Stopped, StorageError
 from repro.evaluation import evaluate as module
-from repro.evaluation.predictions import Scorer
-from repro.evaluation.saved_probabilities import read_arrays, rows_path
+from repro.evaluation.evaluate import read_arrays
+from repro.evaluation.protocols import Scorer
 from repro.evaluation.weights import training_note
 from repro.models import build_model
+from repro.runs import read_run
 from repro.stopping import StopRequest
-from tests.evaluation.made import CLASSES, TINY, make_images, make_run, make_weights, tiny
-from tests.warm import FORKS
-
-COMMAND = ["repro", "eval", "experiment=imagenet_resnet18"]
+from tests.evaluation.made import CLASSES, make_images, make_run, make_weights, tiny
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +41,13 @@ def weights(tmp_path_factory) -> Path:
 
 
 def evaluate(root: Path, weights: Path, results: Path, protocol: str = "center", *overrides: str):
-    return module.evaluate(tiny(root, f"results={results}", *overrides), protocol, weights, COMMAND)
+    return module.evaluate(tiny(root, f"results={results}", *overrides), protocol, weights)
 
 
-def kept_at(results: Path, protocol: str = "center") -> Path:
-    """Where the probabilities lie."""
+def record_at(results: Path, protocol: str = "center") -> Path:
+    """Where the record lies."""
     record, = results.glob(f"evaluations/*/{protocol}.json")
-    return record.with_suffix("")
+    return record
 
 
 def brute_force(root: Path, weights: Path, ten: bool) -> tuple[np.ndarray, int, int]:
@@ -76,7 +72,7 @@ def test_counts_and_probabilities_equal_brute_force(root, few, weights, tmp_path
     root = root if images == 30 else few
     text, record = evaluate(root, weights, tmp_path, protocol)
     wanted, top1, top5 = brute_force(root, weights, protocol == "ten_crop")
-    rows, labels = read_arrays(kept_at(tmp_path, protocol), record)
+    rows, labels = read_arrays(record_at(tmp_path, protocol), record)
     assert (rows.shape, rows.dtype, labels.shape) == ((images, CLASSES), np.float16, (images,))
     np.testing.assert_allclose(rows, wanted, atol=2e-3 if protocol == "ten_crop" else 0.03)  # 1 gray level
     assert (record["top1_errors"], record["top5_errors"], record["images"]) == (top1, top5, images)
@@ -86,15 +82,15 @@ def test_counts_and_probabilities_equal_brute_force(root, few, weights, tmp_path
 
 def test_the_record_says_what_was_done_and_that_it_is_a_wiring_test(few, weights, tmp_path):
     text, record = evaluate(few, weights, tmp_path, "multi_scale")
-    assert json.loads(kept_at(tmp_path, "multi_scale").with_suffix(".json").read_text()) == record
+    assert json.loads(record_at(tmp_path, "multi_scale").read_text()) == record
     expected = {"schema": 1, "protocol": "multi_scale", "experiment": "imagenet_resnet18", "seed": None, "split": "val",
-                "identity": None, "images": 10, "images_done": 10, "precision": "fp32", "wiring_test": True,
+                "identity": None, "images": 10, "precision": "fp32", "wiring_test": True,
                 "finished": True}
     assert record | expected == record
     assert record["settings"]["shorter_sides"] == [32, 37, 55, 69, 91]
     assert "WIRING TEST, says nothing about ImageNet" in text
     assert record["definition"] in text
-    assert str(kept_at(tmp_path, "multi_scale").with_suffix(".json")) in text
+    assert str(record_at(tmp_path, "multi_scale")) in text
     assert {"torch", "python"} <= set(record["versions"])
 
 
@@ -110,86 +106,29 @@ def stop_after(monkeypatch, batches: int, stop) -> None:
     monkeypatch.setattr(Scorer, "__call__", scored)
 
 
-def test_a_test_that_is_broken_off_goes_on_to_the_same_bits(root, weights, tmp_path, monkeypatch, caplog):
-    def broken():
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3, broken)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(root, weights, tmp_path / "broken")
-    assert json.loads(kept_at(tmp_path / "broken").with_suffix(".json").read_text())["images_done"] == 12
-    counted = []
-    with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "__call__", lambda self, loaded, original=Scorer.__call__: (
-            counted.append(len(loaded)), original(self, loaded))[1])
-        _, record = evaluate(root, weights, tmp_path / "broken")
-    assert counted == [4, 4, 4, 4, 2], "the rest only, and a last batch that is smaller"
-    assert "goes on after 12 of 30 images" in caplog.text
-    _, alone = evaluate(root, weights, tmp_path / "alone")
-    assert record | {"utc": None} == alone | {"utc": None}
-    assert rows_path(kept_at(tmp_path / "broken")).read_bytes() == rows_path(
-        kept_at(tmp_path / "alone")).read_bytes()
-
-
-def evaluate_and_wait(words: list[str]) -> None:
-    """In a process: `repro WORDS`, which waits to be killed in the place of the fifth batch."""
-    original, count = Scorer.__call__, []
-
-    def scored(self, loaded):
-        count.append(1)
-        if len(count) > 4:
-            time.sleep(600)
-        return original(self, loaded)
-    Scorer.__call__ = scored
-    main(words)
-
-
-def test_a_killed_process_goes_on_to_the_same_bits(root, weights, tmp_path):
-    words = ["eval", *TINY, f"data.root={root}", f"results={tmp_path / 'killed'}", f"weights={weights}"]
-    process = FORKS.Process(target=evaluate_and_wait, args=(words,))
-    process.start()
-    try:
-        while not any(json.loads(path.read_text())["images_done"] == 16
-                      for path in (tmp_path / "killed").glob("evaluations/*/center.json")):
-            assert process.is_alive()
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.join()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    _, record = evaluate(root, weights, tmp_path / "killed")
-    _, alone = evaluate(root, weights, tmp_path / "alone")
-    torch.set_num_threads(threads)
-    assert record | {"utc": None} == alone | {"utc": None}
-    assert rows_path(kept_at(tmp_path / "killed")).read_bytes() == rows_path(kept_at(tmp_path / "alone")).read_bytes()
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_saves_and_says_how_to_go_on(root, weights, tmp_path, monkeypatch, number, code):
-    stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Stopped, match="after 12 of 30 images") as caught:
-        evaluate(root, weights, tmp_path)
+def test_a_signal_stops_a_test_and_nothing_of_it_stays(few, weights, tmp_path, monkeypatch, number, code):
+    stop_after(monkeypatch, 1, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match="after 8 of 10 images; the same command begins this test again") as caught:
+        evaluate(few, weights, tmp_path)
     assert caught.value.exit_code == code
-    assert str(caught.value).endswith("go on with: repro eval experiment=imagenet_resnet18")
-    assert json.loads(kept_at(tmp_path).with_suffix(".json").read_text())["images_done"] == 12
+    assert not list(tmp_path.rglob("center*"))
 
 
 def test_a_test_that_is_part_of_a_whole_obeys_its_request_alone(few, weights, tmp_path, monkeypatch):
     """A signal during the last batch finishes the test, and the whole knows of it."""
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with StopRequest() as stop:
-        _, record = module.evaluate(tiny(few, f"results={tmp_path}"), "center", weights, COMMAND, stop)
+        _, record = module.evaluate(tiny(few, f"results={tmp_path}"), "center", weights, stop)
         assert record["finished"]
         assert stop.reason == "SIGTERM"
         with pytest.raises(Stopped, match="after 1 of 10 images"):
-            module.evaluate(tiny(few, f"results={tmp_path}"), "ten_crop", weights, COMMAND, stop)
+            module.evaluate(tiny(few, f"results={tmp_path}"), "ten_crop", weights, stop)
 
 
 def test_a_finished_test_is_read_and_not_done_again(few, weights, tmp_path, monkeypatch):
     first = evaluate(few, weights, tmp_path)
-    monkeypatch.setattr(module, "evaluate_images", None)
+    monkeypatch.setattr(module, "score", None)
     assert evaluate(few, weights, tmp_path) == first
     with pytest.raises(TypeError):
         evaluate(few, weights, tmp_path, "center", "resume=never")
@@ -199,6 +138,27 @@ def test_processes_read_the_same_as_threads(few, weights, tmp_path):
     kept = [evaluate(few, weights, tmp_path / kind, "multi_scale", f"machine.loader={kind}")[1]
             for kind in ("threads", "processes")]
     assert kept[0] | {"utc": None} == kept[1] | {"utc": None}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
+def test_a_record_that_can_not_be_read_is_replaced(few, weights, tmp_path, caplog, content):
+    first = evaluate(few, weights, tmp_path)[1]
+    record_at(tmp_path).write_text(content)
+    assert evaluate(few, weights, tmp_path)[1] | {"utc": None} == first | {"utc": None}
+    assert "center.json" in caplog.text
+    assert "begins anew" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".labels.npy"])
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")],
+                         ids=["lost", "changed"])
+def test_a_finished_test_stands_without_its_probabilities_and_says_so(few, weights, tmp_path, caplog, suffix, change):
+    first = evaluate(few, weights, tmp_path)
+    change(path := record_at(tmp_path).with_suffix(suffix))
+    with pytest.raises(StorageError, match=path.name):
+        read_arrays(record_at(tmp_path), first[1])
+    assert evaluate(few, weights, tmp_path) == first
+    assert "the errors of the finished test stand; resume=never tests again" in caplog.text
 
 
 def test_other_weights_have_a_place_of_their_own(few, weights, tmp_path):
@@ -230,7 +190,7 @@ def test_one_file_of_weights_in_two_networks_is_two_tests(few, weights, tmp_path
 
 def test_a_finished_test_in_tf32_is_read_where_the_precision_is_left_open(few, weights, tmp_path):
     _, record = evaluate(few, weights, tmp_path)
-    path = kept_at(tmp_path).with_suffix(".json")
+    path = record_at(tmp_path)
     path.write_text(json.dumps(record | {"precision": "tf32"}))
     text, found = evaluate(few, weights, tmp_path)
     assert found["precision"] == "tf32"
@@ -256,17 +216,12 @@ def test_only_weights_pt_is_said_to_be_of_the_run_beside_it(tmp_path):
     assert training_note(folder / "imported.pt") == ""
 
 
-def test_the_command_that_goes_on_does_not_begin_anew():
-    assert module.command_to_go_on([*COMMAND, "resume=never", "seed=1"]) == [*COMMAND, "seed=1"]
-
-
-def test_a_bad_image_is_named_and_what_was_done_is_kept(weights, tmp_path):
+def test_a_bad_image_is_named(weights, tmp_path):
     root = make_images(tmp_path / "images", images=10)
     bad = sorted(root.rglob("*.png"))[8]
     bad.write_bytes(b"no image")
     with pytest.raises(DataError, match=bad.name):
         evaluate(root, weights, tmp_path)
-    assert json.loads(kept_at(tmp_path).with_suffix(".json").read_text())["images_done"] == 8
 
 
 def test_weights_without_a_mean_need_one(few, tmp_path):
@@ -283,16 +238,12 @@ def test_weights_without_a_mean_need_one(few, tmp_path):
 
 
 def test_weights_of_a_run_are_tested_as_they_were_trained(few, tmp_path):
-    weights = make_weights(tmp_path / "runs" / "x" / "seed3" / "weights.pt")
-    config = tiny(few)
-    from repro.config import to_dict
-    record = {"schema": 1, "experiment": config.name, "seed": 3, "identity": "abc", "status": "interrupted",
-              "config": to_dict(config), "iterations": 0}
-    (weights.parent / "run.json").write_text(json.dumps(record))
-    _, found = evaluate(few, weights, tmp_path / "results")
-    assert (found["seed"], found["identity"]) == (3, "abc")
-    assert (weights.parent / "evaluations" / "center.npy").is_file()
-    assert not (tmp_path / "results").exists()
+    folder = make_run("seed=3")
+    weights = folder / "weights.pt"
+    _, found = evaluate(few, weights, tmp_path / "elsewhere")
+    assert (found["seed"], found["identity"]) == (3, read_run(folder).identity)
+    assert (folder / "evaluations" / "center.npy").is_file()
+    assert not (tmp_path / "elsewhere").exists()
     with pytest.raises(ConfigError, match=r"data\.test_shorter_side=40 here, 37 there"):
         evaluate(few, weights, tmp_path, "center", "data.test_shorter_side=40")
     with pytest.raises(ConfigError, match=r"model\.shortcut_option=B here, A there"):
@@ -308,4 +259,4 @@ def test_vgg_takes_its_own_crop_only(few, weights, tmp_path):
     from repro.config import compose
     config = compose(["experiment=imagenet_vgg16", "data.crop_size=192", f"data.root={few}", "machine.device=cpu"])
     with pytest.raises(ConfigError, match="VGG takes 224"):
-        module.evaluate(config, "center", weights, COMMAND)
+        module.evaluate(config, "center", weights)

@@ -1,39 +1,77 @@
-"""Testing: integer error counts against a brute-force loop; every image once; the model is left as it was."""
+"""Every way of evaluating against loops over single images and views, torchvision's crops, and float64."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision import transforms
 
-from repro.config import compose
-from repro.evaluation.protocols import Outcome, center_view, single_view
+from repro.config import compose, paper_config
+from repro.data.crops import open_rgb
+from repro.data.imagenet_files import find
+from repro.data.imagenet_statistics import ImageStatistics, store
+from repro.devices import resolve
+from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
+from repro.evaluation.metrics import ErrorSums
+from repro.evaluation.protocols import (
+    Normalizer,
+    Scorer,
+    Views,
+    add_errors,
+    dense_probabilities,
+    evaluate_on,
+    normalizer_of,
+    ten_crops,
+    views_of,
+)
 from repro.models import build_model
-from tests.made import tiny_data
+from repro.models.imagenet import ImageNetNet, imagenet_config
+from repro.models.vgg import Vgg
+from repro.paths import results_dir
+from tests.evaluation.made import TINY, make_images, scattered
+from tests.made import tiny_config, tiny_data
+
+SIDES = (32, 37, 55)
 
 
 @pytest.fixture
-def model():
+def cifar_net():
     torch.manual_seed(0)
-    return build_model(compose(["experiment=cifar_resnet20", "model.blocks_per_stage=1"]).model).train()
+    return build_model(tiny_config().model).train()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 1000])
-def test_counts_equal_brute_force_one_image_at_a_time(model, batch_size):
+def test_a_single_view_equals_brute_force_one_image_at_a_time(cifar_net, batch_size):
     data = tiny_data(tests=30)
-    outcome = single_view(model, data.eval_images, data.eval_labels, data.mean, batch_size)
-    model.eval()
+    outcome = evaluate_on(cifar_net, data, tiny_config(f"machine.evaluation_batch_size={batch_size}"))
+    cifar_net.eval()
     errors, loss = 0, 0.0
     with torch.no_grad():
         for image, label in zip(data.eval_images, data.eval_labels, strict=True):
-            logits = model((image.float() - data.mean)[None])[0].double()
+            logits = cifar_net((image.float() - data.mean)[None])[0].double()
             errors += int(logits.argmax()) != int(label)
             loss += float(torch.logsumexp(logits, 0) - logits[label])
-    assert outcome.errors == errors
-    assert outcome.images == 30
+    assert (outcome.errors, outcome.images, outcome.top5_errors) == (errors, 30, None)
     assert outcome.loss == pytest.approx(loss / 30, rel=1e-4)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_the_center_view_counts_as_a_loop_over_single_images(size):
+def test_every_image_is_tested_by_one_of_the_processes(cifar_net):
+    parts = [evaluate_on(cifar_net, tiny_data(tests=31), tiny_config(), rank, 2) for rank in range(2)]
+    whole = evaluate_on(cifar_net, tiny_data(tests=31), tiny_config())
+    assert [part.images for part in parts] == [16, 15]
+    assert sum(part.errors for part in parts) == whole.errors
+
+
+def test_the_model_is_left_in_training_mode_with_its_statistics(cifar_net):
+    before = {key: value.clone() for key, value in cifar_net.state_dict().items()}
+    evaluate_on(cifar_net, tiny_data(tests=10), tiny_config())
+    assert cifar_net.training
+    assert all(torch.equal(value, cifar_net.state_dict()[key]) for key, value in before.items())
+
+
+def test_the_errors_of_imagenets_batches_are_counted_as_in_a_loop_over_single_images():
     """Logits are those of a lookup by image number; the last of the batches is not full."""
     labels = torch.randint(0, 10, (103,), generator=torch.Generator().manual_seed(0))
     logits = torch.randn(103, 10, generator=torch.Generator().manual_seed(1))
@@ -42,31 +80,276 @@ def test_the_center_view_counts_as_a_loop_over_single_images(size):
         def forward(self, x):
             return logits[x[:, 0, 0, 0].long()]
 
-    class Images:
-        mean = torch.zeros(3, 1, 1)
-
-        def validation(self, batch_size, rank, size):
-            images = torch.arange(103.0)[:, None, None, None].expand(-1, 3, 1, 1)
-            yield from zip(images[rank::size].split(batch_size), labels[rank::size].split(batch_size), strict=True)
-
-    config = compose(["experiment=imagenet_optB", "machine.evaluation_batch_size=25", "machine.precision=fp32"])
-    parts = [center_view(Lookup(), Images(), config, rank, size) for rank in range(size)]
+    images = torch.arange(103.0)[:, None, None, None].expand(-1, 3, 1, 1)
+    sums = ErrorSums(torch.device("cpu"), imagenet=True)
+    add_errors(sums, Lookup(), zip(images.split(25), labels.split(25), strict=True), tiny_config().machine)
+    found = sums.outcome()
     order = [sorted(range(10), key=lambda number: -values[number]) for values in logits.tolist()]
-    assert sum(one.errors for one in parts) == sum(row[0] != label for row, label in zip(order, labels.tolist(),
-                                                                                         strict=True))
-    assert sum(one.top5_errors for one in parts) == sum(label not in row[:5] for row, label in zip(
-        order, labels.tolist(), strict=True))
+    ranks = [row.index(label) for row, label in zip(order, labels.tolist(), strict=True)]
+    assert (found.errors, found.top5_errors) == (sum(rank > 0 for rank in ranks), sum(rank > 4 for rank in ranks))
     loss = (logits.double().logsumexp(1) - logits.double()[range(103), labels]).mean()
-    assert sum(one.loss * one.images for one in parts) / 103 == pytest.approx(float(loss), rel=1e-5)
+    assert found.loss == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_the_model_is_left_in_training_mode_with_its_statistics(model):
-    data = tiny_data(tests=10)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    single_view(model, data.eval_images, data.eval_labels, data.mean, 5)
-    assert model.training
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+def image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_top1_error_is_in_percent():
-    assert Outcome(875, 10_000, 0.3).top1_error == 8.75
+@pytest.mark.parametrize(("height", "width"), [(37, 37), (37, 52), (51, 37), (38, 63), (32, 33), (256, 341)])
+@pytest.mark.parametrize("size", [32, 31])
+def test_ten_crops_are_torchvisions(height, width, size):
+    pixels = image(height, width)
+    ours = torch.from_numpy(ten_crops(pixels, size)).permute(0, 3, 1, 2)
+    theirs = torch.stack(transforms.TenCrop(size)(torch.from_numpy(pixels).permute(2, 0, 1)))
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, theirs.flip(0)), "their order matters"
+
+
+def test_the_papers_lengths():
+    data = compose(["experiment=imagenet_optB"]).data
+    assert views_of("center", data) == Views("center", (256,), 224)
+    assert views_of("ten_crop", data) == Views("ten_crop", (256,), 224)
+    assert views_of("multi_scale", data) == Views("multi_scale", (224, 256, 384, 480, 640), 224)
+    small = compose(["experiment=imagenet_optB", "data.crop_size=112", "data.test_shorter_side=128"]).data
+    assert views_of("multi_scale", small).shorter_sides == (112, 128, 192, 240, 320)
+    assert views_of("center", small).shorter_sides == (128,)
+    with pytest.raises(ConfigError, match=r"data\.crop_size"):
+        views_of("center", compose(["experiment=cifar_resnet20"]).data)
+
+
+def test_definitions_name_their_lengths():
+    data = compose(["experiment=imagenet_optB"]).data
+    words = {"center": ["256", "224x224", "center"], "ten_crop": ["256", "224x224", "corners", "flip", "of the 10"],
+             "multi_scale": ["224, 256, 384, 480, 640", "fully convolutional", "positions, flips and scales"]}
+    for protocol, parts in words.items():
+        assert all(part in views_of(protocol, data).definition for part in parts)
+
+
+def test_what_is_read_of_a_file(tmp_path):
+    picture = open_rgb(find(make_images(tmp_path), wiring_test=True).val.path(0))
+    assert Views("center", (37,), 32).read(picture).shape == (1, 32, 32, 3)
+    ten = Views("ten_crop", (37,), 32).read(picture)
+    assert ten.shape == (10, 32, 32, 3)
+    scales = Views("multi_scale", SIDES, 32).read(picture)
+    assert [min(whole.shape[:2]) for whole in scales] == list(SIDES)
+    assert scales[1].shape[0] != scales[1].shape[1], "the whole image, not a square of it"
+    assert np.array_equal(ten[0], scales[1][:32, :32])
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return resolve(compose(TINY)).machine
+
+
+@pytest.fixture(scope="module")
+def model():
+    return scattered(build_model(compose(TINY).model))
+
+
+@pytest.fixture(scope="module")
+def exact(model):
+    """The same network in float64."""
+    exact = build_model(compose(TINY).model).double().eval()
+    exact.load_state_dict(model.state_dict())
+    return exact
+
+
+@pytest.fixture(scope="module")
+def normalizer():
+    mean = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
+    return Normalizer(mean)
+
+
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def as_input(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1).double()
+
+
+@torch.no_grad()
+def test_center_crops_subtract_the_mean_image(model, exact, machine, normalizer):
+    crops = pictures(*[(32, 32)] * 5)
+    found = Scorer(model, Views("center", (37,), 32), normalizer, machine)(np.stack(crops)[:, None])
+    wanted = [exact((as_input(crop) - normalizer.mean)[None]).softmax(1)[0] for crop in crops]
+    torch.testing.assert_close(found, torch.stack(wanted).float(), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_ten_crops_flip_first_and_subtract_the_mean_image_then(model, exact, machine, normalizer):
+    images = pictures((37, 49), (45, 37), (37, 37))
+    found = Scorer(model, Views("ten_crop", (37,), 32), normalizer, machine)(np.stack(
+        [ten_crops(picture, 32) for picture in images])).numpy()
+    wanted, mean_flipped = [], []
+    for picture in images:
+        views = transforms.TenCrop(32)(as_input(picture))
+        wanted.append(sum(exact((view - normalizer.mean)[None]).softmax(1)[0] for view in views) / 10)
+        mirrored = normalizer.mean.flip(2)
+        mean_flipped.append(sum(exact((view - (mirrored if number >= 5 else normalizer.mean))[None]).softmax(1)[0]
+                                for number, view in enumerate(views)) / 10)
+    np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=1e-5)
+    assert np.abs(found - torch.stack(mean_flipped).numpy()).max() > 1e-4, "the mean image is not mirrored"
+
+
+def whole_images(sizes, sides=SIDES) -> np.ndarray:
+    """Images at several scales, (images, scales) objects; how they are resized does not matter here."""
+    images = np.empty((len(sizes), len(sides)), object)
+    for number, (h, w) in enumerate(sizes):
+        for scale, side in enumerate(sides):
+            images[number, scale], = pictures((round(h * side / min(h, w)), round(w * side / min(h, w))))
+    return images
+
+
+@torch.no_grad()
+def brute_force(exact, normalizer, scales: np.ndarray) -> np.ndarray:
+    """(scales, K) float64: every window and flip by itself, the mean of each scale."""
+    mean, means = normalizer.mean.mean((1, 2), keepdim=True), []
+    for picture in scales:
+        for flipped in (False, True):
+            x = as_input(picture) - mean
+            features = exact.features((x.flip(2) if flipped else x)[None])[0]
+            windows = [exact.fc(features[:, r, c]).softmax(0)  # a 32x32 crop has a map of 1x1
+                       for r in range(features.shape[1]) for c in range(features.shape[2])]
+            means.append(torch.stack(windows).mean(0))
+    return torch.stack(means).reshape(len(scales), 2, -1).mean(1).numpy()
+
+
+def test_multi_scale_is_the_mean_over_positions_flips_and_scales(model, exact, machine, normalizer):
+    images = whole_images([(50, 75), (41, 41), (50, 75)])
+    found = Scorer(model, Views("multi_scale", SIDES, 32), normalizer, machine)(images).numpy()
+    wanted = np.stack([brute_force(exact, normalizer, scales) for scales in images])
+    np.testing.assert_allclose(found, wanted.mean(1), atol=1e-5)
+    assert np.abs(found - wanted[:, :-1].mean(1)).max() > 1e-4, "every scale counts"
+
+
+def test_the_size_of_a_forward_pass_does_not_matter(model, machine, normalizer):
+    images, views = whole_images([(50, 75)] * 5), Views("multi_scale", SIDES, 32)
+    one, many = (Scorer(model, views, normalizer, replace(machine, evaluation_batch_size=size))(images)
+                 for size in (1, 1000))
+    torch.testing.assert_close(one, many, rtol=0, atol=1e-6)
+
+
+def test_outputs_that_are_no_numbers_are_an_error_and_no_error_rate(model, machine):
+    broken = Normalizer(torch.full((3, 1, 1), float("nan")))
+    with pytest.raises(DivergedError, match="not finite"):
+        Scorer(model, Views("center", (37,), 32), broken, machine)(np.zeros((2, 1, 32, 32, 3), np.uint8))
+
+
+def test_too_little_memory_is_told_with_what_to_do(model, machine, normalizer, monkeypatch):
+    def full(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB\nmore")
+
+    scorer = Scorer(model, Views("center", (37,), 32), normalizer, machine)
+    monkeypatch.setattr(model, "forward", full)
+    with pytest.raises(OutOfMemoryError, match=r"1 TiB; have fewer with machine\.evaluation_batch_size=2"):
+        scorer(np.zeros((2, 1, 32, 32, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """ResNet-18 of 11 classes in float64, evaluation mode."""
+    torch.manual_seed(0)
+    return scattered(ImageNetNet(imagenet_config(18, num_classes=11))).double().eval()
+
+
+def sliding(features: torch.Tensor, head, window: int) -> torch.Tensor:
+    """The mean of head's softmax over all window x window parts of one image's feature map (C, h, w)."""
+    _, height, width = features.shape
+    parts = [features[:, top : top + window, left : left + window]
+             for top in range(height - window + 1) for left in range(width - window + 1)]
+    return torch.stack([head(part).softmax(0) for part in parts]).mean(0)
+
+
+@pytest.mark.parametrize(("height", "width", "window"), [(225, 291, 7), (231, 224, 7), (63, 97, 2), (95, 33, 1)])
+@torch.no_grad()
+def test_a_resnet_equals_sliding_windows_then_fc_and_softmax(resnet, height, width, window):
+    images = 60 * torch.randn(1, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = dense_probabilities(resnet, images, window)
+    wanted = torch.stack([sliding(features, lambda part: resnet.fc(part.mean((1, 2))), window)
+                          for features in resnet.features(images)])
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    pooled = resnet(images).softmax(1)  # one average over the whole map, as torchvision's networks do: not the paper's
+    assert (found - pooled).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_one_crop_is_what_the_network_itself_says(resnet):
+    crop = 60 * torch.randn(1, 3, 224, 224, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(dense_probabilities(resnet, crop), resnet(crop).softmax(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def vgg() -> nn.Module:
+    """VGG-16's form in float64 with narrow fully-connected layers and a single convolution for a feature map."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        net = Vgg(paper_config("imagenet_vgg16").model)
+    kinds = [type(layer).__name__ for layer in net.classifier]
+    assert kinds == ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
+    net.features = nn.Sequential(nn.Conv2d(3, 6, 32, stride=32))
+    net.classifier = nn.Sequential(nn.Linear(6 * 49, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 9), nn.ReLU(),
+                                   nn.Dropout(), nn.Linear(9, 5))
+    return net.double().eval()
+
+
+@torch.no_grad()
+def test_vggs_fully_connected_layers_become_convolutions(vgg):
+    images = 3 * torch.randn(2, 3, 260, 331, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    wanted = torch.stack([sliding(features, lambda part: vgg.classifier(part.flatten()), 7)
+                          for features in vgg.features(images)])
+    torch.testing.assert_close(dense_probabilities(vgg, images), wanted, rtol=1e-10, atol=1e-12)
+    crop = images[:, :, :224, :224]
+    torch.testing.assert_close(dense_probabilities(vgg, crop), vgg(crop).softmax(1), rtol=1e-10, atol=1e-12)
+
+
+def statistics(size: int) -> ImageStatistics:
+    mean = np.random.default_rng(0).uniform(0, 255, (3, size, size)).astype(np.float32)
+    return ImageStatistics(mean, np.eye(3), 1, "f")
+
+
+@pytest.mark.parametrize(("size", "per_pixel"), [(224, True), (32, False)])
+def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, size, per_pixel):
+    config = compose([*TINY, f"data.crop_size={size}", "data.test_shorter_side=256"])
+    with pytest.raises(DataError, match=r"no mean image for .*x\.pt"):
+        normalizer_of(config, tmp_path / "x.pt", "f")
+    found = statistics(224)
+    store(results_dir() / "data", found, 256, 224)
+    mean = normalizer_of(config, tmp_path / "x.pt", "f").mean.numpy()
+    assert np.array_equal(mean, found.mean if per_pixel else found.channel_mean)
+    with pytest.raises(DataError):
+        normalizer_of(config, tmp_path / "x.pt", "another set")
+
+
+def test_weights_alone_need_a_mean_and_not_the_data_set(tmp_path):
+    with pytest.raises(DataError, match=r"no mean image for .*x\.pt.*data\.normalization=per_channel"):
+        normalizer_of(compose(TINY), tmp_path / "x.pt")
+
+
+def test_the_mean_beside_the_weights_goes_first(tmp_path):
+    store(results_dir() / "data", statistics(32), 37, 32)
+    for mean in (np.ones((3, 32, 32), np.float32), np.ones((3, 1, 1), np.float32)):
+        np.savez(tmp_path / "mean.npz", mean=mean)
+        assert np.array_equal(normalizer_of(compose(TINY), tmp_path / "x.pt", "f").mean.numpy(), mean)
+
+
+@pytest.mark.parametrize("mean", [np.ones((3, 31, 31)), np.ones(3), np.full((3, 1, 1), np.nan), None], ids=str)
+def test_what_is_no_mean_is_an_error(tmp_path, mean):
+    np.savez(tmp_path / "mean.npz", **({} if mean is None else {"mean": mean}))
+    with pytest.raises(StorageError, match=r"mean\.npz"):
+        normalizer_of(compose(TINY), tmp_path / "x.pt", "f")
+
+
+def test_whole_images_subtract_the_mean_of_each_channel():
+    mean = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    whole, crops = Normalizer(mean).whole(pixels), Normalizer(mean).crops(pixels)
+    torch.testing.assert_close(whole, pixels.float() - mean.mean((1, 2))[:, None, None])
+    assert not torch.equal(whole, crops), "even where the image happens to have the crop's size"
+
+
+def test_the_same_numbers_have_the_same_hash():
+    mean, std = torch.ones(3, 1, 1), torch.ones(3, 1, 1)
+    assert Normalizer(mean).sha256 == Normalizer(mean.clone()).sha256
+    assert len({Normalizer(mean).sha256, Normalizer(mean, std).sha256, Normalizer(2 * mean).sha256}) == 3

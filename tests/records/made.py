@@ -11,23 +11,14 @@ from typing import Any
 
 import yaml
 
-from repro.config import compose, config_hash, deviations, paper_hashes, to_dict, with_precision
+from repro.checks import CheckResult
+from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
-from repro.evaluation.views import views_of
+from repro.evaluation.protocols import views_of
 from repro.paper import PROTOCOLS, golden_count
-from repro.ranges import VALIDATION_IMAGES
 from repro.records.check import check_record
-from repro.records.reading import CheckResult
-from repro.runs import file_sha256
-from repro.schema import Family, Precision, RunConfig
-from repro.training.recorder import (
-    GRADIENT_COLUMNS,
-    RESPONSE_COLUMNS,
-    TIMING_COLUMNS,
-    csv_lines,
-    history_columns,
-    recorded_config,
-)
+from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, file_sha256, history_columns
+from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
 from repro.training.schedule import Schedule
 
 BEGUN = datetime(2026, 5, 1, tzinfo=UTC)
@@ -36,6 +27,11 @@ VERSIONS = {"python": "3.12.1", "torch": "2.12.0", "torchvision": "0.27.0", "hyd
             "numpy": "2.1.0"}
 CODE = {"repro": "0.1.0", "commit": "0123456789abcdef" * 2 + "01234567", "dirty": False}
 HOW = {"engine": "eager", "updates_per_graph": 1, "jobs_per_device": 1, "devices": 1}
+
+
+def csv_lines(rows: list[Any]) -> str:
+    """Rows as lines of a CSV."""
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 @functools.cache
@@ -60,7 +56,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     half = marks[len(marks) // 2 - 1] if len(marks) > 1 else marks[-1]
     timing, ends = times(config, marks, half)
     (folder / "timing.csv").write_text(csv_lines([TIMING_COLUMNS, *timing]))
-    recorded = recorded_config(config)
+    recorded = to_dict(replace(config, results=None, data=replace(config.data, root=None)))
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
@@ -192,7 +188,7 @@ def write_evaluations(folder: Path, config: RunConfig, record: dict[str, Any]) -
             "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                          "normalisation_sha256": "c" * 64},
             "precision": "fp32", "versions": VERSIONS, **CODE, "device": "made-up device",
-            "images": images, "classes": 1000, "images_done": images, "top1_errors": top1, "top5_errors": top5,
+            "images": images, "classes": 1000, "top1_errors": top1, "top5_errors": top5,
             "finished": True, "val_top1_error": 100 * top1 / images, "val_top5_error": 100 * top5 / images,
             "probabilities_sha256": "d" * 64, "labels_sha256": "e" * 64, "utc": record["ended"]}
         (folder / "evaluations" / f"{protocol}.json").write_text(json.dumps(content, indent=2))
@@ -261,15 +257,13 @@ def consistent(folder: Path) -> None:
 
 def set_everywhere(folder: Path, section: str, key: str, value: Any) -> None:
     """Change a setting in run.json and config.yaml, and renew identity."""
-    from repro.config import hash_settings
-
     def change(record: dict[str, Any]) -> None:
         record["config"][section][key] = value
-        record["identity"] = hash_settings(record["config"])
+        record["identity"] = config_hash(read_config(record["config"]))
         (folder / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
     edit(folder, change)
 
 
 def objections(folder: Path, *references: Path) -> list[CheckResult]:
     """What `check_record` finds that is not ok, the last finding left out."""
-    return [one for one in check_record(folder, references)[:-1] if one.verdict != "ok"]
+    return [one for one in check_record(folder, references)[:-1] if one.status != "ok"]

@@ -11,9 +11,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from repro.checks import FAIL
 from repro.errors import ConfigError, StorageError
 from repro.records.check import check_record
-from repro.records.reading import CSV_LIMIT, ERROR, LIMITS, csv_rows
+from repro.records.reading import CSV_LIMIT, LIMITS, csv_rows
 from tests.records.made import edit, lines, objections, put, write_record
 
 FILES = ("run.json", "config.yaml", "history.csv", "timing.csv", "responses.csv", "gradients.csv")
@@ -37,9 +38,9 @@ def record(whole, tmp_path) -> Path:
 def refused(folder: Path, check: str, *words: str) -> None:
     """Assert that one finding of a check has all these words, and is one line that moves no cursor."""
     findings = check_record(folder)
-    texts = [one.text for one in findings if (one.check, one.verdict) == (check, ERROR)]
+    texts = [one.text for one in findings if (one.check, one.status) == (check, FAIL)]
     assert any(all(word in text for word in words) for text in texts), findings
-    assert findings[-1].verdict == ERROR
+    assert findings[-1].status == FAIL
     assert all(one.text.isprintable() and len(one.text) < 700 for one in findings)
 
 
@@ -262,13 +263,13 @@ def test_numbers_that_overflow_are_findings(record):
     put(record, 1e308, "config", "train", "lr")
     put(record, 1e308, "train_seconds")
     put(record, 2**62, "iterations")
-    refused(record, "configuration", "train.weight_decay")
+    refused(record, "schema", "train.weight_decay")
 
 
 def test_what_is_shown_of_a_record_is_cut_and_cannot_be_obeyed(record):
     put(record, "x" * 100_000, "config", "description")
     put(record, ["\x1b]0;owned\x07\u202e" + "y" * 1000], "deviations")
-    refused(record, "deviations", "recorded as a deviation, but is none: \\x1b]0;owned\\x07\\u202eyyy")
+    refused(record, "schema", "deviations[0]: '\\x1b]0;owned\\x07\\u202eyyy")
 
 
 def test_rows_are_read_as_the_recorder_writes_them():
@@ -289,7 +290,7 @@ def unchanged(folder: Path) -> None:
     """Assert that the findings are well-formed whatever the files hold."""
     findings = check_record(folder)
     assert findings[-1].check == "counts as"
-    assert {one.verdict for one in findings} <= {"ok", "warning", "error"}
+    assert {one.status for one in findings} <= {"ok", "warning", "FAIL"}
     assert all(one.text.isprintable() for one in findings)
     json.dumps([one.text for one in findings]).encode()
 

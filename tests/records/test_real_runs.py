@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from repro.checks import FAIL, WARNING
 from repro.data.cifar10_files import OFFICIAL
 from repro.errors import Stopped
 from repro.publishing import copy_record
-from repro.records.reading import ERROR, WARNING
-from repro.training import engine
-from tests.made import tiny_config, tiny_data
+from repro.stopping import StopRequest
+from repro.training import train
+from tests.made import run_config, tiny_config, tiny_data
 from tests.records.made import cell, objections
 
 TESTS = 100  # made images whose errors are also possible among the 10,000 of CIFAR-10
@@ -20,16 +21,16 @@ TESTS = 100  # made images whose errors are also possible among the 10,000 of CI
 def sent(monkeypatch, tmp_path):
     """`sent(*overrides)`: the published record of a run in two sessions, on made images under CIFAR-10's name."""
     data = replace(tiny_data(tests=TESTS), sha256=OFFICIAL.sha256)
-    monkeypatch.setattr(engine, "load_data", lambda config, device: data)
+    monkeypatch.setattr(train, "load_data", lambda *_: data)
 
     def make(*overrides: str) -> Path:
         config = tiny_config("evaluation.responses=false", "evaluation.gradient_iterations=[1,20]", *overrides)
         with monkeypatch.context() as patch:
             looks = iter(range(10**6))
-            patch.setattr(engine.StopRequest, "reason", property(lambda self: "SIGTERM" if next(looks) >= 24 else None))
+            patch.setattr(StopRequest, "reason", property(lambda self: "SIGTERM" if next(looks) >= 24 else None))
             with pytest.raises(Stopped):
-                engine.run(config)
-        run = engine.run(config)
+                run_config(config)
+        run = run_config(config)
         target = tmp_path / "sent" / run.folder.parent.name / run.folder.name
         copy_record(run.folder, target)
         return target
@@ -41,7 +42,7 @@ def sent(monkeypatch, tmp_path):
 def test_a_run_in_two_sessions_leaves_a_record_in_which_everything_agrees(sent, overrides):
     folder = sent(*overrides)
     found = [one for one in objections(folder) if one.check != "code"]
-    assert [(one.check, one.verdict) for one in found] == [("parameters", WARNING)], found
+    assert [(one.check, one.status) for one in found] == [("parameters", WARNING)], found
     assert "golden_counts.yaml does not have" in found[0].text
 
 
@@ -49,4 +50,4 @@ def test_what_is_changed_in_such_a_record_is_found(sent):
     """Negative control."""
     folder = sent()
     cell(folder, 1, "learning_rate", 0.01)
-    assert {"schedule", "result"} <= {one.check for one in objections(folder) if one.verdict == ERROR}
+    assert {"schedule", "result"} <= {one.check for one in objections(folder) if one.status == FAIL}

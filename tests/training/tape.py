@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from repro.training import execution
-from repro.training.background import map_tensors
+from repro.training.checkpoint import map_tensors
 from repro.training.execution import Execution, updates_per_graph
 
 

@@ -14,13 +14,14 @@ import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from repro import runs
-from repro.config import compose, from_record
+from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, LostProcessError, PeerError
 from repro.models import build_model
-from repro.training import checkpoint, launcher
-from repro.training.distributed import World, first_host, join, rank_from_environment, with_devices
-from repro.training.launcher import failure, free_port
+from repro.training import checkpoint, launch
+from repro.training.distributed import World, first_host, join, rank_from_environment
+from repro.training.launch import failure, free_port
+from repro.training.plan import count_processes, plan
 from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
 from tests.made import tiny_config
 from tests.made_images import SMOKE, make_folder
@@ -120,19 +121,19 @@ def test_two_processes_have_the_losses_of_one_within_rounding(alone, both):
 
 def test_two_processes_change_the_weights_and_statistics_as_one_does(alone, both):
     own, other = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (both, alone))
-    initial = build_model(from_record(alone.record).model, 0, 8).state_dict()
+    initial = build_model(alone.record.config.model, 0, 8).state_dict()
     for name, before in initial.items():
         change, expected = own[name].double() - before, other[name].double() - before
         assert float((change - expected).norm()) <= 5e-3 * float(expected.norm()), name
 
 
 def test_the_record_names_the_processes_and_is_of_the_same_identity(alone, both):
-    assert both.record["environment"]["devices"] == 2
+    assert both.record.environment.devices == 2
     assert both.identity == alone.identity
-    assert both.record["data"] == alone.record["data"]
+    assert both.record.data == alone.record.data
 
 
-def raise_in_rank_one(config, command):
+def raise_in_rank_one(plan, stop):
     """The training of two processes, of which one has a fault that nobody knows of."""
     if os.environ["RANK"] == "1":
         raise ValueError("something odd")
@@ -141,11 +142,12 @@ def raise_in_rank_one(config, command):
 
 @pytest.mark.fault(34)
 def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(launcher, "PATIENCE", 0.5)
+    monkeypatch.setattr(launch, "PATIENCE", 0.5)
     began = time.monotonic()
     with pytest.raises(LostProcessError, match=r"process 1 of 2 failed: ValueError: something odd\n"
                                                "nothing was saved yet; go on with: repro run"):
-        launcher.launch(raise_in_rank_one, tiny_config("devices=2", f"results={tmp_path}"))
+        launch.launch(plan(tiny_config("devices=2", "train.batch_norm_group=8", f"results={tmp_path}")),
+                      raise_in_rank_one)
     assert time.monotonic() - began < 50
 
 
@@ -240,8 +242,8 @@ def test_an_error_of_the_leader_is_one_message_and_its_exit_code(images, tmp_pat
 def test_more_devices_than_there_are_is_an_error():
     with pytest.raises(ConfigError, match="4 asked, 1 found"):
         resolve(compose(["experiment=imagenet_optB", "devices=4", "machine.device=auto"]))
-    assert with_devices(compose(["experiment=imagenet_optB", "devices=2", "machine.device=cpu"])).devices == 2
-    assert with_devices(compose(["experiment=imagenet_optB", "machine=ddp", "machine.device=cpu"])).devices == 1
+    assert count_processes(compose(["experiment=imagenet_optB", "devices=2", "machine.device=cpu"])) == 2
+    assert count_processes(compose(["experiment=imagenet_optB", "machine=ddp", "machine.device=cpu"])) == 1
 
 
 @pytest.mark.parametrize("engine", ["graph", "compile"])
@@ -259,8 +261,8 @@ def test_srun_and_torchrun_tell_who_a_process_is(monkeypatch):
         monkeypatch.setenv(name, value)
     assert rank_from_environment() == (1, 2, 1)
     with pytest.raises(ConfigError, match="devices=4"):
-        with_devices(tiny_config("devices=4"))
-    assert with_devices(tiny_config()).devices == 2
+        count_processes(tiny_config("devices=4"))
+    assert count_processes(tiny_config()) == 2
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(ConfigError, match="RANK=x"):
         rank_from_environment()
@@ -270,8 +272,8 @@ def test_srun_and_torchrun_tell_who_a_process_is(monkeypatch):
 def test_devices_1_is_one_process_whoever_started_it(monkeypatch):
     for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}.items():
         monkeypatch.setenv(name, value)
-    config = with_devices(tiny_config("devices=1"))
-    assert config.devices == 1
+    config = tiny_config("devices=1")
+    assert count_processes(config) == 1
     assert join(config).size == 1
 
 
@@ -303,7 +305,7 @@ def test_processes_that_were_asked_for_different_runs_all_end_with_both_values(t
 def test_one_that_fails_its_configuration_ends_the_others_with_its_message(tmp_path, bad, flags):
     own = [flags, flags]
     own[bad] = [*flags, "model.depth=9" if bad == 0 else "train.lr=abc"]
-    reason = "model.depth=9: must be 6n+2" if bad == 0 else "train.lr=abc: allowed is a number"
+    reason = "model.depth=9: allowed is 6n+2" if bad == 0 else "train.lr=abc: allowed is a number"
     said = both_ranks(tmp_path, *own)
     assert f"repro: {reason}" in said[bad]
     assert f"repro: process {bad} of 2: {reason}" in said[1 - bad]
@@ -340,11 +342,11 @@ def test_the_first_of_slurms_hosts(monkeypatch):
 
 
 def test_the_one_that_ended_badly_is_named_and_not_those_who_waited_for_it():
-    config, lost = tiny_config(), PeerError("gone")
+    planned, lost = plan(tiny_config(), ["repro", "run", "x=1", "resume=never"]), PeerError("gone")
 
     def error_of(rank, code, *answers):
-        return failure(ProcessExitedException("", rank, 10 + rank, code), answers, [10, 11, 12], config,
-                       ["repro", "run", "x=1", "resume=never"])
+        said = {number: answer for number, answer in enumerate(answers) if answer is not None}
+        return failure(planned, ProcessExitedException("", rank, 10 + rank, code), said, [10, 11, 12])
     assert "process 1 of 3 (pid 11) ended with exit code 9" in str(error_of(1, 9, lost, None, None))
     assert "process 1 of 3 (pid 11) died of SIGKILL" in str(error_of(1, -9, lost, None, lost))
     assert "process 2 of 3 (pid 12) did not answer" in str(error_of(0, 1, lost, lost, None))

@@ -15,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from repro.errors import CaptureError, Stopped
 from repro.models import build_model
 from repro.schema import Engine
-from repro.training import engine
+from repro.stopping import StopRequest
+from repro.training import launch, train
 from repro.training.execution import Execution, blocks, error_chain, out_of_memory, updates_per_graph
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, count_batches_once
-from tests.made import tiny_config, tiny_data
+from tests.made import run_config, tiny_config, tiny_data
 from tests.training.tape import use_tapes
 
 LENGTH = ["train.warmup=error80", "train.warmup_window=6", "evaluation.gradient_iterations=[1,17,40]"]
@@ -59,7 +60,7 @@ def assert_close(left, right):
 @pytest.fixture
 def tapes(monkeypatch):
     use_tapes(monkeypatch.setattr)
-    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
 
 
 def test_eager_is_the_step_itself():
@@ -124,22 +125,22 @@ def test_a_state_that_is_loaded_later_is_what_the_graph_trains(tapes):
 
 @pytest.mark.parametrize("stops", [[], [1, 3, 4]])
 def test_whole_runs_with_graphs_are_the_eager_ones_bit_for_bit(tapes, stops, tmp_path, monkeypatch):
-    whole = engine.run(tiny_config(*LENGTH, "engine=eager", f"results={tmp_path / 'eager'}"))
+    whole = run_config(tiny_config(*LENGTH, "engine=eager", f"results={tmp_path / 'eager'}"))
     config = tiny_config(*LENGTH, "engine=graph", "machine.steps_per_graph=4", f"results={tmp_path / 'graph'}")
     for count in stops:
         calls = iter(range(10**6))
         with monkeypatch.context() as patch:
             reason = property(lambda self, calls=calls, count=count: "SIGTERM" if next(calls) >= count else None)
-            patch.setattr(engine.StopRequest, "reason", reason)
+            patch.setattr(StopRequest, "reason", reason)
             with pytest.raises(Stopped):
-                engine.run(config)
-    parts = engine.run(config)
+                run_config(config)
+    parts = run_config(config)
     for name in ("history.csv", "gradients.csv", "responses.csv"):
         assert (whole.folder / name).read_bytes() == (parts.folder / name).read_bytes(), name
     left, right = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (whole, parts))
     assert all(torch.equal(left[key], right[key]) for key in left)
-    assert parts.record["environment"]["engine"] == "graph"
-    assert [session["updates_per_graph"] for session in parts.record["sessions"]] == [4] * (len(stops) + 1)
+    assert parts.record.environment.engine == "graph"
+    assert [session.updates_per_graph for session in parts.record.sessions] == [4] * (len(stops) + 1)
 
 
 def test_where_nothing_can_be_captured_one_line_says_so_and_the_run_goes_on(caplog):
@@ -229,16 +230,17 @@ def test_where_a_capture_fails_a_fresh_process_does_the_run(monkeypatch, tmp_pat
     def fails(self):
         raise CaptureError("CUDA graphs can't be captured here")
 
+    monkeypatch.setattr(launch, "_failed_captures", [])
     monkeypatch.setattr(Execution, "capture", fails)
     words = ["data=synthetic", "machine.threads=1", "train.iterations=6", "train.lr_drops=[4]", "evaluation.interval=6",
              "evaluation.gradient_iterations=[]", "evaluation.responses=false", "evaluation.batch_norm_images=0"]
-    graph, eager = (engine.run(tiny_config(*words, f"engine={way}", f"results={tmp_path / way}"))
+    graph, eager = (run_config(tiny_config(*words, f"engine={way}", f"results={tmp_path / way}"))
                     for way in ("graph", "eager"))
     assert "going on in a fresh process, engine=eager" in caplog.messages[0]
     assert "6 iterations from the start" in capfd.readouterr().out, "it says where it is itself"
-    assert graph.record["environment"]["engine"] == "eager"
+    assert graph.record.environment.engine == "eager"
     assert (graph.folder / "history.csv").read_bytes() == (eager.folder / "history.csv").read_bytes()
-    assert graph.record["weights_sha256"] == eager.record["weights_sha256"]
+    assert graph.record.weights_sha256 == eager.record.weights_sha256
 
 
 @pytest.mark.fault(22)
@@ -247,11 +249,12 @@ def test_a_signal_while_a_capture_fails_starts_nothing_new(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         raise CaptureError("CUDA graphs can't be captured here")
 
-    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
     monkeypatch.setattr(Execution, "capture", fails)
-    monkeypatch.setattr(engine.launcher, "launch", None)
+    monkeypatch.setattr(launch, "_failed_captures", [])
+    monkeypatch.setattr(launch, "launch", None)
     with pytest.raises(Stopped, match="stopped by SIGTERM before anything was trained") as caught:
-        engine.run(tiny_config("engine=graph"), ["repro", "run", "x=1", "resume=never"])
+        run_config(tiny_config("engine=graph"), ["repro", "run", "x=1", "resume=never"])
     assert caught.value.exit_code == 75
     assert str(caught.value).endswith("go on with: repro run x=1"), "resume=never would begin anew"
 

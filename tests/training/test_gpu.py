@@ -1,4 +1,4 @@
-"""The engine on a CUDA device, against the CPU and against itself. Skipped where there is none."""
+"""Training on a CUDA device, against the CPU and against itself. Skipped where there is none."""
 
 import subprocess
 import sys
@@ -19,21 +19,21 @@ from repro.paths import TREE
 from repro.runs import read_run, run_folder
 from repro.schema import Device, Engine, Precision
 from repro.stopping import StopRequest
-from repro.training import engine, lanes
-from repro.training.background import Snapshot
+from repro.training import train
+from repro.training.checkpoint import snapshot
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
-from tests.made import tiny_config, tiny_data, with_machine
+from tests.made import run_config, tiny_config, tiny_data, with_machine
 from tests.made_images import SMOKE, make_folder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
-LOAD_DATA = engine.load_data
+LOAD_DATA = train.load_data
 PRECISIONS = [Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16]
 LENGTH = ["train.warmup=error80", "train.warmup_window=6", "evaluation.gradient_iterations=[1,17,40]"]
 
 
-def data_on_gpu(config=None, device=None):
+def data_on_gpu(*_):
     data = tiny_data()
     return replace(data, **{name: value.cuda() for name, value in vars(data).items()
                             if isinstance(value, torch.Tensor)})
@@ -41,7 +41,7 @@ def data_on_gpu(config=None, device=None):
 
 @pytest.fixture(autouse=True)
 def made_up_data(monkeypatch):
-    monkeypatch.setattr(engine, "load_data", data_on_gpu)
+    monkeypatch.setattr(train, "load_data", data_on_gpu)
 
 
 def on_gpu(*overrides, precision=Precision.fp32, way=Engine.graph, deterministic=True):
@@ -84,10 +84,10 @@ def assert_same_run(left, right):
 
 def test_the_first_losses_are_those_of_the_cpu(tmp_path):
     length = ["train.iterations=4", "evaluation.interval=1", "train.lr_drops=[2]"]
-    gpu = engine.run(on_gpu(*length, f"results={tmp_path / 'gpu'}")).history()
+    gpu = run_config(on_gpu(*length, f"results={tmp_path / 'gpu'}")).history()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "load_data", lambda config, device: tiny_data())
-        cpu = engine.run(tiny_config(*length, f"results={tmp_path / 'cpu'}")).history()
+        patch.setattr(train, "load_data", lambda *_: tiny_data())
+        cpu = run_config(tiny_config(*length, f"results={tmp_path / 'cpu'}")).history()
     assert [row["train_loss"] for row in gpu] == pytest.approx([row["train_loss"] for row in cpu], rel=1e-3)
 
 
@@ -107,25 +107,25 @@ def test_order_and_mini_batches_are_those_of_the_cpu():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_graphs_are_the_eager_step_bit_for_bit_in_deterministic_mode(precision, tmp_path):
-    runs = [engine.run(on_gpu(*LENGTH, f"results={tmp_path / way.name}", "machine.steps_per_graph=4",
+    runs = [run_config(on_gpu(*LENGTH, f"results={tmp_path / way.name}", "machine.steps_per_graph=4",
                               precision=precision, way=way)) for way in (Engine.eager, Engine.graph)]
-    assert [run.record["environment"]["engine"] for run in runs] == ["eager", "graph"]
-    assert runs[1].record["environment"]["updates_per_graph"] == 4
+    assert [run.record.environment.engine for run in runs] == ["eager", "graph"]
+    assert runs[1].record.environment.updates_per_graph == 4
     assert_same_run(*runs)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tmp_path, monkeypatch):
-    whole = engine.run(on_gpu(*LENGTH, f"results={tmp_path / 'whole'}", precision=precision))
+    whole = run_config(on_gpu(*LENGTH, f"results={tmp_path / 'whole'}", precision=precision))
     config = on_gpu(*LENGTH, f"results={tmp_path / 'parts'}", precision=precision)
     for turns in (2, 4):
         calls = iter(range(10**6))
         with monkeypatch.context() as patch:
-            patch.setattr(engine.StopRequest, "reason", property(
+            patch.setattr(StopRequest, "reason", property(
                 lambda self, calls=calls, turns=turns: "SIGTERM" if next(calls) >= turns else None))
             with pytest.raises(Stopped):
-                engine.run(config)
-    assert_same_run(whole, engine.run(config))
+                run_config(config)
+    assert_same_run(whole, run_config(config))
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
@@ -168,46 +168,35 @@ def test_a_snapshot_is_of_the_moment_though_the_host_runs_ahead():
     one, alone = executed(on_gpu()), executed(on_gpu())
     one.advance(10)
     alone.advance(10)
-    snapshot = Snapshot(one.step.state(), one.step.device)
+    fetch = snapshot(one.step.state(), one.step.device)
     one.advance(200)
-    found = snapshot.fetch()
+    found = fetch()
     assert int(found["counters"]["iteration"]) == 10
     expected = alone.step.state()["model"]
     assert all(torch.equal(found["model"][key], expected[key].cpu()) for key in expected)
 
 
-@pytest.mark.parametrize("way", [Engine.eager, Engine.graph])
-def test_runs_at_once_are_bit_for_bit_those_left_alone(way, tmp_path):
-    def configs(folder):
-        return [on_gpu(*LENGTH, f"seed={seed}", f"results={tmp_path / folder}", way=way) for seed in range(3)]
-
-    with StopRequest() as stop:
-        assert lanes.run_all(configs("together"), stop, ["repro"], 2) == []  # the third begins late
-    for together, alone in zip(configs("together"), configs("alone"), strict=True):
-        assert_same_run(engine.run(together), engine.run(alone))
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_activation_checkpointing_changes_nothing_but_memory(precision, tmp_path):
-    runs = [engine.run(on_gpu(*LENGTH, f"results={tmp_path / word}", f"machine.activation_checkpointing={word}",
+    runs = [run_config(on_gpu(*LENGTH, f"results={tmp_path / word}", f"machine.activation_checkpointing={word}",
                               precision=precision)) for word in ("false", "true")]
     assert_same_run(*runs)
 
 
 def test_two_groups_of_weights_are_captured_like_one(tmp_path):
     words = [*LENGTH, "train.momentum_form=nesterov", "train.weight_decay_on=weights"]
-    runs = [engine.run(on_gpu(*words, f"results={tmp_path / way.name}", way=way))
+    runs = [run_config(on_gpu(*words, f"results={tmp_path / way.name}", way=way))
             for way in (Engine.eager, Engine.graph)]
     assert_same_run(*runs)
 
 
 FAILS = """
 import sys, torch
-from repro.training import engine
 from repro.training.step import TrainStep
+from tests.made import run_config
 from tests.training.test_gpu import SYNTHETIC, on_gpu
 TrainStep.learning_rate = lambda self: torch.full((), float(self.rates[0]), device=self.device)  # read on the host
-engine.run(on_gpu(*SYNTHETIC, "results=" + sys.argv[1]))
+run_config(on_gpu(*SYNTHETIC, "results=" + sys.argv[1]))
 """
 SYNTHETIC = ["data=synthetic", "evaluation.responses=false", "evaluation.batch_norm_images=0",
              "evaluation.gradient_iterations=[]"]
@@ -222,30 +211,26 @@ def test_where_a_capture_fails_a_fresh_process_does_the_run(tmp_path, monkeypatc
     assert "CUDA graphs can't be captured here:" in done.stdout
     assert "caused by" in done.stdout, "the first cause too"
     assert "going on in a fresh process, engine=eager" in done.stdout
-    monkeypatch.setattr(engine, "load_data", LOAD_DATA)
+    monkeypatch.setattr(train, "load_data", LOAD_DATA)
     config = on_gpu(*SYNTHETIC, f"results={tmp_path / 'eager'}", way=Engine.eager)
-    eager = engine.run(config)
+    eager = run_config(config)
     fails = read_run(run_folder(replace(config, results=str(tmp_path / "fails"))))
-    assert fails.record["environment"]["engine"] == "eager"
+    assert fails.record.environment.engine == "eager"
     assert (fails.folder / "history.csv").read_bytes() == (eager.folder / "history.csv").read_bytes()
 
 
 def test_the_memory_format_is_measured_once_for_all_runs_of_a_process(tmp_path):
     open_ = [replace(on_gpu(f"seed={seed}", f"results={tmp_path}"), machine=replace(
         on_gpu().machine, channels_last=None)) for seed in range(2)]
-    times = [engine.run(config).record["environment"]["memory_format_ms"] for config in open_]
+    times = [run_config(config).record.environment.memory_format_ms for config in open_]
     assert times[0] == times[1]
     assert all(0.01 < value < 1000 for value in times[0].values())
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
 def test_the_memory_that_a_run_took_is_recorded(checkpointing, tmp_path):
-    run = engine.run(on_gpu(f"results={tmp_path}", f"machine.activation_checkpointing={checkpointing}"))
-    assert 0 < run.record["peak_memory_bytes"] <= torch.cuda.get_device_properties(0).total_memory
-
-
-def test_the_number_of_runs_at_once_is_measured():
-    assert lanes.best_jobs(on_gpu(deterministic=False), 8) in (1, 2, 4, 8)
+    run = run_config(on_gpu(f"results={tmp_path}", f"machine.activation_checkpointing={checkpointing}"))
+    assert 0 < run.record.peak_memory_bytes <= torch.cuda.get_device_properties(0).total_memory
 
 
 # ---- images that are read from files
@@ -260,15 +245,15 @@ def smoke(images, results, *overrides):
 
 def test_images_from_files_train_the_same_captured_and_operation_by_operation(tmp_path):
     images = make_folder(tmp_path / "set")
-    runs = [engine.run(smoke(images, tmp_path / way, f"engine={way}")) for way in ("graph", "eager")]
-    assert [run.record["environment"]["engine"] for run in runs] == ["graph", "eager"]
+    runs = [run_config(smoke(images, tmp_path / way, f"engine={way}")) for way in ("graph", "eager")]
+    assert [run.record.environment.engine for run in runs] == ["graph", "eager"]
     assert (runs[0].folder / "history.csv").read_bytes() == (runs[1].folder / "history.csv").read_bytes()
 
 
 def test_the_first_losses_on_images_from_files_are_those_of_the_cpu(tmp_path):
     images = make_folder(tmp_path / "set")
     length = ("train.iterations=2", "train.lr_drops=[]", "evaluation.interval=1", "train.lr=1e-5")
-    gpu, cpu = (engine.run(smoke(images, tmp_path / device, *length, f"machine.device={device}")).history()
+    gpu, cpu = (run_config(smoke(images, tmp_path / device, *length, f"machine.device={device}")).history()
                 for device in ("cuda", "cpu"))
     assert [row["train_loss"] for row in gpu] == pytest.approx([row["train_loss"] for row in cpu], rel=1e-3)
 
@@ -277,8 +262,8 @@ def test_the_first_losses_on_images_from_files_are_those_of_the_cpu(tmp_path):
 def test_two_gpus_share_the_statistics_of_a_whole_mini_batch(tmp_path):
     images = make_folder(tmp_path / "set")
     words = ("train.batch_norm_group=16", "train.lr=1e-5", "engine=eager")
-    one = engine.run(smoke(images, tmp_path / "one", *words)).history()
-    two = engine.run(smoke(images, tmp_path / "two", *words, "devices=2")).history()
+    one = run_config(smoke(images, tmp_path / "one", *words)).history()
+    two = run_config(smoke(images, tmp_path / "two", *words, "devices=2")).history()
     for left, right in zip(two, one, strict=True):
         assert left["train_loss"] == pytest.approx(right["train_loss"], rel=1e-4)
         assert left["val_loss"] == pytest.approx(right["val_loss"], rel=1e-3)

@@ -16,8 +16,9 @@ from repro.data.imagenet_statistics import Sums
 from repro.data.random import permutation
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, Stopped
-from repro.training import engine
+from repro.stopping import StopRequest
 from repro.training.inputs import StreamInput, input_of
+from tests.made import run_config
 from tests.made_images import SMOKE, make_folder
 
 CPU = torch.device("cpu")
@@ -42,13 +43,13 @@ def stop_after(monkeypatch, steps: int) -> None:
     """Make the next run stop after so many steps of its own, as a signal would."""
     calls = iter(range(10**6))
     reason = property(lambda self: "SIGTERM" if next(calls) >= steps else None)
-    monkeypatch.setattr(engine.StopRequest, "reason", reason)
+    monkeypatch.setattr(StopRequest, "reason", reason)
 
 
 # ---- whole runs
 
 def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config, caplog):
-    run = engine.run(config("train.iterations=28", "train.lr_drops=[20]", "train.lr=0.02", "evaluation.interval=4",
+    run = run_config(config("train.iterations=28", "train.lr_drops=[20]", "train.lr=0.02", "evaluation.interval=4",
                             "evaluation.batch_norm_images=32"))
     first, last = run.history()[0], run.history()[-1]
     assert first["train_top1_error"] > 30, "it is not given away at the start"
@@ -57,12 +58,12 @@ def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config, c
     assert "(wiring test)" in caplog.messages[1]
     assert any("tested on the training images" in line for line in caplog.messages)
     record = run.record
-    assert record["data"]["one_folder"] is True
-    assert record["evaluated_on"] == "val"
-    assert record["recomputed_batch_norm"]["val_top1_error"] < 10
+    assert record.data.one_folder is True
+    assert record.evaluated_on == "val"
+    assert record.recomputed_batch_norm["val_top1_error"] < 10
     assert not run.is_paper_run
     assert str(Path(config().data.root)) not in (run.folder / "run.json").read_text()
-    assert record["weights_sha256"] == hashlib.sha256((run.folder / "weights.pt").read_bytes()).hexdigest()
+    assert record.weights_sha256 == hashlib.sha256((run.folder / "weights.pt").read_bytes()).hexdigest()
     with np.load(run.folder / "mean.npz") as arrays:
         assert arrays["mean"].shape == (3, 1, 1), "crops of 32 pixels subtract the mean of each channel"
 
@@ -70,17 +71,17 @@ def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config, c
 def test_a_run_that_stopped_in_the_middle_of_a_pass_goes_on_bit_for_bit(config, monkeypatch, tmp_path):
     words = ("train.iterations=9", "train.lr_drops=[7]", "evaluation.interval=3", "train.mini_batch_size=12",
              "train.batch_norm_group=12")  # 32 images: a pass ends within a mini-batch
-    whole = engine.run(config(*words, f"results={tmp_path / 'whole'}"))
+    whole = run_config(config(*words, f"results={tmp_path / 'whole'}"))
     for steps in (5, 2):  # the first looks are those of the mean image
         stop_after(monkeypatch, steps)
         with pytest.raises(Stopped):
-            engine.run(config(*words))
+            run_config(config(*words))
     stop_after(monkeypatch, 10**5)
-    resumed = engine.run(config(*words))
+    resumed = run_config(config(*words))
     assert (resumed.folder / "history.csv").read_bytes() == (whole.folder / "history.csv").read_bytes()
     own, other = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (resumed, whole))
     assert all(torch.equal(own[name], other[name]) for name in other)
-    assert [session["from_iteration"] for session in resumed.record["sessions"]] == [0, 3, 5]
+    assert [session.from_iteration for session in resumed.record.sessions] == [0, 3, 5]
 
 
 def test_a_run_does_not_go_on_with_other_images(config, images, tmp_path, monkeypatch):
@@ -89,32 +90,32 @@ def test_a_run_does_not_go_on_with_other_images(config, images, tmp_path, monkey
     words = (f"data.root={copy}", "train.iterations=4", "train.lr_drops=[]", "evaluation.interval=1", *PER_CHANNEL)
     stop_after(monkeypatch, 3)
     with pytest.raises(Stopped):
-        engine.run(config(*words))
+        run_config(config(*words))
     stop_after(monkeypatch, 10**5)
     last = max(copy.glob("*/*"))
     last.write_bytes(min(copy.glob("*/*")).read_bytes())
     with pytest.raises(DataError, match="another set of images until iteration 3"):
-        engine.run(config(*words))
+        run_config(config(*words))
     shutil.copy(max(images.glob("*/*")), last)
-    assert engine.run(config(*words)).finished
+    assert run_config(config(*words)).finished
 
 
 def test_the_mean_image_is_made_once(config, monkeypatch, caplog):
     words = ("train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1")
-    engine.run(config(*words))
-    engine.run(config(*words, "seed=1"))
+    run_config(config(*words))
+    run_config(config(*words, "seed=1"))
     assert sum("mean image" in line for line in caplog.messages) == 1
 
 
 def test_what_can_not_be_trained_is_refused(config, images, tmp_path):
     with pytest.raises(ConfigError, match="there are 32 training images"):
-        engine.run(config("train.mini_batch_size=64", "train.batch_norm_group=64"))
+        run_config(config("train.mini_batch_size=64", "train.batch_norm_group=64"))
     with pytest.raises(ConfigError, match=r"model\.num_classes=3: .* has 4 classes"):
-        engine.run(config("model.num_classes=3"))
+        run_config(config("model.num_classes=3"))
     with pytest.raises(ConfigError, match="imported weights"):
-        engine.run(config("model=imagenet_vgg", "model.depth=16"))
+        run_config(config("model=imagenet_vgg", "model.depth=16"))
     with pytest.raises(DataError):
-        engine.run(compose(["experiment=imagenet_optB", f"data.root={images}"]))  # the protocol wants 1000
+        run_config(compose(["experiment=imagenet_optB", f"data.root={images}"]))  # the protocol wants 1000
     assert not list((tmp_path / "results" / "runs").glob("*/seed0/run.json"))
 
 
@@ -123,14 +124,14 @@ def test_a_file_that_can_not_be_read_ends_the_run_with_its_name_and_the_state_be
     shutil.copytree(images, copy)
     words = (f"data.root={copy}", "train.iterations=4", "train.lr_drops=[]", "evaluation.interval=1", *PER_CHANNEL)
     with pytest.raises(Stopped):
-        engine.run(config(*words, "max_seconds=0.001"))
+        run_config(config(*words, "max_seconds=0.001"))
     victim = sorted(copy.glob("*/*"))[5]
     content = victim.read_bytes()
     victim.write_bytes(bytes(len(content)))
     with pytest.raises(DataError, match=rf"{victim.name}[^$]*what was saved before stays; go on with: "):
-        engine.run(config(*words))  # one folder: the test of iteration 1 meets it
+        run_config(config(*words))  # one folder: the test of iteration 1 meets it
     victim.write_bytes(content)
-    assert engine.run(config(*words)).finished
+    assert run_config(config(*words)).finished
 
 
 def test_a_training_image_that_can_not_be_read_is_met_after_the_state_is_saved(config, images, tmp_path):
@@ -142,11 +143,11 @@ def test_a_training_image_that_can_not_be_read_is_met_after_the_state_is_saved(c
     content = victim.read_bytes()
     victim.write_bytes(bytes(len(content)))
     with pytest.raises(DataError, match=rf"{victim.name}[^$]*saved at iteration \d; go on with: "):
-        engine.run(config(*words))
+        run_config(config(*words))
     victim.write_bytes(content)
-    run = engine.run(config(*words))
-    alone = engine.run(config(*words, f"results={tmp_path / 'alone'}"))
-    assert len(run.record["sessions"]) == 2
+    run = run_config(config(*words))
+    alone = run_config(config(*words, f"results={tmp_path / 'alone'}"))
+    assert len(run.record.sessions) == 2
     assert (run.folder / "history.csv").read_bytes() == (alone.folder / "history.csv").read_bytes()
 
 
@@ -236,9 +237,9 @@ def test_the_color_noise_has_the_covariance_that_alexnet_describes(statistics):
 
 def test_the_validation_images_are_each_given_once_to_one_of_the_processes(config, files, statistics):
     data = on_device(resolve(config()), files, statistics, CPU)
-    whole = torch.cat([labels for _, labels in data.validation(5)])
+    whole = torch.cat([labels for _, labels in data.evaluation_batches(5)])
     assert torch.equal(whole, torch.from_numpy(files.val.labels))
-    parts = [torch.cat([labels for _, labels in data.validation(5, rank, 3)]) for rank in range(3)]
+    parts = [torch.cat([labels for _, labels in data.evaluation_batches(5, rank, 3)]) for rank in range(3)]
     assert sum(map(len, parts)) == len(whole)
     for rank, part in enumerate(parts):
         assert torch.equal(part, whole[rank::3])

@@ -5,32 +5,33 @@ import csv
 import pytest
 import torch
 
-from repro.config import from_record
 from repro.data.cifar10 import DeviceData
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.protocols import evaluate_on
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
-from repro.runs import file_sha256, read_run
-from repro.training import engine, measurements
+from repro.record import Responses
+from repro.runs import file_sha256, read_run, run_folder
+from repro.stopping import StopRequest
+from repro.training import measurements, train
 from repro.training.step import TrainStep
-from tests.made import tiny_config, tiny_data
+from tests.made import run_config, tiny_config, tiny_data
 
 
 @pytest.fixture(autouse=True)
 def made_up_data(monkeypatch):
-    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
     monkeypatch.setattr(measurements, "load_arrays", lambda config: None)
     monkeypatch.setattr(measurements, "on_device", lambda arrays, config, device: tiny_data())
 
 
 def finished(*overrides: str):
-    return engine.run(tiny_config("evaluation.gradient_iterations=[1,5,40]", *overrides))
+    return run_config(tiny_config("evaluation.gradient_iterations=[1,5,40]", *overrides))
 
 
 def trained(run) -> torch.nn.Module:
-    return load_weights(build_model(from_record(run.record).model), run.folder / "weights.pt")
+    return load_weights(build_model(run.record.config.model), run.folder / "weights.pt")
 
 
 def test_the_record_has_the_error_with_averaged_statistics(monkeypatch):
@@ -45,10 +46,10 @@ def test_the_record_has_the_error_with_averaged_statistics(monkeypatch):
 
     monkeypatch.setattr(TrainStep, "coming_batches", remember)
     run = finished()
-    found = run.record["recomputed_batch_norm"]
+    found = run.record.recomputed_batch_norm
     assert found["images"] == 32 == sum(len(images) for images in seen)
     model = trained(run)
-    assert run.record["result"]["test_top1_error"] == evaluate_on(model, tiny_data(), tiny_config()).top1_error
+    assert run.record.result["test_top1_error"] == evaluate_on(model, tiny_data(), tiny_config()).top1_error
     sums = {name: 0.0 for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
     squares = dict(sums)
     model.train()
@@ -91,7 +92,8 @@ def test_the_batches_are_those_that_would_come_next(monkeypatch):
 def test_what_is_measured_changes_no_result(tmp_path):
     plain = finished("evaluation.batch_norm_images=0", "evaluation.responses=false",
                      "evaluation.gradient_iterations=[]", f"results={tmp_path / 'plain'}")
-    assert not {"responses", "recomputed_batch_norm", "gradients_sha256"} & plain.record.keys()
+    record = plain.record
+    assert (record.responses, record.recomputed_batch_norm, record.gradients_sha256) == (None, None, None)
     assert not (plain.folder / "gradients.csv").exists()
     measured = finished()
     assert measured.identity == plain.identity
@@ -122,8 +124,8 @@ def test_responses_lie_beside_the_record():
     rows = run.responses()
     assert [row["layer"] for row in rows] == [str(number) for number in range(1, 8)]
     assert all(float(row["std"]) > 0 for row in rows)
-    assert run.record["responses"] == {"images": 30, "evaluated_on": "test", "precision": "fp32",
-                                       "sha256": file_sha256(run.folder / "responses.csv")}
+    assert run.record.responses == Responses(images=30, evaluated_on="test", precision="fp32",
+                                             sha256=file_sha256(run.folder / "responses.csv"))
 
 
 def test_gradients_are_recorded_at_the_chosen_updates():
@@ -132,7 +134,7 @@ def test_gradients_are_recorded_at_the_chosen_updates():
     assert [int(row["iteration"]) for row in rows] == [1] * 8 + [5] * 8 + [40] * 8
     assert [row["name"] for row in rows[:8]] == [row["name"] for row in rows[8:16]]
     assert all(float(row["norm"]) > 0 for row in rows)
-    assert run.record["gradients_sha256"] == file_sha256(run.folder / "gradients.csv")
+    assert run.record.gradients_sha256 == file_sha256(run.folder / "gradients.csv")
 
 
 def test_the_first_gradient_is_that_of_the_first_mini_batch(monkeypatch):
@@ -155,7 +157,7 @@ def test_the_first_gradient_is_that_of_the_first_mini_batch(monkeypatch):
 
 
 def test_lengths_are_scaled_like_all_others():
-    run = engine.run(tiny_config("scale=0.5", "evaluation.gradient_iterations=[1,40]"))
+    run = run_config(tiny_config("scale=0.5", "evaluation.gradient_iterations=[1,40]"))
     assert sorted({int(row["iteration"]) for row in run.gradients()}) == [1, 20]
 
 
@@ -164,10 +166,10 @@ def test_an_interrupted_run_has_each_gradient_once(monkeypatch, tmp_path):
     calls = iter(range(10**6))
     reason = property(lambda self: "SIGTERM" if next(calls) >= 17 else None)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.StopRequest, "reason", reason)
+        patch.setattr(StopRequest, "reason", reason)
         with pytest.raises(Stopped):
             finished()
-    with (engine.run_folder(tiny_config()) / "gradients.csv").open("a") as file:  # past the checkpoint
+    with (run_folder(tiny_config()) / "gradients.csv").open("a") as file:  # past the checkpoint
         csv.writer(file, lineterminator="\n").writerow([18, 1, "conv1", 1.0])
     run = finished()
     assert (run.folder / "gradients.csv").read_bytes() == expected
@@ -179,17 +181,17 @@ def test_a_run_that_is_killed_while_it_is_measured_trains_no_step_again(monkeypa
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "final_measurements", killed)
+    monkeypatch.setattr(train, "final_measurements", killed)
     with pytest.raises(KeyboardInterrupt):
         finished()
-    monkeypatch.setattr(engine, "final_measurements", measurements.final_measurements)
+    monkeypatch.setattr(train, "final_measurements", measurements.final_measurements)
     steps: list[int] = []
     original = TrainStep.__call__
     monkeypatch.setattr(TrainStep, "__call__", lambda step: steps.append(1) or original(step))
     run = finished()
     assert not steps
-    assert run.record["result"] == expected.record["result"]
-    assert run.record["responses"] == expected.record["responses"]
+    assert run.record.result == expected.record.result
+    assert run.record.responses == expected.record.responses
     assert (run.folder / "history.csv").read_bytes() == (expected.folder / "history.csv").read_bytes()
 
 
@@ -200,7 +202,7 @@ def test_responses_can_be_measured_later_from_the_weights(tmp_path, caplog):
     measurements.add_responses(run, ["machine.device=cpu"])
     again = read_run(run.folder)
     assert (run.folder / "responses.csv").read_bytes() == expected
-    assert again.record["responses"]["sha256"] == file_sha256(run.folder / "responses.csv")
+    assert again.record.responses.sha256 == file_sha256(run.folder / "responses.csv")
     assert again.finished
     assert "responses.csv" in caplog.messages[-1]
 
@@ -224,7 +226,7 @@ def test_the_record_of_another_option_gives_its_own_network():
 def test_validation_images_are_named(monkeypatch):
     held_out = tiny_data()
     data = DeviceData(**{**held_out.__dict__, "evaluated_on": "val"})
-    monkeypatch.setattr(engine, "load_data", lambda config, device: data)
+    monkeypatch.setattr(train, "load_data", lambda *_: data)
     run = finished()
-    assert {"val_top1_error", "val_loss", "images"} == run.record["recomputed_batch_norm"].keys()
-    assert run.record["responses"]["evaluated_on"] == "val"
+    assert {"val_top1_error", "val_loss", "images"} == run.record.recomputed_batch_norm.keys()
+    assert run.record.responses.evaluated_on == "val"

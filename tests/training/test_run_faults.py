@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from repro.data import loader
-from repro.errors import LostProcessError, Stopped, StorageError
+from repro.errors import LostProcessError, OutOfMemoryError, Stopped, StorageError
 from repro.paths import TREE
-from repro.runs import hold_lock, read_run, run_folder, scan
-from repro.training import checkpoint, engine
-from tests.made import tiny_config, tiny_data
+from repro.runs import hold_lock, read_run, run_folder, scan, write_record
+from repro.stopping import StopRequest
+from repro.training import checkpoint, log, train
+from repro.training.execution import Execution
+from tests.made import run_config, tiny_config, tiny_data
 from tests.made_cli import TINY
 from tests.made_images import SMOKE, make_folder
 from tests.outcome import Outcome, says
@@ -31,15 +33,15 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def made_up(monkeypatch):
-    monkeypatch.setattr(engine, "load_data", lambda config, device: tiny_data())
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A run that nothing happens to."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "load_data", lambda config, device: tiny_data())
-        return engine.run(tiny_config(f"results={tmp_path_factory.mktemp('alone')}"))
+        patch.setattr(train, "load_data", lambda *_: tiny_data())
+        return run_config(tiny_config(f"results={tmp_path_factory.mktemp('alone')}"))
 
 
 def mounted(folder: Path, size: str) -> None:
@@ -68,9 +70,9 @@ def stopped_after(steps, config, monkeypatch):
     """Run a configuration until so many steps are done."""
     calls = iter(range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr(engine.StopRequest, "reason", property(lambda self: "SIGTERM" if next(calls) >= steps else None))
+        patch.setattr(StopRequest, "reason", property(lambda self: "SIGTERM" if next(calls) >= steps else None))
         with suppress(Stopped):
-            engine.run(config)
+            run_config(config)
 
 
 def same_end(run, other):
@@ -88,13 +90,13 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     config = tiny_config(f"results={disk}", "evaluation.gradient_iterations=[]", "evaluation.responses=false",
                          "evaluation.batch_norm_images=0")
     stopped_after(3, config, monkeypatch)
-    folder = engine.run_folder(config)
+    folder = run_folder(config)
     size = sum(path.stat().st_size for path in folder.glob("checkpoint-*"))
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - size // 4))
     before = {path.name for path in checkpoint.list_checkpoints(folder)}
     with pytest.raises(StorageError, match=r"No space left on device \(\d+ bytes needed, \d+ free\)") as caught:
-        engine.run(config)
+        run_config(config)
     assert caught.value.exit_code == 5
     assert "what was saved before stays; go on with: repro run" in str(caught.value)
     assert {path.name for path in checkpoint.list_checkpoints(folder)} <= before
@@ -102,8 +104,8 @@ def test_a_full_disk_ends_with_5_and_the_checkpoint_before_goes_on_exactly(made_
     assert len(list(folder.glob("checkpoint-*.pt"))) == len(list(folder.glob("checkpoint-*.json")))
     assert checkpoint.load_newest(folder, CPU)[2] == []
     ballast.unlink()
-    run = engine.run(config)
-    alone = engine.run(tiny_config(*(f"evaluation.{word}" for word in ("gradient_iterations=[]", "responses=false",
+    run = run_config(config)
+    alone = run_config(tiny_config(*(f"evaluation.{word}" for word in ("gradient_iterations=[]", "responses=false",
                                    "batch_norm_images=0")), f"results={tmp_path / 'alone'}"))
     assert same_end(run, alone)
 
@@ -124,8 +126,7 @@ def test_a_disk_that_is_full_when_the_folder_is_locked_is_5_and_leaves_no_lock(s
 def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up, alone, tmp_path, monkeypatch, caplog):
     """The row that did not reach the disk is in the checkpoint, and the history goes on without a hole."""
     config = tiny_config("machine.checkpoint_seconds=1000", f"results={tmp_path}")
-    from repro.training import recorder
-    original = recorder.append_text
+    original = log.append_text
 
     def full(path, text):
         if text.startswith("20,"):
@@ -134,11 +135,11 @@ def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up,
             raise StorageError(f"can't write {path}: No space left on device")
         original(path, text)
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "append_text", full)
+        patch.setattr(log, "append_text", full)
         with pytest.raises(StorageError, match="saved at iteration 20; go on with"):
-            engine.run(config)
-    assert read_run(engine.run_folder(config)).status == "interrupted"
-    run = engine.run(config)
+            run_config(config)
+    assert read_run(run_folder(config)).status == "interrupted"
+    run = run_config(config)
     assert any("restored from the checkpoint" in line for line in caplog.messages)
     assert [row["iteration"] for row in run.history()] == [10, 20, 30, 40]
     assert same_end(run, alone)
@@ -148,11 +149,11 @@ def test_a_history_that_can_not_be_written_saves_the_state_with_the_row(made_up,
 def test_a_disk_that_is_full_for_tensorboard_alone_does_not_stop_training(made_up, small_disk, tmp_path, caplog):
     disk = small_disk("64k")
     config = tiny_config("machine.tensorboard=true", f"results={tmp_path / 'results'}", "evaluation.interval=1")
-    folder = engine.run_folder(config)
+    folder = run_folder(config)
     folder.mkdir(parents=True)
     (folder / "tensorboard").symlink_to(disk)
     (disk / "ballast").write_bytes(bytes(64 * 1024))
-    run = engine.run(config)
+    run = run_config(config)
     assert run.finished
     assert sum("TensorBoard" in message for message in caplog.messages) == 1
 
@@ -163,11 +164,11 @@ def test_a_history_that_was_damaged_is_restored_from_the_checkpoint(made_up, alo
                                                                     caplog):
     config = tiny_config(f"results={tmp_path}")
     stopped_after(25, config, monkeypatch)
-    history = engine.run_folder(config) / "history.csv"
+    history = run_folder(config) / "history.csv"
     content = history.read_text()
     {"torn": lambda: history.write_text(content[:-9]), "gone": history.unlink,
      "edited": lambda: history.write_text(content.replace("\n20,0.05,", "\n20,0.04,"))}[damage]()
-    run = engine.run(config)
+    run = run_config(config)
     assert sum("history.csv was not as this run had written it" in line for line in caplog.messages) == 1
     assert same_end(run, alone)
 
@@ -229,12 +230,12 @@ def test_memory_that_runs_out_in_a_step_is_named_and_recorded(made_up, monkeypat
     def no_memory(execution, updates):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Execution, "advance", no_memory)
-        with pytest.raises(engine.OutOfMemoryError, match=r"Tried to allocate(.|\n)*same numbers: machine.activation"):
-            engine.run(config)
-    run = read_run(engine.run_folder(config))
+        patch.setattr(Execution, "advance", no_memory)
+        with pytest.raises(OutOfMemoryError, match=r"Tried to allocate(.|\n)*same numbers: machine.activation"):
+            run_config(config)
+    run = read_run(run_folder(config))
     assert (run.status, run.finished) == ("out of memory", False)
-    assert engine.run(config).finished, "with more memory it goes on"
+    assert run_config(config).finished, "with more memory it goes on"
 
 
 # ---- readers
@@ -255,13 +256,13 @@ def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(loader, "together", together)
         with pytest.raises(LostProcessError, match=r"killed by signal 9(.|\n)*machine.workers=N(.|\n)*saved at iter"):
-            engine.run(compose(words))
+            run_config(compose(words))
     run, = scan(tmp_path / "results" / "runs")
     assert run.status == "interrupted"
-    done = engine.run(compose(words))
+    done = run_config(compose(words))
     assert done.finished
-    assert len(done.record["sessions"]) == 2
-    assert done.record["sessions"][1]["from_iteration"] >= 2
+    assert len(done.record.sessions) == 2
+    assert done.record.sessions[1].from_iteration >= 2
 
 
 # ---- checkpoints from elsewhere
@@ -371,13 +372,12 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone(extra, co
 def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, monkeypatch, caplog):
     config = tiny_config()
     stopped_after(24, config, monkeypatch)
-    path = run_folder(config) / "run.json"
-    record = json.loads(path.read_text())
-    record["sessions"][0] |= {"torch": "2.10.9", "device": "another, 2 threads"}
-    path.write_text(json.dumps(record))
-    done = engine.run(config)
+    record = read_run(run_folder(config)).record
+    record.sessions[0].torch, record.sessions[0].device = "2.10.9", "another, 2 threads"
+    write_record(run_folder(config), record)
+    done = run_config(config)
     line, = (text for text in caplog.messages if "from here on" in text)
     assert "torch 2.10.9 until now" in line
     assert "device another, 2 threads until now" in line
     assert "not bit for bit" in line
-    assert [session["torch"] for session in done.record["sessions"]] == ["2.10.9", record["environment"]["torch"]]
+    assert [session.torch for session in done.record.sessions] == ["2.10.9", record.environment.torch]

@@ -11,17 +11,20 @@ from torch.nn import functional as F
 
 from repro.config import compose
 from repro.devices import autocast
-from repro.errors import CaptureError, Stopped
+from repro.errors import CaptureError, DivergedError, InUseError, OutOfMemoryError, Stopped
 from repro.models import build_model
 from repro.paper import ensemble
 from repro.paper import suite as read_suite
 from repro.paths import TREE
-from repro.ranges import VALIDATION_IMAGES
-from repro.runs import run_folder
-from repro.schema import Engine, Precision
+from repro.runs import hold_lock, read_run
+from repro.schema import VALIDATION_IMAGES, Engine, Precision
 from repro.stopping import StopRequest
+from repro.training import launch, train
 from repro.training import suite as module
+from repro.training.plan import plan
 from repro.training.schedule import Schedule
+from repro.training.step import TrainStep
+from tests.made import tiny_config, tiny_data
 
 COMMAND = ["repro", "suite", "imagenet_deeper", "resume=never"]
 DEEPER = read_suite("imagenet_deeper")
@@ -32,34 +35,34 @@ MEMBERS = [(one.experiment, one.seed) for one in ensemble("table5").members]
 def finished(monkeypatch):
     """`finished(members, during)` makes these runs finished ones; tests, of which `during` is called, are listed."""
     def call(members, during=lambda: None) -> tuple[list, list]:
-        configs = [compose([f"experiment={name}", f"seed={seed}", "machine.device=cpu", "machine.precision=fp32"])
-                   for name, seed in MEMBERS]
-        there = [run_folder(config) for config in configs if (config.name, config.seed) in members]
+        plans = [plan(compose([f"experiment={name}", f"seed={seed}", "machine.device=cpu"]), COMMAND)
+                 for name, seed in MEMBERS]
+        there = [one.folder for one in plans if (one.config.name, one.config.seed) in members]
         done: list[tuple[str, str, int]] = []
 
-        def evaluate(config, protocol, weights, command, stop):
+        def evaluate(config, protocol, weights, stop):
             done.append((protocol, config.name, config.seed))
             during()
             return "tested", {}
         monkeypatch.setattr(module, "read_run", lambda folder: SimpleNamespace(finished=folder in there))
         monkeypatch.setattr(module, "evaluate", evaluate)
         monkeypatch.setattr(module, "combine", lambda name, overrides: (f"combined {name}", {}))
-        return configs, done
+        return plans, done
     return call
 
 
 def test_an_ensemble_whose_members_are_all_there_is_made(finished, caplog):
-    configs, done = finished(MEMBERS)
+    plans, done = finished(MEMBERS)
     with StopRequest() as stop:
-        module.evaluate_finished(DEEPER, configs, [], stop, COMMAND)
+        module.evaluate_finished(DEEPER, plans, [], stop)
     assert done == [(protocol, *member) for protocol in ("ten_crop", "multi_scale") for member in MEMBERS]
     assert "combined table5" in caplog.text
 
 
 def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, caplog):
-    configs, done = finished(MEMBERS[:-1])
+    plans, done = finished(MEMBERS[:-1])
     with StopRequest() as stop:
-        module.evaluate_finished(DEEPER, configs[:-1], [], stop, COMMAND)  # as with seeds=1
+        module.evaluate_finished(DEEPER, plans[:-1], [], stop)  # as with seeds=1
     assert len(done) == 10
     out = caplog.text
     assert "ensemble table5 not made: lacks imagenet_resnet152 seed 1\n" in out
@@ -68,9 +71,9 @@ def test_an_ensemble_that_lacks_members_is_named_and_no_error(finished, caplog):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_between_two_tests_stops(finished, number, code):
-    configs, done = finished(MEMBERS, lambda: os.kill(os.getpid(), number))
+    plans, done = finished(MEMBERS, lambda: os.kill(os.getpid(), number))
     with StopRequest() as stop, pytest.raises(Stopped, match="before the ten_crop test of imagenet_optC") as caught:
-        module.evaluate_finished(DEEPER, configs, [], stop, COMMAND)
+        module.evaluate_finished(DEEPER, plans, [], stop)
     assert (caught.value.exit_code, len(done)) == (code, 1)
     assert str(caught.value).endswith("go on with: repro suite imagenet_deeper")
 
@@ -79,8 +82,8 @@ def test_max_seconds_bounds_the_tests_too(monkeypatch):
     """They are inside of the suite's own limit."""
     limits = []
     monkeypatch.setattr(module, "make_data", lambda config: None)
-    monkeypatch.setattr(module, "run_unfinished", lambda *rest: [])
-    monkeypatch.setattr(module, "evaluate_finished", lambda suite, configs, overrides, stop, command: limits.append(
+    monkeypatch.setattr(module, "run_each", lambda *rest: [])
+    monkeypatch.setattr(module, "evaluate_finished", lambda suite, plans, overrides, stop: limits.append(
         (stop.seconds_left(), bool(stop.previous))))
     module.run_suite("imagenet_deeper", "paper", 1, ["machine.device=cpu", "max_seconds=1000"], COMMAND)
     (left, active), = limits
@@ -88,23 +91,55 @@ def test_max_seconds_bounds_the_tests_too(monkeypatch):
     assert active, "signals are received"
 
 
-def test_where_a_capture_fails_each_run_goes_on_without_graphs_in_a_fresh_process(monkeypatch, caplog):
-    def fails(*arguments):
+def test_where_a_capture_fails_this_run_and_all_that_follow_are_done_without_graphs_in_fresh_processes(monkeypatch,
+                                                                                                     caplog):
+    tried, launched = [], []
+
+    def fails(plan, stop):
+        tried.append(plan)
         raise CaptureError("CUDA graphs can't be captured here:\n  RuntimeError: the first cause")
 
-    launched = []
-    monkeypatch.setattr(module, "run_unfinished", fails)
-    monkeypatch.setattr(module.launcher, "launch", lambda train, config, command: launched.append(config))
-    monkeypatch.setattr(module, "make_data", lambda config: None)
-    _, failures = module.run_suite("cifar_plain_vs_res", "paper", 1, ["machine.device=cpu", "engine=graph"], COMMAND)
-    assert failures == []
-    assert len(launched) == 8
-    assert {config.engine for config in launched} == {Engine.eager}
-    assert "the first cause\ngoing on without graphs" in caplog.text
+    monkeypatch.setattr(launch, "_failed_captures", [])
+    monkeypatch.setattr(launch, "train_here", fails)
+    monkeypatch.setattr(launch, "launch", launched.append)
+    with StopRequest() as stop:
+        assert module.run_each([plan(tiny_config(f"seed={seed}", "engine=graph")) for seed in range(3)], stop) == []
+    assert len(tried) == 1
+    assert [one.config.seed for one in launched] == [0, 1, 2]
+    assert {one.config.engine for one in launched} == {Engine.eager}
+    assert "the first cause\ngoing on in a fresh process" in caplog.text
+
+
+@pytest.mark.fault(31)
+def test_runs_that_diverge_find_no_memory_or_are_in_use_leave_the_others_alone(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
+    words = f"results={tmp_path}", "train.iterations=2", "train.lr_drops=[]", "evaluation.responses=false"
+    plans = [plan(tiny_config(f"seed={seed}", *words, *more)) for seed, more in enumerate(
+        [["train.lr=1e30"], [], [], []])]
+    update = TrainStep.__call__
+
+    def full(self):
+        if self.config.seed == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        update(self)
+
+    monkeypatch.setattr(TrainStep, "__call__", full)
+    with StopRequest() as stop, hold_lock(plans[2].folder):
+        failures = module.run_each(plans, stop)
+    assert [type(failure) for failure in failures] == [DivergedError, OutOfMemoryError, InUseError]
+    assert caplog.text.count("going on with the rest") == 3
+    assert [read_run(one.folder).status for one in plans] == ["diverged", "out of memory", "unreadable", "finished"]
+
+
+def test_a_stop_between_two_runs_is_said_with_the_command_that_goes_on():
+    stop = StopRequest()
+    stop.received = signal.SIGTERM
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM before cifar_resnet20 seed 0\ngo on with: repro suite"):
+        module.run_each([plan(tiny_config(), COMMAND)], stop)
 
 
 def test_the_cost_of_imagenet_counts_its_images_and_says_what_is_left_out(monkeypatch, caplog):
-    monkeypatch.setattr(module.cost, "measure", lambda config: module.cost.Cost(
+    monkeypatch.setattr(module, "measure", lambda config: module.Cost(
         config.name, "made-up device", Precision.fp32.name, 0.0, 1.0, 3, "eager"))
     found = module.measure_cost(DEEPER, [])
     schedule = Schedule.of(compose(["experiment=imagenet_optB"]))

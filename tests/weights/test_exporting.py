@@ -26,8 +26,8 @@ from tests.outcome import says
 @pytest.fixture
 def run(here, monkeypatch):
     """The folder of a finished run of 20 iterations on made-up data."""
-    monkeypatch.setattr("repro.evaluation.normalizer.load_arrays", lambda config: None)
-    monkeypatch.setattr("repro.evaluation.normalizer.on_device", lambda arrays, config, device: tiny_data())
+    monkeypatch.setattr("repro.evaluation.protocols.load_arrays", lambda config: None)
+    monkeypatch.setattr("repro.evaluation.protocols.on_device", lambda arrays, config, device: tiny_data())
     outcome = here("run", *TINY)
     assert outcome.code == 0, outcome.err
     folder, = (results_dir() / "runs").glob("*/seed0")

@@ -31,8 +31,8 @@ def test_with_nothing_there_it_says_why(direct):
 
 
 def test_every_kind_is_listed_with_its_error_and_hash(here, monkeypatch, tmp_path):
-    monkeypatch.setattr("repro.evaluation.normalizer.load_arrays", lambda config: None)
-    monkeypatch.setattr("repro.evaluation.normalizer.on_device", lambda arrays, config, device: tiny_data())
+    monkeypatch.setattr("repro.evaluation.protocols.load_arrays", lambda config: None)
+    monkeypatch.setattr("repro.evaluation.protocols.on_device", lambda arrays, config, device: tiny_data())
     assert here("run", *TINY).code == 0
     run, = (results_dir() / "runs").glob("*/seed0")
     here("weights", "export", str(run), "--format", "pt")

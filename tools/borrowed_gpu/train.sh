@@ -3,7 +3,7 @@
 #
 #   bash tools/borrowed_gpu/train.sh SECONDS [key=value that changes no number ...]
 #
-# RUNS=a,b,... names them in another order. $OUT then holds train.log and runs1.tar, runs2.tar, ... of two runs each,
+# RUNS=a,b,... names them in another order, PROCESSES=4 says how many run at once. $OUT then holds train.log and runs1.tar, runs2.tar, ... of two runs each,
 # renewed every EVERY (30) seconds, so that nothing is lost if the machine goes away. The same command goes on.
 NAME=train; source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 shift
@@ -31,18 +31,23 @@ bring_back() (
   done
 )
 
-# One process for each run: where the runs could not share one.
-apart() {
-  local name seed began=$SECONDS
+# PROCESSES that share the GPU: each does the runs that no other one does. 75 when time was up, 0 when nothing is left.
+together() {
+  local number pids=() code=0 one
   trap : TERM  # `timeout` has told the runs too; this waits until they have saved
-  for name in ${RUNS//,/ }; do
-    while [ "$(jobs -rp | wc -l)" -ge "${PROCESSES:-8}" ] && [ $((SECONDS - began)) -lt "$1" ]; do sleep 1; done
-    [ $(($1 - SECONDS + began)) -gt 10 ] || break
-    seed=${name##*/seed}; [ "$seed" != "$name" ] || seed=0
-    OMP_NUM_THREADS=1 "$PYTHON" -m repro run experiment="${name%%/*}" seed="$seed" max_seconds=$(($1 - SECONDS + began)) \
-      "${words[@]}" 2>&1 | sed -u "s|^|$name: |" &
+  set -o pipefail
+  for ((number = 1; number <= ${PROCESSES:-4}; number++)); do
+    "$PYTHON" -m repro pending --max-seconds "$1" --runs "$RUNS" "${@:2}" 2>&1 | sed -u "s|^|$number: |" & pids+=($!)
   done
-  wait || wait
+  for one in "${pids[@]}"; do
+    wait "$one"; one=$?
+    case $one in
+      0 | 7) ;;  # 7: some were in progress elsewhere
+      75) [ $code != 0 ] || code=75 ;;
+      *) code=$one ;;
+    esac
+  done
+  return $code
 }
 
 if [ -n "${UNPACK:-}" ] && ! wait "$UNPACK"; then
@@ -60,13 +65,14 @@ live() {
 }
 live & LIVE=$!
 training() { echo $(($(left) - RESERVE)); }
-stage pending "$(training)" "$PYTHON" -m repro pending --max-seconds "$(training)" --runs "$RUNS" "${words[@]}"; code=$?
-if [[ ! $code =~ ^[023]$ ]] && [ "$(training)" -gt "${LEAST:-60}" ]; then
-  say "ended early ($code): one process for each run"
-  export -f apart; export RUNS PYTHON; export WORDS="${words[*]}"
-  stage apart "$(training)" bash -c 'read -ra words <<< "$WORDS"; apart "$1"' apart "$(($(training) - 10))"; code=$?
-  "$PYTHON" -m repro pending --dry-run
+export -f together; export RUNS PYTHON
+train() { stage training "$(training)" bash -c 'together "$@"' train "$(($(training) - 10))" "${words[@]}"; code=$?; }
+train
+if [[ ! $code =~ ^(0|2|3|75)$ ]] && [ "$(training)" -gt "${LEAST:-60}" ]; then
+  say "ended early ($code): what is left goes on"
+  train
 fi
+"$PYTHON" -m repro pending --dry-run
 kill "$LIVE" 2>/dev/null; wait "$LIVE" 2>/dev/null
 bring_back
 ls -l "$OUT"

@@ -1,4 +1,4 @@
-"""A record whose files, shape and configuration are known to be good: what the further checks look at."""
+"""A record that was sent, whose files and types are known to be good: what the further checks look at."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -6,27 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.cifar10_files import OFFICIAL
-from repro.ranges import CIFAR10, IMAGENET, VALIDATION_IMAGES
-from repro.schema import RunConfig
-from repro.training.recorder import history_columns
+from repro.record import Record
+from repro.runs import history_columns
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, RunConfig
 from repro.training.schedule import Schedule
 
 HELD_OUT = 5_000  # Sec. 4.2: a 45k/5k train/validation split
 
 
 @dataclass(frozen=True)
-class Record:
-    """A record; errors in percent, times in seconds.
+class Submission:
+    """A record and its files; errors in percent, times in seconds.
 
     `history` has the rows of history.csv; none where it can't be read, and then `unread` says why.
     """
 
     folder: Path
     files: dict[str, bytes]
-    content: dict[str, Any]
-    config: RunConfig
+    record: Record
     history: list[dict[str, Any]] = field(default_factory=list)
     unread: str = ""
+
+    @property
+    def config(self) -> RunConfig:
+        """The recorded configuration."""
+        return self.record.config
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -45,17 +49,12 @@ class Record:
         """Those of history.csv."""
         return history_columns(self.tested_on, self.config.data.name == IMAGENET)
 
-    @property
-    def evidence(self) -> bool:
-        """Whether it ran on CIFAR-10 or ImageNet as they were published."""
-        data = self.config.data
-        return data.name == CIFAR10 or (data.name == IMAGENET and not data.wiring_test)
-
     @cached_property
     def tested_images(self) -> int | None:
         """Images of that split; None where nobody knows (synthetic images, a wiring test)."""
-        if not self.evidence:
-            return None
-        if self.config.data.name == IMAGENET:
+        data = self.config.data
+        if data.name == IMAGENET and not data.wiring_test:
             return VALIDATION_IMAGES
-        return OFFICIAL.test_count if self.tested_on == "test" else HELD_OUT
+        if data.name == CIFAR10:
+            return OFFICIAL.test_count if self.tested_on == "test" else HELD_OUT
+        return None

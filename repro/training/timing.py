@@ -1,72 +1,23 @@
-"""What a run costs on this machine, from a few measured steps; no data set needed."""
+"""Seconds of an update on this machine, on random images, and the memory format in which it is faster."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
+from repro.devices import place, set_up, synchronize
 from repro.models import build_model
-from repro.schema import Architecture, Device, Engine, RunConfig
+from repro.schema import Architecture, Engine, RunConfig
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep
 from repro.training.sync_batch_norm import batch_norm_group
 
-CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
-IMAGES, CPU_CIFAR_IMAGES = 50_000, 2_560  # of CIFAR-10 on a GPU: of fewer, each captured block makes a new order
+IMAGES, CPU_IMAGES = 50_000, 2_560  # of CIFAR-10; on a GPU each captured block of fewer would make a new order
 FORMATS = {False: "contiguous", True: "channels_last"}
 _formats: dict[object, dict[str, float]] = {}  # what `memory_format_times` measured in this process
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per update and per image tested, measured on `device` in `precision` by `engine`."""
-
-    experiment: str
-    device: str
-    precision: str
-    step_seconds: float
-    test_seconds_per_image: float
-    measured_steps: int
-    engine: str
-
-    def run_seconds(self, schedule: Schedule, test_images: int) -> float:
-        """Training and evaluations of a whole run on so many images, computed from the measured step.
-
-        Reading and decoding images, which ImageNet needs, is no part of it.
-        """
-        evaluations = sum(schedule.evaluates(i) for i in range(1, schedule.iterations + 1))
-        return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
-
-
-@restore_settings()
-def measure(config: RunConfig, updates: int = 3) -> Cost:
-    """Time a few real updates (after some to warm up) and one test batch, on random images."""
-    config, _ = with_memory_format(resolve(config))
-    part = part_to_measure(config)
-    execution = prepare(part)
-    device, block = execution.step.device, execution.block
-    times = config.train.mini_batch_size / part.train.mini_batch_size
-    step_seconds = times * best_seconds(lambda: execution.advance(block), updates, device) / block
-    test_seconds = best_seconds(execution.evaluate, 1, device)
-    assert isinstance(execution.step.data, DeviceData)
-    images = len(execution.step.data.eval_images)
-    return Cost(config.name, describe(device), config.machine.precision.name, step_seconds, test_seconds / images,
-                updates * block, execution.kind)
-
-
-def part_to_measure(config: RunConfig) -> RunConfig:
-    """What is measured of a resolved configuration: a smaller mini-batch where a CPU would take minutes for one.
-
-    The time of an update on a CPU grows with the images in it, so it is multiplied up.
-    """
-    if config.data.crop_size is None or config.machine.device is not Device.cpu:
-        return config
-    size = min(CPU_IMAGES, config.train.mini_batch_size)
-    return replace(config, train=replace(config.train, mini_batch_size=size, batch_norm_group=size))
 
 
 def with_memory_format(config: RunConfig, devices: int = 1) -> tuple[RunConfig, dict[str, float] | None]:
@@ -94,7 +45,7 @@ def memory_format_times(config: RunConfig, devices: int) -> dict[str, float]:
         config = replace(config, engine=config.engine if config.engine is Engine.eager else Engine.graph,
                          train=replace(config.train, mini_batch_size=size,
                                        batch_norm_group=min(size, config.train.batch_norm_group)))
-        _formats[key] = {name: 1000 * update_seconds(with_channels_last(config, last))
+        _formats[key] = {name: 1000 * update_seconds(prepare(with_channels_last(config, last)))
                          for last, name in FORMATS.items()}
     return _formats[key]
 
@@ -104,19 +55,17 @@ def with_channels_last(config: RunConfig, channels_last: bool) -> RunConfig:
     return replace(config, machine=replace(config.machine, channels_last=channels_last))
 
 
-def update_seconds(config: RunConfig, updates: int = 3) -> float:
-    """Seconds of an update of a resolved configuration, on random images."""
-    execution = prepare(config)
+def prepare(config: RunConfig) -> Execution:
+    """A resolved configuration's network on its device, ready to train on random images."""
+    device = set_up(config)
+    model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
+    return Execution(TrainStep(model.train(), random_data(device, config), config, Schedule.of(config)), config)
+
+
+def update_seconds(execution: Execution, updates: int = 3) -> float:
+    """Seconds of an update, the best of some."""
     block = execution.block
     return best_seconds(lambda: execution.advance(block), updates, execution.step.device) / block
-
-
-def prepare(config: RunConfig, data: DeviceData | None = None) -> Execution:
-    """A resolved configuration's network on its device, ready to train on random images, or on those given."""
-    device = set_up(config)
-    data = random_data(device, config) if data is None else data
-    model = place(build_model(config.model, config.seed, batch_norm_group(config)), config, device)
-    return Execution(TrainStep(model.train(), data, config, Schedule.of(config)), config)
 
 
 def best_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -133,7 +82,7 @@ def best_seconds(work: Callable[[], object], repeats: int, device: torch.device)
 def random_data(device: torch.device, config: RunConfig) -> DeviceData:
     """Random images and labels of the size that the network gets: CIFAR-10's, or one mini-batch of ImageNet's crops."""
     generator = torch.Generator(device).manual_seed(0)
-    size, count = 32, max(IMAGES if device.type == "cuda" else CPU_CIFAR_IMAGES, config.train.mini_batch_size)
+    size, count = 32, max(IMAGES if device.type == "cuda" else CPU_IMAGES, config.train.mini_batch_size)
     if config.data.crop_size is not None:
         size, count = config.data.crop_size, config.train.mini_batch_size
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator, device=device)

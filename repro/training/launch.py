@@ -1,0 +1,171 @@
+"""Start a run: by this process, or by one for each device of this machine (`repro run ... machine=ddp devices=N`)."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing import resource_tracker
+from typing import Any
+
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+
+from repro.data.parts import cores_here
+from repro.errors import CaptureError, LostProcessError, PeerError, ReproError, Stopped
+from repro.runs import Run, read_run
+from repro.schema import Engine
+from repro.stopping import SIGNALS, StopRequest, end_with_parent
+from repro.streams import keep_on_without_output, open_streams, show_messages
+from repro.training.checkpoint import list_checkpoints
+from repro.training.distributed import rank_from_environment
+from repro.training.plan import Plan
+from repro.training.train import train_here
+
+logger = logging.getLogger(__name__)
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)  # `failure` says which process and why
+Train = Callable[[Plan, StopRequest], object]
+# Choice: seconds in which the others may end by themselves when one is lost, or has failed and said so (then the first
+# one may be saving); after as many again they are killed.
+GRACE, PATIENCE = 10.0, 120.0
+LOOK = 0.1  # seconds between two looks at the signals received
+_failed_captures: list[str] = []  # of runs in this process, whose memory then is of no use for another one
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
+
+
+def run(plan: Plan) -> Run:
+    """Train a run to its end, or go on where it stopped; the run on disk. Raises what `train_here` does.
+
+    With several devices this starts a process for each and waits for them, unless it was started as one of several.
+    Where CUDA graphs can't be captured, a fresh process does it, and what follows, operation by operation.
+    """
+    if plan.devices > 1 and rank_from_environment() is None:
+        return launch(plan)
+    with StopRequest(plan.config.max_seconds) as stop:
+        try:
+            if not _failed_captures:
+                return train_here(plan, stop)
+        except CaptureError as error:
+            _failed_captures.append(plan.title)
+            if stop.reason is not None:
+                raise Stopped(f"{error}\nstopped by {stop.reason} before anything was trained\n{plan.advice}",
+                              stop.exit_code) from error
+            logger.warning(f"{error}\ngoing on in a fresh process, engine=eager")
+        left = stop.seconds_left()
+    return launch(replace(plan, config=replace(plan.config, engine=Engine.eager, max_seconds=left)))
+
+
+def launch(plan: Plan, train: Train = train_here) -> Run:
+    """Train a run by `devices` processes of this machine, which each call `train`; the run on disk.
+
+    Signals go on to all of them, and they stop together. If one dies, the others are stopped, and LostProcessError (1)
+    names it. Raises what the first process that failed raises otherwise.
+    """
+    size, errors, workers = plan.devices, multiprocessing.get_context("spawn").SimpleQueue(), list[Any]()
+
+    def kill_workers() -> None:
+        for process in workers:
+            process.kill()
+
+    with StopRequest(at_once=kill_workers) as stop:
+        try:
+            with environment_of_workers(size):
+                context = start_processes(  # type: ignore[no-untyped-call]
+                    work, (plan, train, errors, free_port(), os.getpid(),
+                           logging.getLogger("repro").getEffectiveLevel()), size, join=False, start_method="spawn")
+            workers += context.processes
+            forwarded = False
+            while not context.join(LOOK, GRACE if errors.empty() else PATIENCE):
+                if stop.received is not None and not forwarded:
+                    forwarded = True
+                    for pid in context.pids():
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, stop.received)
+        except ProcessExitedException as error:
+            answers = dict[int, ReproError]()
+            while not errors.empty():
+                answers |= [errors.get()]
+            raise failure(plan, error, answers, context.pids()) from None
+        finally:
+            kill_workers()
+        if stop.received is not None:
+            raise Stopped(f"stopped by {stop.reason}; the run had just finished", stop.exit_code)
+    return read_run(plan.folder)
+
+
+@contextmanager
+def environment_of_workers(size: int) -> Iterator[None]:
+    """Processes that start here import nothing of the current folder; signals wait until they can handle them."""
+    resource_tracker.ensure_running()  # its start unblocks signals
+    before = dict(os.environ)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we name a lost process; torch prints C++ frames
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: int, level: int) -> None:
+    """One of the processes: it sends an error of ours to the launcher; only the first one's output is shown."""
+    os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
+    end_with_parent(parent, signal.SIGTERM)
+    if rank:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    open_streams()
+    keep_on_without_output()
+    size = str(plan.devices)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if sys.platform in LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    try:
+        with show_messages(level=level), StopRequest(plan.config.max_seconds) as stop:
+            train(plan, stop)
+    except Exception as error:
+        if os.environ.get("REPRO_DEBUG") == "1":
+            traceback.print_exc()
+        known = error if isinstance(error, ReproError) else LostProcessError(
+            f"{plan.config.name}: process {rank} of {size} failed: {type(error).__name__}: {error}\n"
+            f"{how_to_go_on(plan)}")
+        errors.put((rank, known))
+        sys.exit(known.exit_code)
+
+
+def failure(plan: Plan, error: ProcessExitedException, answers: dict[int, ReproError], pids: list[int]) -> ReproError:
+    """What to raise when a process has ended badly: an error of ours, else who died or did not answer."""
+    for _, answer in sorted(answers.items()):
+        if not isinstance(answer, PeerError):
+            return answer
+    rank, how = error.error_index, f"ended with exit code {error.exit_code}"
+    if rank in answers or error.exit_code == -signal.SIGABRT:  # it waited in vain; NCCL aborts then
+        rank = next((other for other in range(len(pids)) if other not in answers and other != rank), rank)
+        how = f"did not answer for {plan.config.machine.timeout_seconds:g} s"
+    elif error.exit_code < 0:
+        how = f"died of {signal.Signals(-error.exit_code).name}"
+    return LostProcessError(f"{plan.config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others "
+                            f"were stopped\n{how_to_go_on(plan)}")
+
+
+def how_to_go_on(plan: Plan) -> str:
+    """What is saved of a run whose processes were lost, and the command that goes on."""
+    saved = "the last checkpoint is intact" if list_checkpoints(plan.folder) else "nothing was saved yet"
+    return f"{saved}; {plan.advice}"
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,389 @@
+"""What a run leaves behind and shows while it trains: rows, clocks, record, progress, checkpoints, TensorBoard."""
+
+import logging
+import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import torch
+import yaml
+
+from repro import provenance, runs
+from repro.config import to_dict
+from repro.data.parts import progress
+from repro.devices import describe, is_out_of_memory, peak_memory, synchronize
+from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
+from repro.paths import display_path
+from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
+from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, append_text, history_columns, utc_now
+from repro.schema import IMAGENET
+from repro.stopping import StopRequest
+from repro.training import checkpoint
+from repro.training.execution import Execution
+from repro.training.plan import Plan
+from repro.training.resume import ROUNDING, changed_surroundings, seed_and_settings
+from repro.training.schedule import Schedule
+from repro.wording import duration
+
+logger = logging.getLogger(__name__)
+NO_SCALARS = "no TensorBoard scalars from here on"
+
+
+class RunLog:
+    """Rows are appended and flushed, everything else is replaced atomically; of several processes one writes.
+
+    Around the updates of a run (`with log`) it saves as much as can be saved of one that can't go on. `before` is what
+    `restore` has found.
+    """
+
+    def __init__(self, plan: Plan, execution: Execution, schedule: Schedule, record: Record,
+                 before: dict[str, Any], stop: StopRequest):
+        self.plan, self.execution, self.step, self.stop = plan, execution, execution.step, stop
+        self.world, self.record, self.schedule = self.step.world, record, schedule
+        self.evaluated_on, self.done = self.step.data.evaluated_on, execution.done
+        self.row_began = self.done // schedule.interval * schedule.interval  # of the interval of training errors
+        self.columns = history_columns(self.evaluated_on, plan.config.data.name == IMAGENET)
+        self.rows: dict[str, str] = {}  # the CSV files as they are on disk, or would be if it were not full
+        self.board: Board | None = None
+        if self.world.is_main:
+            self.begin_files(before.get("rows", {}))
+        history = self.world.from_main(lambda: runs.read_history(plan.folder / "history.csv"))
+        self.errors = [(int(row["iteration"]), row[f"{self.evaluated_on}_top1_error"]) for row in history]
+        # Seconds of all sessions; those of training before this one; and when the lap began that is not counted yet.
+        self.seconds = {name: before.get(name, 0.0) for name in ("train_seconds", "evaluation_seconds")}
+        self.trained_before, self.mark = self.seconds["train_seconds"], time.monotonic()
+        self.write(iteration=self.done, **self.spent())
+        self.writer, self.bar = checkpoint.Writer(), self.world.is_main and sys.stderr.isatty()
+        self.stack, self.note = ExitStack(), ""
+        self.show = self.stack.enter_context(progress(plan.title, schedule.iterations, self.done, self.bar, "it"))
+        self.first, self.began = self.done, time.monotonic()
+        self.shown = self.saved = self.began
+        self.stopping, self.saves = self.world.agree(stop.reason is not None, False)
+
+    def begin_files(self, known: dict[str, str]) -> None:
+        """The configuration, the CSV files up to the checkpoint, of which it knows this content, and TensorBoard."""
+        folder, config = self.plan.folder, self.plan.config
+        runs.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(self.record.config), sort_keys=False))
+        files = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
+        if config.evaluation.gradient_iterations:
+            files["gradients.csv"] = GRADIENT_COLUMNS
+        for name, columns in files.items():
+            self.rows[name] = begin_rows(folder / name, columns, self.done, known.get(name))
+        if config.machine.tensorboard:
+            self.board = Board(folder / "tensorboard", self.done)
+
+    def __enter__(self) -> "RunLog":
+        self.mark = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Where an input or output failed, which is never within an update, the updates that are done are saved.
+
+        Memory may run out within one, so that the state is not whole: then the last checkpoint stays.
+        """
+        try:
+            if isinstance(error, (StorageError, ImageError, LostProcessError)):
+                saved = self.save_what_is_done()
+                self.end("interrupted")
+                raise type(error)(f"{error}\n{saved}; {self.plan.advice}") from error
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                self.end(runs.OUT_OF_MEMORY)
+        finally:
+            self.stack.close()
+            self.writer.pool.shutdown()
+            if self.board is not None:
+                self.board.close()
+
+    @property
+    def images(self) -> int:
+        """Images that were trained on since the last row."""
+        return (self.done - self.row_began) * self.execution.batch
+
+    def advanced(self, done: int) -> None:
+        """Note that so many updates are done, and agree with the other processes what to do after them.
+
+        DivergedError if the loss or gradient of one was not finite.
+        """
+        updates, self.done, device = done - self.done, done, self.step.device
+        now, due = time.monotonic(), self.plan.config.machine.checkpoint_seconds
+        self.stopping, self.saves = self.world.agree(
+            self.stop.reason is not None,
+            now - self.saved >= due and done < self.schedule.iterations and not self.writer.busy(), done, device)
+        shows = self.bar and now - self.shown >= 1
+        evaluates = self.schedule.evaluates(done)
+        if device.type == "cpu" or evaluates or done in self.schedule.gradients or (shows and self.world.size == 1):
+            self.check_finite()
+        if shows:
+            self.shown = now
+            error = 100 * int(self.step.error_count) / self.images
+            self.note = f"train error {error:.2f} %, {self.rate():.0f} images/s"
+        self.show(updates, self.note)
+        if evaluates:
+            synchronize(device)
+            self.lap("train_seconds")
+
+    def check_finite(self) -> None:
+        """Raise DivergedError if a loss or gradient was not finite; its update was not made."""
+        step = self.step
+        at = int(step.failed_at)
+        if at < 0:
+            return
+        self.writer.finish()
+        rate, last = float(step.learning_rate()), float(step.last_loss)
+        self.write(status="diverged", iteration=at, ended=utc_now(),
+                   diverged=Diverged(at, rate, last))
+        raise DivergedError(f"{display_path(self.plan.folder)}: loss {float(step.bad_loss):g} or its gradient is not "
+                            f"finite at iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the "
+                            "update")
+
+    def gradients(self, norms: list[tuple[int, str, float]]) -> None:
+        """The gradient norms (layer, name, norm) that led to the last update."""
+        self.append({"gradients.csv": [[self.done, *entry] for entry in norms]})
+
+    def evaluated(self, row: dict[str, float]) -> None:
+        """One more row of history.csv, timing.csv and TensorBoard."""
+        spent, on, rate = self.lap("evaluation_seconds"), self.evaluated_on, self.rate()
+        self.step.clear()
+        self.row_began = self.done
+        test = f"{on} error {row[f'{on}_top1_error']:.2f} %"
+        if self.bar:
+            self.note = f"train error {row['train_top1_error']:.2f} %, {test}, {rate:.0f} images/s"
+            self.show(0, self.note)
+        elif self.world.is_main:
+            left = (time.monotonic() - self.began) / max(1, self.done - self.first) * (
+                self.schedule.iterations - self.done)
+            logger.info(f"{self.plan.title}: iteration {self.done}/{self.schedule.iterations}, lr "
+                        f"{row['learning_rate']:g}, train error {row['train_top1_error']:.2f} %, {test}, {rate:.0f} "
+                        f"images/s, {duration(left)} left")
+        self.append({"history.csv": [[row[name] for name in self.columns]], "timing.csv": [[
+            self.done, round(self.seconds["train_seconds"], 3), round(spent, 3), round(rate, 1), utc_now()]]})
+        if self.board is not None:
+            values = {name: row[name] for name in self.columns[1:]} | {"images_per_second": rate}
+            self.board.add(step=self.done, summary={"value": [
+                {"tag": name, "simple_value": value} for name, value in values.items()]})
+        self.errors.append((self.done, row[f"{on}_top1_error"]))
+
+    def rate(self) -> float:
+        """Training images per second of this session, evaluations left out."""
+        seconds: float = self.seconds["train_seconds"] - self.trained_before + time.monotonic() - self.mark
+        return (self.done - self.first) * self.execution.batch / max(1e-9, seconds)
+
+    def lap(self, name: str) -> float:
+        """Count the seconds since the last lap as training or as evaluation, and return them."""
+        last, self.mark = self.mark, time.monotonic()
+        self.seconds[name] += self.mark - last
+        return self.mark - last
+
+    def spent(self) -> dict[str, float]:
+        """The seconds as recorded, to the millisecond."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
+    def append(self, rows: dict[str, list[list[Any]]]) -> None:
+        """Add rows to CSV files by their name. If that fails (StorageError), `self.rows` has all of them."""
+        if not self.world.is_main:
+            return
+        lines = {name: "".join(",".join(map(str, row)) + "\n" for row in added) for name, added in rows.items()}
+        for name, text in lines.items():
+            self.rows[name] += text
+        for name, text in lines.items():
+            append_text(self.plan.folder / name, text)
+
+    def write(self, **changes: Any) -> None:
+        """Replace run.json with the record and these changes."""
+        for name, value in changes.items():
+            setattr(self.record, name, value)
+        if self.world.is_main:
+            runs.write_record(self.plan.folder, self.record)
+
+    def save_if_due(self) -> None:
+        """A checkpoint in the background every checkpoint_seconds."""
+        if self.saves:
+            self.lap("train_seconds")
+            self.writer.start(self.save(self.done))
+            self.saved = time.monotonic()
+
+    def save(self, done: int) -> Callable[[], None]:
+        """Copy the state as it is now; what is returned writes it as a checkpoint and brings the record up to it.
+
+        A state whose update failed is never written: the checkpoint before it stays.
+        """
+        spent, at, device = self.spent(), utc_now(), self.step.device
+        state = self.step.state()  # all processes together
+        if not self.world.is_main:
+            return lambda: None
+        fetch, rows = checkpoint.snapshot(state, device), dict(self.rows)
+        meta = {**spent, "identity": self.plan.config_hash, "numbers": seed_and_settings(self.plan.config),
+                "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
+                "utc": at}
+
+        def write() -> None:
+            fetched = fetch()
+            if int(fetched["counters"]["failed_at"]) >= 0:
+                return  # the loop will see it at its next look
+            checkpoint.save(self.plan.folder, done, fetched | {"rows": rows}, meta)
+            session = self.record.sessions[-1]
+            session.ended, session.to_iteration = at, done
+            self.write(iteration=done, **spent, **peak_memory(device))
+        return write
+
+    def finish_or_save(self) -> bool:
+        """After the loop: whether the last iteration is done; a run that is stopped before is saved."""
+        synchronize(self.step.device)
+        self.lap("train_seconds")
+        self.stack.close()
+        self.check_finite()
+        self.writer.finish()
+        if self.done >= self.schedule.iterations:
+            return True
+        self.world.from_main(self.save(self.done))  # nobody leaves before it is written
+        self.write(status="interrupted", ended=utc_now())
+        return False
+
+    def finish(self, measured: dict[str, Any]) -> None:
+        """The finished record: the result is the last row; the lowest test error only as a labeled extra."""
+        history, on = runs.read_history(self.plan.folder / "history.csv"), self.evaluated_on
+        history = [row | {"iteration": int(row["iteration"])} for row in history]
+        if on == "test":
+            best = min(history, key=lambda row: row["test_top1_error"])
+            measured["best_on_test"] = {key: best[key] for key in ("iteration", "test_top1_error")}
+        self.lap("evaluation_seconds")
+        ended = int(self.step.warmup_end)
+        session = self.record.sessions[-1]
+        session.ended, session.to_iteration = utc_now(), self.done
+        self.write(iteration=self.done, **self.spent(), **peak_memory(self.step.device), ended=utc_now(),
+                   warmup_end=ended if ended >= 0 else None, **measured, status="finished", result=history[-1],
+                   history_sha256=runs.file_sha256(self.plan.folder / "history.csv"))
+        test, train = history[-1][f"{on}_top1_error"], history[-1]["train_top1_error"]
+        logger.info(f"{self.plan.title}: {on} error {test:.2f} %, train error {train:.2f} % at iteration {self.done}, "
+                    f"{duration(self.seconds['train_seconds'])} of training; {display_path(self.plan.folder)}")
+
+    def save_what_is_done(self) -> str:
+        """Where an error ends the run: what is saved, in words."""
+        with suppress(StorageError, InUseError):
+            self.writer.finish()
+        at = int(self.step.iteration)
+        owed = self.schedule.evaluates(at) and f"\n{at}," not in self.rows.get("history.csv", "")  # its test failed
+        if self.world.size == 1 and not owed:
+            with suppress(StorageError, InUseError):
+                self.save(at)()
+                return f"saved at iteration {at}"
+        return "what was saved before stays"
+
+    def end(self, status: str) -> None:
+        """How the run ended, if that can be written."""
+        with suppress(StorageError, InUseError):
+            self.write(status=status, ended=utc_now())
+
+
+class Board:
+    """TensorBoard's file of scalars, written at once; the training goes on without it where that fails.
+
+    torch's SummaryWriter writes by a thread, whose error nobody can catch.
+    """
+
+    def __init__(self, folder: Path, iteration: int):
+        self.event, session, writer = board_parts()
+        self.file: Any = None
+        try:
+            folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+            self.file = writer((folder / name).open("wb"))
+        except OSError as error:
+            logger.warning(f"{NO_SCALARS}: {error}")
+        self.add(step=iteration + 1, file_version="brain.Event:2")
+        # What an earlier session wrote past this iteration is dropped.
+        self.add(step=iteration + 1, session_log=session(status=session.START))
+
+    def add(self, **event: Any) -> None:
+        """Add an event."""
+        if self.file is not None:
+            try:
+                self.file.write(self.event(wall_time=time.time(), **event).SerializeToString())
+                self.file.flush()
+            except OSError as error:
+                self.close()
+                logger.warning(f"{NO_SCALARS}: {error}")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.close()
+        self.file = None
+
+
+def board_parts() -> tuple[Any, Any, Any]:
+    """TensorBoard's event, its session and what writes them; ConfigError where they can't be imported."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.summary.writer.record_writer import RecordWriter
+    except Exception as error:  # ImportError, and whatever a protobuf of another version raises
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"TensorBoard can't be imported ({type(error).__name__}: {reason}); "
+                          "machine.tensorboard=false trains without it, with the same numbers") from error
+    return Event, SessionLog, RecordWriter
+
+
+def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: Record | None,
+                 format_times: dict[str, float] | None) -> Record:
+    """The record of a run that begins, or goes on from an earlier one."""
+    config, step, device = plan.config, execution.step, describe(execution.step.device)
+    files = getattr(step.data, "files", None)  # of ImageNet
+    how = {**provenance.package_versions(), "device": device, "engine": execution.kind,
+           "updates_per_graph": execution.block, "devices": step.world.size, "memory_format_ms": format_times}
+    session = msgspec.convert({**how, **provenance.code_version(), **provenance.slurm_job(), "started": utc_now(),
+                               "from_iteration": execution.done}, Session)
+    environment = msgspec.convert({**how, **provenance.machine(), "precision": config.machine.precision.name,
+                                   "threads": torch.get_num_threads()}, Environment)
+    return Record(
+        schema=SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
+        config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine
+        deviations=list(plan.deviations), evaluated_on=step.data.evaluated_on, iterations=schedule.iterations,
+        iteration=execution.done, parameters=sum(p.numel() for p in step.model.parameters()),
+        data=Images(config.data.name, step.data.split, step.data.sha256, bool(files and files.one_folder)),
+        environment=environment, started=earlier.started if earlier else session.started,
+        sessions=[*(earlier.sessions if earlier else ()), session])
+
+
+def say_start(plan: Plan, record: Record) -> None:
+    """Before the first update: what trains, where, how far it is, and what it departs from."""
+    done, where, data = record.iteration, record.environment, record.data
+    assert data is not None
+    logger.info(f"{plan.title}: {record.iterations} iterations "
+                f"{f'from iteration {done}' if done else 'from the start'}, "
+                f"{f'{where.devices} processes, each on ' if plan.devices > 1 else ''}{where.device}, "
+                f"{where.precision}, engine {where.engine}, split {data.split} (tested on {record.evaluated_on}), "
+                f"{display_path(plan.folder)}")
+    if plan.config.data.wiring_test:
+        logger.info("  a wiring test: whether the network learns these images by heart; its errors say nothing about "
+                    "ImageNet" + ("; tested on the training images" if data.one_folder else ""))
+    if plan.deviations:
+        logger.info("  not the paper's settings: " + "; ".join(plan.deviations))
+    if done and (changed := changed_surroundings(*record.sessions[-2:])):
+        logger.warning(f"  {changed}: {ROUNDING}")
+
+
+def begin_rows(path: Path, columns: tuple[str, ...], iteration: int, known: str | None) -> str:
+    """Make a CSV what the checkpoint knows of it, or its header and rows up to this iteration; what it holds now."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if known is None:
+        lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+        kept = [line for line in lines if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= iteration]
+        known = "\n".join([",".join(columns), *kept]) + "\n"
+    elif not text.startswith(known):
+        logger.warning(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
+    runs.write_atomic(path, known)
+    return known
+

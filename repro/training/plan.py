@@ -1,0 +1,83 @@
+"""A run before it begins: `plan` decides once what it is, and hands down its `Plan`; nobody asks again."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from repro.config import config_hash, deviations, paper_hashes
+from repro.devices import find_device, resolve
+from repro.errors import ConfigError
+from repro.runs import run_folder, title
+from repro.schema import Device, Family, Precision, RunConfig
+from repro.stopping import command_to_go_on
+from repro.training.distributed import rank_from_environment
+from repro.training.sync_batch_norm import check_shares
+
+ALL_HERE = -1  # of `devices`: one process for each device of this machine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided of a run before its processes start; they get it as it is."""
+
+    config: RunConfig  # no `auto` left; `devices` is the number of processes
+    config_hash: str
+    folder: Path
+    is_paper_run: bool
+    deviations: tuple[str, ...]  # 'key: paper's value -> this value'
+    asked_precision: Precision  # before `auto` was resolved
+    command: tuple[str, ...]  # what a person types to go on
+
+    @property
+    def title(self) -> str:
+        """What the run is called wherever it is shown."""
+        return title(self.config)
+
+    @property
+    def devices(self) -> int:
+        """The processes that train together, a device each."""
+        return self.config.devices or 1
+
+    @property
+    def advice(self) -> str:
+        """The command that goes on, in words."""
+        return f"go on with: {shlex.join(self.command)}"
+
+
+def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
+    """What a configuration asks for on this machine; `command` is what a person typed, if anybody did.
+
+    Raises ConfigError for what is not here, can't be shared by so many processes, or is not trained at all.
+    """
+    if config.model.family is Family.vgg:
+        raise ConfigError(f"{config.name}: the paper does not train VGG, and no recipe for it is here; `repro eval "
+                          f"experiment={config.name} weights=FILE` tests imported weights")
+    resolved = resolve(replace(config, devices=count_processes(config)))
+    check_shares(resolved, resolved.devices or 1)
+    own = config_hash(resolved)
+    return Plan(resolved, own, run_folder(resolved, own), own in paper_hashes(config.name), tuple(deviations(resolved)),
+                config.machine.precision,
+                tuple(command_to_go_on([*command] or ["repro", "run", f"experiment={config.name}"])))
+
+
+def count_processes(config: RunConfig) -> int:
+    """How many processes train a run together.
+
+    devices=1 is one process by itself, whoever started it; None as many as were started, else one; -1 as many as were
+    started, else one for each device of this machine. ConfigError if fewer devices are here than were asked for, or if
+    who started this process says another number.
+    """
+    asked = config.devices
+    if asked != 1 and (started := rank_from_environment()) is not None:
+        if asked not in (None, ALL_HERE, started[1]):
+            raise ConfigError(f"devices={asked}: this process was started as one of {started[1]}; leave devices out, "
+                              "or devices=1 for a run of its own")
+        return started[1]
+    cuda = find_device(config.machine.device) is Device.cuda
+    found = torch.cuda.device_count() if cuda else 1
+    if cuda and asked is not None and asked > found:
+        raise ConfigError(f"devices={asked}: {asked} asked, {found} found on this machine")
+    return found if asked == ALL_HERE else asked or 1
