@@ -31,7 +31,7 @@ NO_TORCH = {"__init__", "__main__", "checks", "cli", "commands", "completion", "
             "provenance", "publishing", "record", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}
-DRAWING = {"reporting.figures", "reporting.layer_figures"}  # all that imports matplotlib
+DRAWING = {"reporting.painting"}  # all that imports matplotlib
 HYDRA = {"config", "hydra_cli", "schema"}
 
 SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
