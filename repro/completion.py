@@ -11,7 +11,7 @@ from repro import paper
 from repro.config import GROUPS, PATHS
 from repro.paper import PROTOCOLS
 from repro.paths import conf_dir
-from repro.reporting.figure_data import names as figure_names
+from repro.reporting.figures import names as figure_names
 from repro.reporting.tables import names as table_names
 from repro.schema import FIELDS, allowed_values
 
