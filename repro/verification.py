@@ -28,7 +28,7 @@ from repro.paper import golden_counts, pinned_hashes, published_dir
 from repro.paths import data_dir, display_path, in_tree, reference_dir
 from repro.records.check import check_record
 from repro.reporting import tables
-from repro.reporting.complexity_table import half_a_digit
+from repro.reporting.tables import half_a_digit
 from repro.runs import Run, scan
 from repro.schema import Precision, StrideIn
 from repro.stopping import StopRequest

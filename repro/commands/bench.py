@@ -37,7 +37,7 @@ def run_bench(options: argparse.Namespace) -> int:
     check_evidence(options, settings.rounds)
     check_versions()
     from repro.bench.bench import bench
-    from repro.reporting.bench_table import bench_table
+    from repro.reporting.bench import bench_table
 
     record = bench(settings)
     return keep(options, record, bench_table(record))
@@ -53,7 +53,7 @@ def bench_input_command(options: argparse.Namespace) -> int:
     check_evidence(options, settings.rounds)
     check_versions()
     from repro.bench.input import bench_input
-    from repro.reporting.input_table import input_table
+    from repro.reporting.bench import input_table
 
     record = bench_input(settings)
     return keep(options, record, input_table(record))

@@ -4,9 +4,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from repro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from repro.reporting.select import RunSet
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -40,6 +43,14 @@ def results_of(setting: str | None = None) -> Path:
     from repro.paths import results_dir
 
     return results_dir(setting)
+
+
+def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
+    """The user's runs, unless only the committed ones are asked for, and the committed ones."""
+    from repro.paths import reference_dir
+    from repro.reporting.select import pools
+
+    return pools(None if reference else results or results_of(), reference_dir())
 
 
 def output_folder(kind: str, reference: bool) -> Path:

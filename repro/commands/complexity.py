@@ -21,8 +21,8 @@ def show_complexity(options: argparse.Namespace) -> int:
 
     from repro.evaluation.analysis import count, networks
     from repro.paths import display_path
-    from repro.reporting.complexity_table import CountedNetwork, complexity_table, differences
     from repro.reporting.table import write
+    from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
 
     counted = [
         CountedNetwork(net.key, net.label, net.dataset, net.depth,
@@ -34,7 +34,7 @@ def show_complexity(options: argparse.Namespace) -> int:
     written = write(table, output_folder("tables", reference=False))
     if not options.json:
         print(f"written: {', '.join(display_path(path) for path in written)}")
-    wrong = differences(counted)
+    wrong = count_differences(counted)
     if wrong and options.check:
         raise ComparisonError("counts that are not those of golden_counts.yaml: " + "; ".join(wrong))
     return 0

@@ -3,14 +3,15 @@
 import argparse
 import shlex
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from repro.commands.common import Add, check_versions, program, results_of
+from repro.commands.common import Add, check_versions, program, results_of, runs_of
 from repro.errors import ConfigError, DataError, Stopped
 from repro.streams import keep_on_without_output
 
 if TYPE_CHECKING:
-    from repro.reporting.pending import Pending
+    from repro.reporting.status import Pending
 
 RESERVE = 0.1  # of --max-seconds, at most RESERVE_SECONDS: for the last test and the last checkpoint
 RESERVE_SECONDS = 20.0
@@ -34,15 +35,14 @@ def show_pending(options: argparse.Namespace) -> int:
     if options.max_seconds is not None and options.max_seconds <= 0:
         raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import check_override_keys, compose, deviations
-    from repro.paths import reference_dir
-    from repro.reporting.pending import FINISHED, OPEN, lines, pending
+    from repro.reporting.status import FINISHED, OPEN, pending
 
     words = options.overrides
     check_override_keys(words)
     results = results_of(compose(["experiment=cifar_resnet20", *words]).results)
-    lacking = pending(results, reference_dir())
+    lacking = pending(*runs_of(results=results))
     print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
-                     *(lines(lacking) or ["  none"])]), flush=True)
+                     *(map(str, lacking) if lacking else ["  none"])]), flush=True)
     open_runs = [one for one in lacking if one.state == OPEN]
     todo = (open_runs if options.runs is None else in_order(options.runs.split(","), lacking))[: options.most]
     configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo]
@@ -70,24 +70,25 @@ def show_pending(options: argparse.Namespace) -> int:
         with StopRequest(left) as stop:
             failures = run_each([plan(config, command) for config in configs], stop)
     except Stopped as error:
-        say_end(lines(pending(results, reference_dir())))
+        say_end(map(str, pending(*runs_of(results=results))))
         raise Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code) from error
-    lacking = pending(results, reference_dir())
-    say_end([*lines(lacking), *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)])
+    lacking = pending(*runs_of(results=results))
+    finished = [one.name for one in lacking if one.state == FINISHED]
+    say_end([*map(str, lacking), *(f"next: {program()} publish {name}" for name in finished)])
     if failures:
         raise failures[0]
     return 0
 
 
-def say_end(found: list[str]) -> None:
+def say_end(found: Iterable[str]) -> None:
     """What is lacking when the command ends."""
-    print("\n".join(["", "now:", *(found or ["  nothing is lacking"])]), flush=True)
+    print("\n".join(["", "now:", *(list(found) or ["  nothing is lacking"])]), flush=True)
 
 
 def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
     """The open runs of these names, in their order; ConfigError for a name that is no experiment's."""
     from repro.config import experiments, suggest
-    from repro.reporting.pending import OPEN
+    from repro.reporting.status import OPEN
 
     found = []
     for name in names:

@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from repro.commands.common import Add, results_of
+from repro.commands.common import Add, results_of, runs_of
 from repro.paths import user_path
 
 
@@ -17,19 +17,17 @@ def register(add: Add) -> None:
 
 def write_report(options: argparse.Namespace) -> int:
     """`repro report`."""
-    from repro.paths import display_path, reference_dir
+    from repro.paths import display_path
     from repro.reporting import figures
+    from repro.reporting.painting import draw
     from repro.reporting.report import report
     from repro.runs import write_atomic
 
-    results = None if options.reference else results_of()
-    drawings = {}
+    found = runs_of(options.reference)
     with tempfile.TemporaryDirectory() as folder:
-        for name in figures.names():
-            written = figures.draw(name, results, reference_dir(), Path(folder))
-            if written:
-                drawings[name] = written[0].read_text(encoding="utf-8")
+        drawn = {name: draw(name, found, Path(folder)) for name in figures.names()}
+        drawings = {name: paths[0].read_text(encoding="utf-8") for name, paths in drawn.items() if paths}
     path = user_path(options.output) if options.output else results_of() / "report.html"
-    write_atomic(path, report(results, reference_dir(), drawings))
+    write_atomic(path, report(found, drawings))
     print(f"report: {display_path(path.absolute())}")
     return 0

@@ -46,8 +46,10 @@ def show(options: argparse.Namespace) -> int:
 
 def show_settings(options: argparse.Namespace) -> int:
     """`repro show experiment=NAME`."""
+    from msgspec import to_builtins
+
     from repro.config import compose, deviations, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import as_plain, settings, settings_lines, sources
+    from repro.reporting.settings import facts_lines, settings, settings_lines, sources
     from repro.training.schedule import Schedule
 
     overrides = with_config_dir(arguments_of(options))
@@ -57,7 +59,7 @@ def show_settings(options: argparse.Namespace) -> int:
                      paper_config(config.name) if known else None,
                      sources(files_of([f"experiment={config.name}"])) if known else {})
     schedule = Schedule.of(config)
-    facts = {"experiment": config.name, "description": config.description, "settings": as_plain(found),
+    facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
              "schedule": schedule_facts(config, schedule) if is_trainable(config) else None,
              "cost": cost_facts(config, schedule), "folders": folders(config), "deviations": deviations(config),
              "reproduces": [] if deviations(config) else config.reproduces}
@@ -125,17 +127,18 @@ def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     from repro import paper
     from repro.config import deviations
     from repro.paths import reference_dir
-    from repro.reporting.run_cost import benchmarks, measured_times
+    from repro.reporting.select import pools
     from repro.reporting.settings import counts
+    from repro.reporting.status import benchmarks, measured_times
     from repro.wording import duration
 
-    identities = frozenset(folder["identity"] for folder in folders(config))
-    times = measured_times(config.name, identities, schedule.iterations, results_of(config.results), reference_dir())
+    identities = {one["identity"] for one in folders(config)}
+    found = pools(results_of(config.results), reference_dir())
+    times = measured_times(config.name, identities, schedule.iterations, found)
     times += benchmarks(config.name, reference_dir()) if not deviations(config) else []
     suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
     return {**counts(config, schedule.iterations), "suite": suite,
             "times": [{**one, "text": duration(one["seconds"])} for one in times]}
-
 
 def folders(config: "RunConfig") -> list[dict[str, str]]:
     """Identity and folder of the run in each precision that `auto` may mean."""
@@ -154,47 +157,14 @@ def folders(config: "RunConfig") -> list[dict[str, str]]:
             for one in resolved]
 
 
-def schedule_lines(schedule: dict[str, Any]) -> list[str]:
-    """The schedule for a person."""
-    lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
-             f"  {schedule['iterations']} iterations, "
-             + (f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else "")
-             + f"tested every {schedule['evaluation_interval']} iterations"]
-    lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
-              + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
-              for one in schedule["rates"]]
-    lines.append(f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
-                 if "warmup_lr" in schedule else "  no warm-up")
-    return lines
-
-
-def facts_lines(facts: dict[str, Any]) -> list[str]:
-    """Schedule, cost, folder, deviations and rows for a person."""
-    from repro.reporting.run_cost import time_lines
-
-    schedule, cost = facts["schedule"], facts["cost"]
-    lines = schedule_lines(schedule) if schedule else [
-        "", "schedule:", f"  not trained here; `repro eval experiment={facts['experiment']} weights=FILE` tests "
-        "imported weights"]
-    lines += ["", "cost:", f"  parameters: {cost['parameters']:,}" if "parameters" in cost
-              else "  parameters: not in golden_counts.yaml"]
-    if "multiply_adds" in cost:
-        lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
-                  "for the forward passes of all training mini-batches"]
-    if schedule:
-        lines += time_lines(cost["times"], cost["suite"])
-    lines += ["", "folder and identity:"]
-    lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
-    lines += ["", "deviations from the experiment:", *(f"  {text}" for text in facts["deviations"] or ["none"])]
-    return [*lines, "", "reproduces: " + (", ".join(facts["reproduces"]) or "no row of a table")]
-
-
 def show_differences(options: argparse.Namespace) -> int:
     """`repro show experiment=NAME --against NAME`."""
+    from msgspec import to_builtins
+
     from repro import paper
     from repro.config import compose, experiments, files_of, paper_config, with_config_dir
     from repro.paper import pick
-    from repro.reporting.settings import as_plain, difference_lines, differences, sources
+    from repro.reporting.settings import difference_lines, differences, sources
 
     against = options.against
     pick(against, {name: name for name in (*paper.recipes(), *experiments())}, "recipe or experiment")
@@ -212,7 +182,7 @@ def show_differences(options: argparse.Namespace) -> int:
     command = " ".join([program(), "run", *their_words])
     missing = list(recipe.not_expressed) if recipe else []
     if options.json:
-        print(json.dumps({"experiment": config.name, "against": against, "differences": as_plain(found),
+        print(json.dumps({"experiment": config.name, "against": against, "differences": to_builtins(found),
                           "not_expressed": missing, "command": command}, indent=2))
         return 0
     title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against

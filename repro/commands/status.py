@@ -2,7 +2,7 @@
 
 import argparse
 
-from repro.commands.common import Add, results_of
+from repro.commands.common import Add, runs_of
 
 
 def register(add: Add) -> None:
@@ -15,9 +15,8 @@ def show_status(options: argparse.Namespace) -> int:
     """`repro status`."""
     import json
 
-    from repro.paths import reference_dir
-    from repro.reporting.status import status, text
+    from repro.reporting.status import status, status_text
 
-    found = status(results_of(), reference_dir())
-    print(json.dumps(found, indent=2) if options.json else text(found))
+    found = status(*runs_of())
+    print(json.dumps(found, indent=2) if options.json else status_text(found))
     return 0

@@ -3,9 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from repro.commands.common import Add, output_folder, results_of
+from repro.commands.common import Add, output_folder, results_of, runs_of
 from repro.errors import ComparisonError
+
+if TYPE_CHECKING:
+    from repro.reporting.select import RunSet
 
 
 def register(add: Add) -> None:
@@ -30,11 +34,12 @@ def register(add: Add) -> None:
 
 def show_list(options: argparse.Namespace) -> int:
     """`repro list`."""
-    from repro.paths import reference_dir
-    from repro.reporting.listing import listing, listing_json
+    import json
 
-    make = listing_json if options.json else listing
-    print(make(results_of(), reference_dir()), end="")
+    from repro.reporting.status import entries, listing
+
+    found = entries(*runs_of())
+    print(json.dumps(found, indent=2) if options.json else listing(found))
     return 0
 
 
@@ -46,26 +51,26 @@ def make_tables(options: argparse.Namespace) -> int:
     names = every if options.name == "all" else [options.name]
     if options.check:
         return check_tables(names)
-    folder = output_folder("tables", options.reference)
-    problems = []
-    for name in names:
-        form = "json" if options.json else "tex" if options.latex else "md"
-        problems += make_table(name, results_of(), folder, options.reference, form)
+    found = runs_of(options.reference)
+    form = "json" if options.json else "tex" if options.latex else "md"
+    problems = [problem for name in names
+                for problem in make_table(name, found, output_folder("tables", options.reference), form)]
     if problems and options.strict:
         raise ComparisonError("\n".join(problems))
     return 0
 
 
-def make_table(name: str, results: Path, folder: Path, reference: bool, form: str = "md") -> list[str]:
+def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md") -> list[str]:
     """Print one table, write its files, and return what --strict objects to, a line each."""
-    from repro.paths import display_path, reference_dir
-    from repro.reporting import tables
+    from repro.paths import display_path
+    from repro.reporting.table import write
+    from repro.reporting.tables import build
 
-    table = tables.build(name, None if reference else results, reference_dir())
+    table = build(name, found)
     print(table.forms()[form])
-    written = tables.write(table, folder)
+    written = write(table, folder)
     if form == "md":
-        print(f"written: {', '.join(display_path(path) for path in written)}\n")
+        print(f"written: {', '.join(map(display_path, written))}\n")
     return [f"{name}: {text}: {', '.join(rows)}" for text, rows in
             (("worse than published", table.worse), ("rows that lack runs", table.missing_rows)) if rows]
 
@@ -73,9 +78,9 @@ def make_table(name: str, results: Path, folder: Path, reference: bool, form: st
 def check_tables(names: Sequence[str]) -> int:
     """Compare the committed tables with what the committed runs give; ComparisonError (4) if one differs."""
     from repro.paths import reference_dir
-    from repro.reporting import tables
+    from repro.reporting.tables import changed_files
 
-    differing = tables.changed_files(names, reference_dir())
+    differing = changed_files(names, reference_dir())
     if differing:
         raise ComparisonError(f"committed tables do not agree with the committed runs: {', '.join(differing)}\n"
                               "`repro table all --reference` writes them anew")
@@ -87,34 +92,33 @@ def make_figures(options: argparse.Namespace) -> int:
     """`repro figure`."""
     from repro.reporting import figures
 
-    folder = output_folder("figures", options.reference)
+    found = runs_of(options.reference)
     for name in figures.names() if options.name == "all" else [options.name]:
-        make_figure(name, results_of(), folder, options.reference)
+        make_figure(name, found, output_folder("figures", options.reference))
     return 0
 
 
-def make_figure(name: str, results: Path, folder: Path, reference: bool) -> None:
+def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.paths import display_path, reference_dir
-    from repro.reporting import figures
+    from repro.paths import display_path
+    from repro.reporting.figures import names
+    from repro.reporting.painting import draw
 
-    written = figures.draw(name, None if reference else results, reference_dir(), folder)
-    others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in figures.names() else ""
-    print(f"{name}: {', '.join(display_path(path) for path in written)}" if written
+    written = draw(name, found, folder)
+    others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
+    print(f"{name}: {', '.join(map(display_path, written))}" if written
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
 def promote_ensemble(name: str) -> None:
     """`repro publish ensembles/table5`; ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.paper import pick
-    from repro.paths import reference_dir
     from repro.publishing import ENSEMBLES, publish_ensemble
-    from repro.reporting.imagenet_tables import ENSEMBLE, ensemble_problem, read_ensemble
-    from repro.reporting.selection import pools
+    from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
 
     pick(name.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
     found = read_ensemble(results_of())
-    problems = (ensemble_problem(found, pool) for pool in pools(results_of(), reference_dir()))
+    problems = (ensemble_problem(found, pool) for pool in runs_of())
     publish_ensemble(name, results_of(), next((problem for problem in problems if problem), None))
 
 
@@ -128,10 +132,13 @@ def publish_run(options: argparse.Namespace) -> int:
     else:
         publish(options.run, results_of())
     from repro.reporting import figures, tables
+    from repro.reporting.painting import draw
+    from repro.reporting.table import write
 
+    found = runs_of(reference=True)
     for name in tables.committed_names():
-        tables.write(tables.build(name, None, reference_dir()), reference_dir() / "tables")
+        write(tables.build(name, found), reference_dir() / "tables")
     for name in figures.names():
-        figures.draw(name, None, reference_dir(), reference_dir() / "figures")
+        draw(name, found, reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from repro.commands.common import Add, check_versions, program, results_of
+from repro.commands.common import Add, check_versions, program, results_of, runs_of
 from repro.commands.tables import make_figure, make_table
 from repro.errors import ConfigError
 from repro.streams import keep_on_without_output
@@ -52,14 +52,15 @@ def run_suite(options: argparse.Namespace) -> int:
                                [program(), "suite", options.name, *options.overrides])
     results = results_of(first.results)
     print()
+    found = runs_of(results=results)
     for name in preset.tables or ():
-        make_table(name, results, results / "tables", reference=False)
+        make_table(name, found, results / "tables")
     for name in preset.figures or ():
-        make_figure(name, results, results / "figures", reference=False)
+        make_figure(name, found, results / "figures")
     if read_suite(options.name).claims:
-        from repro.commands.claims import print_claims
+        from repro.reporting.claims import claims_text, evaluate
 
-        print_claims(options.name, results)
+        print(f"\nclaims of the paper (repro claims {options.name}):\n{claims_text(evaluate(found, options.name))}")
     if failures:
         raise failures[0]
     return 0
@@ -101,5 +102,5 @@ def show_responses(options: argparse.Namespace) -> int:
             add_responses(run, overrides)
     for name in figures.names():
         if name.endswith("figure7"):
-            make_figure(name, results, results / "figures", reference=False)
+            make_figure(name, runs_of(results=results), results / "figures")
     return 0

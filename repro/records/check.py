@@ -16,7 +16,7 @@ from repro.record import Record
 from repro.records import configuration, evaluations, history, layers, provenance
 from repro.records.reading import Problems, Refused, csv_rows, json_of, make_result, read_folder, yaml_of
 from repro.records.submission import Submission
-from repro.reporting.evaluations import TABLES
+from repro.reporting.select import TABLES
 from repro.schema import IMAGENET
 
 COUNTS_AS = "counts as"

@@ -8,7 +8,7 @@ from repro.config import flat, to_dict
 from repro.records.reading import TESTS, Problems, Refused, format_value, json_of
 from repro.records.schema import Evaluation, check_schema
 from repro.records.submission import Submission
-from repro.reporting.evaluations import count_problem
+from repro.reporting.select import count_problem
 from repro.schema import CLASSES, IMAGENET
 
 FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop

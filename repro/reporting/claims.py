@@ -8,30 +8,37 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 from msgspec import structs
 
+from repro.config import scale_lengths
 from repro.paper import Claim, ClaimTest, claims, published_figure, suite
-from repro.reporting.claim_measures import UNITS, measure
-from repro.reporting.selection import (
+from repro.reporting.figures import responses_of
+from repro.reporting.select import (
+    LAYER_SUITES,
+    SHORT,
+    SUITES,
     SYNTHETIC,
     WIRING_TEST,
     RunSelection,
     RunSet,
     data_set,
+    net_name,
     paper_runs,
-    pools,
     precision,
-    run_name,
+    record,
+    result,
+    schedule_text,
     short_runs,
 )
 from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, IMAGENET_STD, WIDTH, Summary
 from repro.reporting.table import Table, TableRow
-from repro.reporting.variants import LAYER_SUITES, SHORT, SUITES, net_name, schedule_text
+from repro.runs import Run
 
 PASS, FAIL, UNDECIDED = "PASS", "FAIL", "not decidable"
-SO_FAR, NOT_SO_FAR = "holds so far", "does not hold so far"
+SO_FAR = {PASS: "holds so far", FAIL: "does not hold so far"}  # what short runs say
+UNITS = {"training_error": " %", "convergence_area": " %", "final_error": " %", "responses": ""}
+WINDOW = 1_000  # iterations at the end whose mean training error counts
 
 
 @dataclass(frozen=True)
@@ -84,71 +91,93 @@ class Sample:
         return (std if std is not None and count >= FEW_RUNS else self.few_runs_std) / math.sqrt(count)
 
 
-def evaluate(results: Path | None, reference: Path, suite_name: str | None = None) -> list[ClaimResult]:
+def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[ClaimResult]:
     """Every claim, or those of a suite, judged by your runs where you have all that a comparison needs, else by the
     committed ones. ConfigError for an unknown suite.
     """
     wanted = None if suite_name is None else suite(suite_name).claims
-    found = pools(results, reference)
     return [judge(claim, found) for claim in claims() if wanted is None or claim.id in wanted]
 
 
-def judge(claim: Claim, found: list[RunSet]) -> ClaimResult:
+def judge(claim: Claim, found: Sequence[RunSet]) -> ClaimResult:
     """One claim: FAIL if a comparison fails, PASS if all pass, else not decidable."""
-    comparisons = [one for test in claim.tests for one in compare(test, paper_samples(test, found))]
+    comparisons = tuple(
+        one for test in claim.tests for one in compare(test, [
+            [sample(test, paper_runs(pool, name), pool.origin) for name in test.experiments] for pool in found]))
     outcomes = {one.outcome for one in comparisons}
     verdict = FAIL if FAIL in outcomes else UNDECIDED if UNDECIDED in outcomes else PASS
     reasons = dict.fromkeys(part for one in comparisons if one.outcome == UNDECIDED for part in one.numbers.split("; "))
-    result = ClaimResult(claim.id, claim.statement, claim.source, verdict,
-                         "; ".join(reasons) if verdict == UNDECIDED else "", tuple(comparisons))
-    return replace(result, short=short_comparisons(claim, found)) if UNDECIDED in outcomes else result
+    return ClaimResult(claim.id, claim.statement, claim.source, verdict,
+                       "; ".join(reasons) if verdict == UNDECIDED else "", comparisons,
+                       tuple(short_comparisons(claim, found)) if UNDECIDED in outcomes else ())
 
 
-def paper_samples(test: ClaimTest, found: list[RunSet]) -> list[list[Sample]]:
-    """For each origin, the samples of a test's experiments from runs of the paper's settings."""
-    return [[sample(test, paper_runs(pool, name), name, pool.origin) for name in test.experiments] for pool in found]
-
-
-def short_comparisons(claim: Claim, found: list[RunSet]) -> tuple[Comparison, ...]:
+def short_comparisons(claim: Claim, found: Sequence[RunSet]) -> list[Comparison]:
     """The same comparisons on short runs, as far as there are any; they decide nothing."""
     presets = [suite(name).preset(SHORT) for name in dict.fromkeys((SUITES[SHORT], LAYER_SUITES[SHORT]))]
-    answers: list[dict[str, RunSelection]] = []
-    origins: list[str] = []
+    sides: list[tuple[str, dict[str, RunSelection]]] = []
     for pool in found:
-        chosen_runs = [short_runs(pool, preset) for preset in presets]
-        answers.append({answer.experiment: answer for _, own in chosen_runs for answer in own})
-        origins.append(", ".join([pool.origin, *dict.fromkeys(name for name, _ in chosen_runs if name)]))
+        chosen = [short_runs(pool, preset) for preset in presets]
+        origin = ", ".join([pool.origin, *dict.fromkeys(name for name, _ in chosen if name)])
+        sides.append((origin, {answer.experiment: answer for _, own in chosen for answer in own}))
     comparisons: list[Comparison] = []
     for test in claim.tests:
-        if test.relation in ("below", "close"):
-            continue  # about the end of the schedule
-        names = [name for name in test.experiments if any(name in of_pool for of_pool in answers)]
-        samples = [[sample(test, of_pool[name], name, origin) for name in names]
-                   for origin, of_pool in zip(origins, answers, strict=True)]
-        comparisons += compare(structs.replace(test, experiments=tuple(names)), samples)
-    words = {PASS: SO_FAR, FAIL: NOT_SO_FAR}
-    return tuple(replace(one, outcome=words[one.outcome]) for one in comparisons if one.outcome in words)
+        if test.relation not in ("below", "close"):  # these are about the end of the schedule
+            names = [name for name in test.experiments if any(name in answers for _, answers in sides)]
+            comparisons += compare(structs.replace(test, experiments=tuple(names)), [
+                [sample(test, answers[name], origin) for name in names] for origin, answers in sides])
+    return [replace(one, outcome=SO_FAR[one.outcome]) for one in comparisons if one.outcome in SO_FAR]
 
 
-def sample(test: ClaimTest, answer: RunSelection, name: str, origin: str) -> Sample:
+def sample(test: ClaimTest, answer: RunSelection, origin: str) -> Sample:
     """What a test measures of one experiment's runs."""
+    name = answer.experiment
     values, runs, reasons = [], [], []
     for run in answer.runs:
         try:
             values.append(measure(test, run))
-            runs.append(f"{run_name(run)} ({precision(run)})")
+            runs.append(f"{run.name} ({precision(run)})")
         except (ValueError, KeyError, TypeError) as error:
-            reasons.append(f"{run_name(run)}: {error}")
+            reasons.append(f"{run.name}: {error}")
     if values:
         return Sample(name, tuple(values), tuple(runs), origin)
     never = {entry.status for entry in answer.excluded}
     why = (f" (synthetic images say nothing about {data_set(name)})" if SYNTHETIC in never else
            f" (a wiring test says nothing about {data_set(name)})" if WIRING_TEST in never else "")
-    reasons.append(f"{name} is {answer.status}{why}")
-    return Sample(name, (), (), origin, reasons[0])
+    return Sample(name, (), (), origin, [*reasons, f"{name} is {answer.status}{why}"][0])
 
 
-def compare(test: ClaimTest, samples: list[list[Sample]]) -> list[Comparison]:
+def measure(test: ClaimTest, run: Run) -> float:
+    """The test's measure of a finished run; ValueError or KeyError if the run does not have it."""
+    if test.measure == "training_error":  # of a shortened schedule over as long a part
+        last = int(run.history()[-1]["iteration"])
+        return mean_error(run.history(), last - scale_lengths(WINDOW, record(run).config.scale), last)
+    if test.measure == "convergence_area":  # before the first drop: the area under the curve divided by its length
+        config = record(run).config
+        return mean_error(run.history(), 0, scale_lengths(config.train.lr_drops[0], config.scale))
+    if test.measure == "responses":
+        values = responses_of(run)[0]
+        return sum(values) / len(values)
+    if test.metric not in result(run):
+        raise ValueError(f"its record has no {test.metric}")
+    return float(result(run)[test.metric])
+
+
+def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
+    """Mean of train_top1_error over the iterations begin+1..end; each row is the mean since the row before it."""
+    total, length, previous = 0.0, 0.0, 0.0
+    for row in rows:
+        overlap = min(row["iteration"], end) - max(previous, begin)
+        if overlap > 0:
+            total += overlap * row["train_top1_error"]
+            length += overlap
+        previous = row["iteration"]
+    if not length or not math.isfinite(total):
+        raise ValueError("its history has no training error there")
+    return total / length
+
+
+def compare(test: ClaimTest, samples: Sequence[Sequence[Sample]]) -> list[Comparison]:
     """The comparisons of a test: of each neighboring pair of its experiments, or of one with a bound."""
     places = range(len(test.experiments))
     groups = [(place,) for place in places] if test.relation == "below" else list(pairwise(places))
@@ -156,52 +185,48 @@ def compare(test: ClaimTest, samples: list[list[Sample]]) -> list[Comparison]:
             for group in groups]
 
 
-def choose_samples(rows: Sequence[list[Sample]]) -> list[Sample]:
+def choose_samples(rows: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
     """The samples of the first origin that has all of them, else of each experiment the first there are."""
     whole = next((row for row in rows if all(one.values for one in row)), None)
-    if whole is not None:
-        return whole
-    return [next((one for one in column if one.values), column[0]) for column in zip(*rows, strict=True)]
+    return whole or [next((one for one in column if one.values), column[0]) for column in zip(*rows, strict=True)]
 
 
-def compare_group(test: ClaimTest, group: list[Sample]) -> Comparison:
+def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
     """One comparison and its outcome."""
     names = [net_name(one.experiment) for one in group]
+    limit = bound(names[0]) if test.relation == "below" else math.nan
     text = f"{test.measure.replace('_', ' ')}: " + {
         "rising": " < ".join(names), "not_falling": " <= ".join(names), "close": " close to ".join(names),
-        "below": f"{names[0]} < {bound(group[0].experiment):g}" if test.relation == "below" else ""}[test.relation]
+        "below": f"{names[0]} < {limit:g}"}[test.relation]
     runs = tuple(run for one in group for run in one.runs)
     origin = " and ".join(dict.fromkeys(one.origin for one in group if one.values))
     lacking = [one.reason for one in group if not one.values]
     if lacking:
         return Comparison(text, UNDECIDED, "; ".join(lacking), runs, origin)
-    unit = UNITS[test.measure]
-    values = ", ".join(f"{name} {one.mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
-                       for name, one in zip(names, group, strict=True))
+    numbers = ", ".join(f"{name} {one.mean:.4g}{UNITS[test.measure]} ({len(one.values)} seed"
+                        f"{'s' * (len(one.values) > 1)})" for name, one in zip(names, group, strict=True))
     if test.relation == "below":
-        return Comparison(text, PASS if group[0].mean < bound(group[0].experiment) else FAIL, values, runs, origin)
+        return Comparison(text, PASS if group[0].mean < limit else FAIL, numbers, runs, origin)
     first, second = group
     difference = second.mean - first.mean
     error = math.hypot(first.error(), second.error())
     passed = {"rising": difference > 0, "not_falling": difference >= -WIDTH * error,
               "close": abs(difference) <= WIDTH * error}[test.relation]
-    numbers = f"{values}; difference {difference:+.4g}"
+    few = min(len(one.values) for one in group) < FEW_RUNS
+    numbers += f"; difference {difference:+.4g}"
     if test.relation != "rising":
-        numbers += f", standard error {error:.2g}" + (
-            "" if min(len(one.values) for one in group) >= FEW_RUNS else
-            f" (spread {first.few_runs_std} for few seeds)")
-    elif min(len(one.values) for one in group) >= FEW_RUNS:
-        numbers += f", {difference / error if error else math.inf:+.1f} standard errors"
-    else:
+        numbers += f", standard error {error:.2g}" + f" (spread {first.few_runs_std} for few seeds)" * few
+    elif few:
         numbers += f", fewer than {FEW_RUNS} seeds: by sign alone"
+    else:
+        numbers += f", {difference / error if error else math.inf:+.1f} standard errors"
     return Comparison(text, PASS if passed else FAIL, numbers, runs, origin)
 
 
-def bound(experiment: str) -> float:
+def bound(net: str) -> float:
     """The bound on a network's training error that Figure 6's text gives (percent)."""
-    net = net_name(experiment).lower()
     return next(fact.below for fact in published_figure("figure6").facts
-                if fact.net == net and fact.error == "training" and fact.below is not None)
+                if fact.net == net.lower() and fact.error == "training" and fact.below is not None)
 
 
 def short_label() -> str:
@@ -209,17 +234,35 @@ def short_label() -> str:
     return f"short runs, {schedule_text(suite(SUITES[SHORT]).preset(SHORT))}, not the paper's schedule"
 
 
-def claims_table(results: Path | None, reference: Path) -> Table:
+def counts(found: Sequence[ClaimResult]) -> str:
+    """'10 claims: 3 PASS, 1 FAIL, 6 not decidable'."""
+    return f"{len(found)} claims: " + ", ".join(f"{sum(one.verdict == verdict for one in found)} {verdict}"
+                                                for verdict in (PASS, FAIL, UNDECIDED))
+
+
+def claims_text(found: Sequence[ClaimResult]) -> str:
+    """The claims for a person."""
+    lines = []
+    for one in found:
+        lines += [f"{one.verdict:13}  {one.statement}", f"{'':15}{one.id}; {one.source}"]
+        lines += [f"{'':15}{part.outcome}: {part.text}: {part.numbers}" + (f" [{part.origin}]" if part.origin else "")
+                  for part in one.comparisons if part.outcome != UNDECIDED or one.verdict != UNDECIDED]
+        lines += [f"{'':15}because {one.reason}"] if one.reason else []
+        lines += [f"{'':15}{short_label()}; decides nothing:"] if one.short else []
+        lines += [f"{'':17}{part.outcome}: {part.text}: {part.numbers} [{part.origin}]" for part in one.short]
+    return "\n".join([*lines, "", counts(found)])
+
+
+def claims_table(found: Sequence[RunSet]) -> Table:
     """All claims as a table."""
     rows = []
-    for result in evaluate(results, reference):
-        lines = [f"{one.outcome}: {one.text} ({one.numbers})" for one in result.comparisons]
-        short = [f"{one.outcome}: {one.text} ({one.numbers}; {one.origin})" for one in result.short]
-        runs = dict.fromkeys(run for one in result.comparisons for run in one.runs)
-        cells = {"claim": result.id, "statement": result.statement, "source": result.source,
-                 "verdict": result.verdict, "numbers": "; ".join(lines), "runs": ", ".join(runs) or "-",
-                 "short": "; ".join(short) or "-"}
-        rows.append(TableRow(result.id, cells, result.verdict))
+    for one in evaluate(found):
+        numbers = "; ".join(f"{part.outcome}: {part.text} ({part.numbers})" for part in one.comparisons)
+        short = "; ".join(f"{part.outcome}: {part.text} ({part.numbers}; {part.origin})" for part in one.short)
+        runs = ", ".join(dict.fromkeys(run for part in one.comparisons for run in part.runs))
+        cells = {"claim": one.id, "statement": one.statement, "source": one.source, "verdict": one.verdict,
+                 "numbers": numbers, "runs": runs or "-", "short": short or "-"}
+        rows.append(TableRow(one.id, cells, one.verdict))
     columns = {"claim": "claim", "statement": "statement", "source": "source", "verdict": "verdict",
                "numbers": "comparisons", "runs": "runs", "short": f"decides nothing: {short_label()}"}
     notes = ("the tests were fixed before any run was looked at (experiments/published/claims.yaml)",
@@ -230,4 +273,4 @@ def claims_table(results: Path | None, reference: Path) -> Table:
              f"rising orders (<) are decided by the means; <= and close allow {WIDTH:g} standard errors, for fewer "
              f"than {FEW_RUNS} seeds with a spread of {FEW_RUNS_STD} points (ImageNet: {IMAGENET_STD})",
              "not decidable: runs are missing")
-    return Table("claims", "The paper's claims and whether the runs bear them out", columns, tuple(rows), notes)
+    return Table("claims", "The paper's claims and whether the runs bear them out", columns, rows, notes)

@@ -1,176 +1,310 @@
-"""Draw figures in the paper's own form, as SVG and PNG.
+"""What each figure shows: the run behind each network's line, the values, and the words below. No matplotlib."""
 
-Networks are told apart without color: by a label at the end of their curve, a gray of their own, and a marker;
-dashed (Figure 4: thin) and bold tell training and test error apart.
-"""
-
-import io
-import textwrap
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from msgspec import structs
 
-from repro.reporting.evidence import layers_of
-from repro.reporting.figure_data import DrawnCurve, DrawnFigure, DrawnPanel, gather, names
-from repro.reporting.layer_data import LayerFigure, gather_layers
-from repro.reporting.layer_figures import paint_layers
-from repro.reporting.style import CHARACTERS_PER_INCH, LINES, LOOKS, NOTE_LINE, NOTE_SIZE, SETTINGS, literal
-from repro.reporting.variants import LAYERS, split_name
-from repro.runs import write_atomic
+from repro.config import scale_lengths
+from repro.paper import Axis, Curve, Panel, PublishedFigure, pick, published_figure, published_table
+from repro.reporting.select import (
+    LAYERS,
+    NOT_CIFAR,
+    SUITES,
+    SYNTHETIC,
+    RunSelection,
+    RunSet,
+    machine_notes,
+    median_run,
+    net_name,
+    paper_runs,
+    preset_of,
+    record,
+    schedule_text,
+    short_runs,
+    split_name,
+)
+from repro.runs import Run, file_sha256
 
-__all__ = ["draw", "missing_reason", "names"]
-
+SHORTENED = ("figure1", "figure6", *LAYERS)  # of these there are short and synthetic versions
+DRAWN = ("figure1", "figure4", "figure6", *LAYERS)
+VERY_DEEP = "cifar_resnet1202"  # what only the right panel of Figure 6 shows; without a run of it the panel is left out
 KEYS = {"training": "train_top1_error", "test": "test_top1_error",  # columns of history.csv
         "validation": "val_top1_error"}
-PANEL_WIDTH, PANEL_HEIGHT = 3.6, 2.9  # inches, labels and axis texts included
-LEFT, RIGHT = 0.6, 0.8  # inches of a panel for its y axis and for the labels of its curves
-LABEL_GAP = 0.055  # least distance of two labels, as a part of the y range
+LINES: dict[str, dict[str, Any]] = {
+    "dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
+    "bold": {"linestyle": "-", "linewidth": 1.5},
+    "thin": {"linestyle": "-", "linewidth": 0.6},
+}
+Layers = dict[int, list[float]]  # iteration (0 for responses) -> one value for each layer, in forward order
 
 
-def missing_reason(name: str, results: Path | None, reference: Path) -> str | None:
-    """Why `draw` would draw nothing; None if there is a run to draw. ConfigError for an unknown name."""
-    if content_of(name, results, reference) is not None:
-        return None
-    return f"{name}: no finished run to draw, neither of yours nor in the committed reference"
+@dataclass(frozen=True)
+class Line:
+    """One line of a panel; `end` is written at its right end."""
+
+    net: str
+    label: str
+    id: str  # of its group in the SVG
+    x: Sequence[float]
+    y: Sequence[float]
+    style: Mapping[str, Any]
+    index: int  # of its network among those of the panel
+    end: str = ""
 
 
-def draw(name: str, results: Path | None, reference: Path, folder: Path) -> list[Path] | None:
-    """Write name.svg and name.png to `folder` and return their paths; None if there is no run to draw.
+@dataclass(frozen=True)
+class DrawnPanel:
+    """One panel; `marks` are published test errors by network. Without limits of y its axis is logarithmic."""
 
-    The same runs give the same bytes. Raises ConfigError for an unknown name, StorageError if it can't write.
+    title: str
+    x_label: str
+    y_label: str
+    x_limits: tuple[float, float]
+    y_limits: tuple[float, ...] | None
+    lines: Sequence[Line]
+    marks: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """Everything that is drawn and written below it: over iterations side by side, by layer one above the other."""
+
+    name: str
+    title: str
+    by_layer: bool
+    panels: Sequence[DrawnPanel]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One network with the run that is drawn of it, and that run's values."""
+
+    curve: Curve
+    answer: RunSelection
+    run: Run
+    values: Any  # its history, or Layers
+
+
+def names() -> list[str]:
+    """Names of the figures that can be drawn."""
+    return [*DRAWN, *(f"{variant}_{name}" for variant in SUITES for name in SHORTENED)]
+
+
+def gather(name: str, found: Sequence[RunSet]) -> DrawnFigure | None:
+    """A figure's content: of each network the first origin that has a run with the data; None if there is none.
+
+    Of several seeds it is the one closest to the median error. Raises ConfigError for an unknown name.
     """
-    content = content_of(name, results, reference)
-    if content is None:
+    pick(name, dict.fromkeys(names()), "figure")
+    variant, base = split_name(name)
+    published = described(name)
+    wanted = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment}
+    if variant is None:
+        sides = [{experiment: paper_runs(pool, experiment) for experiment in wanted} for pool in found]
+    else:
+        preset = preset_of(variant, base)
+        sides = [{answer.experiment: answer for answer in short_runs(pool, preset)[1]} for pool in found]
+    read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
+    drawn: dict[str, Drawn] = {}
+    lacking: list[str] = []
+    for experiment, curve in wanted.items():
+        one, reasons = first_with_data(curve, [side[experiment] for side in sides], read)
+        if one is not None:
+            drawn[experiment] = one
+        lacking += reasons or ([] if one else [f"{net_name(experiment)}: not run"])
+    if not drawn:
         return None
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a matplotlibrc of the user changes nothing
-        mpl.rcParams.update(SETTINGS)
-        figure = paint(content) if isinstance(content, DrawnFigure) else paint_layers(content)
-        paths = []
-        for kind, metadata in (("svg", {"Date": None, "Creator": "repro"}), ("png", {"Software": "repro"})):
-            data = io.BytesIO()
-            figure.savefig(data, format=kind, dpi=200, metadata=metadata)
-            paths.append(folder / f"{name}.{kind}")
-            write_atomic(paths[-1], data.getvalue())
-    return paths
+    missing = [net_name(experiment) for experiment in wanted if experiment not in drawn]
+    below = [warning(variant, base)] if variant else []
+    machines = machine_notes((replace(one.answer, runs=(one.run,)) for one in drawn.values()), net_and_seed)
+    if base in LAYERS:
+        panels, notes = (response_panels if base == "figure7" else gradient_panels)(published, list(drawn.values()))
+        left_out = [f"not drawn: {'; '.join(lacking)}"] if lacking else []
+        return DrawnFigure(name, title(name, published), True, panels, [*below, *notes, *machines, *left_out])
+    shown = [panel for panel in published.panels  # ResNet-110 of Figure 6's right panel is in the middle too
+             if VERY_DEEP in drawn or all(curve.experiment != VERY_DEEP for curve in panel.curves)]
+    panels = [curve_panel(panel, published, drawn, {} if variant else published_marks()) for panel in shown]
+    errors = [error for error in published.styles if any(error in panel.errors for panel in shown)]
+    styles = ", ".join(f"{published.styles[error]}: {error} error" for error in errors)
+    notes = [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
+             *published.notes]
+    if any(panel.marks for panel in panels):
+        notes.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
+    several = ", ".join(f"{net_name(experiment)} (seed {one.run.seed} of {len(one.answer.runs)} seeds)"
+                        for experiment, one in drawn.items() if len(one.answer.runs) > 1)
+    notes += [*below, *machines]
+    if several:
+        notes.append(f"drawn of several seeds: the one closest to the median {errors[-1]} error: {several}")
+    if missing:
+        notes.append(f"not run: {', '.join(missing)}")
+    return DrawnFigure(name, title(name, published), False, panels, notes)
 
 
-def content_of(name: str, results: Path | None, reference: Path) -> DrawnFigure | LayerFigure | None:
-    """What a figure shows: curves over the iterations, or values by layer; None if there is no run to draw."""
-    by_layer = split_name(name)[1] in LAYERS
-    return (gather_layers if by_layer else gather)(name, results, reference)
+def described(name: str) -> PublishedFigure:
+    """The published description, of a variant with its own axes and networks; gradients are drawn like Figure 7."""
+    variant, base = split_name(name)
+    figure = published_figure("figure7" if base in LAYERS else base)
+    if variant is None:
+        return figure
+    members = preset_of(variant, base).experiments or ()
+    panels = [structs.replace(panel, curves=tuple(curve for curve in panel.curves if curve.experiment in members))
+              for panel in figure.panels]
+    return structs.replace(figure, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
+                           panels=tuple(panel for panel in panels if panel.curves))
 
 
-def paint(content: DrawnFigure) -> Figure:
-    """The whole figure: title, panels side by side, small print."""
-    width = PANEL_WIDTH * max(2, len(content.panels))
-    notes = [line for note in content.notes
-             for line in textwrap.wrap(note, int(width * CHARACTERS_PER_INCH), subsequent_indent="   ")]
-    title = textwrap.wrap(content.title, int(width * 12.5))
-    bottom, top = 0.55 + NOTE_LINE * len(notes), 0.35 + 0.17 * len(title)
-    height = PANEL_HEIGHT + NOTE_LINE * len(notes) + 0.17 * len(title)
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(content.panels), squeeze=False)[0]
-    figure.subplots_adjust(left=LEFT / width, right=1 - RIGHT / width, bottom=bottom / height, top=1 - top / height,
-                           wspace=(LEFT + RIGHT) / (PANEL_WIDTH - LEFT - RIGHT))
-    figure.text(0.12 / width, 1 - 0.1 / height, literal("\n".join(title)), va="top", fontsize=9)
-    figure.text(0.12 / width, 0.08 / height, literal("\n".join(notes)), va="bottom", fontsize=NOTE_SIZE,
-                color="#333333", linespacing=1.25)
-    for ax, panel in zip(axes, content.panels, strict=True):
-        paint_panel(ax, content, panel)
-    return figure
+def title(name: str, published: PublishedFigure) -> str:
+    """The title of a figure; of a variant one that can't be taken for the paper's."""
+    variant, base = split_name(name)
+    number = f"Figure {base.removeprefix('figure')}"
+    if variant is None:
+        return "Norms of gradients by layer" if base == "gradients" else f"{number}: {published.title}"
+    what = {"figure7": "Figure 7: std of layer responses", "gradients": "the norms of gradients by layer"}
+    head = f"{NOT_CIFAR}. " if variant == SYNTHETIC else ""
+    return f"{head}Short version of {what.get(base, number)} ({schedule_text(preset_of(variant, base))})"
 
 
-def paint_panel(ax: Axes, content: DrawnFigure, panel: DrawnPanel) -> None:
-    """One panel: axes, curves, labels, marks."""
-    limits = content.y.limits or (0, 100)
-    last = max((point["iteration"] for curve in panel.curves for point in curve.run.history()), default=1.0)
-    right = content.x.limits[-1] if content.x.limits else 1.02 * last / content.x.unit
-    ax.set(xlim=(0, right), ylim=limits, xlabel=content.x.label, ylabel=panel.panel.y_label or content.y.label)
-    ax.set_title(panel.panel.title)
-    ax.grid(axis="y", linewidth=0.4, color="#CCCCCC", linestyle=(0, (1, 2)))
-    ax.set_axisbelow(True)
-    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    if not panel.curves:
-        ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color="#555555")
-    for index, curve in enumerate(panel.curves):
-        for error in panel.panel.errors:
-            paint_curve(ax, content, curve, error, index)
-    paint_labels(ax, content, panel, right)
-    for net, value in panel.marks.items():
-        ax.plot([right * 1.012], [value], marker="<", markersize=3.5, color=look(net)[0], clip_on=False,
-                linestyle="none", markeredgecolor="black", markeredgewidth=0.4, zorder=5)
+def warning(variant: str, base: str) -> str:
+    """The small print that says what a variant shows and what it cannot show."""
+    preset = preset_of(variant, base)
+    head = f"{NOT_CIFAR}; not" if variant == SYNTHETIC else "not"
+    return f"{head} the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}"
 
 
-def look(net: str) -> tuple[str, str]:
-    """(color, marker) of a network, by its depth."""
-    return LOOKS[layers_of(net)]
+def net_and_seed(run: Run) -> str:
+    """'ResNet-20 (seed 0)'."""
+    return f"{net_name(run.experiment)} (seed {run.seed})"
 
 
-def paint_curve(ax: Axes, content: DrawnFigure, curve: DrawnCurve, error: str, index: int) -> None:
-    """One error of one run against iterations; markers are spread so that those of two curves do not coincide."""
-    points = curve.run.history()
-    color, marker = look(curve.curve.net)
-    every = max(1, len(points) // 8)
-    ax.plot([point["iteration"] / content.x.unit for point in points], [point[KEYS[error]] for point in points],
-            color=color, marker=marker, markersize=3.2, markevery=(index * every // 4 % every, every),
-            label=f"{curve.curve.net} {error} error", gid=f"{curve.curve.net}-{error}", zorder=3,
-            **LINES[content.styles[error]])
+def first_with_data(curve: Curve, answers: Iterable[RunSelection],
+                    read: Callable[[Run], Any]) -> tuple[Drawn | None, list[str]]:
+    """The median run of the first origin that has the data, and why runs before it have none."""
+    reasons: list[str] = []
+    for answer in answers:
+        usable: dict[Path, Any] = {}
+        for run in answer.runs:
+            try:
+                usable[run.folder] = read(run)
+            except (ValueError, KeyError, TypeError) as error:
+                reasons.append(f"{net_and_seed(run)} ({answer.origin}): {error}")
+        kept = replace(answer, runs=tuple(run for run in answer.runs if run.folder in usable))
+        if kept.runs:
+            run = median_run(kept)
+            return Drawn(curve, kept, run, usable[run.folder]), reasons
+    return None, reasons
 
 
-def paint_labels(ax: Axes, content: DrawnFigure, panel: DrawnPanel, right: float) -> None:
-    """Name each curve at its right end, moved apart where two would overlap."""
-    low, high = ax.get_ylim()
-    shown = panel.panel.errors[-1]  # the test or validation error where both are drawn
-    ends = {curve.curve: clamp(curve.run.history()[-1][KEYS[shown]], low, high) for curve in panel.curves}
-    places = spread_apart(ends.values(), LABEL_GAP * (high - low), low, high)
-    for (curve, end), place in zip(ends.items(), places, strict=True):
-        color = look(curve.net)[0]
-        last = panel.curves[0].run.history()[-1]["iteration"] / content.x.unit
-        ax.annotate(curve.label, xy=(min(last, right), end), xytext=(right * 1.07, place), va="center", fontsize=7,
-                    annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": color, "shrinkA": 1, "shrinkB": 0})
+# ---- curves over the iterations
 
 
-def clamp(value: float, low: float, high: float) -> float:
-    """The value, or the nearer end of the range."""
-    return min(max(value, low), high)
+def curve_panel(panel: Panel, published: PublishedFigure, drawn: Mapping[str, Drawn],
+                marks: Mapping[str, float]) -> DrawnPanel:
+    """The errors of a panel's networks that have a run, and their published test errors."""
+    here = [drawn[name] for curve in panel.curves if (name := str(curve.experiment)) in drawn]
+    lines = [Line(one.curve.net, f"{one.curve.net} {error} error", f"{one.curve.net}-{error}",
+                  [point["iteration"] / published.x.unit for point in one.values],
+                  [point[KEYS[error]] for point in one.values], LINES[published.styles[error]], index,
+                  one.curve.label if error == panel.errors[-1] else "")  # test or validation where both are drawn
+             for index, one in enumerate(here) for error in panel.errors]
+    last = max((point["iteration"] for one in here for point in one.values), default=1.0)
+    right = published.x.limits[-1] if published.x.limits else 1.02 * last / published.x.unit
+    nets = [one.curve.net for one in here]
+    return DrawnPanel(panel.title, published.x.label, panel.y_label or published.y.label, (0, right),
+                      published.y.limits or (0, 100), lines,
+                      {net: value for net, value in marks.items() if net in nets and "test" in panel.errors})
 
 
-def spread_apart(values: Iterable[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels in the order of `values`: as near to them as `gap` and the range [low, high] allow."""
-    given = list(values)
-    order = sorted(range(len(given)), key=given.__getitem__)
-    clusters: list[list[float]] = []  # [sum of (value - offset), count]: labels that touch, packed around their mean
-    for index in order:
-        clusters.append([given[index], 1])
-        while len(clusters) > 1 and cluster_top(clusters[-2], gap) + gap > cluster_bottom(clusters[-1], gap):
-            total, count = clusters.pop()
-            clusters[-1][0] += total
-            clusters[-1][1] += count
-    sorted_places = [cluster_bottom(cluster, gap) + gap * i for cluster in clusters for i in range(int(cluster[1]))]
-    for i in range(len(sorted_places)):
-        sorted_places[i] = max(sorted_places[i], low + gap * i)
-    for i in range(len(sorted_places)):
-        sorted_places[-1 - i] = min(sorted_places[-1 - i], high - gap * i)
-    places = [0.0] * len(given)
-    for index, place in zip(order, sorted_places, strict=True):
-        places[index] = place
-    return places
+def published_marks() -> dict[str, float]:
+    """Test errors that Table 6 prints, the mean where there is one."""
+    return {row.key: row.compared("test_top1_error") for row in published_table("table6").rows
+            if not row.published_only}
 
 
-def cluster_bottom(cluster: list[float], gap: float) -> float:
-    """The lowest place of a cluster that is centered on the mean of its values."""
-    return cluster[0] / cluster[1] - gap * (cluster[1] - 1) / 2
+# ---- values by layer
 
 
-def cluster_top(cluster: list[float], gap: float) -> float:
-    """The highest place of a cluster that is centered on the mean of its values."""
-    return cluster[0] / cluster[1] + gap * (cluster[1] - 1) / 2
+def response_panels(published: PublishedFigure, drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
+    """Figure 7: layers in their order, and sorted by magnitude."""
+    images = sorted({found.images for one in drawn if (found := record(one.run).responses)})
+    top, bottom = (panel.title for panel in published_figure("figure7").panels)
+    panels = [(top, "layer index", [one.values[0] for one in drawn]),
+              (bottom, "layer index (sorted by magnitude)", [sorted(one.values[0], reverse=True) for one in drawn])]
+    label = published_figure("figure7").y.label
+    return layer_panels(panels, label, False, drawn), [
+        f"{'; '.join(published.notes)}; {' or '.join(f'{count:,}' for count in images)} test images, evaluation "
+        "mode; Choice: one std over all images, channels and positions of a layer"]
+
+
+def gradient_panels(published: PublishedFigure, drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
+    """Norm of the gradient of each layer's weight after the first update, at the end of the first rate, at the end."""
+    common = sorted(set.intersection(*(set(one.values) for one in drawn)))
+    config = record(drawn[0].run).config
+    drop = scale_lengths(config.train.lr_drops[0], config.scale) if config.train.lr_drops else 0
+    chosen = sorted({common[0], common[-1]} | ({drop} & set(common))) if common else []
+    panels = [(f"update {iteration:,}", "layer index", [one.values[iteration] for one in drawn])
+              for iteration in chosen]
+    norms = {str(one.curve.experiment): [norm for iteration in chosen for norm in one.values[iteration]]
+             for one in drawn}
+    ranges = "; ".join(f"{net_name(name)} {min(values):.3g} to {max(values):.3g}"
+                       for name, values in norms.items() if values)
+    return layer_panels(panels, "norm of gradient", True, drawn), [
+        "the paper draws no such figure; it says that these norms are healthy in plain nets with BN (Sec. 4.1)",
+        "L2 norm of the gradient of the loss, without weight decay, of one mini-batch with respect to each weight",
+        f"smallest and largest norm in these panels: {ranges}"]
+
+
+def layer_panels(panels: Sequence[tuple[str, str, list[list[float]]]], y_label: str, logarithmic: bool,
+                 drawn: Sequence[Drawn]) -> list[DrawnPanel]:
+    """Panels of (title, label of x, the values of each network); plain networks dashed, residual ones solid."""
+    longest = max((len(values) for _, _, of_nets in panels for values in of_nets), default=1)
+    result = []
+    for number, (title, x_label, of_nets) in enumerate(panels):
+        lines = [Line(one.curve.net, one.curve.label, f"{one.curve.net}-{number}", range(1, len(values) + 1), values,
+                      LINES["dashed" if one.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1}, index)
+                 for index, (one, values) in enumerate(zip(drawn, of_nets, strict=True))]
+        highest = max((value for values in of_nets for value in values), default=1.0)
+        result.append(DrawnPanel(title, x_label, y_label, (0, 1.02 * longest),
+                                 None if logarithmic else (0, 1.08 * highest), lines, {}))
+    return result
+
+
+def responses_of(run: Run) -> Layers:
+    """{0: std of each layer} from responses.csv; ValueError if it is missing, changed or damaged."""
+    recorded = record(run).responses
+    check_unchanged(run, "responses.csv", recorded.sha256 if recorded else None)
+    return {0: layer_values([(int(row["layer"]), float(row["std"])) for row in run.responses()], "responses.csv")}
+
+
+def gradients_of(run: Run) -> Layers:
+    """{iteration: norm of each layer's gradient} from gradients.csv; ValueError if it is missing or damaged."""
+    check_unchanged(run, "gradients.csv", record(run).gradients_sha256)
+    by_iteration: dict[int, list[tuple[int, float]]] = {}
+    for row in run.gradients():
+        by_iteration.setdefault(int(row["iteration"]), []).append((int(row["layer"]), float(row["norm"])))
+    if not by_iteration:
+        raise ValueError("gradients.csv is empty")
+    return {iteration: layer_values(pairs, "gradients.csv") for iteration, pairs in by_iteration.items()}
+
+
+def check_unchanged(run: Run, file: str, recorded: str | None) -> None:
+    """ValueError unless a file is there as the record says."""
+    path = run.folder / file
+    if not path.is_file():
+        raise ValueError(f"no {file}")
+    if recorded != file_sha256(path):
+        raise ValueError(f"{file} is not the recorded one")
+
+
+def layer_values(pairs: Sequence[tuple[int, float]], file: str) -> list[float]:
+    """The values of layers 1, 2, ... in order; ValueError if a layer is missing or a value is no size."""
+    values = [value for _, value in pairs]
+    if [layer for layer, _ in pairs] != list(range(1, len(pairs) + 1)) or not pairs:
+        raise ValueError(f"{file} has not every layer once")
+    if not all(math.isfinite(value) and value >= 0 for value in values):
+        raise ValueError(f"{file} holds values that are no sizes")
+    return values

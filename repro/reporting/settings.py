@@ -1,79 +1,62 @@
-"""The settings of a run with their sources, and how two configurations differ. Never imports torch.
+"""The settings of a run with their sources, and how two configurations or two runs differ. Never imports torch.
 
 The comments in conf/ are the only text about sources: `sources` reads them from the files a run is composed of.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from msgspec import to_builtins
+from msgspec import UNSET, Struct, UnsetType, to_builtins
 
 from repro import paper
-from repro.config import PAPER_PRECISIONS, flat, to_dict
+from repro.config import PAPER_PRECISIONS, difference, flat, to_dict, with_precision
 from repro.config import settings as number_settings
 from repro.errors import ConfigError
 from repro.paths import display_path
 from repro.record import Session
-from repro.reporting.selection import record, run_name
+from repro.reporting.select import record, result
 from repro.reporting.table import one_line
 from repro.runs import Run
-from repro.schema import CLASSES, Architecture, RunConfig, StrideIn
+from repro.schema import CLASSES, Architecture, Precision, RunConfig, StrideIn
 
 IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
 NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a value comes from: the comment beside it ('' if there is none) and its file."""
 
-    text: str
-    file: str
+    text: str = ""
+    file: str = ""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a run; the paper's value and source where the run has another one."""
+class Setting(Struct):
+    """One setting of a run; the paper's value and source where the experiment as it stands has another one."""
 
     key: str
     value: Any
     source: str
-    file: str = ""
-    paper: Any = None
-    paper_source: str = ""
-
-    @property
-    def differs(self) -> bool:
-        """Whether the experiment as it stands has another value."""
-        return bool(self.paper_source)
+    file: str
+    paper: Any = UNSET
+    paper_source: str | UnsetType = UNSET
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One setting that two configurations have different values for."""
+class Difference(Struct, kw_only=True):
+    """One setting that two configurations have different values for; the paper's value where it is neither."""
 
     key: str
     here: Any
     theirs: Any
-    paper: Any
+    paper: Any = UNSET
     why: str
-
-    @property
-    def third(self) -> bool:
-        """Whether the paper's value is neither of the two."""
-        return self.paper not in (self.here, self.theirs)
 
 
 def sources(files: Sequence[Path]) -> dict[str, Source]:
     """{dotted key: its source} over configuration files; the last file that sets a key wins."""
-    found: dict[str, Source] = {}
-    for path in files:
-        found |= file_sources(path)
-    return found
+    return {key: source for path in files for key, source in file_sources(path).items()}
 
 
 def file_sources(path: Path) -> dict[str, Source]:
@@ -113,28 +96,29 @@ def settings(config: RunConfig, found: Mapping[str, Source], overridden: Mapping
     overridden: {key: how it was given} by the command line and the environment, a section standing for all its keys.
     standing: the experiment as it stands in conf/; None for an experiment of the user's own.
     """
-    paper_values = flat(to_dict(standing)) if standing else {}
-    result = []
+    papers = flat(to_dict(standing)) if standing else {}
+    shown = []
     for key, value in flat(to_dict(config)).items():
         if key in NAMES:
             continue
-        own = found.get(key, Source("", ""))
         given = next((how for name, how in overridden.items() if key == name or key.startswith(f"{name}.")), None)
         if key in ("model.depth", "model.blocks_per_stage"):  # two spellings of one setting
             given = given or overridden.get("model.depth") or overridden.get("model.blocks_per_stage")
-        theirs = standing_sources.get(key, Source("", ""))
-        differs = key in paper_values and paper_values[key] != value
-        result.append(Setting(key, value, given or own.text, "" if given else own.file,
-                              paper_values[key] if differs else None, (theirs.text or "conf/") if differs else ""))
-    return result
+        own = Source(given) if given else found.get(key, Source())
+        shown.append(Setting(key, value, own.text, own.file))
+        if key in papers and papers[key] != value:
+            shown[-1].paper, shown[-1].paper_source = papers[key], standing_sources.get(key, Source()).text or "conf/"
+    return shown
 
 
 def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Mapping[str, str]) -> list[Difference]:
     """What changes numbers and differs between two configurations, beside the paper's value."""
-    mine, other, papers = (number_settings(config) for config in (here, theirs, standing))
-    exact = {"auto", *(precision.name for precision in PAPER_PRECISIONS)}
-    return [Difference(key, value, other[key], papers[key], why.get(key, "")) for key, value in mine.items()
-            if value != other[key] and not (key == "machine.precision" and {value, other[key]} <= exact)]
+    papers = number_settings(standing)
+    if {here.machine.precision, theirs.machine.precision} <= {Precision.auto, *PAPER_PRECISIONS}:
+        theirs = with_precision(theirs, here.machine.precision)
+    return [Difference(key=key, here=mine, theirs=other, why=why.get(key, ""),
+                       paper=UNSET if papers[key] in (mine, other) else papers[key])
+            for key, (mine, other) in difference(number_settings(here), number_settings(theirs)).items()]
 
 
 def format_value(value: Any) -> str:
@@ -142,44 +126,73 @@ def format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def align(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of texts as lines in columns; the last one is free."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    return [(indent + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-             ).rstrip() for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]
 
 
 def settings_lines(found: Sequence[Setting]) -> list[str]:
     """The settings by section, for a person."""
-    sections: dict[str, list[Setting]] = {}
+    sections: dict[str, list[tuple[str, str, str]]] = {}
     for one in found:
-        sections.setdefault(one.key.partition(".")[0] if "." in one.key else "run", []).append(one)
-    lines = []
-    for section, members in sections.items():
-        rows = [(one.key, format_value(one.value), one.source + (
-            f"; instead of {format_value(one.paper)} ({one.paper_source})" if one.differs else ""))
-            for one in members]
-        lines += ["", f"{section}:", *align(rows)]
-    return lines
+        instead = "" if one.paper is UNSET else f"; instead of {format_value(one.paper)} ({one.paper_source})"
+        section, _, rest = one.key.partition(".")
+        sections.setdefault(section if rest else "run", []).append(
+            (one.key, format_value(one.value), one.source + instead))
+    return [line for section, rows in sections.items() for line in ("", f"{section}:", *align(rows))]
 
 
 def difference_lines(found: Sequence[Difference], name: str) -> list[str]:
     """The differences for a person."""
     rows = [("setting", "here", name, "the paper", "why it matters")]
-    rows += [(one.key, format_value(one.here), format_value(one.theirs), format_value(one.paper) if one.third else "",
-              one_line(one.why)) for one in found]
+    rows += [(one.key, format_value(one.here), format_value(one.theirs),
+              "" if one.paper is UNSET else format_value(one.paper), one_line(one.why)) for one in found]
     return align(rows) if found else ["  no setting that changes numbers differs"]
 
 
-def as_plain(found: Sequence[Setting] | Sequence[Difference]) -> list[dict[str, Any]]:
-    """Settings or differences for JSON; the paper's value only where it is another one."""
-    result = []
-    for one in found:
-        entry = asdict(one)
-        if not (one.differs if isinstance(one, Setting) else one.third):
-            entry = {key: value for key, value in entry.items() if not key.startswith("paper")}
-        result.append(entry)
-    return result
+def schedule_lines(schedule: Mapping[str, Any] | None, experiment: str) -> list[str]:
+    """The schedule for a person; None of a network that is not trained here."""
+    if schedule is None:
+        return ["", "schedule:",
+                f"  not trained here; `repro eval experiment={experiment} weights=FILE` tests imported weights"]
+    passes = f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else ""
+    interval = schedule["evaluation_interval"]
+    lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
+             f"  {schedule['iterations']} iterations, {passes}tested every {interval} iterations"]
+    lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
+              + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
+              for one in schedule["rates"]]
+    return [*lines, f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
+            if "warmup_lr" in schedule else "  no warm-up"]
+
+
+def facts_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Schedule, cost, folder, deviations and rows for a person."""
+    cost = facts["cost"]
+    lines = [*schedule_lines(facts["schedule"], facts["experiment"]), "", "cost:",
+             f"  parameters: {cost['parameters']:,}" if "parameters" in cost
+             else "  parameters: not in golden_counts.yaml"]
+    if "multiply_adds" in cost:
+        lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
+                  "for the forward passes of all training mini-batches"]
+    if facts["schedule"]:
+        lines += time_lines(cost["times"], cost["suite"])
+    lines += ["", "folder and identity:"]
+    lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
+    lines += ["", "deviations from the experiment:", *(f"  {text}" for text in facts["deviations"] or ["none"])]
+    return [*lines, "", "reproduces: " + (", ".join(facts["reproduces"]) or "no row of a table")]
+
+
+def time_lines(times: Sequence[Mapping[str, Any]], suite: str | None) -> list[str]:
+    """The measured times for a person, each with its duration as `text`, or how to measure one."""
+    lines = []
+    for one in times:
+        hours = f", {one['seconds'] * one['devices'] / 3600:.2g} GPU-hours" if one.get("devices", 1) > 1 else ""
+        lines.append(f"  time: {one['text']} on {one['device']}, {one['precision']} " + (
+            f"(finished run {one['from']}{hours})" if one["kind"] == "run"
+            else f"(computed from measured updates, {one['from']})"))
+    return lines or [f"  time: not measured: repro cost {suite or 'SUITE'}"]
 
 
 def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
@@ -209,12 +222,12 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     for run in (first, second):
         if run.record is None:
             raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
-    settings, errors = ([facts(run) for run in (first, second)] for facts in (compared_facts, errors_of))
+    errors = [errors_of(run) for run in (first, second)]
     rows = [{row["iteration"]: row for row in run.history()} for run in (first, second)]
     common = sorted(rows[0].keys() & rows[1].keys())
     return {"runs": [label(first), label(second)],
-            "settings": [{"key": key, "values": [one.get(key) for one in settings]}
-                         for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)],
+            "settings": [{"key": key, "values": list(values)}
+                         for key, values in difference(compared_facts(first), compared_facts(second)).items()],
             "errors": {key: [one.get(key) for one in errors] for key in {**errors[0], **errors[1]}},
             "common_evaluations": len(common),
             "first_difference": next((int(at) for at in common if rows[0][at] != rows[1][at]), None)}
@@ -222,11 +235,11 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
 
 def label(run: Run) -> str:
     """The run's name with what one must know of it: unfinished, synthetic images, a wiring test, a short schedule."""
-    content = record(run)
-    notes = [] if run.finished else [f"{run.problem or run.status} at iteration {content.iteration}"]
+    scale = record(run).config.scale
+    notes = [] if run.finished else [f"{run.problem or run.status} at iteration {record(run).iteration}"]
     notes += [run.no_evidence] if run.no_evidence else []
-    notes += [f"scale {content.config.scale:g}"] if content.config.scale != 1 else []
-    return run_name(run) + (f" ({', '.join(notes)})" if notes else "")
+    notes += [f"scale {scale:g}"] if scale != 1 else []
+    return run.name + (f" ({', '.join(notes)})" if notes else "")
 
 
 def compared_facts(run: Run) -> dict[str, Any]:
@@ -240,9 +253,8 @@ def compared_facts(run: Run) -> dict[str, Any]:
 
 def errors_of(run: Run) -> dict[str, float]:
     """Errors (percent) at a run's end, of an unfinished one at its last evaluation."""
-    content = record(run)
-    found = {"": content.result or (run.history() or [{}])[-1],
-             ", averaged BN": content.recomputed_batch_norm or {}}
+    found = {"": result(run) or (run.history() or [{}])[-1],
+             ", averaged BN": record(run).recomputed_batch_norm or {}}
     return {f"{key}{note}": float(value) for note, errors in found.items() for key, value in errors.items()
             if key.endswith("_error")}
 

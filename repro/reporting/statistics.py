@@ -43,6 +43,11 @@ class Summary:
         """The sample standard deviation (divisor k - 1)."""
         return statistics.stdev(self.values) if self.k > 1 else None
 
+    def as_json(self) -> dict[str, int | float | None]:
+        """k, best, mean and std, rounded."""
+        return {"k": self.k, "best": self.best, "mean": round(self.mean, 6),
+                "std": None if self.std is None else round(self.std, 6)}
+
     def __str__(self) -> str:
         """Table 6's form: "best (mean +- std), k seeds", or one value."""
         if self.std is None:

@@ -3,17 +3,22 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repro.reporting.latex import latex
 from repro.reporting.statistics import WORSE
 from repro.runs import write_atomic
 
 # How the status of a row begins that lacks runs, tests of them, or some of its seeds.
 LACKING = ("not run", "incomplete", "stale", "partial", "not counted", "not evaluated")
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
+         "+-": r"$\pm$", "<=": r"$\le$", ">=": r"$\ge$"}
+FITTING, LONG = 5, 40  # columns that fit beside each other in LaTeX; characters of a cell that are not wrapped
+NUMBER = re.compile(r"[+-]?[\d.,]+( \(.*\))?[*]?(, \d+ seeds)?|-")
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class Table:
     name: str
     title: str
     columns: Mapping[str, str]
-    rows: tuple[TableRow, ...]
-    notes: tuple[str, ...] = ()
+    rows: Sequence[TableRow]
+    notes: Sequence[str] = ()
 
     @property
     def worse(self) -> list[str]:
@@ -47,32 +52,24 @@ class Table:
         """'key: status' of the rows without all the runs that they need."""
         return [f"{row.key}: {row.status}" for row in self.rows if row.status.startswith(LACKING)]
 
-    @property
-    def statuses(self) -> dict[str, str]:
-        """{row key: reproduced, partial 2/5, stale, not run, ...}."""
-        return {row.key: row.status for row in self.rows}
-
-    def texts(self) -> list[list[str]]:
-        """The cells, row by row, in the order of the columns."""
-        return [[row.cells.get(key, "-") for key in self.columns] for row in self.rows]
+    def lines(self) -> list[list[str]]:
+        """The cells in the order of the columns, row by row, the titles first; none has a line break."""
+        cells = [[row.cells.get(key, "-") for key in self.columns] for row in self.rows]
+        return [list(self.columns.values()), *([one_line(cell) for cell in row] for row in cells)]
 
     def markdown(self) -> str:
         """The table with its title and notes, its columns aligned."""
-        lines = [[one_line(cell).replace("|", "\\|") for cell in line]
-                 for line in ([*self.columns.values()], *self.texts())]
-        widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(self.columns))]
-        rule = ["-" * width for width in widths]
-        body = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-                for line in (lines[0], rule, *lines[1:])]
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in self.lines()]
+        widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+        lines.insert(1, ["-" * width for width in widths])
+        body = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
         notes = ["", *(f"- {one_line(note)}" for note in self.notes)] if self.notes else []
         return "\n".join([f"# {self.title}", "", *body, *notes]) + "\n"
 
     def csv(self) -> str:
         """The cells with one line of titles, comma-separated."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns.values())
-        writer.writerows([one_line(cell) for cell in line] for line in self.texts())
+        csv.writer(text, lineterminator="\n").writerows(self.lines())
         return text.getvalue()
 
     def json(self) -> str:
@@ -85,10 +82,25 @@ class Table:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def latex(self) -> str:
-        """The table for a paper, with booktabs rules."""
-        rows = [[one_line(cell) for cell in line] for line in self.texts()]
-        return latex(self.name, self.title, list(self.columns.values()), rows,
-                     tuple(one_line(note) for note in self.notes))
+        """A table environment; needs booktabs and graphicx (and UTF-8 input, the default since 2018).
+
+        Columns of numbers are set flush right, those of long texts are wrapped, and a wide table is scaled to the line.
+        The notes stand below the table in footnote size.
+        """
+        titles, *rows = self.lines()
+        formats = "".join(column_format([row[place] for row in rows]) for place in range(len(titles)))
+        titles, *rows = ([escape(cell) for cell in line] for line in (titles, *rows))
+        tabular = [rf"\begin{{tabular}}{{@{{}}{formats}@{{}}}}", r"\toprule", " & ".join(titles) + r" \\", r"\midrule",
+                   *(" & ".join(row) + r" \\" for row in rows), r"\bottomrule", r"\end{tabular}"]
+        if len(titles) > FITTING:
+            tabular = [r"\resizebox{\linewidth}{!}{%", *tabular, "}"]
+        lines = [f"% Made by `repro table {self.name}` from records; needs \\usepackage{{booktabs,graphicx}}.",
+                 r"\begin{table}", r"\centering", rf"\caption{{{escape(self.title)}}}",
+                 rf"\label{{tab:{self.name.replace('_', '-')}}}", *tabular]
+        if self.notes:
+            body = r" \\".join(f"\n{escape(one_line(note))}" for note in self.notes)
+            lines += ["", r"\medskip", rf"\parbox{{\linewidth}}{{\footnotesize\raggedright{body}}}"]
+        return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def forms(self) -> dict[str, str]:
         """{suffix of the file: its text} of every form in which a table is written."""
@@ -100,11 +112,21 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def escape(text: str) -> str:
+    """Text with all that LaTeX reads as a command written out; +- and <= as signs; other characters as they are."""
+    return re.sub(r"\+-|[<>]=|.", lambda found: LATEX.get(found[0], found[0]), text)
+
+
+def column_format(cells: list[str]) -> str:
+    """r for numbers, a wrapped column for long texts, else l."""
+    if all(NUMBER.fullmatch(cell) for cell in cells):
+        return "r"
+    return r"p{5cm}" if max(map(len, cells)) > LONG else "l"
+
+
 def write(table: Table, folder: Path) -> list[Path]:
     """Write name.md, .csv, .json and .tex atomically; returns their paths. StorageError if it can't."""
-    written = []
-    for suffix, text in table.forms().items():
-        path = folder / f"{table.name}.{suffix}"
+    paths = {folder / f"{table.name}.{suffix}": text for suffix, text in table.forms().items()}
+    for path, text in paths.items():
         write_atomic(path, text)
-        written.append(path)
-    return written
+    return list(paths)

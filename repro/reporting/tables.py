@@ -1,32 +1,86 @@
-"""All tables by name. Imports neither torch nor matplotlib."""
+"""All tables by name: one function for each kind. Imports neither torch nor matplotlib.
 
-from collections.abc import Callable, Iterable
+A builder takes the runs of each origin (`select.pools`). Yours are judged where a run of yours counts, else the
+reference.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from repro.paper import PLAIN_NETS, pick, published_table, reproduced_rows
-from repro.paper import tables as published_tables
-from repro.reporting.cifar_tables import plain_nets, table6
+from repro import paper
+from repro.paper import (
+    PLAIN_NETS,
+    PROTOCOL_LABELS,
+    Column,
+    GoldenCount,
+    PublishedRow,
+    PublishedTable,
+    golden_count,
+    pick,
+    published_table,
+    second_references,
+)
 from repro.reporting.claims import claims_table
-from repro.reporting.evaluations import TABLES
-from repro.reporting.imagenet_tables import imagenet_table, number, table5
-from repro.reporting.multiply_adds_table import table1
-from repro.reporting.short_table import short_cifar_plain_vs_res, synthetic_demo
-from repro.reporting.table import Table, TableRow, write
-from repro.reporting.variants import SYNTHETIC, split_name
+from repro.reporting.select import (
+    ENSEMBLE,
+    NOT_CIFAR,
+    NOT_RUN,
+    REFERENCE,
+    SHORT,
+    SYNTHETIC,
+    TABLES,
+    YOURS,
+    EvaluatedRuns,
+    RunSelection,
+    RunSet,
+    answers_to,
+    device,
+    ensemble_problem,
+    error_key,
+    lengths,
+    machine_notes,
+    net_name,
+    pools,
+    precision,
+    preset_of,
+    read_ensemble,
+    record,
+    schedule_text,
+    short_runs,
+    split_name,
+)
+from repro.reporting.statistics import (
+    FEW_RUNS,
+    FEW_RUNS_STD,
+    IMAGENET_STD,
+    WIDTH,
+    Summary,
+    spread,
+    verdict,
+)
+from repro.reporting.table import Table, TableRow
 
-__all__ = ["Table", "TableRow", "build", "changed_files", "committed_names", "names", "write"]
-
-BUILDERS: dict[str, Callable[[Path | None, Path], Table]] = {
-    "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, "table5": table5,
-    "table6": table6, PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res,
-    "synthetic_demo": synthetic_demo, "claims": claims_table,
-}
+ERROR = "test_top1_error"
+TITLES = {REFERENCE: "reference (committed)", YOURS: "yours"}
+PUBLISHED_ONLY = "published only"
+NO_VERDICT = "no verdict: validation, not the test server"
+AVERAGED = "test error, averaged BN"
+# Table 1 names no shortcut option. Choice: basic blocks are compared with option A, the one of Table 2 and at 34 layers
+# the only one that rounds to what Table 1 prints; bottleneck networks are option B (Table 3).
+OPTIONS = {"basic": "A", "bottleneck": "B", None: "A"}  # a plain network has the counts of option A
+AGREES, CUT, DIFFERS = "agrees", "agrees if cut, not rounded", "differs"
+CONVOLUTIONS_ONLY = ("vgg-16",)  # Sec. 3.3: its number leaves the fully-connected layers out, that of VGG-19 does not
+SIZES = {"cifar10": "32x32", "imagenet": "224x224"}
+STRIDES = {"first_1x1": "first 1x1", "conv3x3": "3x3 (v1.5)", None: "-"}
 
 
 def names() -> list[str]:
     """Names of all tables: the paper's, then the project's own."""
-    return [*published_tables(), *(name for name in BUILDERS if name not in published_tables())]
+    return [*paper.tables(), *(name for name in BUILDERS if name not in paper.tables())]
 
 
 def committed_names() -> list[str]:
@@ -34,41 +88,562 @@ def committed_names() -> list[str]:
     return [name for name in names() if split_name(name)[0] != SYNTHETIC]
 
 
-def build(name: str, results: Path | None, reference: Path) -> Table:
-    """Build a table from the runs below `results`/runs (None: leave yours out) and `reference`/runs.
-
-    Raises ConfigError for an unknown name. A run that does not count is a note, never an error.
-    """
-    pick(name, {known: known for known in names()}, "table")
-    return BUILDERS[name](results, reference) if name in BUILDERS else published_table_only(name)
+def build(name: str, found: Sequence[RunSet]) -> Table:
+    """Build a table. ConfigError for an unknown name; a run that does not count is a note, never an error."""
+    return pick(name, {known: BUILDERS.get(known, partial(context_table, known)) for known in names()}, "table")(found)
 
 
-def changed_files(names: Iterable[str], reference: Path) -> list[str]:
+def changed_files(tables: Iterable[str], reference: Path) -> list[str]:
     """Names of the files of committed tables that are not there or not what the committed runs give."""
+    found = pools(None, reference)
+    texts = {reference / "tables" / f"{name}.{suffix}": text for name in tables
+             for suffix, text in build(name, found).forms().items()}
+    return [path.name for path, text in texts.items()
+            if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+# ---- what several tables show
+
+
+def origin_columns(found: Sequence[RunSet], key: str = "", title: str = "") -> dict[str, str]:
+    """A column for each origin: reference, then yours where a results folder was given."""
+    return {pool.origin + key: TITLES[pool.origin] + title for pool in reversed(found)}
+
+
+def heading(table: PublishedTable) -> str:
+    """Number, page and title of a table of the paper."""
+    return f"Table {table.name.removeprefix('table')} (p. {table.page}): {table.title}"
+
+
+def source(table: PublishedTable) -> str:
+    """On what the published errors of ImageNet were measured."""
+    return f"published: {protocol_of(table)}"
+
+
+def protocol_of(table: PublishedTable) -> str:
+    """On what and how a published table was measured."""
+    return f"{table.dataset}, split: {table.split}, protocol: {table.protocol}"
+
+
+def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, str]:
+    """What the paper prints of a row, with its decimals."""
+    cells = {"net": row.label, "layers": str(row.layers or "-")} | ({"note": row.note} if row.note else {})
+    for column in columns:
+        if column.key in row.values:
+            decimals = column.decimals if row.decimals is None else row.decimals
+            cells[column.key] = f"{row.values[column.key] / column.unit:.{decimals}f}"
+    return cells
+
+
+def open_row(key: str, cells: Mapping[str, str], status: str, data: Mapping[str, Any],
+             column: str = "verdict") -> TableRow:
+    """A row without a verdict, whose status stands there."""
+    return TableRow(key, {**cells, column: status}, status, None, data)
+
+
+def open_status(answers: Iterable[RunSelection]) -> str:
+    """The status of a row without a run that counts: the first origin that has anything to tell."""
+    return next((answer.status for answer in answers if answer.status != NOT_RUN), NOT_RUN)
+
+
+def judged_row(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection], cells: dict[str, str],
+               data: dict[str, Any], spreads: tuple[float, float]) -> TableRow:
+    """A row with its verdict on the first column; `spreads` are the stds of the paper's runs and of few of ours."""
+    data |= {answer.origin: answer.as_json() for answer in answers}
+    judged = next((answer for answer in answers if answer.count), None)
+    if judged is None:
+        return open_row(row.key, cells, open_status(answers), data)
+    first, origin = columns[0].key, judged.origin
+    for column in columns:
+        if column.key in row.values:
+            difference = judged.summary(column.key).mean - row.compared(column.key)
+            cells[difference_key(column, columns)] = f"{difference:+.2f} ({origin})"
+    found = verdict(judged.summary(first), row.compared(first), *spreads)
+    partly = judged.count < (row.runs or 1)
+    status = f"partial {judged.count}/{row.runs}" if partly else found.text
+    cells["verdict"] = f"{status}: " * partly + f"{found.text} ({origin}, z = {found.z:+.2f})"
+    data |= {"judged": origin, "difference": round(found.difference, 6), "z": round(found.z, 6)}
+    return TableRow(row.key, cells, status, found.text, data)
+
+
+def difference_key(column: Column, columns: Sequence[Column]) -> str:
+    """The column of our differences from a published column; that of the first has the verdict."""
+    return "difference" if column == columns[0] else f"difference_{column.key}"
+
+
+def averaged_error(answer: RunSelection) -> str:
+    """The test error with plainly averaged BN statistics; '-' unless every run that counts has it."""
+    errors = [(record(run).recomputed_batch_norm or {}).get(error_key(run)) for run in answer.runs]
+    values = tuple(float(error) for error in errors if error is not None)
+    return str(Summary(values)) if values and len(values) == len(errors) else "-"
+
+
+def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
+    """One line that says what averaged BN statistics are, where a run has them."""
+    images = {found["images"] for answer in answers for run in answer.runs
+              if (found := record(run).recomputed_batch_norm) and "images" in found}
+    counts = " or ".join(f"{count:,}" for count in sorted(images))
+    return [f"{AVERAGED}: an extra beside the result, which uses moving averages: BN statistics are plain averages "
+            f"over {counts} training images after the last iteration (authors' README)"] if images else []
+
+
+def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
+    """The lowest test error over all evaluations, labeled as an extra that is no result."""
+    found = [f"{run.name} ({answer.origin}) {best[ERROR]:.2f} at iteration {best.get('iteration', '?')}"
+             for answer in answers for run in answer.runs if ERROR in (best := record(run).best_on_test or {})]
+    label = "extra, not a result (the best evaluation is chosen on the test set): "
+    return [label + "; ".join(found)] if found else []
+
+
+def excluded_notes(answers: Iterable[RunSelection]) -> list[str]:
+    """One line for each run that does not count."""
+    return [note for answer in answers for note in answer.notes()]
+
+
+# ---- CIFAR-10: Table 6 and the plain networks, which the paper publishes as curves only
+
+
+def table6(found: Sequence[RunSet]) -> Table:
+    """Table 6: CIFAR-10 test error of the ResNets, with verdicts."""
+    published = published_table("table6")
+    # The spread that the paper gives for its own runs: that of the row with a number of runs (ResNet-110).
+    s_ref = next(row.std for row in published.rows if row.runs and row.std is not None)
+    rows, answers = [], []
+    for row in published.rows:
+        own = answers_to(f"table6/{row.key}", found)
+        cells = published_cells(row, ()) | {"published": spread(row.values[ERROR], row.mean, row.std),
+                                            "published_parameters": row.parameters or "-"}
+        data = {"published": {ERROR: row.values[ERROR], "mean": row.mean, "std": row.std, "runs": row.runs,
+                              "parameters": row.parameters}}
+        if own:
+            rows.append(judged_row(row, published.columns, own, cells | cifar_cells(row.key, own), data,
+                                   (s_ref, FEW_RUNS_STD)))
+        else:
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+        answers += own
+    columns = {"net": "network", "layers": "layers", "published": "published (Table 6)", **origin_columns(found),
+               **origin_columns(found, "_averaged", ", averaged BN"), "difference": "difference", "verdict": "verdict",
+               "second_reference": "second references", "published_parameters": "parameters, published",
+               "parameters": "parameters, counted"}
+    notes = [
+        f"published: {published.dataset} {published.split}, {published.protocol}; {'; '.join(published.notes)}",
+        "reference and yours: test error after the last iteration of the paper's schedule, "
+        "best (mean +- sample std) of k seeds; one value for one seed",
+        "verdict: yours where you have runs that count, else the reference; mean of k seeds minus the published number "
+        f"(its mean where one is given); reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
+        f"std of the runs ({FEW_RUNS_STD} if k < {FEW_RUNS}) and s_ref = {s_ref}",
+        "partial: fewer seeds than the published number has"]
+    return Table("table6", f"{heading(published)}, {published.metric}", columns, rows,
+                 [*notes, *cifar_notes(rows, answers)])
+
+
+def plain_nets(found: Sequence[RunSet]) -> Table:
+    """The plain CIFAR-10 networks: no number, so no verdict."""
+    rows, answers = [], []
+    bounds = {fact.net: f"stays above {fact.above:g} %, {fact.text}"
+              for fact in reversed(paper.published_figure("figure6").facts) if fact.above is not None}
+    for name in paper.reproduced_rows():
+        table, _, net = name.partition("/")
+        if table != PLAIN_NETS:
+            continue
+        own = answers_to(name, found)
+        cells = {"net": net, "published": bounds.get(net, "curve only (Fig. 6)")} | cifar_cells(net, own)
+        for answer in own:
+            for kind, key in (("training", "train_top1_error"), ("test", ERROR)):
+                cells[f"{answer.origin}_{kind}_error"] = str(answer.summary(key)) if answer.count else answer.status
+        status = "published as curves only" if any(answer.count for answer in own) else open_status(own)
+        rows.append(open_row(net, cells, status, {answer.origin: answer.as_json() for answer in own}, "status"))
+        answers += own
+    columns = {"net": "network", "published": "published",
+               **origin_columns(found, "_training_error", " training error"),
+               **origin_columns(found, "_test_error", " test error"),
+               **origin_columns(found, "_test_error_averaged", " test error, averaged BN"),
+               "second_reference": "second references: test error [training error]",
+               "parameters": "parameters, counted", "status": "status"}
+    notes = [
+        "published: the plain networks stand in no table; Figure 6 (left) draws their curves",
+        "reference and yours: errors (%) after the last iteration of the paper's schedule, best (mean +- sample std) "
+        "of k seeds; the training error is the mean over the augmented mini-batches since the previous evaluation"]
+    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows,
+                 [*notes, *cifar_notes(rows, answers)])
+
+
+def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
+    """Our errors of 'resnet-20', the exact parameter count of option A or plain, and what others measured."""
+    cells = {"parameters": f"{golden_count('cifar10', int(net.rpartition('-')[2])).parameters['A']:,}",
+             "second_reference": second_reference(net)}
+    for answer in answers:
+        cells[answer.origin] = str(answer.summary()) if answer.count else answer.status
+        averaged = averaged_error(answer)
+        cells |= {f"{answer.origin}_averaged": averaged, f"{answer.origin}_test_error_averaged": averaged}
+    return cells
+
+
+def second_reference(net: str) -> str:
+    """Others' test errors of a network with their source, `*` best epoch on test, `+` another network, [training]."""
     found = []
-    for name in names:
-        for suffix, text in build(name, None, reference).forms().items():
-            path = reference / "tables" / f"{name}.{suffix}"
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                found.append(path.name)
+    for source in second_references().sources:
+        if net in source.errors:
+            errors = source.errors[net]
+            train = "" if errors.train is None else f" [{errors.train:.2f}]"
+            marks = "*" * source.best_on_test + "+" * (not source.same_network)
+            found.append(f"{errors.test:.2f}{train}{marks} {source.key}")
+    if usual := second_references().usual.get(net):
+        found.append(f"usual {usual[0]} to {usual[1]}" if len(usual) == 2 else f"usual about {usual[0]}")
+    return "; ".join(found) or "-"
+
+
+def cifar_notes(rows: Iterable[TableRow], answers: Sequence[RunSelection]) -> list[str]:
+    """Whose runs stand in a table, what their extras are, who the second references are, and what does not count."""
+    nets = {row.key for row in rows}
+    used = [source for source in second_references().sources if nets & source.errors.keys()]
+    listed = "; ".join(f"{source.key} = {source.repository} ({source.protocol})" for source in used)
+    star = " * = best epoch on the test set." if any(source.best_on_test for source in used) else ""
+    plus = " + = another network." if not all(source.same_network for source in used) else ""
+    return [*averaged_notes(answers), *machine_notes(answers), *best_on_test_notes(answers),
+            f"second references: {listed}.{star}{plus}", *excluded_notes(answers)]
+
+
+# ---- ImageNet: Tables 2 to 5, from tests of finished runs
+
+
+def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
+    """Table 2, 3 or 4: validation error under the table's way of testing, with verdicts.
+
+    Choice: the verdict is that of the top-1 error, which every trained row has.
+    """
+    published = published_table(name)
+    rows: list[TableRow] = []
+    answers: list[RunSelection] = []
+    for row in published.rows:
+        own = answers_to(f"{name}/{row.key}", found)
+        cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
+        if own:
+            cells |= imagenet_cells(row, published.columns, own)
+            rows.append(judged_row(row, published.columns, own, cells, data, (IMAGENET_STD, IMAGENET_STD)))
+        else:
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else NOT_RUN, data))
+        answers += own
+    columns = {"net": "network", "layers": "layers",
+               **{column.key: f"published {column.title}" for column in published.columns},
+               **{f"{pool.origin}_{column.key}": f"{TITLES[pool.origin]} {column.title}" for pool in reversed(found)
+                  for column in published.columns},
+               **{difference_key(column, published.columns): f"difference of {column.title.removesuffix(' (%)')}"
+                  for column in published.columns},
+               "verdict": "verdict", "second_reference": "second references", "parameters": "parameters, counted",
+               "note": "note"}
+    shown = {key: text for key, text in columns.items()
+             if key not in ("second_reference", "note") or any(key in row.cells for row in rows)}
+    return Table(name, heading(published), shown, rows, imagenet_notes(published, answers, "second_reference" in shown))
+
+
+def imagenet_cells(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection]) -> dict[str, str]:
+    """Our errors, the exact parameter count (a plain network has that of option A), and the authors' weights."""
+    cells = {f"{answer.origin}_{column.key}": str(answer.summary(column.key)) if answer.count else answer.status
+             for answer in answers for column in columns}
+    if row.layers is not None:
+        cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
+    authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
+               for one in reversed(second_references().authors_weights) if one.net == row.key]
+    return cells | ({"second_reference": "; ".join(authors)} if authors else {})
+
+
+def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], authors: bool) -> list[str]:
+    """How to read the table, whose runs stand in it, and what does not count."""
+    protocol = TABLES[published.name]
+    definitions = {f"{PROTOCOL_LABELS[protocol]}: {content.get('definition')}": None
+                   for answer in answers if isinstance(answer, EvaluatedRuns) for _, content in answer.tests}
+    return [
+        source(published), *published.notes,
+        f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
+        f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one "
+        "value for one seed; the error of the center crop stands in the run's record and in Figure 4",
+        *definitions,
+        "verdict: of the top-1 error; yours where you have a test that counts, else the reference; mean of k seeds "
+        f"minus the published number; reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
+        f"std of the runs ({IMAGENET_STD} if k < {FEW_RUNS}) and s_ref = {IMAGENET_STD}; Choice: both, as the paper "
+        "gives no spread (others report 0.12 for ResNet-50, arXiv 1706.02677)",
+        "not run: no finished run; not evaluated: a finished run without this test; published only: context, not "
+        "trained by the project",
+        *machine_notes(answers),
+        *["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
+          "(their repository's README)"] * authors,
+        *excluded_notes(answers)]
+
+
+def table5(found: Sequence[RunSet]) -> Table:
+    """Table 5: top-5 error of ensembles; ours is on validation, not the test server, so without a verdict."""
+    published, wanted = published_table(ENSEMBLE), paper.ensemble(ENSEMBLE)
+    content = {pool.origin: read_ensemble(pool.root) for pool in reversed(found)}
+    problems = {pool.origin: ensemble_problem(content[pool.origin], pool) for pool in found}
+    rows = []
+    for row in published.rows:
+        cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
+        if f"{ENSEMBLE}/{row.key}" != wanted.reproduces:
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data, "status"))
+            continue
+        status = "not counted" if any(content.values()) else NOT_RUN
+        for origin, one in content.items():
+            good = bool(one) and problems[origin] is None
+            for key in ("top1_error", "top5_error"):
+                cells[f"{origin}_{key}"] = f"{one[f'val_{key}']:.2f}" if good else "not counted" if one else NOT_RUN
+            if good:
+                data, status = data | {origin: one}, NO_VERDICT
+        rows.append(open_row(row.key, cells, status, data, "status"))
+    columns = {"net": "ensemble",
+               **{column.key: f"published (test server) {column.title}" for column in published.columns},
+               **{f"{origin}_{key}": f"{TITLES[origin]}, ImageNet validation, {title}" for origin in content
+                  for key, title in (("top5_error", "top-5 error (%)"), ("top1_error", "top-1 error (%)"))},
+               "status": "status"}
+    members = ", ".join(f"{one.experiment}/seed{one.seed}" for one in wanted.members)
+    return Table(ENSEMBLE, heading(published), columns, rows, [
+        source(published), *published.notes,
+        "reference and yours: ImageNet validation (its labels are public, those of the test server are not), mean of "
+        f"the class probabilities of {members} under {PROTOCOL_LABELS[wanted.protocol]} testing (`repro ensemble "
+        f"{ENSEMBLE}`); another set of images than the published number's, so no verdict",
+        *(f"not counted ({origin}): {problem}" for origin, problem in problems.items() if problem)])
+
+
+# ---- short runs and runs on synthetic images: labeled, and never the paper's schedule
+
+
+def short_cifar_plain_vs_res(found: Sequence[RunSet]) -> Table:
+    """Training and test error of the short runs at their last iteration."""
+    schedule = schedule_text(preset_of(SHORT, "table"))
+    return preset_table(
+        "short_cifar_plain_vs_res", SHORT, found,
+        f"Short runs: {schedule}; not the paper's schedule. Plain and residual networks on CIFAR-10",
+        f"Short runs: {schedule}: not the paper's schedule; no number of the paper belongs beside them",
+        "so short a run shows")
+
+
+def synthetic_demo(found: Sequence[RunSet]) -> Table:
+    """The same of the demonstration's runs on synthetic images, of which none is ever committed."""
+    schedule = schedule_text(preset_of(SYNTHETIC, "table"))
+    return preset_table(
+        "synthetic_demo", SYNTHETIC, [pool for pool in found if pool.origin == YOURS],
+        f"{NOT_CIFAR}: plain and residual networks, {schedule}",
+        f"{NOT_CIFAR}: a demonstration; no number of the paper belongs beside these", "it shows")
+
+
+def preset_table(name: str, variant: str, found: Sequence[RunSet], title: str, head: str, shows: str) -> Table:
+    """Training and test error of a preset's runs at their last iteration."""
+    preset = preset_of(variant, "table")
+    short, full, _ = lengths(preset)
+    notes: list[str] = []
+    answers: list[RunSelection] = []
+    for pool in reversed(found):
+        precision, own = short_runs(pool, preset)
+        answers += own
+        notes += comparison_notes(pool.origin, own)
+        if precision is not None:
+            notes.append(f"{pool.origin}: runs in {precision} (all of one origin are in one precision)")
+    columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
+               "averaged": f"{AVERAGED} (%)", "iterations": "iterations", "precision": "precision", "device": "device",
+               "seconds": "wall time (s)"}
+    return Table(name, title, columns, [short_row(answer, f"{short} of {full}") for answer in answers], [
+        head, f"{shows} {preset.shows}", f"it cannot show {preset.cannot_show}",
+        "errors after the last iteration; training error: mean over the augmented mini-batches since the previous "
+        "evaluation; wall time: training and evaluation of one run (of several seeds: their mean)",
+        *notes, *averaged_notes(answers), *machine_notes(answers), *excluded_notes(answers)])
+
+
+def short_row(answer: RunSelection, iterations: str) -> TableRow:
+    """One network from one origin."""
+    key = f"{answer.experiment}/{answer.origin}"
+    cells = {"net": net_name(answer.experiment), "origin": answer.origin, "iterations": iterations}
+    if not answer.runs:
+        return TableRow(key, cells | {"test": answer.status}, answer.status)
+    seconds = tuple(record(run).train_seconds + record(run).evaluation_seconds for run in answer.runs)
+    cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
+              "averaged": averaged_error(answer), "precision": precision(answer.runs[0]),
+              "device": ", ".join(sorted({device(run) for run in answer.runs})),
+              "seconds": f"{Summary(seconds).mean:.0f}"}
+    return TableRow(key, cells, "short run", None, answer.as_json())
+
+
+def comparison_notes(origin: str, answers: Iterable[RunSelection]) -> list[str]:
+    """What these runs measured of what so short a run can show: differences of training errors in points."""
+    errors = {answer.experiment: answer.summary("train_top1_error").mean for answer in answers if answer.runs}
+    pairs = [("cifar_plain56", "cifar_plain20"), ("cifar_plain56", "cifar_resnet56")]
+    shown = [f"{net_name(one)} minus {net_name(other)} {errors[one] - errors[other]:+.2f}"
+             for one, other in pairs if one in errors and other in errors]
+    return [f"{origin}: measured training errors, points: {'; '.join(shown)}"] if shown else []
+
+
+# ---- layers, parameters and multiply-adds, and tables of numbers that are context only
+
+
+def table1(found: Sequence[RunSet]) -> Table:
+    """Table 1: the multiply-adds that the paper prints beside those of golden_counts.yaml, whatever runs there are."""
+    published = published_table("table1")
+    columns = {"net": "network", "layers": "layers", "blocks": "blocks",
+               "multiply_adds": "published multiply-adds (1e9)", "shortcut": "counted with option",
+               "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict",
+               "others": "other counts", "note": "note"}
+    rows = [table1_row(row, *published.columns) for row in published.rows]
+    return Table("table1", heading(published), columns, rows, [
+        protocol_of(published), *published.notes,
+        "counted: multiply-adds of convolutions (projections included) and of the fully-connected layer for one "
+        "224x224 image, from experiments/published/golden_counts.yaml; `repro complexity` counts them anew on the "
+        "networks, with VGG, and `repro complexity --check` compares",
+        f"verdict: {AGREES}: rounded to the digits that the paper prints, the count is what it prints; {CUT}: it is "
+        "what remains when its further digits are left out",
+        "Choice: basic blocks are compared with option A (Table 2), bottlenecks with option B (Table 3) and the stride "
+        "in their first 1x1; Table 1 names no option",
+        "published only: context, not trained by the project"])
+
+
+def table1_row(row: PublishedRow, column: Column) -> TableRow:
+    """One network: what is printed, what is counted, whether the two agree, and the counts of its other forms."""
+    printed = row.values[column.key]
+    cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
+    data = {"published": dict(row.values)}
+    if row.published_only:
+        return open_row(row.key, cells, PUBLISHED_ONLY, data)
+    assert row.layers is not None
+    golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
+    counted = round(golden.multiply_adds[option])
+    others = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
+    if golden.multiply_adds_stride_in_3x3 is not None:
+        others["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
+    found = count_verdict(counted, printed, column)
+    cells |= {"shortcut": option if row.block else "plain", "counted": shorten(counted),
+              "ratio": f"{counted / printed:.3f}", "verdict": found}
+    if row.block and others:
+        cells["others"] = "; ".join(f"{name} {shorten(count)} ({count_verdict(round(count), printed, column)})"
+                                    for name, count in others.items())
+    return TableRow(row.key, cells, found, found, data | {"counted": counted, "shortcut_option": option})
+
+
+def context_table(name: str, found: Sequence[RunSet]) -> Table:
+    """A table that the project has no runs for: the published numbers and what is not run."""
+    published, answered = published_table(name), paper.reproduced_rows()
+    rows = []
+    for row in published.rows:
+        status = PUBLISHED_ONLY if row.published_only or f"{name}/{row.key}" in answered else NOT_RUN
+        cells = published_cells(row, published.columns) | {"label": row.label}
+        rows.append(open_row(row.key, cells, status, {"published": row.values}, "status"))
+    columns = {"label": "network", "layers": "layers",
+               **{column.key: f"published {column.title}" for column in published.columns},
+               **({"note": "note"} if any(row.note for row in published.rows) else {}), "status": "status"}
+    return Table(name, heading(published), columns, rows, [
+        protocol_of(published), *published.notes,
+        "not run: no experiment for this row yet; published only: context, not trained by the project"])
+
+
+@dataclass(frozen=True)
+class CountedNetwork:
+    """One network as it was counted; multiply-adds are those of one image."""
+
+    key: str  # as in experiments/published, "resnet-50"
+    label: str
+    dataset: str  # cifar10 or imagenet
+    depth: int  # as in its name
+    shortcut_option: str | None  # None: no shortcuts
+    stride_in: str | None  # first_1x1 or conv3x3; None: no bottlenecks
+    layers: int  # weighted ones, projections apart
+    parameters: int
+    convolution_multiply_adds: int
+    fully_connected_multiply_adds: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Convolutions, projections included, and fully-connected layers."""
+        return self.convolution_multiply_adds + self.fully_connected_multiply_adds
+
+    @property
+    def row_key(self) -> str:
+        """Another one for each network: 'imagenet/resnet-50-B-conv3x3'."""
+        return "-".join([f"{self.dataset}/{self.key}", *filter(None, (self.shortcut_option, self.stride_in))])
+
+
+def complexity_table(networks: Sequence[CountedNetwork]) -> Table:
+    """Layers, parameters and multiply-adds of these networks, with a verdict wherever the paper prints a number."""
+    published, wrong = published_table("table1"), count_differences(networks)
+    columns = {"net": "network", "image": "image", "shortcut": "shortcut option", "stride": "stride in",
+               "layers": "layers", "parameters": "parameters", "multiply_adds": "multiply-adds",
+               "convolutions": "of these in convolutions", "published": "published", "ratio": "counted / published",
+               "verdict": "verdict"}
+    title = f"Layers, parameters and multiply-adds of the paper's networks, beside Table 1 (p. {published.page})"
+    return Table("complexity", title, columns, [complexity_row(net, published) for net in networks], [
+        "multiply-adds: those of convolutions (projections included) and fully-connected layers for one image, counted "
+        "on the networks themselves; layers: convolutions and fully-connected layers, projections apart",
+        f"verdict: {AGREES}: rounded to the digits that the paper prints, the count is what it prints; {CUT}: it is "
+        "what remains when its further digits are left out",
+        "VGG-16: the paper's number counts the convolutions only and is held against them; VGG-19's counts all layers",
+        "stride in: where a bottleneck that halves the map has its stride 2. The first 1x1 is the authors' network; "
+        "the 3x3 (v1.5) is what others mostly train, another network under the same name",
+        "options B and C on CIFAR-10 are not in the paper",
+        *([f"not as in golden_counts.yaml: {text}" for text in wrong]
+          or ["what golden_counts.yaml holds of these networks agrees"])])
+
+
+def complexity_row(net: CountedNetwork, published: PublishedTable) -> TableRow:
+    """One network: its counts, and the published number where there is one."""
+    cells = {"net": net.label, "image": SIZES[net.dataset], "shortcut": net.shortcut_option or "-",
+             "stride": STRIDES[net.stride_in], "layers": f"{net.layers:,}",
+             "parameters": f"{net.parameters:,}", "multiply_adds": shorten(net.multiply_adds),
+             "convolutions": shorten(net.convolution_multiply_adds)}
+    data = asdict(net) | {"multiply_adds": net.multiply_adds}
+    printed = next((row for row in published.rows if (net.dataset, net.key) == ("imagenet", row.key)), None)
+    if printed is None:
+        return TableRow(net.row_key, cells, "counted", None, data)
+    column, = published.columns
+    value = printed.values[column.key]
+    compared = net.convolution_multiply_adds if net.key in CONVOLUTIONS_ONLY else net.multiply_adds
+    found = count_verdict(compared, value, column)
+    cells |= {"published": shorten(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
+    data |= {"published": value, "compared": compared, "ratio": round(compared / value, 6)}
+    return TableRow(net.row_key, cells, "counted", found, data)
+
+
+def shorten(count: float, decimals: int = 3) -> str:
+    """'3.858e9' for 3857973248, '40.551e6' for 40551040."""
+    power = 9 if count >= 1e9 else 6
+    return f"{count / 10**power:.{decimals}f}e{power}"
+
+
+def count_verdict(count: int, printed: float, column: Column) -> str:
+    """Whether a count is the printed number in the digits of its column."""
+    digits = Decimal(1).scaleb(-column.decimals)
+    in_units, expected = Decimal(count) / Decimal(column.unit), Decimal(printed) / Decimal(column.unit)
+    for rounding, text in ((ROUND_HALF_UP, AGREES), (ROUND_DOWN, CUT)):
+        if in_units.quantize(digits, rounding) == expected:
+            return text
+    return DIFFERS
+
+
+def count_differences(networks: Iterable[CountedNetwork]) -> list[str]:
+    """What differs from golden_counts.yaml, one text for each count; parameters exactly, the rest as printed there."""
+    golden = paper.golden_counts().by_depth()
+    return [f"{net.row_key}: {text}" for net in networks if net.depth in golden[net.dataset]
+            for text in differences_of(net, golden[net.dataset][net.depth])]
+
+
+def differences_of(net: CountedNetwork, golden: GoldenCount) -> list[str]:
+    """What one network has else than its golden counts; a plain network has those of option A."""
+    option = net.shortcut_option or "A"
+    multiply_adds = (golden.multiply_adds_stride_in_3x3 if net.stride_in == "conv3x3"
+                     else golden.multiply_adds.get(option))
+    parameters = golden.parameters.get(option, net.parameters)
+    found = [f"{net.layers} layers instead of {golden.layers}"] if net.layers != golden.layers else []
+    if net.parameters != parameters:
+        found.append(f"{net.parameters} parameters instead of {parameters}")
+    if multiply_adds is not None and abs(net.multiply_adds - multiply_adds) > half_a_digit(multiply_adds):
+        found.append(f"{net.multiply_adds} multiply-adds instead of {multiply_adds:g}")
     return found
 
 
-def published_table_only(name: str) -> Table:
-    """A table that the project has no runs for yet: the published numbers and what is not run."""
-    published = published_table(name)
-    experiments = reproduced_rows()
-    rows = []
-    for row in published.rows:
-        status = "published only" if row.published_only or f"{name}/{row.key}" in experiments else "not run"
-        cells = {column.key: number(row, column) for column in published.columns}
-        cells |= {"label": row.label, "layers": str(row.layers or "-"), "note": row.note or "-", "status": status}
-        rows.append(TableRow(row.key, cells, status, None, {"published": row.values}))
-    columns = {"label": "network", "layers": "layers",
-               **{column.key: f"published {column.title}" for column in published.columns}}
-    if any(row.note for row in published.rows):
-        columns["note"] = "note"
-    title = f"Table {name.removeprefix('table')} (p. {published.page}): {published.title}"
-    notes = (f"{published.dataset}, split: {published.split}, protocol: {published.protocol}", *published.notes,
-             "not run: no experiment for this row yet; published only: context, not trained by the project")
-    return Table(name, title, columns | {"status": "status"}, tuple(rows), notes)
+def half_a_digit(printed: float) -> float:
+    """Half a unit of the last digit that is not zero: 500000 for 3.858e9."""
+    exponent = Decimal(str(printed)).normalize().as_tuple().exponent
+    assert isinstance(exponent, int)
+    return 0.5 * 10.0**exponent
+
+
+BUILDERS: dict[str, Callable[[Sequence[RunSet]], Table]] = {
+    "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, ENSEMBLE: table5, "table6": table6,
+    PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res, "synthetic_demo": synthetic_demo,
+    "claims": claims_table,
+}

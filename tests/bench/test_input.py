@@ -13,7 +13,7 @@ from repro.bench.input import bench_input, compare, image_folder
 from repro.bench.input_baseline import main, normalize_colors, plain_images, requests
 from repro.bench.input_plan import CONTENDERS, PLAIN, InputJob, input_settings
 from repro.errors import ComparisonError, ConfigError, DataError
-from repro.reporting.input_table import input_table
+from repro.reporting.bench import input_table
 from tests.outcome import says
 
 PER_CORE = {PLAIN: (200, 190, 210, 205, 195), "pillow": (400, 450, 500, 480, 470)}

@@ -20,7 +20,7 @@ from repro.evaluation.analysis import (
 )
 from repro.models import build_model
 from repro.models.layers import weighted_layers
-from repro.reporting.complexity_table import CountedNetwork, complexity_table, differences
+from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
 from tests.made import tiny_config, tiny_data
 
 MODEL = tiny_config().model
@@ -183,7 +183,7 @@ def test_all_networks_of_the_paper_are_listed():
 
 
 def test_golden_counts_and_layers(counted):
-    assert differences(counted.values()) == []
+    assert count_differences(counted.values()) == []
     assert [net.row_key for net in counted.values() if net.layers != net.depth] == []
 
 

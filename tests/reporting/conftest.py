@@ -21,8 +21,9 @@ from repro.config import (
     with_precision,
 )
 from repro.paper import ensemble
+from repro.reporting.table import Table
 from repro.runs import file_sha256
-from repro.schema import Precision, RunConfig
+from repro.schema import Device, Precision, RunConfig
 
 HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
 IMAGENET_HEADER = "iteration,learning_rate,train_loss,train_top1_error,val_loss,val_top1_error,val_top5_error"
@@ -53,6 +54,7 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
               gradients: dict[int, list[float]] | None = None) -> Path:
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
     config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
+    config = replace(config, machine=replace(config.machine, device=Device.auto))  # the CPU has no TF32
     own = config_hash(config)
     length = scale_lengths(config.train.iterations, config.scale)
     rows = curve(length, interval or scale_lengths(config.evaluation.interval, config.scale), train, test)
@@ -119,6 +121,11 @@ def write_ensemble(root: Path, **change: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+def statuses(table: Table) -> dict[str, str]:
+    """{row key: reproduced, partial 2/5, stale, not run, ...}."""
+    return {row.key: row.status for row in table.rows}
 
 
 def layer_files(responses: list[float] | None, gradients: dict[int, list[float]] | None) -> dict[str, str]:

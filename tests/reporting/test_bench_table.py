@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from repro.reporting.bench_table import bench_table, digits, file_name
+from repro.reporting.bench import bench_table, digits
 
 
 def series(median, low, high):
@@ -89,15 +89,10 @@ def test_notes_say_with_what_it_was_measured():
                                              (True, "bench_nvidia-h100-80gb-hbm3_tf32_quick")])
 def test_quick_is_in_name_title_status_and_notes(quick, name):
     table = bench_table(changed(quick=quick))
-    assert table.name == file_name(changed(quick=quick)) == name
+    assert table.name == name
     assert table.title.startswith("quick, no evidence") is quick
     assert (table.rows[0].status == "quick") is quick
     assert any(note.startswith("quick:") for note in table.notes) is quick
-
-
-def test_its_name_is_no_cost_file():
-    """`reference/bench/cost_*.json` holds estimates of whole runs, which others read."""
-    assert not file_name(RECORD).startswith("cost_")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.5214, "0.521"), (2.345, "2.35"), (12.34, "12.3"), (231.4, "231")])

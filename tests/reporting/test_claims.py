@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from repro.errors import ConfigError
 from repro.paper import claims
-from repro.reporting.claim_measures import mean_error
-from repro.reporting.claims import evaluate
+from repro.reporting.claims import evaluate, mean_error
+from repro.reporting.select import pools
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")
 PLAIN, DEPTHS = "cifar-degradation", (20, 32, 44, 56)
 
 
 def claim(name, results, reference, suite=None):
-    return next(result for result in evaluate(results, reference, suite) if result.id == name)
+    return next(result for result in evaluate(pools(results, reference), suite) if result.id == name)
 
 
 def write_suite(make_run, root, errors, kind="plain", **options):
@@ -26,7 +26,7 @@ def write_suite(make_run, root, errors, kind="plain", **options):
 
 def test_every_claim_has_a_test_and_none_is_decided_without_runs(results, reference):
     assert len(claims()) == 10
-    for result in evaluate(results, reference):
+    for result in evaluate(pools(results, reference)):
         assert result.verdict == "not decidable"
         assert "is not run" in result.reason
         assert result.comparisons
@@ -114,10 +114,10 @@ def test_synthetic_and_unfinished_runs_never_count(results, reference, make_run)
 
 
 def test_claims_of_a_suite(results, reference):
-    found = evaluate(results, reference, "cifar_responses")
+    found = evaluate(pools(results, reference), "cifar_responses")
     assert [result.id for result in found] == ["responses-smaller", "responses-depth"]
     with pytest.raises(ConfigError, match="did you mean cifar_responses"):
-        evaluate(results, reference, "cifar_response")
+        evaluate(pools(results, reference), "cifar_response")
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 100)), min_size=1, max_size=20), st.data())

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from repro.paper import Column
-from repro.reporting.complexity_table import (
+from repro.reporting.tables import (
     CountedNetwork,
     complexity_table,
-    differences,
+    count_differences,
+    count_verdict,
     half_a_digit,
     shorten,
-    verdict,
 )
 
 RESNET_50 = CountedNetwork("resnet-50", "ResNet-50", "imagenet", 50, "B", "first_1x1", 50, 25_557_032,
@@ -25,7 +25,7 @@ VGG_16 = CountedNetwork("vgg-16", "VGG-16", "imagenet", 16, None, None, 16, 138_
     (3_750_000_000, "agrees"), (3_849_999_999, "agrees"), (3_850_000_000, "agrees if cut, not rounded"),
     (3_899_999_999, "agrees if cut, not rounded"), (3_900_000_000, "differs"), (3_749_999_999, "differs")])
 def test_verdict_at_its_edges(count, text):
-    assert verdict(count, 3.8e9, Column("multiply_adds", "", 1, 1e9)) == text
+    assert count_verdict(count, 3.8e9, Column("multiply_adds", "", 1, 1e9)) == text
 
 
 @pytest.mark.parametrize(("printed", "half"), [(40.55e6, 5e3), (2829.2e6, 5e4), (3.858e9, 5e5), (7.57e9, 5e6)])
@@ -64,11 +64,11 @@ def test_cells_and_numbers():
     (PLAIN_20, {"shortcut_option": "B"}, "269722 parameters instead of 272474"),
     (PLAIN_20, {"convolution_multiply_adds": 40_544_359}, "40544999 multiply-adds instead of 4.055e+07")])
 def test_a_count_that_differs_is_named(net, change, words):
-    wrong = differences([replace(net, **change)])
+    wrong = count_differences([replace(net, **change)])
     assert any(words in text for text in wrong), wrong
     assert f"not as in golden_counts.yaml: {wrong[0]}" in complexity_table([replace(net, **change)]).notes
 
 
 def test_counts_within_the_printed_digits_agree():
-    assert differences([RESNET_50, PLAIN_20, VGG_16]) == []
-    assert differences([replace(PLAIN_20, convolution_multiply_adds=40_545_000 - 640)]) == []
+    assert count_differences([RESNET_50, PLAIN_20, VGG_16]) == []
+    assert count_differences([replace(PLAIN_20, convolution_multiply_adds=40_545_000 - 640)]) == []

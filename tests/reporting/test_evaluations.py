@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from repro.reporting import evaluations
-from repro.reporting.evaluations import command, count_problem, exclusion_reason, read
-from repro.reporting.selection import RunSet
+from repro.reporting.select import (
+    RunSet,
+    count_problem,
+    evaluated_runs,
+    evaluation_command,
+    evaluation_problem,
+    read_evaluation,
+)
 from repro.runs import read_run, scan
 from tests.reporting.conftest import write_evaluation
 
@@ -22,11 +27,11 @@ def pool(root: Path) -> RunSet:
 def test_a_test_of_the_run_counts(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop", 24.52, 7.46)
-    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
+    found = evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert (found.status, found.lacking) == ("finished", ())
     assert (str(found.summary("top1_error")), str(found.summary("top5_error"))) == ("24.52", "7.46")
-    other = evaluations.evaluated_runs(pool(results), OPT_B, "multi_scale")
-    assert (other.status, other.found) == ("not evaluated", ())
+    other = evaluated_runs(pool(results), OPT_B, "multi_scale")
+    assert (other.status, other.tests) == ("not evaluated", ())
     assert "no multi-scale testing; `repro eval experiment=imagenet_optB protocol=multi_scale`" in other.notes()[0]
 
 
@@ -47,39 +52,39 @@ def test_a_test_of_the_run_counts(results: Path, make_run):
     ({"top1_errors": 50_001}, "has no counts of errors"),
     ({"val_top1_error": 24.9}, "says 24.9 % for 12500 errors"),
     ({"val_top5_error": 8.002}, "says 8.002 % for 4000 errors"),
-    ({"val_top5_error": float("nan")}, "says nan %"),
+    ({"val_top5_error": float("nan")}, "can't be read"),
 ])
 def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change: dict, reason: str):
     folder = make_run(results, OPT_B, test=30.0)
     (folder / "weights.pt").write_bytes(b"weights")
     write_evaluation(folder, "ten_crop")
-    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished", "as it is, it counts"
+    assert evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished", "as it is, it counts"
     write_evaluation(folder, "ten_crop", **change)
-    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
+    found = evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert found.status == "not evaluated"
     assert reason in found.lacking[0][1]
-    assert command(found.lacking[0][0], "ten_crop") in found.lacking[0][1]
+    assert evaluation_command(found.lacking[0][0], "ten_crop") in found.notes()[0]
 
 
 def test_without_the_weights_their_hash_is_not_compared(reference: Path, make_run):
     folder = make_run(reference, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop", weights_sha256="f" * 64)
-    assert exclusion_reason(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) is None
+    assert evaluation_problem(read_run(folder), "ten_crop", read_evaluation(read_run(folder), "ten_crop")) is None
 
 
 def test_the_recorded_hash_of_the_weights_counts_also_without_the_file(reference: Path, make_run):
     folder = make_run(reference, OPT_B, test=30.0, change={"weights_sha256": "a" * 64})
     for digest, reason in (("a" * 64, None), ("f" * 64, "its 10-crop testing is of other weights")):
         write_evaluation(folder, "ten_crop", weights_sha256=digest)
-        assert exclusion_reason(read_run(folder), "ten_crop", read(read_run(folder), "ten_crop")) == reason
+        assert evaluation_problem(read_run(folder), "ten_crop", read_evaluation(read_run(folder), "ten_crop")) == reason
 
 
 def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop")
-    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").notes() == []
+    assert evaluated_runs(pool(results), OPT_B, "ten_crop").notes() == []
     write_evaluation(folder, "ten_crop", data_fingerprint="e" * 64)
-    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
+    found = evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert found.notes() == ["tested on another data set than trained on (yours): imagenet_optB/seed0: fingerprint of "
                              "its files eeeeeeeeeeee, in training 0"]
     assert found.status == "finished", "a note, no exclusion_reason"
@@ -89,7 +94,7 @@ def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_r
 def test_a_torn_record_is_no_test(results: Path, make_run, text: str):
     folder = make_run(results, OPT_B, test=30.0)
     write_evaluation(folder, "ten_crop").write_text(text)
-    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").status == "not evaluated"
+    assert evaluated_runs(pool(results), OPT_B, "ten_crop").status == "not evaluated"
 
 
 def test_rounding_within_half_an_image_is_no_contradiction():
@@ -104,7 +109,7 @@ def test_of_several_seeds_those_that_are_tested_stand(results: Path, make_run):
         folder = make_run(results, OPT_B, seed, test=30.0 + seed)
         if seed < 2:
             write_evaluation(folder, "ten_crop", error)
-    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
+    found = evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert str(found.summary("top1_error")) == "24.00 (24.50 +- 0.71), 2 seeds"
     assert "imagenet_optB/seed2: no 10-crop testing; `repro eval experiment=imagenet_optB seed=2" in found.notes()[0]
 
@@ -113,9 +118,9 @@ def test_a_changed_weights_file_is_read_again(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0)
     (folder / "weights.pt").write_bytes(b"weights")
     write_evaluation(folder, "ten_crop")
-    assert evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished"
+    assert evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished"
     (folder / "weights.pt").write_bytes(b"other weights")
-    assert "other weights" in evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop").lacking[0][1]
+    assert "other weights" in evaluated_runs(pool(results), OPT_B, "ten_crop").lacking[0][1]
 
 
 def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):
@@ -123,6 +128,6 @@ def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):
     write_evaluation(folder, "ten_crop")
     record = json.loads((folder / "run.json").read_text())
     assert record["identity"] in folder.parent.name
-    found = evaluations.evaluated_runs(pool(results), OPT_B, "ten_crop")
+    found = evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert (found.status, found.lacking) == ("not run", ())
     assert "machine.precision: bf16" in found.notes()[0]

@@ -14,8 +14,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from repro.errors import ConfigError
-from repro.reporting import figures
-from repro.reporting.figure_data import gather
+from repro.reporting import figures, painting
+from repro.reporting.figures import gather
+from repro.reporting.select import pools
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -40,7 +41,7 @@ def lines(path: Path) -> dict[str, tuple[bool, float]]:
 
 def draw(name: str, results: Path | None, reference: Path, folder: Path) -> tuple[Path, Path]:
     """The SVG and the PNG of a figure that has runs."""
-    written = figures.draw(name, results, reference, folder)
+    written = painting.draw(name, pools(results, reference), folder)
     assert written is not None
     assert [path.name for path in written] == [f"{name}.svg", f"{name}.png"]
     return written[0], written[1]
@@ -48,8 +49,7 @@ def draw(name: str, results: Path | None, reference: Path, folder: Path) -> tupl
 
 def test_without_runs_nothing_is_drawn(results: Path, reference: Path, tmp_path: Path):
     for name in figures.names():
-        assert figures.draw(name, results, reference, tmp_path / "out") is None
-        assert "no finished run" in (figures.missing_reason(name, results, reference) or "")
+        assert painting.draw(name, pools(results, reference), tmp_path / "out") is None
     assert not (tmp_path / "out").exists()
 
 
@@ -68,7 +68,6 @@ def test_figure1_in_the_papers_form(results: Path, reference: Path, tmp_path: Pa
     assert set(styles) == {f"plain-{n}-{error}" for n in (20, 56) for error in ("training", "test")}
     assert all(dashed == name.endswith("training") for name, (dashed, _) in styles.items())
     assert styles["plain-20-test"][1] > styles["plain-20-training"][1]
-    assert figures.missing_reason("figure1", results, reference) is None
     with Image.open(png) as image:
         gray = np.asarray(image.convert("L"))
     assert min(gray.shape) > 400
@@ -83,10 +82,9 @@ def test_figure6_names_what_is_missing_and_leaves_the_right_panel_out(results: P
     assert set(lines(svg)) == {"resnet-20-training", "resnet-20-test"}
     found = " ".join(texts(svg))
     assert "not run: plain-20, plain-32, plain-44, plain-56, ResNet-32, ResNet-44, ResNet-56, ResNet-110" in found
-    content = gather("figure6", results, reference)
+    content = gather("figure6", pools(results, reference))
     assert content is not None
-    assert [panel.panel.name for panel in content.panels] == ["left", "middle"]
-    assert content.panels[0].curves == ()
+    assert [len(panel.lines) for panel in content.panels] == [0, 2], "the left panel is empty, the right one left out"
 
 
 def test_the_right_panel_of_figure6_comes_with_its_run(results: Path, reference: Path, tmp_path: Path, make_run):
@@ -99,11 +97,11 @@ def test_only_printed_values_are_marked(results: Path, reference: Path, make_run
     for name in ("cifar_plain20", "cifar_resnet20", "cifar_resnet110"):
         make_run(results, name, 0)
         make_run(results, name, 0, overrides=SHORT)
-    content = gather("figure6", results, reference)
+    content = gather("figure6", pools(results, reference))
     assert content is not None
     assert [dict(panel.marks) for panel in content.panels] == [{}, {"resnet-20": 8.75, "resnet-110": 6.61}]
     for name in ("figure1", "short_figure6"):
-        other = gather(name, results, reference)
+        other = gather(name, pools(results, reference))
         assert other is not None
         assert all(not panel.marks for panel in other.panels)
 
@@ -111,9 +109,8 @@ def test_only_printed_values_are_marked(results: Path, reference: Path, make_run
 def test_of_several_seeds_the_median_is_drawn(results: Path, reference: Path, tmp_path: Path, make_run):
     for seed, error in enumerate((6.9, 6.4, 6.6)):
         make_run(results, "cifar_resnet110", seed, test=error)
-    content = gather("figure6", results, reference)
+    content = gather("figure6", pools(results, reference))
     assert content is not None
-    assert content.panels[1].curves[0].run.seed == 2
     assert any("closest to the median test error: ResNet-110 (seed 2 of 3 seeds)" in note for note in content.notes)
 
 
@@ -136,10 +133,10 @@ def test_no_text_leaves_the_figure_or_meets_another(results: Path, reference: Pa
     for name, error in (("plain20", 9.7), ("plain32", 9.8), ("plain44", 9.9), ("plain56", 13.0), ("resnet20", 7.0),
                         ("resnet32", 7.0), ("resnet44", 7.0), ("resnet56", 7.0), ("resnet110", 7.0)):
         make_run(results, f"cifar_{name}", 0, test=error, device="a device with a name that is rather long, 2 threads")
-    content = gather("figure6", results, reference)
+    content = gather("figure6", pools(results, reference))
     assert content is not None
-    with mpl.rc_context(figures.SETTINGS):
-        figure = figures.paint(content)
+    with mpl.rc_context(painting.SETTINGS):
+        figure = painting.paint(content)
         figure.canvas.draw()
     # Text's own extent: that of an annotation includes its leader line
     boxes = [Text.get_window_extent(text) for owner in (*figure.axes, figure) for text in owner.texts]
@@ -163,21 +160,21 @@ def test_the_same_runs_give_the_same_bytes(results: Path, reference: Path, tmp_p
 
 
 def test_networks_differ_in_gray_and_marker():
-    colors = [[int(figures.LOOKS[n][0][i:i + 2], 16) for i in (1, 3, 5)] for n in (20, 32, 44, 56, 110)]
+    colors = [[int(painting.LOOKS[n][0][i:i + 2], 16) for i in (1, 3, 5)] for n in (20, 32, 44, 56, 110)]
     grays = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in colors]
     assert grays == sorted(grays, reverse=True)
     assert min(one - other for one, other in pairwise(grays)) > 20
-    assert len({marker for _, marker in figures.LOOKS.values()}) == len(figures.LOOKS)
+    assert len({marker for _, marker in painting.LOOKS.values()}) == len(painting.LOOKS)
 
 
 def test_an_unknown_figure_is_named(results: Path, reference: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="did you mean figure6"):
-        figures.draw("figure66", results, reference, tmp_path)
+        painting.draw("figure66", pools(results, reference), tmp_path)
 
 
 @given(st.lists(st.floats(0, 20), max_size=8))
 def test_labels_are_moved_apart_in_order(values: list[float]):
-    places = figures.spread_apart(values, 1.0, 0.0, 20.0)
+    places = painting.spread_apart(values, 1.0, 0.0, 20.0)
     ordered = sorted(range(len(values)), key=values.__getitem__)
     moved = [places[index] for index in ordered]
     assert all(after - before >= 1.0 - 1e-6 for before, after in pairwise(moved))

@@ -13,18 +13,15 @@ from repro.paper import ClaimTest
 from repro.paths import reference_dir
 from repro.publishing import publish
 from repro.reporting import figures, tables
-from repro.reporting.claim_measures import measure
-from repro.reporting.claims import evaluate
-from repro.reporting.figure_data import gather
-from repro.reporting.listing import entries, listing
+from repro.reporting.claims import evaluate, measure
+from repro.reporting.figures import gather
+from repro.reporting.painting import draw
 from repro.reporting.report import card, report
-from repro.reporting.selection import RunSet, median_run, paper_runs
+from repro.reporting.select import RunSet, median_run, net_name, paper_runs, pools
 from repro.reporting.settings import compare
-from repro.reporting.status import status
-from repro.reporting.status import text as status_text
-from repro.reporting.variants import net_name
+from repro.reporting.status import entries, listing, status, status_text
 from repro.runs import read_run, scan, title
-from tests.reporting.conftest import composed, write_ensemble, write_evaluation
+from tests.reporting.conftest import composed, statuses, write_ensemble, write_evaluation
 
 PLAIN18, PLAIN34, RES18, OPT_A = "imagenet_plain18", "imagenet_plain34", "imagenet_resnet18", "imagenet_optA"
 SMOKE = ("machine=smoke",)
@@ -35,7 +32,7 @@ def answer(root: Path, experiment: str):
 
 
 def claim(name: str, results: Path, reference: Path):
-    return next(result for result in evaluate(results, reference) if result.id == name)
+    return next(result for result in evaluate(pools(results, reference)) if result.id == name)
 
 
 def test_a_run_that_was_tested_on_val_counts(results: Path, make_run):
@@ -76,9 +73,9 @@ def test_a_wiring_test_is_never_evidence_and_named_everywhere(results: Path, ref
     assert title(composed(OPT_A, SMOKE)).endswith("(wiring test)")
     assert "wiring test" in compare(run, read_run(other))["runs"][0]
     assert "wiring test" in card(run, "yours").badges
-    assert "1 finished (wiring test)" in listing(results, reference)
+    assert "1 finished (wiring test)" in listing(entries(*pools(results, reference)))
     make_run(results, OPT_A, 1, test=1.0, overrides=SMOKE, status="interrupted")
-    assert "seed1 (wiring test): iteration" in status_text(status(results, reference))
+    assert "seed1 (wiring test): iteration" in status_text(status(*pools(results, reference)))
     with pytest.raises(ConfigError, match="wiring test, which is no evidence about ImageNet"):
         publish(str(folder), results)
 
@@ -103,14 +100,14 @@ def test_figure4_draws_thin_training_and_bold_validation_errors(results: Path, r
                                                                 make_run):
     for name, train, val in ((PLAIN18, 31.0, 30.0), (PLAIN34, 33.0, 31.0), (OPT_A, 26.0, 27.0)):
         make_run(results, name, train=train, test=val)
-    content = gather("figure4", results, reference)
+    content = gather("figure4", pools(results, reference))
     assert content is not None
-    assert [[curve.curve.label for curve in panel.curves] for panel in content.panels] == [
+    assert [[line.end for line in panel.lines if line.end] for panel in content.panels] == [
         ["18-layer", "34-layer"], ["34-layer"]]
     assert all(not panel.marks for panel in content.panels), "the tables print 10-crop errors"
     assert "validation error of the center crop" in content.notes
     assert "not run: ResNet-18" in content.notes
-    written = figures.draw("figure4", results, reference, tmp_path)
+    written = draw("figure4", pools(results, reference), tmp_path)
     assert written is not None
     styles = {group.get("id"): next(iter(group)).get("style", "") for group in ElementTree.parse(written[0]).iter()
               if str(group.get("id", "")).endswith(("-training", "-validation"))}
@@ -125,9 +122,8 @@ def test_figure4_draws_thin_training_and_bold_validation_errors(results: Path, r
 def test_of_several_seeds_figure4_draws_the_median_by_validation_error(results: Path, reference: Path, make_run):
     for seed, error in enumerate((30.0, 28.0, 29.0)):
         make_run(results, OPT_A, seed, test=error)
-    content = gather("figure4", results, reference)
+    content = gather("figure4", pools(results, reference))
     assert content is not None
-    assert content.panels[1].curves[0].run.seed == 2
     assert any("closest to the median validation error: ResNet-34 A (seed 2 of 3 seeds)" in note
                for note in content.notes)
 
@@ -138,13 +134,13 @@ def test_the_imagenet_claims_can_be_decided(results: Path, reference: Path, make
               "imagenet_resnet101": (20.0, 23.6), "imagenet_resnet152": (19.0, 23.0)}
     for name, (train, val) in errors.items():
         make_run(results, name, train=train, test=val)
-    found = {result.id: result for result in evaluate(results, reference)}
+    found = {result.id: result for result in evaluate(pools(results, reference))}
     wanted = ("imagenet-degradation", "imagenet-depth-helps", "shortcut-options", "bottleneck-depth")
     assert {name: found[name].verdict for name in wanted} == dict.fromkeys(wanted, "PASS")
     assert "spread 0.15 for few seeds" in found["shortcut-options"].comparisons[0].numbers
     make_run(results, "imagenet_optC", train=26.1, test=27.7)  # more than 2 sqrt(2) 0.15 above option B
     make_run(results, "imagenet_resnet101", train=20.0, test=24.8)
-    again = {result.id: result.verdict for result in evaluate(results, reference)}
+    again = {result.id: result.verdict for result in evaluate(pools(results, reference))}
     assert (again["shortcut-options"], again["bottleneck-depth"]) == ("FAIL", "FAIL")
 
 
@@ -182,40 +178,41 @@ def test_the_report_has_the_tests_of_a_run(results: Path, reference: Path, make_
     assert facts["10-crop"] == "val error 25.10 %, top-5 7.80 %"
     assert "multi-scale" not in facts
     assert "val error 27.00 %" in facts["result"]
-    page = report(results, reference, {})
+    page = report(pools(results, reference), {})
     assert "25.10 %" in page
 
 
 def test_status_names_the_test_that_a_finished_run_lacks(results: Path, reference: Path, make_run):
     folder = make_run(results, OPT_A, test=27.0)
-    found = {entry["row"]: entry for entry in status(results, reference)["lacking"]}
+    found = {entry["row"]: entry for entry in status(*pools(results, reference))["lacking"]}
     lacking = found["table2/resnet-34"]
     assert (lacking["status"], lacking["go_on"]) == (
         "not evaluated", "repro eval experiment=imagenet_optA protocol=ten_crop")
-    assert lacking["go_on"] in status_text(status(results, reference))
+    assert lacking["go_on"] in status_text(status(*pools(results, reference)))
     write_evaluation(folder, "ten_crop")
-    rows = {entry["row"] for entry in status(results, reference)["lacking"]}
+    rows = {entry["row"] for entry in status(*pools(results, reference))["lacking"]}
     assert not {"table2/resnet-34", "table3/resnet-34-a"} & rows
     assert "table3/resnet-34-b" in rows
 
 
 def test_status_names_the_test_that_a_committed_run_lacks(results: Path, reference: Path, make_run):
     make_run(reference, OPT_A, test=27.0)
-    found = {entry["row"]: entry for entry in status(results, reference)["lacking"]}
+    found = {entry["row"]: entry for entry in status(*pools(results, reference))["lacking"]}
     assert found["table2/resnet-34"]["go_on"] == "repro eval experiment=imagenet_optA protocol=ten_crop"
 
 
 def test_status_names_the_ensemble_until_it_counts(results: Path, reference: Path, make_run):
     write_evaluation(make_run(results, "imagenet_resnet152", test=23.0), "multi_scale")
     content = json.loads(write_ensemble(results, wiring_test=True).read_text())
-    entry = {entry["row"]: entry for entry in status(results, reference)["lacking"]}["table5/resnet-ilsvrc15"]
+    entry = {entry["row"]: entry for entry in status(*pools(results, reference))["lacking"]}["table5/resnet-ilsvrc15"]
     assert (entry["seeds"], entry["needed"], entry["status"]) == (1, 6, "not counted")
-    assert "1/6 members, repro ensemble table5" in status_text(status(results, reference))
-    assert "table4/resnet-152" not in {entry["row"] for entry in status(results, reference)["lacking"]}, "one is enough"
+    assert "1/6 members, repro ensemble table5" in status_text(status(*pools(results, reference)))
+    lacking = {entry["row"] for entry in status(*pools(results, reference))["lacking"]}
+    assert "table4/resnet-152" not in lacking, "one is enough"
     for member in content["members"]:
         member["weights_sha256"] = "0" * 64  # as write_evaluation has it
     write_ensemble(results, members=content["members"])
-    assert "table5/resnet-ilsvrc15" not in {entry["row"] for entry in status(results, reference)["lacking"]}
+    assert "table5/resnet-ilsvrc15" not in {entry["row"] for entry in status(*pools(results, reference))["lacking"]}
 
 
 def test_commands_of_imagenet_runs_name_their_folder_and_quote_their_values(results: Path, reference: Path, make_run,
@@ -223,7 +220,7 @@ def test_commands_of_imagenet_runs_name_their_folder_and_quote_their_values(resu
     given = (f"data.root={tmp_path}", "train.lr_drops=[1,2]", "data.wiring_test=true")
     make_run(results, OPT_A, status="interrupted", overrides=given)
     make_run(results, OPT_A, 1, test=27.0, overrides=("data.root=/no/such/folder",))
-    found = status(results, reference)
+    found = status(*pools(results, reference))
     assert found["interrupted"][0]["go_on"] == (
         f"repro run experiment=imagenet_optA seed=0 data.wiring_test=true 'train.lr_drops=[1,2]' data.root={tmp_path}")
     lacking = {entry["row"]: entry for entry in found["lacking"]}["table2/resnet-34"]
@@ -237,7 +234,7 @@ def test_status_counts_the_time_of_a_run_that_answers_two_rows_once(results: Pat
     (reference / "bench" / "cost_x.json").write_text(json.dumps({"experiments": [{
         "experiment": "imagenet_resnet152", "run_seconds": 36_000.0, "iterations": 600_000, "device": "made-up device",
         "precision": "fp32"}]}))
-    found = status(results, reference)
+    found = status(*pools(results, reference))
     found["lacking"] = [entry for entry in found["lacking"] if entry["experiment"] == "imagenet_resnet152"]
     assert [entry["seconds"] for entry in found["lacking"]] == [36_000.0, 36_000.0]
     assert "together 10.0 h" in status_text(found)
@@ -264,8 +261,8 @@ def test_publish_takes_the_records_of_finished_tests_and_nothing_heavy(results: 
     assert target == tmp_path / "reference" / "runs" / OPT_A / "seed0"
     assert sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()) == [
         "config.yaml", "evaluations/ten_crop.json", "history.csv", "run.json", "timing.csv"]
-    table = tables.build("table2", None, tmp_path / "reference")
-    assert table.statuses["resnet-34"] == "reproduced"
+    table = tables.build("table2", pools(None, tmp_path / "reference"))
+    assert statuses(table)["resnet-34"] == "reproduced"
     (folder / "evaluations" / "ten_crop.json").unlink()
     write_evaluation(folder, "center", 27.0)
     publish(f"{OPT_A}/seed0", results)
@@ -276,10 +273,10 @@ def test_publish_takes_the_records_of_finished_tests_and_nothing_heavy(results: 
 def test_a_listed_cost_is_measured_where_a_run_is(results: Path, reference: Path, make_run):
     make_run(reference, OPT_A, test=27.0, change={"train_seconds": 7000.0, "evaluation_seconds": 200.0})
     make_run(results, RES18, overrides=("scale=0.5",))
-    found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
+    found = {entry["name"]: entry["cost"] for entry in entries(*pools(results, reference))["experiments"]}
     assert found[OPT_A] == {"hours": 2.0, "text": "2 h on made-up device (seed0)"}
     assert found[RES18] is None
     make_run(results, OPT_A, test=27.0, change={"train_seconds": 17_000.0, "evaluation_seconds": 1000.0,
                                                 "environment": {"device": "NVIDIA H100", "devices": 8}})
-    found = {entry["name"]: entry["cost"] for entry in entries(results, reference)["experiments"]}
+    found = {entry["name"]: entry["cost"] for entry in entries(*pools(results, reference))["experiments"]}
     assert found[OPT_A] == {"hours": 40.0, "text": "5 h on 8 x NVIDIA H100, 40 GPU-hours (seed0)"}

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from repro.reporting import tables
-from repro.reporting.latex import escape, latex
+from repro.reporting.select import pools
+from repro.reporting.table import Table, TableRow, escape
 
 
 def test_special_characters_are_written_out():
@@ -18,8 +19,10 @@ def test_special_characters_are_written_out():
 
 
 def test_columns_of_numbers_are_flush_right():
-    text = latex("t_1", "A title", ["net", "error", "spread"],
-                 [["a", "8.75", "6.43 (6.61 +- 0.16)"], ["b", "-", "7.93"]], ("a note",))
+    rows = [TableRow("a", {"net": "a", "error": "8.75", "spread": "6.43 (6.61 +- 0.16)"}, "finished"),
+            TableRow("b", {"net": "b", "spread": "7.93"}, "finished")]
+    columns = {"net": "net", "error": "error", "spread": "spread"}
+    text = Table("t_1", "A title", columns, rows, ["a note"]).latex()
     assert r"\begin{tabular}{@{}lrr@{}}" in text
     assert r"\label{tab:t-1}" in text
     assert text.index(r"\bottomrule") < text.index("a note")
@@ -29,7 +32,7 @@ def test_columns_of_numbers_are_flush_right():
 @pytest.mark.parametrize("name", tables.names())
 def test_every_table_has_balanced_braces_and_rows_of_one_length(name, results, reference, make_run):
     make_run(results, "cifar_resnet20", test=8.1)
-    table = tables.build(name, results, reference)
+    table = tables.build(name, pools(results, reference))
     text = table.latex()
     bare = text.replace(r"\{", "").replace(r"\}", "").partition("\n")[2]
     assert bare.count("{") == bare.count("}")
@@ -43,7 +46,7 @@ def test_latex_takes_every_table(results, reference, make_run, tmp_path):
     if shutil.which("pdflatex") is None:
         pytest.skip("needs pdflatex")
     make_run(results, "cifar_resnet20", test=8.1, device="a_b & 50 % {x} ~ ^ # $ |")
-    body = "\n".join(tables.build(name, results, reference).latex() for name in tables.names())
+    body = "\n".join(tables.build(name, pools(results, reference)).latex() for name in tables.names())
     (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
                                       + body.replace(r"\begin{table}", r"\begin{table}[p]") + "\\end{document}\n")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,

@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 
 from repro.reporting import figures, tables
-from repro.reporting.layer_data import gather_layers
+from repro.reporting.figures import gather
+from repro.reporting.painting import draw
+from repro.reporting.select import pools
+from tests.reporting.conftest import statuses
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")
 SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
@@ -20,13 +23,13 @@ def text_of(path):
 def test_figure7_shows_layers_in_order_and_sorted(results, reference, make_run, tmp_path):
     make_run(results, "cifar_plain20", responses=FALLING)
     make_run(results, "cifar_resnet110", responses=[0.5, 0.25])
-    content = gather_layers("figure7", results, reference)
+    content = gather("figure7", pools(results, reference))
     assert content is not None
     top, bottom = content.panels
-    assert [(curve.curve.label, curve.values) for curve in top.curves] == [
-        ("plain-20", (3.0, 1.0, 2.0)), ("ResNet-110", (0.5, 0.25))]
-    assert bottom.curves[0].values == (3.0, 2.0, 1.0)
-    paths = figures.draw("figure7", results, reference, tmp_path / "a")
+    assert [(line.label, line.y) for line in top.lines] == [
+        ("plain-20", [3.0, 1.0, 2.0]), ("ResNet-110", [0.5, 0.25])]
+    assert bottom.lines[0].y == [3.0, 2.0, 1.0]
+    paths = draw("figure7", pools(results, reference), tmp_path / "a")
     assert paths is not None
     text = text_of(paths[0])
     for word in ("Figure 7", "plain-20", "ResNet-110", "10,000 test images", "Choice:", "ResNet-20: not run"):
@@ -43,28 +46,28 @@ def test_a_run_without_its_responses_is_named(results, reference, make_run, dama
     make_run(results, "cifar_plain20", responses=FALLING)
     damage(make_run(results, "cifar_resnet20", responses=FALLING) / "responses.csv")
     make_run(reference, "cifar_resnet20", responses=[7.0])
-    content = gather_layers("figure7", results, reference)
+    content = gather("figure7", pools(results, reference))
     assert content is not None
-    assert [curve.values for curve in content.panels[0].curves] == [tuple(FALLING), (7.0,)], "the committed one stands"
+    assert [line.y for line in content.panels[0].lines] == [FALLING, [7.0]], "the committed one stands"
     assert f"ResNet-20 (seed 0) (yours): {reason}" in content.notes[-1]
 
 
 @pytest.mark.parametrize("values", [[1.0, float("nan")], [1.0, -1.0], []])
 def test_values_that_are_no_sizes_are_not_drawn(results, reference, make_run, values):
     make_run(results, "cifar_plain20", responses=values)
-    assert gather_layers("figure7", results, reference) is None
+    assert gather("figure7", pools(results, reference)) is None
 
 
 def test_gradients_at_the_start_at_the_first_drop_and_at_the_end(results, reference, make_run, tmp_path):
     norms = {1: [1.0, 2.0], 400: [9.0, 9.0], 32000: [0.1, 0.2], 48000: [9.0, 9.0], 64000: [0.01, 0.02]}
     make_run(results, "cifar_plain56", gradients=norms)
     make_run(results, "cifar_resnet56", gradients={key: norms[key] for key in (1, 32000, 64000)})
-    content = gather_layers("gradients", results, reference)
+    content = gather("gradients", pools(results, reference))
     assert content is not None
     assert [panel.title for panel in content.panels] == ["update 1", "update 32,000", "update 64,000"]
-    assert content.panels[1].curves[0].values == (0.1, 0.2)
+    assert content.panels[1].lines[0].y == [0.1, 0.2]
     assert any("plain-56 0.01 to 2" in note for note in content.notes)
-    paths = figures.draw("gradients", results, reference, tmp_path)
+    paths = draw("gradients", pools(results, reference), tmp_path)
     assert paths is not None
     assert "Sec. 4.1" in text_of(paths[0])
 
@@ -74,9 +77,9 @@ def test_short_and_synthetic_figures_take_their_own_runs_only(results, reference
     make_run(results, "cifar_plain20", responses=[2.0], overrides=SHORT, precision="bf16")
     make_run(results, "cifar_plain20", responses=[3.0], overrides=SYNTHETIC, precision="bf16")
     for name, value in (("figure7", 1.0), ("short_figure7", 2.0), ("synthetic_figure7", 3.0)):
-        content = gather_layers(name, results, reference)
+        content = gather(name, pools(results, reference))
         assert content is not None
-        assert content.panels[0].curves[0].values == (value,)
+        assert content.panels[0].lines[0].y == [value]
         assert ("Synthetic images, not CIFAR-10" in content.title) == (name == "synthetic_figure7")
         assert ("not the paper's schedule" in content.notes[0]) == (name != "figure7")
 
@@ -84,7 +87,7 @@ def test_short_and_synthetic_figures_take_their_own_runs_only(results, reference
 def test_every_synthetic_figure_says_so(results, reference, make_run, tmp_path):
     for name in ("cifar_plain20", "cifar_plain56", "cifar_resnet20"):
         make_run(results, name, responses=FALLING, gradients={1: FALLING}, overrides=SYNTHETIC, precision="bf16")
-    drawn = [name for name in figures.names() if figures.draw(name, results, reference, tmp_path)]
+    drawn = [name for name in figures.names() if draw(name, pools(results, reference), tmp_path)]
     assert drawn == ["synthetic_figure1", "synthetic_figure6", "synthetic_figure7", "synthetic_gradients"]
     for name in drawn:
         text = text_of(tmp_path / f"{name}.svg")
@@ -97,11 +100,11 @@ def test_tables_of_the_paper_refuse_synthetic_runs(results, reference, make_run)
     make_run(results, "cifar_resnet32", overrides=SYNTHETIC, precision="fp32", folder="cifar_resnet32")
     make_run(results, "cifar_resnet44", overrides=SYNTHETIC, folder="cifar_resnet44",
              change={"identity": "0" * 12})
-    table = tables.build("table6", results, reference)
-    assert {table.statuses[f"resnet-{depth}"] for depth in (20, 32, 44)} == {"not run"}
+    table = tables.build("table6", pools(results, reference))
+    assert {statuses(table)[f"resnet-{depth}"] for depth in (20, 32, 44)} == {"not run"}
     refused = [note for note in table.notes if "synthetic images say nothing about CIFAR-10" in note]
     assert len(refused) == 3
-    assert tables.build("plain_nets", results, reference).statuses["plain-20"] == "not run"
+    assert statuses(tables.build("plain_nets", pools(results, reference)))["plain-20"] == "not run"
 
 
 def test_a_synthetic_run_with_a_forged_identity_is_stale(results, reference, make_run):
@@ -109,14 +112,14 @@ def test_a_synthetic_run_with_a_forged_identity_is_stale(results, reference, mak
 
     forged = sorted(paper_hashes("cifar_resnet20"))[0]
     make_run(results, "cifar_resnet20", overrides=SYNTHETIC, folder="cifar_resnet20", change={"identity": forged})
-    table = tables.build("table6", results, reference)
-    assert table.statuses["resnet-20"] == "stale"
+    table = tables.build("table6", pools(results, reference))
+    assert statuses(table)["resnet-20"] == "stale"
 
 
 def test_the_synthetic_table_says_what_it_is(results, reference, make_run):
     make_run(results, "cifar_plain20", overrides=SYNTHETIC, precision="bf16", test=33.0, change={
         "recomputed_batch_norm": {"images": 12800, "test_loss": 1.0, "test_top1_error": 31.5}})
-    table = tables.build("synthetic_demo", results, reference)
+    table = tables.build("synthetic_demo", pools(results, reference))
     assert table.title.startswith("Synthetic images, not CIFAR-10")
     assert table.rows[0].cells["test"] == "33.00"
     assert table.rows[0].cells["averaged"] == "31.50"
@@ -129,9 +132,9 @@ def test_table6_shows_both_kinds_of_statistics(results, reference, make_run):
     make_run(results, "cifar_resnet20", 0, test=8.7, change=averaged)
     make_run(results, "cifar_resnet32", 0, test=7.6)
     make_run(results, "cifar_plain20", 0, test=9.6, change=averaged)
-    rows = {row.key: row for row in tables.build("table6", results, reference).rows}
+    rows = {row.key: row for row in tables.build("table6", pools(results, reference)).rows}
     assert rows["resnet-20"].cells["yours"] == "8.70"
     assert rows["resnet-20"].cells["yours_averaged"] == "8.50"
     assert rows["resnet-32"].cells["yours_averaged"] == "-"
-    plain = tables.build("plain_nets", results, reference).rows[0]
+    plain = tables.build("plain_nets", pools(results, reference)).rows[0]
     assert plain.cells["yours_test_error_averaged"] == "8.50"

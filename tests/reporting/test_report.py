@@ -10,6 +10,7 @@ import pytest
 
 from repro.cli import main
 from repro.reporting.report import inline, report
+from repro.reporting.select import pools
 from tests.reporting.conftest import write_run
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")
@@ -75,11 +76,11 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
 
 def test_an_unreadable_record_has_a_card(results, reference, make_run):
     (make_run(results, "cifar_resnet20") / "run.json").write_text("{")
-    assert "unreadable run.json" in report(results, reference, {})
+    assert "unreadable run.json" in report(pools(results, reference), {})
 
 
 def test_a_page_without_runs(results, reference):
-    text = report(results, reference, {})
+    text = report(pools(results, reference), {})
     assert "No runs yet" in text
     assert "Synthetic images" not in text
 

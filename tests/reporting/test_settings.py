@@ -4,11 +4,22 @@ import json
 import re
 
 import pytest
+from msgspec import UNSET
 
 from repro.config import compose, files_of, paper_config, paper_hashes
 from repro.errors import ConfigError
-from repro.reporting.run_cost import benchmarks, measured_times, time_lines
-from repro.reporting.settings import NAMES, compare, counts, differences, file_sources, settings, sources
+from repro.reporting.select import pools
+from repro.reporting.settings import (
+    NAMES,
+    compare,
+    counts,
+    differences,
+    file_sources,
+    settings,
+    sources,
+    time_lines,
+)
+from repro.reporting.status import benchmarks, measured_times
 from repro.runs import read_run
 from tests.reporting.conftest import write_run
 
@@ -62,7 +73,7 @@ def test_an_override_shows_the_value_that_it_replaces():
     lr, blocks = found["train.lr"], found["model.blocks_per_stage"]
     assert (lr.value, lr.source, lr.paper, lr.paper_source) == (0.2, "override", 0.1, "Sec. 4.2")
     assert (blocks.value, blocks.source, blocks.paper, blocks.paper_source) == (5, "override", 3, "Sec. 4.2: n = 3")
-    assert not found["train.momentum"].differs
+    assert found["train.momentum"].paper is UNSET
 
 
 def test_differences_name_the_papers_value_where_it_is_a_third_one():
@@ -70,8 +81,8 @@ def test_differences_name_the_papers_value_where_it_is_a_third_one():
     here, theirs = (compose(["experiment=cifar_resnet20", *words]) for words in (
         ["train.iterations=1000", "train.lr=0.2", "machine.precision=fp32"], ["recipe=fb"]))
     found = {one.key: one for one in differences(here, theirs, paper, {"train.lr": "because"})}
-    assert found["train.iterations"].third
-    assert (found["train.lr"].third, found["train.lr"].why) == (False, "because")
+    assert found["train.iterations"].paper == 64_000
+    assert (found["train.lr"].paper, found["train.lr"].why) == (UNSET, "because")
     assert "machine.precision" not in found, "fp32 and auto are the paper's"
     assert differences(here, here, paper, {}) == []
 
@@ -85,14 +96,14 @@ def test_counts_are_those_of_the_golden_counts_and_none_for_another_network():
 
 
 def test_times_come_from_benchmarks_and_finished_runs_alone(tmp_path):
-    assert measured_times("cifar_resnet20", frozenset({"x"}), 1, tmp_path) == []
+    assert measured_times("cifar_resnet20", {"x"}, 1, pools(None, tmp_path)) == []
     assert benchmarks("cifar_resnet20", tmp_path) == []
     write_run(tmp_path, "cifar_resnet20", seed=1)
     write_run(tmp_path, "cifar_resnet20", seed=2, status="interrupted")
     own = paper_hashes("cifar_resnet20")
-    run, = measured_times("cifar_resnet20", own, 64000, tmp_path)
+    run, = measured_times("cifar_resnet20", own, 64000, pools(None, tmp_path))
     assert (run["seconds"], run["device"], run["from"]) == (123.4, "made-up device", "cifar_resnet20/seed1")
-    assert measured_times("cifar_resnet20", frozenset({"x"}), 64000, tmp_path) == []
+    assert measured_times("cifar_resnet20", {"x"}, 64000, pools(None, tmp_path)) == []
     assert "2 min on made-up device, fp32 (finished run" in time_lines([run | {"text": "2 min"}], None)[0]
     (tmp_path / "bench").mkdir()
     entry = {"experiment": "cifar_resnet20", "run_seconds": 50.0, "iterations": 64000, "device": "a machine",

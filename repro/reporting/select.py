@@ -1,0 +1,502 @@
+"""Which runs, and which tests of them, stand in a table or figure, and why others do not. Errors in percent."""
+
+import functools
+import shlex
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.config import (
+    PAPER_PRECISIONS,
+    compose,
+    config_hash,
+    difference,
+    paper_config,
+    paper_hashes,
+    scale_lengths,
+    settings,
+    with_precision,
+)
+from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
+from repro.record import Record
+from repro.reporting.statistics import Summary
+from repro.runs import Run, file_sha256, read_json, scan
+from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
+
+YOURS, REFERENCE = "yours", "reference"
+SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
+# Cells of experiments without a run that counts.
+INCOMPLETE, STALE, NOT_RUN, NOT_EVALUATED = "incomplete", "stale", "not run", "not evaluated"
+OTHER, WIRING_TEST = "other configuration", "wiring test"
+SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45,000 images",
+          "synthetic": "trained and tested on synthetic images",
+          "imagenet": "trained on all training images of ImageNet"}
+TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
+ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
+ENSEMBLE = "table5"
+SCHEMA = 1  # of evaluations/PROTOCOL.json
+# Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
+SHORT, SYNTHETIC = "short", "synthetic"
+LAYERS = ("figure7", "gradients")  # drawn by layer, of the networks of Figure 7
+SUITES = {SHORT: "cifar_plain_vs_res", SYNTHETIC: "demo"}
+LAYER_SUITES = {SHORT: "cifar_responses", SYNTHETIC: "demo"}
+NOT_CIFAR = "Synthetic images, not CIFAR-10"
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """All runs of one origin, and the folder that has them below runs/."""
+
+    origin: str
+    runs: tuple[Run, ...]
+    root: Path = Path()
+
+
+@dataclass(frozen=True)
+class ExcludedRun:
+    """A run that does not count, and why."""
+
+    run: Run
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunSelection:
+    """The runs of one experiment from one origin: those that count, one for each seed, and the others."""
+
+    origin: str
+    experiment: str
+    runs: tuple[Run, ...]
+    excluded: tuple[ExcludedRun, ...]
+
+    @property
+    def count(self) -> int:
+        """How many seeds give a number."""
+        return len(self.runs)
+
+    @property
+    def status(self) -> str:
+        """'finished', or why there is no number: incomplete, stale or not run."""
+        if self.runs:
+            return "finished"
+        found = {entry.status for entry in self.excluded}
+        return next((status for status in (INCOMPLETE, STALE) if status in found), NOT_RUN)
+
+    def summary(self, key: str | None = None) -> Summary:
+        """An error at the last iteration of the runs that count; without `key` the tests' top-1 error."""
+        return Summary(tuple(float(result(run)[key or error_key(run)]) for run in self.runs))
+
+    def notes(self) -> list[str]:
+        """One line for each excluded run."""
+        return [f"not counted ({self.origin}): {entry.run.name}: {entry.status}: {entry.reason}"
+                for entry in self.excluded]
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary, and each seed."""
+        return {"status": self.status, "seeds": [seed_as_json(run) for run in self.runs]} | (
+            self.summary().as_json() if self.runs else {})
+
+
+@dataclass(frozen=True)
+class EvaluatedRuns(RunSelection):
+    """The same of an ImageNet experiment, as far as its runs are tested under one protocol."""
+
+    protocol: str = ""
+    tests: tuple[tuple[Run, dict[str, Any]], ...] = ()  # that count, with their records
+    lacking: tuple[tuple[Run, str], ...] = ()  # runs that count without a test that does, and why
+
+    @property
+    def count(self) -> int:
+        """How many seeds give a number."""
+        return len(self.tests)
+
+    @property
+    def status(self) -> str:
+        """finished, not evaluated, or why there is no run."""
+        return "finished" if self.tests else NOT_EVALUATED if self.runs else super().status
+
+    def summary(self, key: str | None = None) -> Summary:
+        """top1_error or top5_error of the tests that count."""
+        return Summary(tuple(float(content[f"val_{key or 'top1_error'}"]) for _, content in self.tests))
+
+    def notes(self) -> list[str]:
+        """One line for each run without a test that counts, or tested on other images; then runs that do not count."""
+        return [*(f"tested on another data set than trained on ({self.origin}): {run.name}: {other}"
+                  for run, content in self.tests if (other := other_data(run, content)) is not None),
+                *(f"{NOT_EVALUATED} ({self.origin}): {run.name}: {reason}; `{evaluation_command(run, self.protocol)}`"
+                  for run, reason in self.lacking), *super().notes()]
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary, and each seed with its errors."""
+        seeds = [{"seed": run.seed, "run": run.name, "identity": run.identity,
+                  **{column: float(content[f"val_{column}"]) for column in ERRORS},
+                  **{key: content.get(key) for key in (*ERRORS.values(), "images", "weights_sha256", "precision",
+                                                       "device")},
+                  "train_precision": precision(run)} for run, content in self.tests]
+        return {"status": self.status, "protocol": self.protocol, "seeds": seeds} | (
+            self.summary().as_json() if self.tests else {})
+
+
+def pools(results: Path | None, reference: Path) -> list[RunSet]:
+    """The user's runs, if a folder is given, and then the committed ones."""
+    roots = ([] if results is None else [(YOURS, results)]) + [(REFERENCE, reference)]
+    return [RunSet(origin, tuple(scan(root / "runs")), root) for origin, root in roots]
+
+
+# ---- what a record says
+
+
+def record(run: Run) -> Record:
+    """The record of a run that has one."""
+    assert run.record is not None
+    return run.record
+
+
+def result(run: Run) -> Mapping[str, float]:
+    """The last row of a run's history; {} without one."""
+    return record(run).result or {}
+
+
+def error_key(run: Run) -> str:
+    """The key of a run's top-1 error: test_top1_error, on ImageNet val_top1_error."""
+    return f"{run.tested_on}_top1_error"
+
+
+def precision(run: Run) -> str:
+    """fp32, tf32, bf16 or fp16."""
+    return record(run).config.machine.precision.name
+
+
+def device(run: Run) -> str:
+    """The recorded device, such as 'NVIDIA H200'."""
+    return record(run).environment.device or "unknown device"
+
+
+def split(run: Run) -> str:
+    """The split of the training images, full or 45k; of made ones: synthetic; imagenet: all of ImageNet's."""
+    data = record(run).config.data
+    return data.name if data.name in SPLITS else data.split.name
+
+
+def data_set(experiment: str) -> str:
+    """What an experiment's data set is called."""
+    return "ImageNet" if paper_config(experiment).data.name == IMAGENET else "CIFAR-10"
+
+
+def net_name(experiment: str) -> str:
+    """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB (Sec. 4.1)."""
+    bare = experiment.removeprefix("cifar_").removeprefix("imagenet_")
+    if bare.startswith("opt"):
+        return f"ResNet-34 {bare.removeprefix('opt')}"
+    family = next((name for name in ("ResNet", "VGG") if bare.startswith(name.lower())), "plain")
+    return f"{family}-{bare.removeprefix(family.lower())}"
+
+
+def seed_as_json(run: Run) -> dict[str, Any]:
+    """One run: errors at the last iteration, best-on-test as a labeled extra, machine, identity."""
+    content, error = record(run), error_key(run)
+    return {"seed": run.seed, "run": run.name, "identity": run.identity, "iteration": result(run)["iteration"],
+            "train_top1_error": result(run)["train_top1_error"], error: result(run)[error],
+            "extra_best_on_test": content.best_on_test, "extra_averaged_batch_norm": content.recomputed_batch_norm,
+            "device": device(run), "precision": precision(run), "split": split(run),
+            "train_seconds": content.train_seconds, "evaluation_seconds": content.evaluation_seconds}
+
+
+def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = lambda run: run.name) -> list[str]:
+    """One line for each origin, machine, precision and split: which runs were made there."""
+    groups: dict[str, list[str]] = {}
+    for answer in answers:
+        for run in answer.runs:
+            where = f"{answer.origin}: {device(run)}, {precision(run)}, {SPLITS.get(split(run), split(run))}"
+            groups.setdefault(where, []).append(name(run))
+    return [f"{where}: {', '.join(names)}" for where, names in groups.items()]
+
+
+# ---- which runs count
+
+
+def answers_to(row: str, found: Iterable[RunSet]) -> list[RunSelection]:
+    """What each origin has for a row such as table6/resnet-20, tested in its table's way; [] without an experiment."""
+    experiment, protocol = reproduced_rows().get(row), TABLES.get(row.partition("/")[0])
+    if experiment is None:
+        return []
+    return [evaluated_runs(pool, experiment, protocol) if protocol else paper_runs(pool, experiment) for pool in found]
+
+
+def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
+    """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end."""
+    return select(pool, experiment, paper_hashes(experiment))
+
+
+def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSelection:
+    """Sort the runs in an experiment's folders into those that count, one for each seed, and those that don't.
+
+    Of a seed's runs the one in its own folder is preferred. A copy under another seed is recognized by its history,
+    which no two seeds share.
+    """
+    good: list[Run] = []
+    excluded: list[ExcludedRun] = []
+    for run in pool.runs:
+        if run.folder.parent.name.split("@")[0] == experiment:
+            problem = exclusion_reason(run, experiment, identities)
+            excluded += [ExcludedRun(run, *problem)] if problem else []
+            good += [] if problem else [run]
+    unique: list[Run] = []
+    for run in sorted(good, key=lambda one: (one.seed, one.name != f"{experiment}/seed{one.seed}", one.name)):
+        twin = next((one for one in unique if one.seed == run.seed or one.history() == run.history()), None)
+        if twin is None:
+            unique.append(run)
+        else:
+            excluded.append(ExcludedRun(run, "duplicate", f"the same run or seed as {twin.name}"))
+    return RunSelection(pool.origin, experiment, tuple(unique), tuple(excluded))
+
+
+def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
+    """(status, reason) if a run does not count for these identities; None if it does."""
+    own = run.folder.parent.name == experiment or hash_of_folder(run) in identities
+    found = run.record
+    if found is None:
+        return (INCOMPLETE if own else OTHER), run.problem or "no record"
+    if found.experiment != experiment:
+        return OTHER, f"its record is of experiment {found.experiment}"
+    if run.wiring_test:
+        return WIRING_TEST, "it says nothing about ImageNet"
+    if run.identity not in identities and run.synthetic:
+        return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}; see `repro table synthetic_demo`"
+    if run.identity not in identities:
+        return (STALE if own else OTHER), changed_settings(found.config, experiment)
+    if found.config.machine.precision is Precision.auto or config_hash(found.config) != run.identity:
+        return STALE, "its recorded configuration and identity differ"
+    if not run.finished:
+        return INCOMPLETE, run.problem or f"{run.status} at iteration {found.iteration} of {found.iterations}"
+    if found.evaluated_on != run.tested_on:
+        return OTHER, f"it was evaluated on {found.evaluated_on}"
+    errors = ("train_top1_error", error_key(run))
+    if not result(run).keys() >= {"iteration", *errors}:
+        return INCOMPLETE, f"its record has no training and {run.tested_on} error"
+    if not all(0 <= result(run)[key] <= 100 for key in errors):
+        return INCOMPLETE, "its errors are no percentages"
+    return None
+
+
+def hash_of_folder(run: Run) -> str:
+    """The identity that a run was made with: the recorded one, or that of its folder's name."""
+    return run.identity or run.folder.parent.name.partition("@")[2]
+
+
+def changed_settings(config: RunConfig, experiment: str) -> str:
+    """What a recorded configuration changes of its experiment, key by key."""
+    paper = with_precision(paper_config(experiment), config.machine.precision)
+    changed = [f"{key}: {old} -> {new}"
+               for key, (old, new) in sorted(difference(settings(paper), settings(config)).items())]
+    if config.machine.precision not in PAPER_PRECISIONS:
+        changed.append(f"machine.precision: {config.machine.precision.name}")
+    return ", ".join(changed) or "its identity is not that of the experiment as it stands"
+
+
+def median_run(answer: RunSelection) -> Run:
+    """The run whose final error, of its test, is closest to the median of all seeds; the lowest seed on ties."""
+    errors = sorted(answer.summary().values)
+    middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2
+    return min(answer.runs, key=lambda run: (abs(result(run)[error_key(run)] - middle), run.seed))
+
+
+# ---- tests of finished ImageNet runs, as `repro eval protocol=...` writes them, and ensembles of them
+
+
+def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> EvaluatedRuns:
+    """The paper's runs of an experiment and their tests under a protocol."""
+    answer = paper_runs(pool, experiment)
+    tests: list[tuple[Run, dict[str, Any]]] = []
+    lacking: list[tuple[Run, str]] = []
+    for run in answer.runs:
+        content = read_evaluation(run, protocol)
+        reason = evaluation_problem(run, protocol, content)
+        if reason is None:
+            tests.append((run, content))
+        else:
+            lacking.append((run, reason))
+    return EvaluatedRuns(answer.origin, experiment, answer.runs, answer.excluded, protocol, tuple(tests),
+                         tuple(lacking))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds; {} if it is missing, torn or no mapping."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
+    """The record of a run's test; {} without a readable one."""
+    return read_object(evaluation_path(run, protocol))
+
+
+def evaluation_path(run: Run, protocol: str) -> Path:
+    """Where a run's test under a protocol is recorded."""
+    return run.folder / "evaluations" / f"{protocol}.json"
+
+
+def evaluation_problem(run: Run, protocol: str, content: Mapping[str, Any]) -> str | None:
+    """Why a test of a run does not count; None if it does."""
+    way = PROTOCOL_LABELS[protocol]
+    if not content:
+        there = evaluation_path(run, protocol).is_file()
+        return f"its record of {way} testing can't be read" if there else f"no {way} testing"
+    same = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
+            "identity": run.identity}
+    for key, value in same.items():
+        if content.get(key) != value:
+            return f"its {way} testing is of {key} {content.get(key)}, not {value}"
+    own = record(run).weights_sha256
+    if own is None:
+        with suppress(OSError):  # older records do not have it, committed runs have no weights
+            own = file_sha256(run.folder / "weights.pt")
+    if own is not None and content.get("weights_sha256") != own:
+        return f"its {way} testing is of other weights"
+    if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:
+        return f"its {way} testing was in {content.get('precision')}"
+    trouble = count_problem(content)
+    return trouble and f"its {way} testing {trouble}"
+
+
+def count_problem(content: Mapping[str, Any]) -> str | None:
+    """What is wrong with the images and errors of a test, or of an ensemble's, of all of ImageNet's validation set."""
+    if content.get("wiring_test") is not False:
+        return "is a wiring test"
+    if content.get("finished") is not True:
+        return "is not finished"
+    if content.get("split") != "val":
+        return f"was on {content.get('split')}"
+    images = VALIDATION_IMAGES
+    if content.get("images") != images:
+        return f"was on {content.get('images')} images, not {images}"
+    counts: list[Any] = [content.get(count) for count in ERRORS.values()]
+    if not all(type(count) is int for count in counts) or not 0 <= counts[1] <= counts[0] <= images:
+        return "has no counts of errors that can be"
+    for column, count in zip(ERRORS, counts, strict=True):
+        percent: Any = content.get(f"val_{column}")
+        if type(percent) not in (int, float) or abs(percent - 100 * count / images) > 50 / images:  # half an image
+            return f"says {percent} % for {count} errors in {images} images"
+    return None
+
+
+def other_data(run: Run, content: Mapping[str, Any]) -> str | None:
+    """How the data set of a test differs from that of its run's training; None if it does not, or is not recorded."""
+    tested_on, trained_on = content.get("data_fingerprint"), record(run).data
+    if tested_on is None or trained_on is None or tested_on == trained_on.sha256:
+        return None
+    return f"fingerprint of its files {str(tested_on)[:12]}, in training {trained_on.sha256[:12]}"
+
+
+def evaluation_command(run: Run, protocol: str) -> str:
+    """What tests a finished run."""
+    seed = f" seed={run.seed}" if run.seed else ""
+    return f"repro eval {shlex.quote(f'experiment={run.experiment}')}{seed} protocol={protocol}{data_root(run)}"
+
+
+def data_root(run: Run) -> str:
+    """' data.root=...' of an ImageNet run, to be appended to a command that needs its images; '' where none was given.
+
+    The folder that its record names if that is here, else the word FOLDER.
+    """
+    data = record(run).config.data
+    if data.name != IMAGENET or data.root is None:
+        return ""
+    return f" {shlex.quote(f'data.root={data.root}')}" if Path(data.root).is_dir() else " data.root=FOLDER"
+
+
+def read_ensemble(root: Path) -> dict[str, Any]:
+    """The record that `repro ensemble table5` wrote below a results folder; {} without a readable one."""
+    return read_object(root / "ensembles" / f"{ENSEMBLE}.json")
+
+
+def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
+    """Why an ensemble's record does not count beside these runs; None if it does, or if there is none."""
+    if not found:
+        return None
+    wanted = ensemble(ENSEMBLE)
+    listed = found["members"] if isinstance(found.get("members"), list) else []
+    members = [(one.get("experiment"), one.get("seed")) for one in listed if isinstance(one, dict)]
+    if members != [(one.experiment, one.seed) for one in wanted.members] or found.get("protocol") != wanted.protocol:
+        return "it is not of the members and protocol of experiments/ensembles/table5.yaml"
+    exact = {precision.name for precision in PAPER_PRECISIONS}
+    for one in listed:
+        name = f"{one['experiment']}/seed{one['seed']}"
+        if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in exact:
+            return f"its {one['experiment']} seed {one['seed']} is no run, or no test, of the paper's settings"
+        run = next((run for run in pool.runs if run.name == name), None)
+        if run and read_evaluation(run, wanted.protocol).get("weights_sha256") != one.get("weights_sha256"):
+            return (f"it is older than {PROTOCOL_LABELS[wanted.protocol]} testing of {name} ({pool.origin}), "
+                    "or that is missing")
+    trouble = count_problem(found)
+    return trouble and f"it {trouble}"
+
+
+# ---- short runs and runs on synthetic images, of a suite's preset
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """('short', 'figure6') for short_figure6, (None, 'figure6') for figure6."""
+    prefix, _, base = name.partition("_")
+    return (prefix, base) if prefix in SUITES else (None, name)
+
+
+def preset_of(variant: str, base: str) -> Preset:
+    """The preset whose runs a variant of a figure or table shows."""
+    return suite((LAYER_SUITES if base in LAYERS else SUITES)[variant]).preset(variant)
+
+
+@functools.cache
+def with_preset(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
+    """An experiment with a preset's overrides."""
+    return compose([f"experiment={experiment}", *overrides])
+
+
+def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelection]]:
+    """The runs of a preset, all in one precision: the one with most finished runs, bf16 on ties.
+
+    Returns that precision (None without a finished run) and an answer for each of the preset's experiments, without
+    runs of other configurations.
+    """
+    names = preset.experiments or ()
+    known = {name: {config_hash(with_precision(with_preset(name, preset.overrides), choice)): choice.name
+                    for choice in SHORT_PRECISIONS} for name in names}
+    found = {choice.name: [select(pool, name, [key for key, value in known[name].items() if value == choice.name])
+                           for name in names] for choice in SHORT_PRECISIONS}
+    best, finished = Counter({choice: sum(answer.count for answer in answers)
+                              for choice, answers in found.items()}).most_common(1)[0]  # the first of equals
+    chosen = best if finished else None
+    answers = found[best] if finished else [select(pool, name, known[name]) for name in names]
+    return chosen, [RunSelection(one.origin, one.experiment, one.runs,
+                                 tuple(short_excluded(one, known[one.experiment], chosen))) for one in answers]
+
+
+def short_excluded(answer: RunSelection, known: Mapping[str, str], chosen: str | None) -> Iterable[ExcludedRun]:
+    """The preset's runs that do not count: those in another precision than the chosen one say so."""
+    for entry in answer.excluded:
+        own = known.get(hash_of_folder(entry.run))
+        if own is not None and chosen not in (own, None):
+            yield ExcludedRun(entry.run, "other precision", f"{own}; the runs shown are {chosen}")
+        elif own is not None:
+            yield entry
+
+
+def lengths(preset: Preset) -> tuple[int, int, list[int]]:
+    """(iterations of a short run, of the paper's, iterations of the short run's drops)."""
+    config = with_preset((preset.experiments or ())[0], preset.overrides)
+    train = config.train
+    return (scale_lengths(train.iterations, config.scale), train.iterations,
+            [scale_lengths(drop, config.scale) for drop in train.lr_drops])
+
+
+def schedule_text(preset: Preset) -> str:
+    """'300 iterations instead of 64,000, drops at 150 and 225'."""
+    short, paper, drops = lengths(preset)
+    return f"{short:,} iterations instead of {paper:,}, drops at {' and '.join(map(str, drops))}"
