@@ -9,23 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
-from repro.commands import (
-    bench,
-    claims,
-    complexity,
-    evaluation,
-    files,
-    machine,
-    pending,
-    records,
-    report,
-    settings,
-    status,
-    tables,
-    training,
-    verify,
-    weights,
-)
 from repro.commands.common import Handler, check_versions, program
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import Signalled, raise_signals
@@ -34,9 +17,6 @@ from repro.wording import escape
 
 if TYPE_CHECKING:
     from repro.schema import RunConfig
-
-MODULES = (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
-           bench, weights, records, verify)
 
 DESCRIPTION = """\
 Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
@@ -148,13 +128,31 @@ def dispatch(arguments: list[str]) -> int:
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     handler: Handler = options.handler
-    only_result = getattr(options, "json", False) or handler is evaluation.evaluate_weights
+    only_result = getattr(options, "json", False) or arguments[0] == "eval"
     with show_messages("stderr" if only_result else "stdout"):
         return handler(options)
 
 
 def build_parser() -> tuple[Parser, list[str]]:
     """The argument parser and the names of its subcommands."""
+    from repro.commands import (  # late: `repro run` needs none of them
+        bench,
+        claims,
+        complexity,
+        evaluation,
+        files,
+        machine,
+        pending,
+        records,
+        report,
+        settings,
+        status,
+        tables,
+        training,
+        verify,
+        weights,
+    )
+
     parser = Parser(prog="repro", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"repro {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
@@ -167,7 +165,8 @@ def build_parser() -> tuple[Parser, list[str]]:
         return command
 
     describe_run(add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([])))
-    for module in MODULES:
+    for module in (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
+                   bench, weights, records, verify):
         module.register(add)
     return parser, names
 

@@ -8,7 +8,7 @@ import argcomplete
 from argcomplete.completers import FilesCompleter
 
 from repro import paper
-from repro.config import GROUPS, PATHS, experiments
+from repro.config import GROUPS, PATHS
 from repro.paper import PROTOCOLS
 from repro.paths import conf_dir
 from repro.reporting.figures import names as figure_names
@@ -43,8 +43,6 @@ def candidates(prefix: str, action: argparse.Action, parser: argparse.ArgumentPa
 
 def values(key: str) -> list[str]:
     """The values of a key that has few: the files of a group of conf/, or the words that the schema admits."""
-    if key == "experiment":
-        return experiments()
     if key in GROUPS:
         return sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
     return [word for word in (allowed_values(key) or "").split(" or ") if word and " " not in word]

@@ -47,9 +47,7 @@ from repro.wording import nearest
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 ANY = object()
-GROUPS = ("experiment", "dataset_recipe", "data", "model", "recipe", "machine")
-# The defaults list of conf/config.yaml.
-FILE_ORDER = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")
+GROUPS = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")  # as conf/config.yaml lists them
 NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["changes_numbers"]}
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
@@ -70,13 +68,6 @@ def suggest(word: str, known: Sequence[str]) -> str:
     """'; did you mean ...?' for a misspelled word, or nothing."""
     meant = nearest(word, known)
     return f"; did you mean {meant}?" if meant else ""
-
-
-def check_experiment(name: str) -> None:
-    """Raise ConfigError with the list of experiments if there is none of this name."""
-    if name not in experiments():
-        known = experiments()
-        raise ConfigError(f"no experiment {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
 def override(key: str, value: Any) -> str:
@@ -144,10 +135,8 @@ def files_of(overrides: Sequence[str]) -> list[Path]:
     """The configuration files that a run is composed of, in the order in which they win: the last one last."""
     runtime = compose_node(overrides, with_hydra=True).hydra.runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    names = ["config", *(f"{group}/{runtime.choices[group]}" for group in FILE_ORDER)]
-    found = [next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
-             for name in names]
-    return [path for path in found if path is not None]
+    names = ["config.yaml", *(f"{group}/{runtime.choices[group]}.yaml" for group in GROUPS)]
+    return [next(folder / name for folder in folders if (folder / name).is_file()) for name in names]
 
 
 def with_config_dir(arguments: Sequence[str]) -> list[str]:
@@ -241,14 +230,14 @@ def quote_paths(overrides: Sequence[str]) -> list[str]:
 def check_override_keys(overrides: Sequence[str]) -> None:
     """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
     known = [*GROUPS, *SECTIONS, *FIELDS]
-    own_files = any(override.startswith("hydra.searchpath=") for override in overrides)  # Hydra then knows more
+    own_files = bool(own_folders(overrides))  # Hydra then knows more
     given: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
         bare = key.lstrip("+~").split("@")[0]
         if "=" not in override and not override.startswith("~"):
-            guess = [f"experiment={name}" for name in experiments() if name == override]
-            raise ConfigError(f"{override!r} is not key=value{suggest(f'experiment={override}', guess)}")
+            hint = f"; did you mean experiment={override}?" if override in experiments() else ""
+            raise ConfigError(f"{override!r} is not key=value{hint}")
         if re.match(r"hydra\b", bare):
             check_key(override)
         elif bare in REMOVED:
@@ -257,8 +246,9 @@ def check_override_keys(overrides: Sequence[str]) -> None:
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
         if bare in GROUPS and re.search(r"\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
             raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
-        if bare == "experiment" and not own_files and not re.search(r"[,?(]", value):
-            check_experiment(value)
+        if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):
+            raise ConfigError(f"no experiment {value!r}{suggest(value, experiments())}\n"
+                              f"there are: {', '.join(experiments())}")
         given[bare] = value
     if "model.depth" in given and "model.blocks_per_stage" in given:
         raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
@@ -320,15 +310,8 @@ def with_depth(config: RunConfig) -> RunConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as nested plain values (enums by name), for YAML and JSON."""
-    def plain(value: Any) -> Any:
-        if isinstance(value, Enum):
-            return value.name
-        if is_dataclass(value):
-            return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
-        return list(value) if isinstance(value, (list, tuple)) else value
-    result = plain(config)
-    assert isinstance(result, dict)
-    return result
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from repro.errors import ConfigError
-from repro.schema import Device, Engine, Precision, RunConfig
+from repro.schema import Device, Engine, MachineConfig, Precision, RunConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -140,6 +140,11 @@ def exact_fp32() -> Iterator[None]:
     with restore_settings():
         set_tf32(False)
         yield
+
+
+def memory_format(machine: MachineConfig) -> torch.memory_format:
+    """How a resolved machine lays out images."""
+    return torch.channels_last if machine.channels_last else torch.contiguous_format
 
 
 def place(model: Model, config: RunConfig, device: torch.device) -> Model:

@@ -38,11 +38,6 @@ def reference_dir() -> Path:
     return TREE / "results" / "reference" if in_tree() else PACKAGE / "reference"
 
 
-def home() -> Path:
-    """Where results/ and data/ go by default: the checkout, or the current folder for an installed wheel."""
-    return TREE if in_tree() else Path.cwd()
-
-
 def user_path(text: str) -> Path:
     """The path that a person typed, ~ expanded; ConfigError if that names nobody, or it is no UTF-8."""
     try:
@@ -56,14 +51,18 @@ def user_path(text: str) -> Path:
 
 def results_dir(setting: str | None = None) -> Path:
     """The folder of the user's own runs, tables and figures: the setting, $REPRO_RESULTS, or results/."""
-    chosen = setting or os.environ.get("REPRO_RESULTS")
-    return user_path(chosen).absolute() if chosen else home() / "results"
+    return user_folder(setting, "results")
 
 
 def data_dir(setting: str | None = None) -> Path:
     """The folder that holds the data sets: the setting, $REPRO_DATA, or data/."""
-    chosen = setting or os.environ.get("REPRO_DATA")
-    return user_path(chosen).absolute() if chosen else home() / "data"
+    return user_folder(setting, "data")
+
+
+def user_folder(setting: str | None, name: str) -> Path:
+    """What the setting or $REPRO_NAME names, else a folder in the checkout, or in the current one for a wheel."""
+    chosen = setting or os.environ.get(f"REPRO_{name.upper()}")
+    return user_path(chosen).absolute() if chosen else (TREE if in_tree() else Path.cwd()) / name
 
 
 def display_path(path: Path) -> str:

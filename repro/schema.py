@@ -407,17 +407,17 @@ def rules(config: RunConfig) -> Iterator[tuple[str, bool, str]]:
             yield f"data.{name}", getattr(data, name) is None, f"null {images}"
         yield "data.color_noise_std", data.color_noise_std == 0, f"0 {images}"
         yield "data.wiring_test", not data.wiring_test, f"false {images}"
-        yield "train.lr_policy", train.lr_policy is LrPolicy.drops or data.split is Split["45k"], \
-            "drops; plateau needs validation images (data.split=45k)"
+        yield ("train.lr_policy", train.lr_policy is LrPolicy.drops or data.split is Split["45k"],
+               "drops; plateau needs validation images (data.split=45k)")
     yield "data.split", data.split is Split.full or data.name == CIFAR10, f"full {images}"
     per_channel = data.normalization is Normalization.per_channel
     for name, values in (("channel_mean", data.channel_mean), ("channel_std", data.channel_std)):
-        yield f"data.{name}", (values is not None) is per_channel, \
-            f"{'three numbers' if per_channel else 'null'} with data.normalization={data.normalization.name}"
-    yield "train.momentum", train.momentum > 0 or train.momentum_form is not MomentumForm.nesterov, \
-        "above 0 with train.momentum_form=nesterov"
-    yield "train.batch_norm_group", train.mini_batch_size % train.batch_norm_group == 0, \
-        f"a divisor of train.mini_batch_size={train.mini_batch_size}"
+        yield (f"data.{name}", (values is not None) is per_channel,
+               f"{'three numbers' if per_channel else 'null'} with data.normalization={data.normalization.name}")
+    yield ("train.momentum", train.momentum > 0 or train.momentum_form is not MomentumForm.nesterov,
+           "above 0 with train.momentum_form=nesterov")
+    yield ("train.batch_norm_group", train.mini_batch_size % train.batch_norm_group == 0,
+           f"a divisor of train.mini_batch_size={train.mini_batch_size}")
     tf32 = config.machine.precision is Precision.tf32
-    yield "machine.precision", not tf32 or config.machine.device not in (Device.cpu, Device.mps), \
-        "tf32 with machine.device=cuda only"
+    yield ("machine.precision", not tf32 or config.machine.device not in (Device.cpu, Device.mps),
+           "tf32 with machine.device=cuda only")

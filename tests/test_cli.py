@@ -352,7 +352,7 @@ def test_a_run_finishes_and_the_same_command_again_says_so(finished, here):
     assert "not the paper's settings: " in finished.outcome.out
     assert "train.iterations: 64000 -> 20" in finished.outcome.out
     record = read_run(finished.folder).record
-    assert f"test error {record['result']['test_top1_error']:.2f} %" in finished.outcome.out
+    assert f"test error {record.result['test_top1_error']:.2f} %" in finished.outcome.out
     assert "\r" not in finished.outcome.out + finished.outcome.err, "no control codes where there is no terminal"
     before = (finished.folder / "run.json").read_bytes()
     again = here("run", *TINY)
@@ -375,7 +375,7 @@ def test_resume_never_and_other_settings_leave_a_finished_run_alone(finished, he
     runs = scan(tmp_path / "results" / "runs")
     assert len(runs) == 3
     assert all(run.finished for run in runs)
-    split = next(run for run in runs if run.record["evaluated_on"] == "val")
+    split = next(run for run in runs if run.record.evaluated_on == "val")
     assert {"val_top1_error", "val_loss"} <= set(split.history()[0])
     assert not any("test" in key for key in split.history()[0])
 
@@ -434,13 +434,13 @@ def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(s
              "go on with: repro run experiment=cifar_resnet20")
         assert not (folder / "run.lock").exists()
         assert read_run(folder).status == "interrupted"
-    done = read_run(folders[0]).record["iteration"]
+    done = read_run(folders[0]).record.iteration
     again = here("run", *long, "seed=0", "max_seconds=1")
     says(again, 75, "max_seconds")
     assert f"from iteration {done}," in again.out
     history = [row["iteration"] for row in read_run(folders[0]).history()]
     assert history == list(range(5, 5 * len(history) + 1, 5)), "one continuous history"
-    assert read_run(folders[0]).record["iteration"] > done
+    assert read_run(folders[0]).record.iteration > done
 
 
 def finish(process: Command) -> Outcome:
@@ -494,10 +494,10 @@ def test_eval_of_a_runs_weights_gives_its_recorded_error(finished, here):
     outcome = here("eval", *TINY, weights, "--json")
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
-    assert values["test_top1_error"] == record["result"]["test_top1_error"]
+    assert values["test_top1_error"] == record.result["test_top1_error"]
     assert (values["split"], values["images"]) == ("full", 30)
     text = here("eval", *TINY, weights).out
-    assert f"test error {record['result']['test_top1_error']:.2f} %" in text
+    assert f"test error {record.result['test_top1_error']:.2f} %" in text
     assert "split full" in text
     says(here("eval", *TINY, weights, "model.blocks_per_stage=2"), 2, "of another network", "model.depth=8 there")
     bare = finished.folder / "bare.pt"
@@ -517,7 +517,7 @@ def test_the_weights_of_a_run_carry_its_settings_wherever_they_go(here, tmp_path
         outcome = here("eval", *TINY, f"weights={path}", "--json")
         assert "model.zero_padding=both_sides data.split=45k" in outcome.err
         values = json.loads(outcome.out)
-        assert values["val_loss"] == run.record["result"]["val_loss"]
+        assert values["val_loss"] == run.record.result["val_loss"]
         assert (values["split"], "test_loss" in values) == ("45k", False)
         says(here("eval", *TINY, f"weights={path}", "data.split=full"), 2, "data.split=full contradicts",
              "need data.split=45k")
@@ -616,7 +616,7 @@ def test_a_short_run_on_real_cifar10_and_eval_of_its_weights(direct, real_cifar1
     run, = scan(tmp_path / "results" / "runs")
     assert run.finished
     assert [row["iteration"] for row in run.history()] == [7]
-    error = run.record["result"]["test_top1_error"]
+    error = run.record.result["test_top1_error"]
     assert 50 < error < 95
     evaluated = direct("eval", *short, f"weights={run.folder / 'weights.pt'}", "--json")
     assert evaluated.code == 0, evaluated.err

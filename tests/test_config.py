@@ -28,7 +28,6 @@ from repro.config import (
     quote_paths,
     settings,
     to_dict,
-    with_config_dir,
     with_precision,
 )
 from repro.errors import ConfigError
@@ -294,68 +293,6 @@ def test_a_group_of_the_other_data_set_is_named():
             compose([RESNET20, *words])
 
 
-# ---- a user's own files
-
-OWN = """\
-# @package _global_
-defaults:
-  - override /model: residual
-name: mine
-model: {blocks_per_stage: 4}
-train:
-  lr: 0.05
-"""
-
-
-@pytest.fixture
-def own(tmp_path):
-    """`own(text)` composes a user's experiment file of this text, as `--config-dir` does."""
-    def compose_own(text: str, *overrides: str) -> RunConfig:
-        folder = tmp_path / "own files, (mine)" / "experiment"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "mine.yaml").write_text(text)
-        return compose(with_config_dir(["--config-dir", str(folder.parent), "experiment=mine", *overrides]))
-    return compose_own
-
-
-def test_an_experiment_in_a_users_folder_composes_and_is_no_paper_run(own):
-    config = with_precision(own(OWN, "seed=3"), Precision.fp32)
-    assert (config.name, config.model.depth, config.train.lr, config.seed) == ("mine", 26, 0.05, 3)
-    assert config.train.iterations == 64000
-    assert config_hash(config) not in paper_hashes("mine")
-    assert deviations(config)
-
-
-@pytest.mark.fault(4, 5)
-@pytest.mark.parametrize(("old", "new", "words"), [
-    ("lr: 0.05", "lrr: 0.05", ["experiment/mine", "train.lrr"]),
-    ("train:", "trian:", ["experiment/mine", "trian"]),
-    ("blocks_per_stage: 4", "blocks_per_stage: '???'", ["no value for model.blocks_per_stage"]),
-    ("name: mine\n", "", ["no value for name"]),
-    ("model: residual", "model: residul", ["model/residul"]),
-    ("lr: 0.05", "lr: -1", ["train.lr=-1", "allowed"]),
-    ("lr: 0.05", "n: 5", ["experiment/mine"]),  # a bare n is a boolean in YAML 1.1
-])
-def test_a_mistake_in_a_users_file_is_named(own, old, new, words):
-    assert old in OWN
-    with pytest.raises(ConfigError) as caught:
-        own(OWN.replace(old, new, 1))
-    assert all(word in str(caught.value) for word in words), str(caught.value)
-
-
-def test_an_unknown_experiment_beside_a_users_folder_lists_both(own):
-    own(OWN)
-    with pytest.raises(ConfigError) as caught:
-        own(OWN, "experiment=zzz")
-    assert all(word in str(caught.value) for word in ("zzz", "mine", "cifar_resnet20"))
-
-
-@pytest.mark.parametrize("arguments", [["--config-dir", "/no/such"], ["--config-dir=/no/such"], ["--config-dir"]])
-def test_a_config_dir_that_is_not_there(arguments):
-    with pytest.raises(ConfigError, match="no such folder"):
-        with_config_dir(arguments)
-
-
 # ---- environment variables and paths
 
 def test_the_command_line_wins_over_the_environment_and_that_over_conf(monkeypatch, tmp_path):
@@ -421,6 +358,12 @@ def test_compose_takes_paths_as_they_are_typed():
     ("'a, b'", "a, b"), ('"a"', "a"), ("null", None), ("${name}", "cifar_resnet20")])
 def test_hydras_own_spelling_of_a_path_still_counts(typed, meant):
     assert compose([RESNET20, f"data.root={typed}"]).data.root == meant
+
+
+def test_settings_written_as_overrides_compose_to_themselves():
+    wanted = settings(paper_config("imagenet_optB"))
+    words = [override(key, value) for key, value in wanted.items() if key != "model.blocks_per_stage"]
+    assert settings(compose(["experiment=imagenet_plain34", *words])) == wanted
 
 
 # ---- identity

@@ -2,7 +2,6 @@
 
 import fcntl
 import itertools
-import json
 import os
 import pty
 import re
@@ -20,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import torch
 
@@ -137,7 +137,7 @@ def test_two_runs_of_the_same_second_have_their_own_folders_and_finish(both):
     assert both.abroad.run.folder != both.watched.run.folder
     assert both.abroad.run.finished
     assert both.watched.run.finished
-    begun = [datetime.fromisoformat(side.run.record["started"]) for side in (both.abroad, both.watched)]
+    begun = [datetime.fromisoformat(side.run.record.started) for side in (both.abroad, both.watched)]
     assert abs((begun[0] - begun[1]).total_seconds()) < 60, "they ran at once"
 
 
@@ -163,12 +163,12 @@ def test_a_results_folder_with_an_awkward_name_is_made_and_used(both, direct, mo
 @pytest.mark.fault(43)
 def test_a_run_in_another_time_zone_and_locale_records_iso_utc_and_decimal_points(both):
     for run in (both.abroad.run, both.watched.run):
-        times = [run.record["started"], run.record["sessions"][0]["started"]]
+        times = [run.record.started, run.record.sessions[0].started]
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", time) for time in times)
         rows = (run.folder / "history.csv").read_text().splitlines()
         assert {len(row.split(",")) for row in rows} == {len(rows[0].split(","))}
         assert all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", cell) for row in rows[1:] for cell in row.split(","))
-    apart = [datetime.fromisoformat(run.record["started"]).timestamp() for run in (both.abroad.run, both.watched.run)]
+    apart = [datetime.fromisoformat(run.record.started).timestamp() for run in (both.abroad.run, both.watched.run)]
     assert abs(apart[0] - apart[1]) < 60, "and not 5 h 45 min, which Kathmandu is ahead"
 
 
@@ -179,8 +179,8 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
         patch.setattr(StopRequest, "reason", property(lambda stop: "max_seconds" if next(looks) > 12 else None))
         assert here("run", *TINY).code == 75
     run, = scan(tmp_path / "results" / "runs")
-    first = run.record["started"]
-    assert 0 < run.record["iteration"] < 20
+    first = run.record.started
+    assert 0 < run.record.iteration < 20
 
     class Earlier(datetime):
         @classmethod
@@ -190,9 +190,9 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
     assert here("run", *TINY).code == 0
     record = read_run(run.folder).record
     assert read_run(run.folder).finished
-    assert record["started"] == first
-    assert record["sessions"][-1]["started"] == "2001-01-01T00:00:00+00:00"
-    assert record["train_seconds"] > 0
+    assert record.started == first
+    assert record.sessions[-1].started == "2001-01-01T00:00:00+00:00"
+    assert record.train_seconds > 0
     seconds = [float(row["train_seconds"]) for row in runs.read_rows(run.folder / "timing.csv")]
     assert seconds == sorted(seconds), "durations are not differences of that clock"
     assert here("list").code == 0
@@ -434,9 +434,9 @@ def test_a_run_whose_data_can_not_be_read_is_5_with_its_path(open_tree, direct, 
 
 @pytest.mark.fault(45)
 def test_a_run_without_git_says_that_its_commit_is_unknown(both):
-    code = both.abroad.run.record["sessions"][0]
-    assert (code["commit"], code["dirty"]) == (None, None)
-    assert code["repro"]
+    code = both.abroad.run.record.sessions[0]
+    assert (code.commit, code.dirty) == (None, None)
+    assert code.repro
 
 
 @pytest.mark.fault(45)
@@ -460,19 +460,18 @@ def test_uncommitted_changes_are_recorded(tmp_path, monkeypatch):
 
 def test_a_record_names_code_versions_device_threads_data_and_the_whole_configuration(both):
     record = both.watched.run.record
-    session = record["sessions"][0]
+    session, environment = record.sessions[0], msgspec.to_builtins(record.environment)
     if (TREE / ".git").exists() and shutil.which("git"):
-        assert re.fullmatch(r"[0-9a-f]{40}", session["commit"])
-        assert isinstance(session["dirty"], bool)
-    assert {"python", "torch", "torchvision", "hydra-core", "omegaconf", "numpy"} <= {
-        name for name, value in record["environment"].items() if value}
-    assert record["environment"]["torch"] == torch.__version__.split("+")[0]
-    assert session["device"] == record["environment"]["device"]
-    assert record["environment"]["threads"] == 1
-    assert re.fullmatch(r"[0-9a-f]{64}", record["data"]["sha256"])
+        assert re.fullmatch(r"[0-9a-f]{40}", session.commit)
+        assert isinstance(session.dirty, bool)
+    assert {"python", "torch", "torchvision", "hydra-core", "omegaconf", "numpy"} <= environment.keys()
+    assert environment["torch"] == torch.__version__.split("+")[0]
+    assert session.device == environment["device"]
+    assert environment["threads"] == 1
+    assert re.fullmatch(r"[0-9a-f]{64}", record.data.sha256)
     meant = to_dict(resolve(compose([*SYNTHETIC, "seed=1", "results=null", "devices=1"])))
-    assert record["config"] | {"results": None} == meant
-    assert socket.gethostname() not in json.dumps(record), "and no name of a machine"
+    assert to_dict(record.config) | {"results": None} == meant
+    assert socket.gethostname() not in (both.watched.run.folder / "run.json").read_text(), "and no name of a machine"
 
 
 # ---- seeds, and going on in another way

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.config import compose, to_dict, with_config_dir
+from repro.config import compose, config_hash, deviations, paper_hashes, to_dict, with_config_dir, with_precision
+from repro.errors import ConfigError
 from repro.hydra_cli import PLAIN, combinations, own_folders
+from repro.schema import Precision
 from tests.outcome import says
 
 OWN = """\
@@ -36,10 +38,10 @@ CALLS = {
 def own(tmp_path):
     """`own(text)` writes a user's experiment file; its folder's arguments come back."""
     def write(text: str | bytes, name: str = "experiment/mine.yaml") -> list[str]:
-        path = tmp_path / "own files" / name
+        path = tmp_path / "own files, (mine)" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return ["--config-dir", str(tmp_path / "own files"), "experiment=mine"]
+        return ["--config-dir", str(tmp_path / "own files, (mine)"), "experiment=mine"]
     return write
 
 
@@ -63,7 +65,7 @@ def test_every_file_that_a_sweep_may_use_is_checked_before_it_begins(direct, own
         says(direct("run", *words, *swept, "-m"), 2, "hydra.job_logging", "could run code")
     says(direct("run", *words, "experiment=glob(*)", "-m"), 2, "experiment=A,B")
     own("", "hydra/launcher/basic.yaml")
-    says(direct("run", *words, "experiment=cifar_resnet20", "-m"), 2, "own files/hydra")
+    says(direct("run", *words, "experiment=cifar_resnet20", "-m"), 2, "own files, (mine)/hydra")
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "results").exists()
 
@@ -119,8 +121,41 @@ def test_a_sweep_may_still_name_its_folder_sweeper_and_launcher():
     assert to_dict(compose(["experiment=cifar_resnet20", *settings])) == to_dict(compose(["experiment=cifar_resnet20"]))
 
 
-def test_a_users_file_that_calls_nothing_composes(own):
-    assert compose(with_config_dir(own(OWN))).train.lr == 0.05
+def test_an_experiment_in_a_users_folder_composes_and_is_no_paper_run(own):
+    config = with_precision(compose(with_config_dir([*own(OWN), "seed=3"])), Precision.fp32)
+    assert (config.name, config.model.depth, config.train.lr, config.seed) == ("mine", 26, 0.05, 3)
+    assert config.train.iterations == 64000
+    assert config_hash(config) not in paper_hashes("mine")
+    assert deviations(config)
+
+
+@pytest.mark.fault(4, 5)
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("lr: 0.05", "lrr: 0.05", ["experiment/mine", "train.lrr"]),
+    ("train:", "trian:", ["experiment/mine", "trian"]),
+    ("blocks_per_stage: 4", "blocks_per_stage: '???'", ["no value for model.blocks_per_stage"]),
+    ("name: mine\n", "", ["no value for name"]),
+    ("model: residual", "model: residul", ["model/residul"]),
+    ("lr: 0.05", "lr: -1", ["train.lr=-1", "allowed"]),
+    ("lr: 0.05", "n: 5", ["experiment/mine"]),  # a bare n is a boolean in YAML 1.1
+])
+def test_a_mistake_in_a_users_file_is_named(own, old, new, words):
+    assert old in OWN
+    with pytest.raises(ConfigError) as caught:
+        compose(with_config_dir(own(OWN.replace(old, new, 1))))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_an_unknown_experiment_beside_a_users_folder_lists_both(own):
+    with pytest.raises(ConfigError) as caught:
+        compose(with_config_dir([*own(OWN)[:2], "experiment=zzz"]))
+    assert all(word in str(caught.value) for word in ("zzz", "mine", "cifar_resnet20"))
+
+
+@pytest.mark.parametrize("arguments", [["--config-dir", "/no/such"], ["--config-dir=/no/such"], ["--config-dir"]])
+def test_a_config_dir_that_is_not_there(arguments):
+    with pytest.raises(ConfigError, match="no such folder"):
+        with_config_dir(arguments)
 
 
 @pytest.mark.fault(73)
@@ -152,7 +187,7 @@ def test_a_users_file_with_a_name_of_ours_is_refused_by_name(direct, own, tmp_pa
     own(OWN)
     for name in ("experiment/cifar_resnet20.yaml", "data/cifar10.yaml", "config.yaml"):
         says(direct("run", *own(OWN, name), *flags), 2, f"{name}: {name.removesuffix('.yaml')} is a name of ours")
-        (tmp_path / "own files" / name).unlink()
+        (tmp_path / "own files, (mine)" / name).unlink()
     assert not (tmp_path / "results").exists()
 
 

@@ -10,11 +10,12 @@ from repro.paths import PACKAGE
 
 # From the bottom up: a module of repro/ or a package may import what stands on a lower floor, and its own package.
 FLOORS = (
-    {"__init__", "errors", "schema", "stopping", "wording"},
+    {"__init__", "checks", "errors", "schema", "stopping", "wording"},
     {"paths", "streams"},
     {"hydra_cli", "provenance", "versions"},
     {"config"},
-    {"paper", "runs"},
+    {"paper", "record"},
+    {"runs"},
     {"publishing", "devices", "models", "data"},
     {"evaluation", "reporting"},
     {"training"},
@@ -25,9 +26,9 @@ FLOORS = (
     {"__main__"},
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
-NO_TORCH = {"__init__", "__main__", "cli", "commands", "completion", "config", "data.cifar10_files",
+NO_TORCH = {"__init__", "__main__", "checks", "cli", "commands", "completion", "config", "data.cifar10_files",
             "data.imagenet_files", "errors", "hydra_cli", "paper", "paths",
-            "provenance", "publishing", "records", "reporting", "runs", "schema", "stopping", "streams",
+            "provenance", "publishing", "record", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}
 DRAWING = {"reporting.painting"}  # all that imports matplotlib

@@ -124,8 +124,8 @@ def test_a_run_from_the_wheel_has_a_record_that_names_no_commit(installed, tmp_p
     assert done.returncode == 0, done.stderr
     run, = scan(tmp_path / "results" / "runs")
     assert run.finished
-    session = run.record["sessions"][0]
-    assert (session["repro"], session["commit"], session["dirty"]) == (repro.__version__, None, None)
+    session = run.record.sessions[0]
+    assert (session.repro, session.commit, session.dirty) == (repro.__version__, None, None)
 
 
 def test_composing_misspelled_and_missing_data_answer_as_in_the_tree(installed, tmp_path):

@@ -16,9 +16,9 @@ from torchvision.datasets import ImageFolder
 from repro.bench.input_plan import COLOR, PLAIN, SHORTER_SIDE, SIZE, InputJob
 from repro.bench.plan import print_result
 from repro.data.augment import normalize
-from repro.data.augmentation_draws import normals, training_draws
 from repro.data.crops import open_rgb, random_crop
 from repro.data.loader import read_ahead
+from repro.data.random import normals, training_draws
 from repro.schema import Loader as Kind
 
 SEED, STD = 0, 0.1  # Sec. 3.4, AlexNet: std of the color noise

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import augmentation_draws, crops
+from repro.data import crops
 from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
 from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
 from repro.data.loader import Read, read_ahead
 from repro.data.parts import cores_here
+from repro.data.random import normals, training_draws
 from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
@@ -91,7 +92,7 @@ class ImageNetData:
     def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
         """What `training_crops` needs for the images `index` (B,) at the positions (B,) of a run."""
         assert self.config.shorter_side is not None
-        drawn = augmentation_draws.training_draws(position, seed, *self.config.shorter_side)
+        drawn = training_draws(position, seed, *self.config.shorter_side)
         flip = drawn.flip & self.config.flip
         columns = [index, *drawn._replace(flip=flip)]
         return list(zip(*(column.tolist() for column in columns), strict=True))
@@ -101,7 +102,7 @@ class ImageNetData:
         if self.components is None:
             return normalize(pixels.permute(0, 3, 1, 2), self.mean, self.std)
         # No matrix product: autocast and TF32 would round it.
-        noise = (augmentation_draws.normals(position, seed)[:, :, None] * self.components).sum(1)
+        noise = (normals(position, seed)[:, :, None] * self.components).sum(1)
         return normalize(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
 
     def evaluation_batches(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,8 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -20,31 +20,6 @@ GRAY = ("1", "L", "LA", "I", "I;16", "F")
 KINDS = ("grayscale", "CMYK", "of other colors than RGB", "not JPEG", f"with a shorter side under {SMALL} pixels")
 
 
-@dataclass
-class Found:
-    """How many images there are of each of KINDS; the numbers of those that can't be read, each with what is said."""
-
-    images: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    bad: list[tuple[int, str]] = field(default_factory=list)
-
-    def look(self, number: int, path: Path) -> None:
-        """One more image, decoded fully."""
-        self.images += 1
-        try:
-            open_rgb(path)
-            with Image.open(path) as image:
-                self.kinds.update(kinds(image))
-        except DataError as error:
-            self.bad.append((number, str(error)))
-
-    def merge(self, other: "Found") -> None:
-        """Those of another part of the images, which come later."""
-        self.images += other.images
-        self.kinds += other.kinds
-        self.bad += other.bad
-
-
 def verify(root: Path, wiring_test: bool, expected: Expected = OFFICIAL) -> None:
     """Check what `find` checks, then decode every image; says what there is.
 
@@ -55,39 +30,36 @@ def verify(root: Path, wiring_test: bool, expected: Expected = OFFICIAL) -> None
     logger.info(f"{display_path(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
         + " and ".join(f"{len(images):,} images in {display_path(images.root)}" for images in sets)
         + f", {len(files.wnids):,} classes, fingerprint {files.fingerprint}")
-    total = Found()
-    for _, found in look_at_all(root, sets):
-        total.merge(found)
-    logger.info(", ".join(f"{total.kinds[kind]:,} {kind}" for kind in KINDS) + " (all of these are used)")
-    if total.bad:
-        named = "; ".join(text for _, text in total.bad[:MOST_NAMED])
-        raise DataError(f"{len(total.bad):,} of {total.images:,} images can't be read: {named}"
-                        f"{and_more(len(total.bad))}. Put them there again from the official archives")
-    logger.info(f"all {total.images:,} images can be read")
+    found, bad = Counter[str](), []
+    total = sum(map(len, sets))
+    with progress(f"verify {display_path(root)}", total) as advance:
+        for images in sets:
+            for part in in_parts(partial(look, images), range(len(images))):
+                advance(len(part))
+                for kinds, problem in part:
+                    found.update(kinds)
+                    bad += [problem] if problem else []
+    logger.info(", ".join(f"{found[kind]:,} {kind}" for kind in KINDS) + " (all of these are used)")
+    if bad:
+        raise DataError(f"{len(bad):,} of {total:,} images can't be read: {'; '.join(bad[:MOST_NAMED])}"
+                        f"{and_more(len(bad))}. Put them there again from the official archives")
+    logger.info(f"all {total:,} images can be read")
 
 
-def look_at_all(root: Path, sets: Sequence[ImageSet]) -> Iterator[tuple[int, Found]]:
-    """Decode every image on all cores, with progress; yields the place of its set and what each part holds, in order.
-
-    Images that no thread has begun are left out when the iterator is dropped.
-    """
-    with progress(f"verify {display_path(root)}", sum(map(len, sets))) as advance:
-        for place, images in enumerate(sets):
-            for found in in_parts(lambda numbers, images=images: look_at(images, numbers),  # type: ignore[misc]
-                                  range(len(images))):
-                advance(found.images)
-                yield place, found
-
-
-def look_at(images: ImageSet, numbers: Sequence[int]) -> Found:
-    """What some images of a set are."""
-    found = Found()
+def look(images: ImageSet, numbers: Sequence[int]) -> list[tuple[list[str], str]]:
+    """Decode images of a set: for each those of KINDS that it is of, and why it can't be read or ''."""
+    seen: list[tuple[list[str], str]] = []
     for number in numbers:
-        found.look(number, images.path(number))
-    return found
+        try:
+            open_rgb(path := images.path(number))
+            with Image.open(path) as image:
+                seen.append((kinds_of(image), ""))
+        except DataError as error:
+            seen.append(([], str(error)))
+    return seen
 
 
-def kinds(image: Image.Image) -> list[str]:
+def kinds_of(image: Image.Image) -> list[str]:
     """Those of KINDS that an image is of."""
     is_kind = (image.mode in GRAY, image.mode == "CMYK", image.mode not in (*GRAY, "CMYK", "RGB"),
                image.format != "JPEG", min(image.size) < SMALL)

@@ -3,14 +3,19 @@
 The same values on CPU, CUDA and MPS and in any order; nothing has to be saved for an exact resume. All arithmetic is
 on int64 tensors that hold 32-bit values; both multipliers are below 2^31, so no product overflows. The mixer is the
 two-round multiply-xorshift hash of C. Wellons' "hash-prospector" (bias 0.10 of an ideal avalanche).
+A position is the place of an image in the run: iteration x mini-batch size + place in the mini-batch.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
 ORDER_STREAM, ORDER_TIES_STREAM, AUGMENT_STREAM, SYNTHETIC_STREAM = 0, 1, 2, 3  # synthetic images use 3 and 4
-CROP_STREAM, COLOR_STREAM = 5, 9  # ImageNet: 5 to 8, 9 to 12
+FLIP_STREAM, SIDE_STREAM, TOP_STREAM, LEFT_STREAM = 5, 6, 7, 8  # ImageNet's crops
+COLOR_STREAM = 9  # ImageNet: 9 to 12
 
 
 def mix(x: Tensor) -> Tensor:
@@ -47,3 +52,35 @@ def permutation(length: int, seed: int, epoch: int, device: torch.device | None 
     high = uniform_bits(counter, seed, ORDER_STREAM) >> 1  # 31 bits: int64 is signed
     low = uniform_bits(counter, seed, ORDER_TIES_STREAM)
     return torch.argsort((high << 32) | low, stable=True)
+
+
+class TrainingDraws(NamedTuple):
+    """Draws of `crops.random_crop`: int64 (B,) thrice, and bool (B,)."""
+
+    shorter_side: Tensor
+    top_bits: Tensor
+    left_bits: Tensor
+    flip: Tensor
+
+
+def training_draws(position: Tensor, seed: int, low: int, high: int) -> TrainingDraws:
+    """Shorter side uniform in low..high, both included, where to crop, and whether to flip: half of them (Sec. 3.4).
+
+    position: (B,) int64 on any device. Each side has the same chance to (high - low + 1) parts in 2^32.
+    """
+    flip, side, top, left = (uniform_bits(position, seed, stream)
+                             for stream in (FLIP_STREAM, SIDE_STREAM, TOP_STREAM, LEFT_STREAM))
+    return TrainingDraws(low + ((side * (high - low + 1)) >> 32), top, left, flip >> 31 == 1)
+
+
+def normals(position: Tensor, seed: int) -> Tensor:
+    """Three draws of a standard normal distribution for each position (B,) int64: float32 (B, 3), by Box-Muller.
+
+    Computed in float64 (float32 on MPS, which has no other), so that devices differ by the last bit of float32 at most.
+    The largest possible value is 6.66.
+    """
+    bits = torch.stack([uniform_bits(position, seed, COLOR_STREAM + which) for which in range(4)], dim=-1)
+    uniform = (bits + 1).to(torch.float32 if position.device.type == "mps" else torch.float64) / 2**32  # in (0, 1]
+    radius, angle = torch.sqrt(-2 * torch.log(uniform[:, :2])), 2 * math.pi * uniform[:, 2:]
+    first, second = radius * torch.cos(angle), radius * torch.sin(angle)
+    return torch.cat([first, second[:, :1]], dim=1).to(torch.float32)

@@ -12,9 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from repro.config import paper_config
 from repro.models import build_model
-from repro.models.imagenet import imagenet_config
 from repro.models.layers import weighted_layers
-from repro.paper import golden_counts, published_table
 from repro.schema import DEPTHS, Family, ModelConfig, ShortcutOption, StrideIn
 
 CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers
@@ -177,6 +175,9 @@ def networks() -> Iterator[Network]:
     For comparison there are options B and C on CIFAR-10, which the paper doesn't use there, and bottlenecks with the
     stride in the 3x3.
     """
+    from repro.models.imagenet import imagenet_config  # late: a run of CIFAR-10 needs neither
+    from repro.paper import golden_counts, published_table
+
     cifar = paper_config("cifar_resnet20").model
     models = {golden.layers: replace(cifar, depth=golden.layers, blocks_per_stage=(golden.layers - 2) // 6)
               for golden in golden_counts().cifar10}

@@ -127,8 +127,9 @@ def save(path: Path, about: dict[str, Any], labels: np.ndarray, scores: np.ndarr
     for name, suffix, array in (("probabilities", ".npy", scores), ("labels", ".labels.npy", labels)):
         buffer = BytesIO()
         np.save(buffer, array)
-        write_atomic(path.with_suffix(suffix), buffer.getvalue())
-        hashes[f"{name}_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+        content = buffer.getvalue()
+        write_atomic(path.with_suffix(suffix), content)
+        hashes[f"{name}_sha256"] = hashlib.sha256(content).hexdigest()
     top1, top5 = errors.tolist()
     record = about | {
         "top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / len(labels),

@@ -1,10 +1,19 @@
 """How errors are counted: the one place for training, `repro eval` and ensembles."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from repro.data.cifar10 import DeviceData
+from repro.devices import autocast, memory_format
+from repro.schema import MachineConfig, RunConfig
+
+if TYPE_CHECKING:  # a run of CIFAR-10 loads nothing of ImageNet
+    from repro.data.imagenet import ImageNetData
 
 TOP = 5  # Sec. 4.1: top-1 and top-5 error
 
@@ -67,3 +76,32 @@ class ErrorSums:
         """The sums as numbers; waits for the device."""
         top1, top5 = self.errors.tolist()
         return Outcome(top1, self.images, float(self.loss) / max(1, self.images), top5 if self.imagenet else None)
+
+
+def evaluate_on(model: nn.Module, data: "DeviceData | ImageNetData", config: RunConfig, rank: int = 0,
+                size: int = 1) -> Outcome:
+    """The error of a network on the images that a resolved configuration's run is evaluated on, single view.
+
+    Of several processes (`size`) each tests its own images, and every image is tested by one of them.
+    """
+    sums = ErrorSums(data.mean.device, not isinstance(data, DeviceData))
+    add_errors(sums, model, data.evaluation_batches(config.machine.evaluation_batch_size, rank, size), config.machine)
+    return sums.outcome()
+
+
+@torch.no_grad()
+def add_errors(sums: ErrorSums, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
+               machine: MachineConfig) -> None:
+    """Count a network's errors among normalized images (B, 3, H, W) of the classes (B,), in evaluation mode.
+
+    The model is left in the mode that it was in.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for images, labels in batches:
+            with autocast(images.device, machine.precision):
+                logits = model(images.contiguous(memory_format=memory_format(machine)))
+            sums.add(logits, labels)
+    finally:
+        model.train(was_training)

@@ -6,7 +6,6 @@ ImageNet network by one of three protocols: the center crop, ten crops, or whole
 
 import hashlib
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from torch.nn import functional as F
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalize
-from repro.data.cifar10 import DeviceData, channel_statistics, on_device
+from repro.data.cifar10 import channel_statistics, on_device
 from repro.data.crops import Picture, center_crop, resized
-from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, ImageNetData
+from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
 from repro.data.imagenet_statistics import BESIDE, statistics_folder
 from repro.data.sources import load_arrays
-from repro.devices import autocast, is_out_of_memory
+from repro.devices import autocast, is_out_of_memory, memory_format
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.evaluation.metrics import ErrorSums, Outcome
 from repro.models.imagenet import ImageNetNet
 from repro.models.vgg import MAP, Vgg
 from repro.paper import PROTOCOL_LABELS, PROTOCOLS
@@ -39,40 +37,6 @@ TRAINED = 224  # Sec. 3.4: pixels of one side of a training crop, which these sc
 MOST_CROPS = 128  # Choice: crops in one forward pass at most, so that their activations fit beside the network's
 MOST_IMAGES = 32  # Choice: whole images read together; those of the same size share a forward pass
 STRIDE = 32  # Table 1: a last feature map has a 32nd of the image's side, rounded up
-
-
-def evaluate_on(model: nn.Module, data: DeviceData | ImageNetData, config: RunConfig, rank: int = 0,
-                size: int = 1) -> Outcome:
-    """The error of a network on the images that a resolved configuration's run is evaluated on, single view.
-
-    Of several processes (`size`) each tests its own images, and every image is tested by one of them.
-    """
-    sums = ErrorSums(data.mean.device, isinstance(data, ImageNetData))
-    add_errors(sums, model, data.evaluation_batches(config.machine.evaluation_batch_size, rank, size), config.machine)
-    return sums.outcome()
-
-
-@torch.no_grad()
-def add_errors(sums: ErrorSums, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
-               machine: MachineConfig) -> None:
-    """Count a network's errors among normalized images (B, 3, H, W) of the classes (B,), in evaluation mode.
-
-    The model is left in the mode that it was in.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        for images, labels in batches:
-            with autocast(images.device, machine.precision):
-                logits = model(images.contiguous(memory_format=memory_format(machine)))
-            sums.add(logits, labels)
-    finally:
-        model.train(was_training)
-
-
-def memory_format(machine: MachineConfig) -> torch.memory_format:
-    """How a resolved machine lays out images."""
-    return torch.channels_last if machine.channels_last else torch.contiguous_format
 
 
 @dataclass(frozen=True)

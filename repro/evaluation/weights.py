@@ -10,8 +10,7 @@ from repro.data.cifar10 import on_device
 from repro.data.sources import load_arrays
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, StorageError
-from repro.evaluation.metrics import Outcome
-from repro.evaluation.protocols import evaluate_on
+from repro.evaluation.metrics import Outcome, evaluate_on
 from repro.evaluation.weight_files import SETTINGS, Carried, check_tensors, read_weights
 from repro.models import build_model
 from repro.paths import display_path, results_dir, user_path

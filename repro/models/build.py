@@ -3,8 +3,6 @@
 from torch import nn
 
 from repro.models.cifar import CifarNet, initialize
-from repro.models.imagenet import ImageNetNet, imagenet_config
-from repro.models.vgg import Vgg
 from repro.schema import CLASSES, Architecture, Family, ModelConfig, ShortcutOption, StrideIn
 
 
@@ -18,8 +16,12 @@ def build_model(config: ModelConfig, seed: int = 0, batch_norm_group: int = 0) -
     if config.architecture is Architecture.cifar:
         model = CifarNet(config, batch_norm_group)
     elif config.family is Family.vgg:
+        from repro.models.vgg import Vgg
+
         model = Vgg(config)
     else:
+        from repro.models.imagenet import ImageNetNet
+
         model = ImageNetNet(config, batch_norm_group)
     if next(model.parameters()).device.type != "meta":
         initialize(model, config, seed)
@@ -34,4 +36,6 @@ def build_imagenet_model(layers: int, family: Family = Family.residual,
 
     A plain network ignores `shortcut_option`, a basic block `stride_in`. ConfigError for a depth not in Table 1.
     """
+    from repro.models.imagenet import imagenet_config
+
     return build_model(imagenet_config(layers, family, shortcut_option, stride_in, num_classes), seed, batch_norm_group)

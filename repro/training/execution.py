@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from repro.data.cifar10 import DeviceData
 from repro.devices import force_eager, new_stream
 from repro.errors import CaptureError
-from repro.evaluation.metrics import ErrorSums, Outcome
-from repro.evaluation.protocols import add_errors, evaluate_on
+from repro.evaluation.metrics import ErrorSums, Outcome, add_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck
 from repro.models.checkpointing import set_checkpointing
 from repro.models.layers import weighted_layers

@@ -12,11 +12,9 @@ from repro import runs
 from repro.config import compose
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
-from repro.devices import autocast, describe, exact_fp32, place, resolve, restore_settings, set_up
+from repro.devices import autocast, describe, exact_fp32, memory_format, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
-from repro.evaluation.protocols import memory_format
-from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
@@ -81,6 +79,8 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     if run.record.config.data.name == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
                           "(Fig. 7), this is a run of ImageNet")
+
+    from repro.evaluation.weights import load_weights  # late: a run needs it not
 
     config = recorded_settings(run.record, overrides)
     device = set_up(config)

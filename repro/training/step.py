@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.devices import autocast
+from repro.devices import autocast, memory_format
 from repro.schema import Precision, RunConfig, WarmUp
 from repro.training.distributed import World, flat_statistics, put_statistics, running_statistics
 from repro.training.inputs import Data, input_of
@@ -51,7 +51,7 @@ class TrainStep:
         self.warmup_rate = torch.tensor(schedule.warmup_lr, dtype=torch.float32, device=device)
         self.warms_up = schedule.warmup is not WarmUp.none
         self.optimizer = MomentumSGD(model, config.train, schedule.rate(0, self.warms_up))
-        self.memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
+        self.memory_format = memory_format(config.machine)
         self.loss_scale = config.train.loss_scale if config.machine.precision is Precision.fp16 else 1.0
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), dtype=torch.float32, device=device)

@@ -57,12 +57,13 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
     """Run one after the other, each on all of its devices, in the time that is left.
 
-    A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are returned.
+    A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are returned,
+    but for runs that have been finished elsewhere meanwhile. So several processes can do the runs of one suite.
     """
     if plans and plans[0].devices > 1 and rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
                           "srun start its runs with `repro run`")
-    failures = list[ReproError]()
+    failures = list[tuple[Plan, ReproError]]()
     for one in plans:
         if stop.reason is not None:
             raise Stopped(f"stopped by {stop.reason} before {one.title}\n{one.advice}", stop.exit_code)
@@ -70,8 +71,8 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
             run(replace(one, config=replace(one.config, max_seconds=stop.seconds_left())))
         except (DivergedError, OutOfMemoryError, InUseError) as error:
             logger.warning(f"{error}\ngoing on with the rest")
-            failures.append(error)
-    return failures
+            failures.append((one, error))
+    return [error for one, error in failures if not read_run(one.folder).finished]
 
 
 def evaluate_finished(suite: Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:

@@ -14,14 +14,12 @@ from repro.data.imagenet_files import find
 from repro.data.imagenet_statistics import ImageStatistics, store
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.evaluation.metrics import ErrorSums
+from repro.evaluation.metrics import ErrorSums, add_errors, evaluate_on
 from repro.evaluation.protocols import (
     Normalizer,
     Scorer,
     Views,
-    add_errors,
     dense_probabilities,
-    evaluate_on,
     normalizer_of,
     ten_crops,
     views_of,

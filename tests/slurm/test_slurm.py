@@ -67,10 +67,10 @@ class Job:
     def trains(self, restarts: int) -> bool:
         """Whether the session after so many restarts has come to its first test."""
         for path in (self.folder / "results" / "runs").glob("*/seed0/run.json"):
-            session = runs.read_run(path.parent).record["sessions"][-1]
+            session = runs.read_run(path.parent).record.sessions[-1]
             history = runs.read_history(path.parent / "history.csv")
-            return session["slurm"]["restarts"] == restarts and any(
-                row["iteration"] > session["from_iteration"] for row in history)
+            return session.slurm.restarts == restarts and any(
+                row["iteration"] > session.from_iteration for row in history)
         return False
 
     def ended(self, state: str) -> dict[str, str]:
@@ -132,13 +132,13 @@ def stopped(job: Job, *stops: tuple[str, ...]) -> runs.Run:
         job.call(*words)
     assert job.ended("COMPLETED")["Restarts"] == str(len(stops))
     run = job.run()
-    assert run.record["status"] == "finished"
+    assert run.record.status == "finished"
     assert [row["iteration"] for row in run.history()] == list(range(5, 41, 5))
-    sessions = run.record["sessions"]
-    assert [session["slurm"] for session in sessions] == [
-        {"job_id": job.number, "restarts": restarts} for restarts in range(len(stops) + 1)]
-    ends = [session["to_iteration"] for session in sessions]
-    assert [0, *ends[:-1]] == [session["from_iteration"] for session in sessions]
+    sessions = run.record.sessions
+    assert [(session.slurm.job_id, session.slurm.restarts) for session in sessions] == [
+        (job.number, restarts) for restarts in range(len(stops) + 1)]
+    ends = [session.to_iteration for session in sessions]
+    assert [0, *ends[:-1]] == [session.from_iteration for session in sessions]
     assert ends[0] > 0
     assert sorted(set(ends)) == ends
     assert ends[-2] < ends[-1] == 40
@@ -163,7 +163,7 @@ def test_a_job_that_is_requeued_signalled_and_preempted_goes_on_as_if_left_alone
 def test_two_nodes_train_one_network_and_come_back_together(submit):
     job = submit(options=("--nodes=2",))
     run = stopped(job, ("scancel", "--signal=USR2", job.number))
-    assert [session["devices"] for session in run.record["sessions"]] == [2, 2]
+    assert [session.devices for session in run.record.sessions] == [2, 2]
 
 
 def test_a_job_with_a_wrong_configuration_ends_and_does_not_come_back(submit):

@@ -13,7 +13,7 @@ from repro.config import compose
 from repro.data.random import permutation
 from repro.devices import place, set_up, synchronize
 from repro.errors import Stopped
-from repro.evaluation.protocols import evaluate_on
+from repro.evaluation.metrics import evaluate_on
 from repro.models import build_model
 from repro.paths import TREE
 from repro.runs import read_run, run_folder

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from repro.config import compose
-from repro.data import augmentation_draws, crops, imagenet_files
+from repro.data import crops, imagenet_files
 from repro.data.imagenet import color_components, on_device
 from repro.data.imagenet_statistics import Sums
-from repro.data.random import permutation
+from repro.data.random import normals, permutation, training_draws
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, Stopped
 from repro.stopping import StopRequest
@@ -187,8 +187,8 @@ def test_a_mini_batch_is_what_the_draws_of_its_positions_say(config, files, stat
         source.prepare(begin)
         positions = begin + torch.arange(12)
         batch, labels = source.batch(positions)
-        drawn = augmentation_draws.training_draws(positions, 3, 36, 48)
-        alphas = augmentation_draws.normals(positions, 3).double().numpy()
+        drawn = training_draws(positions, 3, 36, 48)
+        alphas = normals(positions, 3).double().numpy()
         for row, index in enumerate(order[positions].tolist()):
             picture = crops.open_rgb(files.train.path(index))
             crop = crops.random_crop(picture, int(drawn.shorter_side[row]), int(drawn.top_bits[row]),
@@ -230,7 +230,7 @@ def test_crops_of_224_subtract_the_mean_image_and_per_channel_what_is_configured
 
 def test_the_color_noise_has_the_covariance_that_alexnet_describes(statistics):
     values, vectors = statistics.principal()
-    noise = augmentation_draws.normals(torch.arange(200_000), 0) @ torch.from_numpy(color_components(statistics, 0.1))
+    noise = normals(torch.arange(200_000), 0) @ torch.from_numpy(color_components(statistics, 0.1))
     expected = vectors @ np.diag((0.1 * values) ** 2) @ vectors.T
     assert np.allclose(np.cov(noise.numpy().T), expected, rtol=0.02, atol=0.01 * expected.max())
 

@@ -8,7 +8,7 @@ import torch
 from repro.data.cifar10 import DeviceData
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, Stopped, StorageError
-from repro.evaluation.protocols import evaluate_on
+from repro.evaluation.metrics import evaluate_on
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.record import Responses

@@ -131,6 +131,25 @@ def test_runs_that_diverge_find_no_memory_or_are_in_use_leave_the_others_alone(m
     assert [read_run(one.folder).status for one in plans] == ["diverged", "out of memory", "unreadable", "finished"]
 
 
+def test_a_run_that_is_finished_elsewhere_in_the_meantime_is_no_failure(monkeypatch, tmp_path):
+    """As where two processes do the runs of one suite."""
+    monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
+    plans = [plan(tiny_config(f"seed={seed}", f"results={tmp_path}", "train.iterations=2", "train.lr_drops=[]"))
+             for seed in range(2)]
+    run = module.run
+
+    def elsewhere(one):
+        if one.config.seed == 0:
+            run(one)
+            raise InUseError("in progress elsewhere")
+        return run(one)
+
+    monkeypatch.setattr(module, "run", elsewhere)
+    with StopRequest() as stop:
+        assert module.run_each(plans, stop) == []
+    assert all(read_run(one.folder).finished for one in plans)
+
+
 def test_a_stop_between_two_runs_is_said_with_the_command_that_goes_on():
     stop = StopRequest()
     stop.received = signal.SIGTERM

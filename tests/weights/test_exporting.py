@@ -14,6 +14,7 @@ from repro.evaluation.weight_files import facts_path, read_weights
 from repro.evaluation.weights import load_weights
 from repro.models import build_model
 from repro.paths import results_dir
+from repro.record import parse_record
 from repro.runs import file_sha256, read_run
 from tests.evaluation.made import CLASSES, make_images
 from tests.evaluation.made import TINY as IMAGENET
@@ -63,7 +64,7 @@ def test_an_exported_file_is_the_runs_weights_and_gives_its_error(here, run, for
     facts = json.loads(facts_path(path).read_text())
     assert facts["sha256"] == file_sha256(path)
     assert facts["mean"]["sha256"] == file_sha256(folder / facts["mean"]["file"])
-    assert facts["record"] == read_run(run).record
+    assert parse_record(facts["record"]) == read_run(run).record
     tested = here("eval", "experiment=cifar_resnet20", "model.blocks_per_stage=1", f"weights={path}", "--json")
     assert tested.code == 0, tested.err
     values = json.loads(tested.out)
@@ -128,10 +129,10 @@ def test_synthetic_images_and_wiring_tests_are_named_at_the_top(direct):
     run = read_run(folder)
     assert labels(run) == ["WIRING TEST: says nothing about ImageNet", "SHORT RUN: 1 of 600,000 iterations"]
     record = run.record
-    record["config"]["data"] |= {"name": "synthetic", "wiring_test": False}
+    data = record.config.data
+    data.name, data.wiring_test = "synthetic", False
     assert labels(run)[0] == "SYNTHETIC IMAGES: says nothing about CIFAR-10"
-    record["config"]["data"]["name"] = "imagenet"
-    record["iterations"] = 600000
+    data.name, record.iterations = "imagenet", 600000
     assert labels(run) == ["OTHER SETTINGS than the paper's: see the deviations"]
 
 
