@@ -23,7 +23,7 @@ from repro.config import (
 from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
 from repro.record import Record
 from repro.reporting.statistics import Summary
-from repro.runs import Run, file_sha256, read_json, scan
+from repro.runs import Run, file_sha256, read_object, scan
 from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
@@ -333,15 +333,6 @@ def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> EvaluatedRun
             lacking.append((run, reason))
     return EvaluatedRuns(answer.origin, experiment, answer.runs, answer.excluded, protocol, tuple(tests),
                          tuple(lacking))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """What a file of JSON holds; {} if it is missing, torn or no mapping."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
