@@ -7,7 +7,7 @@ from pathlib import Path
 from repro.config import config_hash
 from repro.errors import ConfigError, StorageError
 from repro.paths import display_path, in_tree, reference_dir
-from repro.runs import NO_EXCHANGE, Run, exchange, find_run, read_json, read_run, temporary_path, write_atomic
+from repro.runs import NO_EXCHANGE, Run, exchange, find_run, read_object, read_run, temporary_path, write_atomic
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights
@@ -104,15 +104,8 @@ def put_in_place(new: Path, target: Path) -> None:
 
 def finished_tests(folder: Path) -> list[str]:
     """The records of a run's finished tests (`repro eval protocol=...`), by their path in its folder."""
-    found = []
-    for path in sorted(folder.glob(TESTS)):
-        try:
-            content = read_json(path)
-        except ValueError:
-            continue
-        if isinstance(content, dict) and content.get("finished") is True:
-            found.append(str(path.relative_to(folder)))
-    return found
+    return [str(path.relative_to(folder)) for path in sorted(folder.glob(TESTS))
+            if read_object(path).get("finished") is True]
 
 
 def check_free(target: Path, run: Run) -> None:

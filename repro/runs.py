@@ -244,6 +244,15 @@ def read_json(path: Path) -> Any:
         raise ValueError(str(error)) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds; {} if it is missing, torn or no mapping."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file of any size, as hexadecimal digits."""
     with open_plain(path) as file:
@@ -402,7 +411,7 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
                          "that begin there at the same moment are not surely kept apart")
                 lock, kernel = SoftFileLock(folder / f"{LOCK}.soft"), False
                 stack.enter_context(lock.acquire(LET_GO_SECONDS))
-            before = lock_owner(path)
+            before = read_object(path)
             if before and not is_gone(before, kernel):
                 raise InUseError(f"{in_use_message(folder, before)}; if that machine is gone, delete {path}")
             try:
@@ -411,7 +420,7 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
                 path.unlink()
                 raise
         except Timeout:
-            raise InUseError(in_use_message(folder, lock_owner(path))) from None
+            raise InUseError(in_use_message(folder, read_object(path))) from None
         except OSError as error:
             raise StorageError(f"can't write {display_path(path)}: {error.strerror}") from error
         _held.add(folder)
@@ -439,29 +448,20 @@ def check_held(folder: Path) -> bool:
                                "unmounted, or that file was deleted. Nothing was written since; what this run has "
                                "written must be back there before it goes on")
         if not is_ours(held / LOCK):
-            raise InUseError(f"{in_use_message(held, lock_owner(held / LOCK))}; the {LOCK} of this one was deleted, "
+            raise InUseError(f"{in_use_message(held, read_object(held / LOCK))}; the {LOCK} of this one was deleted, "
                              "and it has written nothing since")
     return bool(holds)
 
 
 def is_ours(path: Path) -> bool:
     """Whether this process has written a lock."""
-    return process(os.getpid()).items() <= lock_owner(path).items()
+    return process(os.getpid()).items() <= read_object(path).items()
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
     """Who holds a folder now, as far as its lock tells; None if nobody."""
-    owner = lock_owner(folder / LOCK)
+    owner = read_object(folder / LOCK)
     return owner if owner and not is_gone(owner) else None
-
-
-def lock_owner(path: Path) -> dict[str, Any]:
-    """Who wrote a lock; {} if nobody or nothing readable."""
-    try:
-        owner = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def is_gone(owner: dict[str, Any], kernel: bool = False) -> bool:

@@ -2,21 +2,14 @@
 
 import argparse
 import json
-import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from repro.commands.common import Add, program, results_of
+from repro.commands.common import Add, program, results_of, runs_of
 from repro.errors import ConfigError
 
 if TYPE_CHECKING:
     from repro.schema import RunConfig
     from repro.training.schedule import Schedule
-
-WARMUPS = {"error80": "until the training error is below {error:g} % over {window} mini-batches, at most {most} "
-                      "updates",
-           "fixed400": "for {most} updates"}
-
 
 def register(add: Add) -> None:
     """Add these commands."""
@@ -49,7 +42,16 @@ def show_settings(options: argparse.Namespace) -> int:
     from msgspec import to_builtins
 
     from repro.config import compose, deviations, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import facts_lines, settings, settings_lines, sources
+    from repro.reporting.settings import (
+        cost_facts,
+        facts_lines,
+        folders,
+        given_keys,
+        settings,
+        settings_lines,
+        sources,
+    )
+    from repro.schema import Family
     from repro.training.schedule import Schedule
 
     overrides = with_config_dir(arguments_of(options))
@@ -59,9 +61,11 @@ def show_settings(options: argparse.Namespace) -> int:
                      paper_config(config.name) if known else None,
                      sources(files_of([f"experiment={config.name}"])) if known else {})
     schedule = Schedule.of(config)
+    trained = config.model.family is not Family.vgg  # VGG is there for tests of imported weights
     facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
-             "schedule": schedule_facts(config, schedule) if is_trainable(config) else None,
-             "cost": cost_facts(config, schedule), "folders": folders(config), "deviations": deviations(config),
+             "schedule": schedule_facts(config, schedule) if trained else None,
+             "cost": cost_facts(config, schedule.iterations, runs_of(results=results_of(config.results))),
+             "folders": folders(config), "deviations": deviations(config),
              "reproduces": [] if deviations(config) else config.reproduces}
     if options.json:
         print(json.dumps(facts, indent=2))
@@ -70,28 +74,13 @@ def show_settings(options: argparse.Namespace) -> int:
     return 0
 
 
-def given_keys(overrides: Sequence[str]) -> dict[str, str]:
-    """{key: how it was given} by the environment and by the overrides, which win."""
-    from repro.config import ENVIRONMENT
-    from repro.schema import FIELDS
-
-    given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
-    names = [override.partition("=")[0].lstrip("+~") for override in overrides]
-    return given | {name: "override" for name in names if name in FIELDS}
-
-
-def is_trainable(config: "RunConfig") -> bool:
-    """Whether a network is trained here at all: VGG is there for tests of imported weights."""
-    from repro.schema import Family
-
-    return config.model.family is not Family.vgg
-
-
 def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images.
 
     The passes are null where nobody knows how many images there are, in a wiring test.
     """
+    from repro.reporting.settings import training_images
+
     images = training_images(config)
     passes = None if images is None else config.train.mini_batch_size / images
     starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
@@ -101,60 +90,12 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
                              "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
                              "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
-    if schedule.warmup.name in WARMUPS:
-        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": WARMUPS[schedule.warmup.name].format(
-            error=schedule.warmup_error, window=schedule.warmup_window, most=schedule.warmup_max)}
+    most = f"{schedule.warmup_max} updates"
+    error = f"the training error is below {schedule.warmup_error:g} % over {schedule.warmup_window} mini-batches"
+    ends_by = {"fixed400": f"for {most}", "error80": f"until {error}, at most {most}"}
+    if schedule.warmup.name in ends_by:
+        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": ends_by[schedule.warmup.name]}
     return facts
-
-
-def training_images(config: "RunConfig") -> int | None:
-    """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
-    from repro.schema import IMAGENET, SYNTHETIC, TRAINING_IMAGES
-
-    if config.data.name == SYNTHETIC:
-        from repro.data.synthetic import TRAIN_IMAGES
-
-        return TRAIN_IMAGES
-    if config.data.wiring_test:
-        return None
-    if config.data.name == IMAGENET:
-        return TRAINING_IMAGES
-    return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
-
-
-def cost_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
-    """What the run costs: counted, and measured where there is a run or a committed benchmark of it."""
-    from repro import paper
-    from repro.config import deviations
-    from repro.paths import reference_dir
-    from repro.reporting.select import pools
-    from repro.reporting.settings import counts
-    from repro.reporting.status import benchmarks, measured_times
-    from repro.wording import duration
-
-    identities = {one["identity"] for one in folders(config)}
-    found = pools(results_of(config.results), reference_dir())
-    times = measured_times(config.name, identities, schedule.iterations, found)
-    times += benchmarks(config.name, reference_dir()) if not deviations(config) else []
-    suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
-    return {**counts(config, schedule.iterations), "suite": suite,
-            "times": [{**one, "text": duration(one["seconds"])} for one in times]}
-
-def folders(config: "RunConfig") -> list[dict[str, str]]:
-    """Identity and folder of the run in each precision that `auto` may mean."""
-    from repro.config import config_hash, with_precision
-    from repro.paths import display_path
-    from repro.runs import run_folder
-    from repro.schema import Device, Precision
-
-    precisions = [config.machine.precision]
-    if config.machine.precision is Precision.auto:
-        on = {Device.auto: [Precision.fp32, Precision.tf32], Device.cuda: [Precision.tf32]}
-        precisions = on.get(config.machine.device, [Precision.fp32])
-    resolved = [with_precision(config, precision) for precision in precisions]
-    return [{"precision": one.machine.precision.name, "identity": config_hash(one),
-             "folder": display_path(run_folder(one))}
-            for one in resolved]
 
 
 def show_differences(options: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
     from repro.reporting.tables import build
 
     table = build(name, found)
-    print(table.forms()[form])
+    print(table.forms[form])
     written = write(table, folder)
     if form == "md":
         print(f"written: {', '.join(map(display_path, written))}\n")

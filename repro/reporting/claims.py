@@ -13,24 +13,9 @@ from msgspec import structs
 
 from repro.config import scale_lengths
 from repro.paper import Claim, ClaimTest, claims, published_figure, suite
+from repro.reporting import select
 from repro.reporting.figures import responses_of
-from repro.reporting.select import (
-    LAYER_SUITES,
-    SHORT,
-    SUITES,
-    SYNTHETIC,
-    WIRING_TEST,
-    RunSelection,
-    RunSet,
-    data_set,
-    net_name,
-    paper_runs,
-    precision,
-    record,
-    result,
-    schedule_text,
-    short_runs,
-)
+from repro.reporting.select import RunSelection, RunSet
 from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, IMAGENET_STD, WIDTH, Summary
 from repro.reporting.table import Table, TableRow
 from repro.runs import Run
@@ -83,7 +68,7 @@ class Sample:
     @property
     def few_runs_std(self) -> float:
         """The spread (points) that runs of this experiment are taken to have below FEW_RUNS seeds."""
-        return IMAGENET_STD if data_set(self.experiment) == "ImageNet" else FEW_RUNS_STD
+        return IMAGENET_STD if select.data_set(self.experiment) == "ImageNet" else FEW_RUNS_STD
 
     def error(self) -> float:
         """The standard error of the mean; below FEW_RUNS seeds from the fixed spread."""
@@ -103,7 +88,7 @@ def judge(claim: Claim, found: Sequence[RunSet]) -> ClaimResult:
     """One claim: FAIL if a comparison fails, PASS if all pass, else not decidable."""
     comparisons = tuple(
         one for test in claim.tests for one in compare(test, [
-            [sample(test, paper_runs(pool, name), pool.origin) for name in test.experiments] for pool in found]))
+            [sample(test, select.paper_runs(pool, name), pool.origin) for name in test.experiments] for pool in found]))
     outcomes = {one.outcome for one in comparisons}
     verdict = FAIL if FAIL in outcomes else UNDECIDED if UNDECIDED in outcomes else PASS
     reasons = dict.fromkeys(part for one in comparisons if one.outcome == UNDECIDED for part in one.numbers.split("; "))
@@ -114,10 +99,10 @@ def judge(claim: Claim, found: Sequence[RunSet]) -> ClaimResult:
 
 def short_comparisons(claim: Claim, found: Sequence[RunSet]) -> list[Comparison]:
     """The same comparisons on short runs, as far as there are any; they decide nothing."""
-    presets = [suite(name).preset(SHORT) for name in dict.fromkeys((SUITES[SHORT], LAYER_SUITES[SHORT]))]
+    presets = [select.preset_of(select.SHORT, base) for base in ("table", "figure7")]
     sides: list[tuple[str, dict[str, RunSelection]]] = []
     for pool in found:
-        chosen = [short_runs(pool, preset) for preset in presets]
+        chosen = [select.short_runs(pool, preset) for preset in presets]
         origin = ", ".join([pool.origin, *dict.fromkeys(name for name, _ in chosen if name)])
         sides.append((origin, {answer.experiment: answer for _, own in chosen for answer in own}))
     comparisons: list[Comparison] = []
@@ -136,14 +121,14 @@ def sample(test: ClaimTest, answer: RunSelection, origin: str) -> Sample:
     for run in answer.runs:
         try:
             values.append(measure(test, run))
-            runs.append(f"{run.name} ({precision(run)})")
+            runs.append(f"{run.name} ({select.precision(run)})")
         except (ValueError, KeyError, TypeError) as error:
             reasons.append(f"{run.name}: {error}")
     if values:
         return Sample(name, tuple(values), tuple(runs), origin)
     never = {entry.status for entry in answer.excluded}
-    why = (f" (synthetic images say nothing about {data_set(name)})" if SYNTHETIC in never else
-           f" (a wiring test says nothing about {data_set(name)})" if WIRING_TEST in never else "")
+    why = (f" (synthetic images say nothing about {select.data_set(name)})" if select.SYNTHETIC in never else
+           f" (a wiring test says nothing about {select.data_set(name)})" if select.WIRING_TEST in never else "")
     return Sample(name, (), (), origin, [*reasons, f"{name} is {answer.status}{why}"][0])
 
 
@@ -151,16 +136,16 @@ def measure(test: ClaimTest, run: Run) -> float:
     """The test's measure of a finished run; ValueError or KeyError if the run does not have it."""
     if test.measure == "training_error":  # of a shortened schedule over as long a part
         last = int(run.history()[-1]["iteration"])
-        return mean_error(run.history(), last - scale_lengths(WINDOW, record(run).config.scale), last)
+        return mean_error(run.history(), last - scale_lengths(WINDOW, select.record(run).config.scale), last)
     if test.measure == "convergence_area":  # before the first drop: the area under the curve divided by its length
-        config = record(run).config
+        config = select.record(run).config
         return mean_error(run.history(), 0, scale_lengths(config.train.lr_drops[0], config.scale))
     if test.measure == "responses":
         values = responses_of(run)[0]
         return sum(values) / len(values)
-    if test.metric not in result(run):
-        raise ValueError(f"its record has no {test.metric}")
-    return float(result(run)[test.metric])
+    if test.metric not in select.result(run):
+        raise ValueError(f"its select.record has no {test.metric}")
+    return float(select.result(run)[test.metric])
 
 
 def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
@@ -193,7 +178,7 @@ def choose_samples(rows: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
 
 def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
     """One comparison and its outcome."""
-    names = [net_name(one.experiment) for one in group]
+    names = [select.net_name(one.experiment) for one in group]
     limit = bound(names[0]) if test.relation == "below" else math.nan
     text = f"{test.measure.replace('_', ' ')}: " + {
         "rising": " < ".join(names), "not_falling": " <= ".join(names), "close": " close to ".join(names),
@@ -231,7 +216,7 @@ def bound(net: str) -> float:
 
 def short_label() -> str:
     """What is said before outcomes of short runs."""
-    return f"short runs, {schedule_text(suite(SUITES[SHORT]).preset(SHORT))}, not the paper's schedule"
+    return f"short runs, {select.schedule_text(select.preset_of(select.SHORT, 'table'))}, not the paper's schedule"
 
 
 def counts(found: Sequence[ClaimResult]) -> str:

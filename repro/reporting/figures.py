@@ -10,27 +10,12 @@ from msgspec import structs
 
 from repro.config import scale_lengths
 from repro.paper import Axis, Curve, Panel, PublishedFigure, pick, published_figure, published_table
-from repro.reporting.select import (
-    LAYERS,
-    NOT_CIFAR,
-    SUITES,
-    SYNTHETIC,
-    RunSelection,
-    RunSet,
-    machine_notes,
-    median_run,
-    net_name,
-    paper_runs,
-    preset_of,
-    record,
-    schedule_text,
-    short_runs,
-    split_name,
-)
+from repro.reporting import select
+from repro.reporting.select import RunSelection, RunSet
 from repro.runs import Run, file_sha256
 
-SHORTENED = ("figure1", "figure6", *LAYERS)  # of these there are short and synthetic versions
-DRAWN = ("figure1", "figure4", "figure6", *LAYERS)
+SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
+DRAWN = ("figure1", "figure4", "figure6", *select.LAYERS)
 VERY_DEEP = "cifar_resnet1202"  # what only the right panel of Figure 6 shows; without a run of it the panel is left out
 KEYS = {"training": "train_top1_error", "test": "test_top1_error",  # columns of history.csv
         "validation": "val_top1_error"}
@@ -92,7 +77,7 @@ class Drawn:
 
 def names() -> list[str]:
     """Names of the figures that can be drawn."""
-    return [*DRAWN, *(f"{variant}_{name}" for variant in SUITES for name in SHORTENED)]
+    return [*DRAWN, *(f"{variant}_{name}" for variant in select.SUITES for name in SHORTENED)]
 
 
 def gather(name: str, found: Sequence[RunSet]) -> DrawnFigure | None:
@@ -101,57 +86,44 @@ def gather(name: str, found: Sequence[RunSet]) -> DrawnFigure | None:
     Of several seeds it is the one closest to the median error. Raises ConfigError for an unknown name.
     """
     pick(name, dict.fromkeys(names()), "figure")
-    variant, base = split_name(name)
+    variant, base = select.split_name(name)
     published = described(name)
     wanted = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment}
     if variant is None:
-        sides = [{experiment: paper_runs(pool, experiment) for experiment in wanted} for pool in found]
+        sides = [{experiment: select.paper_runs(pool, experiment) for experiment in wanted} for pool in found]
     else:
-        preset = preset_of(variant, base)
-        sides = [{answer.experiment: answer for answer in short_runs(pool, preset)[1]} for pool in found]
+        preset = select.preset_of(variant, base)
+        sides = [{answer.experiment: answer for answer in select.short_runs(pool, preset)[1]} for pool in found]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
     drawn: dict[str, Drawn] = {}
-    lacking: list[str] = []
+    lacking: dict[str, list[str]] = {}
     for experiment, curve in wanted.items():
         one, reasons = first_with_data(curve, [side[experiment] for side in sides], read)
         if one is not None:
             drawn[experiment] = one
-        lacking += reasons or ([] if one else [f"{net_name(experiment)}: not run"])
+        if one is None or reasons:
+            lacking[experiment] = reasons or [f"{select.net_name(experiment)}: not run"]
     if not drawn:
         return None
-    missing = [net_name(experiment) for experiment in wanted if experiment not in drawn]
-    below = [warning(variant, base)] if variant else []
-    machines = machine_notes((replace(one.answer, runs=(one.run,)) for one in drawn.values()), net_and_seed)
-    if base in LAYERS:
-        panels, notes = (response_panels if base == "figure7" else gradient_panels)(published, list(drawn.values()))
-        left_out = [f"not drawn: {'; '.join(lacking)}"] if lacking else []
-        return DrawnFigure(name, title(name, published), True, panels, [*below, *notes, *machines, *left_out])
-    shown = [panel for panel in published.panels  # ResNet-110 of Figure 6's right panel is in the middle too
-             if VERY_DEEP in drawn or all(curve.experiment != VERY_DEEP for curve in panel.curves)]
-    panels = [curve_panel(panel, published, drawn, {} if variant else published_marks()) for panel in shown]
-    errors = [error for error in published.styles if any(error in panel.errors for panel in shown)]
-    styles = ", ".join(f"{published.styles[error]}: {error} error" for error in errors)
-    notes = [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
-             *published.notes]
-    if any(panel.marks for panel in panels):
-        notes.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
-    several = ", ".join(f"{net_name(experiment)} (seed {one.run.seed} of {len(one.answer.runs)} seeds)"
-                        for experiment, one in drawn.items() if len(one.answer.runs) > 1)
-    notes += [*below, *machines]
-    if several:
-        notes.append(f"drawn of several seeds: the one closest to the median {errors[-1]} error: {several}")
-    if missing:
-        notes.append(f"not run: {', '.join(missing)}")
-    return DrawnFigure(name, title(name, published), False, panels, notes)
+    if base in select.LAYERS:
+        panels, notes = (response_panels if base == "figure7" else gradient_panels)(list(drawn.values()))
+        missing = "; ".join(reason for reasons in lacking.values() for reason in reasons)
+        notes = [*warnings(variant, base), *notes, *drawn_notes(drawn), *([f"not drawn: {missing}"] if missing else [])]
+    else:
+        panels, notes = curve_panels(published, drawn, variant is None)
+        missing = ", ".join(map(select.net_name, lacking))
+        notes = [*notes, *warnings(variant, base), *drawn_notes(drawn), *median_notes(drawn, published),
+                 *([f"not run: {missing}"] if missing else [])]
+    return DrawnFigure(name, title(name, published), base in select.LAYERS, panels, notes)
 
 
 def described(name: str) -> PublishedFigure:
     """The published description, of a variant with its own axes and networks; gradients are drawn like Figure 7."""
-    variant, base = split_name(name)
-    figure = published_figure("figure7" if base in LAYERS else base)
+    variant, base = select.split_name(name)
+    figure = published_figure("figure7" if base in select.LAYERS else base)
     if variant is None:
         return figure
-    members = preset_of(variant, base).experiments or ()
+    members = select.preset_of(variant, base).experiments or ()
     panels = [structs.replace(panel, curves=tuple(curve for curve in panel.curves if curve.experiment in members))
               for panel in figure.panels]
     return structs.replace(figure, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
@@ -160,25 +132,32 @@ def described(name: str) -> PublishedFigure:
 
 def title(name: str, published: PublishedFigure) -> str:
     """The title of a figure; of a variant one that can't be taken for the paper's."""
-    variant, base = split_name(name)
+    variant, base = select.split_name(name)
     number = f"Figure {base.removeprefix('figure')}"
     if variant is None:
         return "Norms of gradients by layer" if base == "gradients" else f"{number}: {published.title}"
     what = {"figure7": "Figure 7: std of layer responses", "gradients": "the norms of gradients by layer"}
-    head = f"{NOT_CIFAR}. " if variant == SYNTHETIC else ""
-    return f"{head}Short version of {what.get(base, number)} ({schedule_text(preset_of(variant, base))})"
+    head = f"{select.NOT_CIFAR}. " if variant == select.SYNTHETIC else ""
+    return f"{head}Short version of {what.get(base, number)} ({select.schedule_text(select.preset_of(variant, base))})"
 
 
-def warning(variant: str, base: str) -> str:
+def warnings(variant: str | None, base: str) -> list[str]:
     """The small print that says what a variant shows and what it cannot show."""
-    preset = preset_of(variant, base)
-    head = f"{NOT_CIFAR}; not" if variant == SYNTHETIC else "not"
-    return f"{head} the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}"
+    if variant is None:
+        return []
+    preset = select.preset_of(variant, base)
+    head = f"{select.NOT_CIFAR}; not" if variant == select.SYNTHETIC else "not"
+    return [f"{head} the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}"]
+
+
+def drawn_notes(drawn: Mapping[str, Drawn]) -> list[str]:
+    """Whose runs are drawn."""
+    return select.machine_notes((replace(one.answer, runs=(one.run,)) for one in drawn.values()), net_and_seed)
 
 
 def net_and_seed(run: Run) -> str:
     """'ResNet-20 (seed 0)'."""
-    return f"{net_name(run.experiment)} (seed {run.seed})"
+    return f"{select.net_name(run.experiment)} (seed {run.seed})"
 
 
 def first_with_data(curve: Curve, answers: Iterable[RunSelection],
@@ -194,12 +173,35 @@ def first_with_data(curve: Curve, answers: Iterable[RunSelection],
                 reasons.append(f"{net_and_seed(run)} ({answer.origin}): {error}")
         kept = replace(answer, runs=tuple(run for run in answer.runs if run.folder in usable))
         if kept.runs:
-            run = median_run(kept)
+            run = select.median_run(kept)
             return Drawn(curve, kept, run, usable[run.folder]), reasons
     return None, reasons
 
 
 # ---- curves over the iterations
+
+
+def curve_panels(published: PublishedFigure, drawn: Mapping[str, Drawn],
+                 marked: bool) -> tuple[list[DrawnPanel], list[str]]:
+    """The panels that are drawn, with published test errors where they are marked, and how to read them."""
+    shown = [panel for panel in published.panels  # ResNet-110 of Figure 6's right panel is in the middle too
+             if VERY_DEEP in drawn or all(curve.experiment != VERY_DEEP for curve in panel.curves)]
+    panels = [curve_panel(panel, published, drawn, published_marks() if marked else {}) for panel in shown]
+    styles = ", ".join(f"{style}: {error} error" for error, style in published.styles.items()
+                       if any(error in panel.errors for panel in shown))
+    notes = [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
+             *published.notes]
+    if any(panel.marks for panel in panels):
+        notes.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
+    return panels, notes
+
+
+def median_notes(drawn: Mapping[str, Drawn], published: PublishedFigure) -> list[str]:
+    """Which seed is drawn of several."""
+    several = ", ".join(f"{select.net_name(experiment)} (seed {one.run.seed} of {len(one.answer.runs)} seeds)"
+                        for experiment, one in drawn.items() if len(one.answer.runs) > 1)
+    error = list(published.styles)[-1]
+    return [f"drawn of several seeds: the one closest to the median {error} error: {several}"] if several else []
 
 
 def curve_panel(panel: Panel, published: PublishedFigure, drawn: Mapping[str, Drawn],
@@ -228,29 +230,29 @@ def published_marks() -> dict[str, float]:
 # ---- values by layer
 
 
-def response_panels(published: PublishedFigure, drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
+def response_panels(drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
     """Figure 7: layers in their order, and sorted by magnitude."""
-    images = sorted({found.images for one in drawn if (found := record(one.run).responses)})
-    top, bottom = (panel.title for panel in published_figure("figure7").panels)
+    published = published_figure("figure7")
+    images = sorted({found.images for one in drawn if (found := select.record(one.run).responses)})
+    top, bottom = (panel.title for panel in published.panels)
     panels = [(top, "layer index", [one.values[0] for one in drawn]),
               (bottom, "layer index (sorted by magnitude)", [sorted(one.values[0], reverse=True) for one in drawn])]
-    label = published_figure("figure7").y.label
-    return layer_panels(panels, label, False, drawn), [
+    return layer_panels(panels, published.y.label, False, drawn), [
         f"{'; '.join(published.notes)}; {' or '.join(f'{count:,}' for count in images)} test images, evaluation "
         "mode; Choice: one std over all images, channels and positions of a layer"]
 
 
-def gradient_panels(published: PublishedFigure, drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
+def gradient_panels(drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
     """Norm of the gradient of each layer's weight after the first update, at the end of the first rate, at the end."""
     common = sorted(set.intersection(*(set(one.values) for one in drawn)))
-    config = record(drawn[0].run).config
+    config = select.record(drawn[0].run).config
     drop = scale_lengths(config.train.lr_drops[0], config.scale) if config.train.lr_drops else 0
     chosen = sorted({common[0], common[-1]} | ({drop} & set(common))) if common else []
     panels = [(f"update {iteration:,}", "layer index", [one.values[iteration] for one in drawn])
               for iteration in chosen]
     norms = {str(one.curve.experiment): [norm for iteration in chosen for norm in one.values[iteration]]
              for one in drawn}
-    ranges = "; ".join(f"{net_name(name)} {min(values):.3g} to {max(values):.3g}"
+    ranges = "; ".join(f"{select.net_name(name)} {min(values):.3g} to {max(values):.3g}"
                        for name, values in norms.items() if values)
     return layer_panels(panels, "norm of gradient", True, drawn), [
         "the paper draws no such figure; it says that these norms are healthy in plain nets with BN (Sec. 4.1)",
@@ -275,14 +277,14 @@ def layer_panels(panels: Sequence[tuple[str, str, list[list[float]]]], y_label: 
 
 def responses_of(run: Run) -> Layers:
     """{0: std of each layer} from responses.csv; ValueError if it is missing, changed or damaged."""
-    recorded = record(run).responses
+    recorded = select.record(run).responses
     check_unchanged(run, "responses.csv", recorded.sha256 if recorded else None)
     return {0: layer_values([(int(row["layer"]), float(row["std"])) for row in run.responses()], "responses.csv")}
 
 
 def gradients_of(run: Run) -> Layers:
     """{iteration: norm of each layer's gradient} from gradients.csv; ValueError if it is missing or damaged."""
-    check_unchanged(run, "gradients.csv", record(run).gradients_sha256)
+    check_unchanged(run, "gradients.csv", select.record(run).gradients_sha256)
     by_iteration: dict[int, list[tuple[int, float]]] = {}
     for row in run.gradients():
         by_iteration.setdefault(int(row["iteration"]), []).append((int(row["layer"]), float(row["norm"])))

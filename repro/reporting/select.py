@@ -23,7 +23,7 @@ from repro.config import (
 from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
 from repro.record import Record
 from repro.reporting.statistics import Summary
-from repro.runs import Run, file_sha256, read_json, scan
+from repro.runs import Run, file_sha256, read_object, scan
 from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
@@ -52,7 +52,7 @@ class RunSet:
 
     origin: str
     runs: tuple[Run, ...]
-    root: Path = Path()
+    root: Path
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,22 @@ class RunSelection:
         """An error at the last iteration of the runs that count; without `key` the tests' top-1 error."""
         return Summary(tuple(float(result(run)[key or error_key(run)]) for run in self.runs))
 
+    def cell(self, key: str | None = None) -> str:
+        """The summary for a table, or why there is none."""
+        return str(self.summary(key)) if self.count else self.status
+
     def notes(self) -> list[str]:
         """One line for each excluded run."""
         return [f"not counted ({self.origin}): {entry.run.name}: {entry.status}: {entry.reason}"
                 for entry in self.excluded]
 
     def as_json(self) -> dict[str, Any]:
-        """The summary, and each seed."""
-        return {"status": self.status, "seeds": [seed_as_json(run) for run in self.runs]} | (
-            self.summary().as_json() if self.runs else {})
+        """The status, each seed, and the summary."""
+        return {"status": self.status, **self.details(), **(self.summary().as_json() if self.count else {})}
+
+    def details(self) -> dict[str, Any]:
+        """Each seed for JSON."""
+        return {"seeds": [seed_as_json(run) for run in self.runs]}
 
 
 @dataclass(frozen=True)
@@ -130,15 +137,14 @@ class EvaluatedRuns(RunSelection):
                 *(f"{NOT_EVALUATED} ({self.origin}): {run.name}: {reason}; `{evaluation_command(run, self.protocol)}`"
                   for run, reason in self.lacking), *super().notes()]
 
-    def as_json(self) -> dict[str, Any]:
-        """The summary, and each seed with its errors."""
+    def details(self) -> dict[str, Any]:
+        """The protocol, and each seed with its errors."""
         seeds = [{"seed": run.seed, "run": run.name, "identity": run.identity,
                   **{column: float(content[f"val_{column}"]) for column in ERRORS},
                   **{key: content.get(key) for key in (*ERRORS.values(), "images", "weights_sha256", "precision",
                                                        "device")},
                   "train_precision": precision(run)} for run, content in self.tests]
-        return {"status": self.status, "protocol": self.protocol, "seeds": seeds} | (
-            self.summary().as_json() if self.tests else {})
+        return {"protocol": self.protocol, "seeds": seeds}
 
 
 def pools(results: Path | None, reference: Path) -> list[RunSet]:
@@ -225,6 +231,11 @@ def answers_to(row: str, found: Iterable[RunSet]) -> list[RunSelection]:
     if experiment is None:
         return []
     return [evaluated_runs(pool, experiment, protocol) if protocol else paper_runs(pool, experiment) for pool in found]
+
+
+def open_status(answers: Iterable[RunSelection]) -> str:
+    """The status of a row without a run that counts: the first origin that has anything to tell."""
+    return next((answer.status for answer in answers if answer.status != NOT_RUN), NOT_RUN)
 
 
 def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
@@ -322,15 +333,6 @@ def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> EvaluatedRun
             lacking.append((run, reason))
     return EvaluatedRuns(answer.origin, experiment, answer.runs, answer.excluded, protocol, tuple(tests),
                          tuple(lacking))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """What a file of JSON holds; {} if it is missing, torn or no mapping."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The comments in conf/ are the only text about sources: `sources` reads them from
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +13,37 @@ import yaml
 from msgspec import UNSET, Struct, UnsetType, to_builtins
 
 from repro import paper
-from repro.config import PAPER_PRECISIONS, difference, flat, to_dict, with_precision
+from repro.config import (
+    ENVIRONMENT,
+    PAPER_PRECISIONS,
+    config_hash,
+    deviations,
+    difference,
+    flat,
+    to_dict,
+    with_precision,
+)
 from repro.config import settings as number_settings
 from repro.errors import ConfigError
 from repro.paths import display_path
 from repro.record import Session
-from repro.reporting.select import record, result
+from repro.reporting.select import RunSet, record, result
+from repro.reporting.status import benchmarks, measured_times
 from repro.reporting.table import one_line
-from repro.runs import Run
-from repro.schema import CLASSES, Architecture, Precision, RunConfig, StrideIn
+from repro.runs import Run, run_folder
+from repro.schema import (
+    CLASSES,
+    FIELDS,
+    IMAGENET,
+    SYNTHETIC,
+    TRAINING_IMAGES,
+    Architecture,
+    Device,
+    Precision,
+    RunConfig,
+    StrideIn,
+)
+from repro.wording import duration
 
 IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
 NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing
@@ -109,6 +132,13 @@ def settings(config: RunConfig, found: Mapping[str, Source], overridden: Mapping
         if key in papers and papers[key] != value:
             shown[-1].paper, shown[-1].paper_source = papers[key], standing_sources.get(key, Source()).text or "conf/"
     return shown
+
+
+def given_keys(overrides: Sequence[str]) -> dict[str, str]:
+    """{key: how it was given} by the environment and by the overrides, which win."""
+    given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
+    names = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    return given | {name: "override" for name in names if name in FIELDS}
 
 
 def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Mapping[str, str]) -> list[Difference]:
@@ -215,6 +245,39 @@ def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
     if one is not None and (not imagenet or config.data.crop_size == IMAGE_SIDE):
         result |= {"multiply_adds": one, "forward_multiply_adds": one * iterations * config.train.mini_batch_size}
     return result
+
+
+def training_images(config: RunConfig) -> int | None:
+    """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
+    if config.data.name == SYNTHETIC:
+        from repro.data.synthetic import TRAIN_IMAGES  # late: it needs torch
+
+        return TRAIN_IMAGES
+    if config.data.wiring_test:
+        return None
+    if config.data.name == IMAGENET:
+        return TRAINING_IMAGES
+    return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
+
+
+def cost_facts(config: RunConfig, iterations: int, found: Sequence[RunSet]) -> dict[str, Any]:
+    """What the run costs: counted, and measured where there is a run or a committed benchmark of it."""
+    times = measured_times(config.name, {one["identity"] for one in folders(config)}, iterations, found)
+    times += [] if deviations(config) else benchmarks(config.name, found[-1].root)
+    suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
+    return {**counts(config, iterations), "suite": suite,
+            "times": [{**one, "text": duration(one["seconds"])} for one in times]}
+
+
+def folders(config: RunConfig) -> list[dict[str, str]]:
+    """Identity and folder of the run in each precision that `auto` may mean."""
+    precisions = [config.machine.precision]
+    if config.machine.precision is Precision.auto:
+        on = {Device.auto: [Precision.fp32, Precision.tf32], Device.cuda: [Precision.tf32]}
+        precisions = on.get(config.machine.device, [Precision.fp32])
+    return [{"precision": one.machine.precision.name, "identity": config_hash(one),
+             "folder": display_path(run_folder(one))}
+            for one in (with_precision(config, precision) for precision in precisions)]
 
 
 def compare(first: Run, second: Run) -> dict[str, Any]:

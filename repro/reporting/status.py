@@ -10,22 +10,8 @@ from typing import Any
 from repro import paper
 from repro.config import experiments, flat, override, paper_config, paper_hashes, to_dict
 from repro.paths import conf_dir, display_path, experiments_dir
-from repro.reporting import figures, tables
-from repro.reporting.select import (
-    ENSEMBLE,
-    NOT_EVALUATED,
-    NOT_RUN,
-    TABLES,
-    RunSet,
-    data_root,
-    ensemble_problem,
-    evaluated_runs,
-    evaluation_command,
-    paper_runs,
-    precision,
-    read_ensemble,
-    record,
-)
+from repro.reporting import figures, select, tables
+from repro.reporting.select import RunSet
 from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows
 from repro.schema import CIFAR10
 from repro.wording import duration
@@ -91,7 +77,7 @@ def seconds_of(run: Run) -> float | None:
 
 def devices_of(run: Run) -> tuple[int, str]:
     """How many devices computed a run, and their name: '8 x NVIDIA H100'."""
-    place = record(run).environment
+    place = select.record(run).environment
     devices = place.devices or 1
     return devices, f"{devices} x {place.device}" if devices > 1 else str(place.device)
 
@@ -102,10 +88,10 @@ def measured_times(experiment: str, identities: Collection[str], iterations: int
     times = []
     for run in (run for pool in found for run in pool.runs):
         if run.experiment == experiment and run.identity in identities and (seconds := seconds_of(run)) is not None:
-            (devices, text), together = devices_of(run), record(run).environment.jobs_per_device or 1
+            (devices, text), together = devices_of(run), select.record(run).environment.jobs_per_device or 1
             times.append({"seconds": seconds, "kind": "run", "iterations": iterations, "devices": devices,
                           "device": text + f", {together} runs at once" * (together > 1),
-                          "precision": precision(run), "from": run.name})
+                          "precision": select.precision(run), "from": run.name})
     return times
 
 
@@ -149,11 +135,11 @@ STOPPED = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY, "running": "e
 
 def stopped(run: Run) -> dict[str, Any]:
     """An interrupted run and how to go on."""
-    values = flat(to_dict(record(run).config))
-    keys = [text.partition(": ")[0] for text in record(run).deviations]
+    values = flat(to_dict(select.record(run).config))
+    keys = [text.partition(": ")[0] for text in select.record(run).deviations]
     words = ["repro run", shlex.quote(f"experiment={run.experiment}"), f"seed={run.seed}",
              *(shlex.quote(override(key, values[key])) for key in keys if key in values)]
-    return progress(run) | {"note": STOPPED[run.status], "go_on": " ".join(words) + data_root(run)}
+    return progress(run) | {"note": STOPPED[run.status], "go_on": " ".join(words) + select.data_root(run)}
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -186,14 +172,14 @@ def lacking_rows(found: Sequence[RunSet]) -> list[dict[str, Any]]:
     """
     rows = []
     for row, experiment in paper.reproduced_rows().items():
-        answers = [paper_runs(pool, experiment) for pool in found]
+        answers = [select.paper_runs(pool, experiment) for pool in found]
         seeds, needed = max(answer.count for answer in answers), needed_seeds(row, experiment)
         if seeds >= needed:
             rows += lacking_tests(row, experiment, found, needed)
             continue
         times = (measured_times(experiment, paper_hashes(experiment), 0, found)
                  or benchmarks(experiment, found[-1].root))
-        state = next((answer.status for answer in answers if answer.status not in (NOT_RUN, "finished")), NOT_RUN)
+        state = select.open_status(answer for answer in answers if not answer.count)
         sources = [f"{time['device']}, {time['precision']}; " + (
             "a finished run" if time["kind"] == "run" else "computed from a few measured steps") for time in times]
         rows.append({"row": row, "experiment": experiment, "seeds": seeds, "needed": needed,
@@ -205,31 +191,32 @@ def lacking_rows(found: Sequence[RunSet]) -> list[dict[str, Any]]:
 
 def lacking_tests(row: str, experiment: str, found: Iterable[RunSet], needed: int) -> list[dict[str, Any]]:
     """What an ImageNet row lacks whose runs are finished: tests in its table's way; [] if it lacks none."""
-    protocol = TABLES.get(row.partition("/")[0])
+    protocol = select.TABLES.get(row.partition("/")[0])
     if protocol is None:
         return []
-    best = max((evaluated_runs(pool, experiment, protocol) for pool in found),
-               key=lambda entry: (entry.count, len(entry.lacking)))
+    best = max((select.evaluated_runs(pool, experiment, protocol) for pool in found),
+               key=lambda answer: (answer.count, len(answer.lacking)))
     if best.count >= needed or not best.lacking:
         return []
-    return [{"row": row, "experiment": experiment, "seeds": best.count, "needed": needed, "status": NOT_EVALUATED,
-             "seconds": None, "source": None, "go_on": evaluation_command(best.lacking[0][0], protocol)}]
+    return [{"row": row, "experiment": experiment, "seeds": best.count, "needed": needed,
+             "status": select.NOT_EVALUATED, "seconds": None, "source": None,
+             "go_on": select.evaluation_command(best.lacking[0][0], protocol)}]
 
 
 def lacking_members(found: Iterable[RunSet]) -> list[dict[str, Any]]:
     """What Table 5 lacks: how many members of its ensemble are tested, and its command; [] if one counts."""
-    wanted, status, there = paper.ensemble(ENSEMBLE), NOT_RUN, []
+    wanted, status, there = paper.ensemble(select.ENSEMBLE), select.NOT_RUN, []
     for pool in found:
-        if content := read_ensemble(pool.root):
-            if ensemble_problem(content, pool) is None:
+        if content := select.read_ensemble(pool.root):
+            if select.ensemble_problem(content, pool) is None:
                 return []
             status = "not counted"
         there.append(sum(any(run.seed == member.seed for run, _ in
-                             evaluated_runs(pool, member.experiment, wanted.protocol).tests)
+                             select.evaluated_runs(pool, member.experiment, wanted.protocol).tests)
                          for member in wanted.members))
-    return [{"row": str(wanted.reproduces), "experiment": f"ensemble {ENSEMBLE}", "seeds": max(there),
+    return [{"row": str(wanted.reproduces), "experiment": f"ensemble {select.ENSEMBLE}", "seeds": max(there),
              "needed": len(wanted.members), "of": "members", "status": status,
-             "seconds": None, "source": None, "go_on": f"repro ensemble {ENSEMBLE}"}]
+             "seconds": None, "source": None, "go_on": f"repro ensemble {select.ENSEMBLE}"}]
 
 
 def needed_seeds(row: str, experiment: str) -> int:
@@ -238,7 +225,7 @@ def needed_seeds(row: str, experiment: str) -> int:
     The second network of 152 layers that a suite trains is a member of Table 5's ensemble only.
     """
     table = row.partition("/")[0]
-    suites = [] if table in TABLES else [paper.suite(name) for name in paper.suites()]
+    suites = [] if table in select.TABLES else [paper.suite(name) for name in paper.suites()]
     return max((suite.seeds_of(experiment) for suite in suites if table in suite.tables), default=1)
 
 
@@ -315,7 +302,7 @@ def pending(yours: RunSet, reference: RunSet) -> list[Pending]:
         config = paper_config(experiment)
         if config.data.name != CIFAR10 or config.model.depth is None:
             continue
-        there, done = ({run.seed for run in paper_runs(pool, experiment).runs} for pool in (reference, yours))
+        there, done = ({run.seed for run in select.paper_runs(pool, experiment).runs} for pool in (reference, yours))
         cost = paper.golden_count(CIFAR10, config.model.depth).multiply_adds["A"]
         for seed in set(range(needed_seeds(row, experiment))) - there:
             run = here.get(f"{experiment}/seed{seed}")

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class Table:
             lines += ["", r"\medskip", rf"\parbox{{\linewidth}}{{\footnotesize\raggedright{body}}}"]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
+    @cached_property
     def forms(self) -> dict[str, str]:
         """{suffix of the file: its text} of every form in which a table is written."""
         return {"md": self.markdown(), "csv": self.csv(), "json": self.json(), "tex": self.latex()}
@@ -126,7 +128,7 @@ def column_format(cells: list[str]) -> str:
 
 def write(table: Table, folder: Path) -> list[Path]:
     """Write name.md, .csv, .json and .tex atomically; returns their paths. StorageError if it can't."""
-    paths = {folder / f"{table.name}.{suffix}": text for suffix, text in table.forms().items()}
+    paths = {folder / f"{table.name}.{suffix}": text for suffix, text in table.forms.items()}
     for path, text in paths.items():
         write_atomic(path, text)
     return list(paths)

@@ -24,48 +24,14 @@ from repro.paper import (
     published_table,
     second_references,
 )
+from repro.reporting import select
 from repro.reporting.claims import claims_table
-from repro.reporting.select import (
-    ENSEMBLE,
-    NOT_CIFAR,
-    NOT_RUN,
-    REFERENCE,
-    SHORT,
-    SYNTHETIC,
-    TABLES,
-    YOURS,
-    EvaluatedRuns,
-    RunSelection,
-    RunSet,
-    answers_to,
-    device,
-    ensemble_problem,
-    error_key,
-    lengths,
-    machine_notes,
-    net_name,
-    pools,
-    precision,
-    preset_of,
-    read_ensemble,
-    record,
-    schedule_text,
-    short_runs,
-    split_name,
-)
-from repro.reporting.statistics import (
-    FEW_RUNS,
-    FEW_RUNS_STD,
-    IMAGENET_STD,
-    WIDTH,
-    Summary,
-    spread,
-    verdict,
-)
+from repro.reporting.select import RunSelection, RunSet
+from repro.reporting.statistics import FEW_RUNS, FEW_RUNS_STD, IMAGENET_STD, WIDTH, Summary, spread, verdict
 from repro.reporting.table import Table, TableRow
 
 ERROR = "test_top1_error"
-TITLES = {REFERENCE: "reference (committed)", YOURS: "yours"}
+TITLES = {select.REFERENCE: "reference (committed)", select.YOURS: "yours"}
 PUBLISHED_ONLY = "published only"
 NO_VERDICT = "no verdict: validation, not the test server"
 AVERAGED = "test error, averaged BN"
@@ -73,6 +39,8 @@ AVERAGED = "test error, averaged BN"
 # the only one that rounds to what Table 1 prints; bottleneck networks are option B (Table 3).
 OPTIONS = {"basic": "A", "bottleneck": "B", None: "A"}  # a plain network has the counts of option A
 AGREES, CUT, DIFFERS = "agrees", "agrees if cut, not rounded", "differs"
+COUNT_VERDICT = (f"verdict: {AGREES}: rounded to the digits that the paper prints, the count is what it prints; {CUT}: "
+                 "it is what remains when its further digits are left out")
 CONVOLUTIONS_ONLY = ("vgg-16",)  # Sec. 3.3: its number leaves the fully-connected layers out, that of VGG-19 does not
 SIZES = {"cifar10": "32x32", "imagenet": "224x224"}
 STRIDES = {"first_1x1": "first 1x1", "conv3x3": "3x3 (v1.5)", None: "-"}
@@ -85,7 +53,7 @@ def names() -> list[str]:
 
 def committed_names() -> list[str]:
     """Names of the tables that stand beside the committed runs: all but those of synthetic images."""
-    return [name for name in names() if split_name(name)[0] != SYNTHETIC]
+    return [name for name in names() if select.split_name(name)[0] != select.SYNTHETIC]
 
 
 def build(name: str, found: Sequence[RunSet]) -> Table:
@@ -95,9 +63,9 @@ def build(name: str, found: Sequence[RunSet]) -> Table:
 
 def changed_files(tables: Iterable[str], reference: Path) -> list[str]:
     """Names of the files of committed tables that are not there or not what the committed runs give."""
-    found = pools(None, reference)
+    found = select.pools(None, reference)
     texts = {reference / "tables" / f"{name}.{suffix}": text for name in tables
-             for suffix, text in build(name, found).forms().items()}
+             for suffix, text in build(name, found).forms.items()}
     return [path.name for path, text in texts.items()
             if not path.is_file() or path.read_text(encoding="utf-8") != text]
 
@@ -113,11 +81,6 @@ def origin_columns(found: Sequence[RunSet], key: str = "", title: str = "") -> d
 def heading(table: PublishedTable) -> str:
     """Number, page and title of a table of the paper."""
     return f"Table {table.name.removeprefix('table')} (p. {table.page}): {table.title}"
-
-
-def source(table: PublishedTable) -> str:
-    """On what the published errors of ImageNet were measured."""
-    return f"published: {protocol_of(table)}"
 
 
 def protocol_of(table: PublishedTable) -> str:
@@ -141,18 +104,13 @@ def open_row(key: str, cells: Mapping[str, str], status: str, data: Mapping[str,
     return TableRow(key, {**cells, column: status}, status, None, data)
 
 
-def open_status(answers: Iterable[RunSelection]) -> str:
-    """The status of a row without a run that counts: the first origin that has anything to tell."""
-    return next((answer.status for answer in answers if answer.status != NOT_RUN), NOT_RUN)
-
-
 def judged_row(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection], cells: dict[str, str],
                data: dict[str, Any], spreads: tuple[float, float]) -> TableRow:
     """A row with its verdict on the first column; `spreads` are the stds of the paper's runs and of few of ours."""
     data |= {answer.origin: answer.as_json() for answer in answers}
     judged = next((answer for answer in answers if answer.count), None)
     if judged is None:
-        return open_row(row.key, cells, open_status(answers), data)
+        return open_row(row.key, cells, select.open_status(answers), data)
     first, origin = columns[0].key, judged.origin
     for column in columns:
         if column.key in row.values:
@@ -173,7 +131,7 @@ def difference_key(column: Column, columns: Sequence[Column]) -> str:
 
 def averaged_error(answer: RunSelection) -> str:
     """The test error with plainly averaged BN statistics; '-' unless every run that counts has it."""
-    errors = [(record(run).recomputed_batch_norm or {}).get(error_key(run)) for run in answer.runs]
+    errors = [(select.record(run).recomputed_batch_norm or {}).get(select.error_key(run)) for run in answer.runs]
     values = tuple(float(error) for error in errors if error is not None)
     return str(Summary(values)) if values and len(values) == len(errors) else "-"
 
@@ -181,7 +139,7 @@ def averaged_error(answer: RunSelection) -> str:
 def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
     """One line that says what averaged BN statistics are, where a run has them."""
     images = {found["images"] for answer in answers for run in answer.runs
-              if (found := record(run).recomputed_batch_norm) and "images" in found}
+              if (found := select.record(run).recomputed_batch_norm) and "images" in found}
     counts = " or ".join(f"{count:,}" for count in sorted(images))
     return [f"{AVERAGED}: an extra beside the result, which uses moving averages: BN statistics are plain averages "
             f"over {counts} training images after the last iteration (authors' README)"] if images else []
@@ -190,7 +148,7 @@ def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
 def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
     """The lowest test error over all evaluations, labeled as an extra that is no result."""
     found = [f"{run.name} ({answer.origin}) {best[ERROR]:.2f} at iteration {best.get('iteration', '?')}"
-             for answer in answers for run in answer.runs if ERROR in (best := record(run).best_on_test or {})]
+             for answer in answers for run in answer.runs if ERROR in (best := select.record(run).best_on_test or {})]
     label = "extra, not a result (the best evaluation is chosen on the test set): "
     return [label + "; ".join(found)] if found else []
 
@@ -210,7 +168,7 @@ def table6(found: Sequence[RunSet]) -> Table:
     s_ref = next(row.std for row in published.rows if row.runs and row.std is not None)
     rows, answers = [], []
     for row in published.rows:
-        own = answers_to(f"table6/{row.key}", found)
+        own = select.answers_to(f"table6/{row.key}", found)
         cells = published_cells(row, ()) | {"published": spread(row.values[ERROR], row.mean, row.std),
                                             "published_parameters": row.parameters or "-"}
         data = {"published": {ERROR: row.values[ERROR], "mean": row.mean, "std": row.std, "runs": row.runs,
@@ -246,12 +204,12 @@ def plain_nets(found: Sequence[RunSet]) -> Table:
         table, _, net = name.partition("/")
         if table != PLAIN_NETS:
             continue
-        own = answers_to(name, found)
+        own = select.answers_to(name, found)
         cells = {"net": net, "published": bounds.get(net, "curve only (Fig. 6)")} | cifar_cells(net, own)
         for answer in own:
-            for kind, key in (("training", "train_top1_error"), ("test", ERROR)):
-                cells[f"{answer.origin}_{kind}_error"] = str(answer.summary(key)) if answer.count else answer.status
-        status = "published as curves only" if any(answer.count for answer in own) else open_status(own)
+            cells |= {f"{answer.origin}_training_error": answer.cell("train_top1_error"),
+                      f"{answer.origin}_test_error": answer.cell()}
+        status = "published as curves only" if any(answer.count for answer in own) else select.open_status(own)
         rows.append(open_row(net, cells, status, {answer.origin: answer.as_json() for answer in own}, "status"))
         answers += own
     columns = {"net": "network", "published": "published",
@@ -273,9 +231,9 @@ def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
     cells = {"parameters": f"{golden_count('cifar10', int(net.rpartition('-')[2])).parameters['A']:,}",
              "second_reference": second_reference(net)}
     for answer in answers:
-        cells[answer.origin] = str(answer.summary()) if answer.count else answer.status
         averaged = averaged_error(answer)
-        cells |= {f"{answer.origin}_averaged": averaged, f"{answer.origin}_test_error_averaged": averaged}
+        cells |= {answer.origin: answer.cell(), f"{answer.origin}_averaged": averaged,
+                  f"{answer.origin}_test_error_averaged": averaged}
     return cells
 
 
@@ -300,7 +258,7 @@ def cifar_notes(rows: Iterable[TableRow], answers: Sequence[RunSelection]) -> li
     listed = "; ".join(f"{source.key} = {source.repository} ({source.protocol})" for source in used)
     star = " * = best epoch on the test set." if any(source.best_on_test for source in used) else ""
     plus = " + = another network." if not all(source.same_network for source in used) else ""
-    return [*averaged_notes(answers), *machine_notes(answers), *best_on_test_notes(answers),
+    return [*averaged_notes(answers), *select.machine_notes(answers), *best_on_test_notes(answers),
             f"second references: {listed}.{star}{plus}", *excluded_notes(answers)]
 
 
@@ -316,13 +274,13 @@ def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
     rows: list[TableRow] = []
     answers: list[RunSelection] = []
     for row in published.rows:
-        own = answers_to(f"{name}/{row.key}", found)
+        own = select.answers_to(f"{name}/{row.key}", found)
         cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
         if own:
             cells |= imagenet_cells(row, published.columns, own)
             rows.append(judged_row(row, published.columns, own, cells, data, (IMAGENET_STD, IMAGENET_STD)))
         else:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else NOT_RUN, data))
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.NOT_RUN, data))
         answers += own
     columns = {"net": "network", "layers": "layers",
                **{column.key: f"published {column.title}" for column in published.columns},
@@ -339,8 +297,7 @@ def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
 
 def imagenet_cells(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection]) -> dict[str, str]:
     """Our errors, the exact parameter count (a plain network has that of option A), and the authors' weights."""
-    cells = {f"{answer.origin}_{column.key}": str(answer.summary(column.key)) if answer.count else answer.status
-             for answer in answers for column in columns}
+    cells = {f"{answer.origin}_{column.key}": answer.cell(column.key) for answer in answers for column in columns}
     if row.layers is not None:
         cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
     authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
@@ -350,11 +307,11 @@ def imagenet_cells(row: PublishedRow, columns: Sequence[Column], answers: Sequen
 
 def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], authors: bool) -> list[str]:
     """How to read the table, whose runs stand in it, and what does not count."""
-    protocol = TABLES[published.name]
+    protocol = select.TABLES[published.name]
     definitions = {f"{PROTOCOL_LABELS[protocol]}: {content.get('definition')}": None
-                   for answer in answers if isinstance(answer, EvaluatedRuns) for _, content in answer.tests}
+                   for answer in answers if isinstance(answer, select.EvaluatedRuns) for _, content in answer.tests}
     return [
-        source(published), *published.notes,
+        f"published: {protocol_of(published)}", *published.notes,
         f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
         f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one "
         "value for one seed; the error of the center crop stands in the run's record and in Figure 4",
@@ -365,7 +322,7 @@ def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], a
         "gives no spread (others report 0.12 for ResNet-50, arXiv 1706.02677)",
         "not run: no finished run; not evaluated: a finished run without this test; published only: context, not "
         "trained by the project",
-        *machine_notes(answers),
+        *select.machine_notes(answers),
         *["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
           "(their repository's README)"] * authors,
         *excluded_notes(answers)]
@@ -373,20 +330,20 @@ def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], a
 
 def table5(found: Sequence[RunSet]) -> Table:
     """Table 5: top-5 error of ensembles; ours is on validation, not the test server, so without a verdict."""
-    published, wanted = published_table(ENSEMBLE), paper.ensemble(ENSEMBLE)
-    content = {pool.origin: read_ensemble(pool.root) for pool in reversed(found)}
-    problems = {pool.origin: ensemble_problem(content[pool.origin], pool) for pool in found}
+    published, wanted = published_table(select.ENSEMBLE), paper.ensemble(select.ENSEMBLE)
+    content = {pool.origin: select.read_ensemble(pool.root) for pool in reversed(found)}
+    problems = {pool.origin: select.ensemble_problem(content[pool.origin], pool) for pool in found}
     rows = []
     for row in published.rows:
         cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
-        if f"{ENSEMBLE}/{row.key}" != wanted.reproduces:
+        if f"{select.ENSEMBLE}/{row.key}" != wanted.reproduces:
             rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data, "status"))
             continue
-        status = "not counted" if any(content.values()) else NOT_RUN
+        status = "not counted" if any(content.values()) else select.NOT_RUN
         for origin, one in content.items():
             good = bool(one) and problems[origin] is None
-            for key in ("top1_error", "top5_error"):
-                cells[f"{origin}_{key}"] = f"{one[f'val_{key}']:.2f}" if good else "not counted" if one else NOT_RUN
+            open_ = "not counted" if one else select.NOT_RUN
+            cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if good else open_ for key in select.ERRORS}
             if good:
                 data, status = data | {origin: one}, NO_VERDICT
         rows.append(open_row(row.key, cells, status, data, "status"))
@@ -396,11 +353,11 @@ def table5(found: Sequence[RunSet]) -> Table:
                   for key, title in (("top5_error", "top-5 error (%)"), ("top1_error", "top-1 error (%)"))},
                "status": "status"}
     members = ", ".join(f"{one.experiment}/seed{one.seed}" for one in wanted.members)
-    return Table(ENSEMBLE, heading(published), columns, rows, [
-        source(published), *published.notes,
+    return Table(select.ENSEMBLE, heading(published), columns, rows, [
+        f"published: {protocol_of(published)}", *published.notes,
         "reference and yours: ImageNet validation (its labels are public, those of the test server are not), mean of "
         f"the class probabilities of {members} under {PROTOCOL_LABELS[wanted.protocol]} testing (`repro ensemble "
-        f"{ENSEMBLE}`); another set of images than the published number's, so no verdict",
+        f"{select.ENSEMBLE}`); another set of images than the published number's, so no verdict",
         *(f"not counted ({origin}): {problem}" for origin, problem in problems.items() if problem)])
 
 
@@ -409,9 +366,9 @@ def table5(found: Sequence[RunSet]) -> Table:
 
 def short_cifar_plain_vs_res(found: Sequence[RunSet]) -> Table:
     """Training and test error of the short runs at their last iteration."""
-    schedule = schedule_text(preset_of(SHORT, "table"))
+    schedule = select.schedule_text(select.preset_of(select.SHORT, "table"))
     return preset_table(
-        "short_cifar_plain_vs_res", SHORT, found,
+        "short_cifar_plain_vs_res", select.SHORT, found,
         f"Short runs: {schedule}; not the paper's schedule. Plain and residual networks on CIFAR-10",
         f"Short runs: {schedule}: not the paper's schedule; no number of the paper belongs beside them",
         "so short a run shows")
@@ -419,21 +376,21 @@ def short_cifar_plain_vs_res(found: Sequence[RunSet]) -> Table:
 
 def synthetic_demo(found: Sequence[RunSet]) -> Table:
     """The same of the demonstration's runs on synthetic images, of which none is ever committed."""
-    schedule = schedule_text(preset_of(SYNTHETIC, "table"))
+    schedule = select.schedule_text(select.preset_of(select.SYNTHETIC, "table"))
     return preset_table(
-        "synthetic_demo", SYNTHETIC, [pool for pool in found if pool.origin == YOURS],
-        f"{NOT_CIFAR}: plain and residual networks, {schedule}",
-        f"{NOT_CIFAR}: a demonstration; no number of the paper belongs beside these", "it shows")
+        "synthetic_demo", select.SYNTHETIC, [pool for pool in found if pool.origin == select.YOURS],
+        f"{select.NOT_CIFAR}: plain and residual networks, {schedule}",
+        f"{select.NOT_CIFAR}: a demonstration; no number of the paper belongs beside these", "it shows")
 
 
 def preset_table(name: str, variant: str, found: Sequence[RunSet], title: str, head: str, shows: str) -> Table:
     """Training and test error of a preset's runs at their last iteration."""
-    preset = preset_of(variant, "table")
-    short, full, _ = lengths(preset)
+    preset = select.preset_of(variant, "table")
+    short, full, _ = select.lengths(preset)
     notes: list[str] = []
     answers: list[RunSelection] = []
     for pool in reversed(found):
-        precision, own = short_runs(pool, preset)
+        precision, own = select.short_runs(pool, preset)
         answers += own
         notes += comparison_notes(pool.origin, own)
         if precision is not None:
@@ -445,19 +402,19 @@ def preset_table(name: str, variant: str, found: Sequence[RunSet], title: str, h
         head, f"{shows} {preset.shows}", f"it cannot show {preset.cannot_show}",
         "errors after the last iteration; training error: mean over the augmented mini-batches since the previous "
         "evaluation; wall time: training and evaluation of one run (of several seeds: their mean)",
-        *notes, *averaged_notes(answers), *machine_notes(answers), *excluded_notes(answers)])
+        *notes, *averaged_notes(answers), *select.machine_notes(answers), *excluded_notes(answers)])
 
 
 def short_row(answer: RunSelection, iterations: str) -> TableRow:
     """One network from one origin."""
     key = f"{answer.experiment}/{answer.origin}"
-    cells = {"net": net_name(answer.experiment), "origin": answer.origin, "iterations": iterations}
+    cells = {"net": select.net_name(answer.experiment), "origin": answer.origin, "iterations": iterations}
     if not answer.runs:
         return TableRow(key, cells | {"test": answer.status}, answer.status)
-    seconds = tuple(record(run).train_seconds + record(run).evaluation_seconds for run in answer.runs)
+    seconds = tuple(select.record(run).train_seconds + select.record(run).evaluation_seconds for run in answer.runs)
     cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
-              "averaged": averaged_error(answer), "precision": precision(answer.runs[0]),
-              "device": ", ".join(sorted({device(run) for run in answer.runs})),
+              "averaged": averaged_error(answer), "precision": select.precision(answer.runs[0]),
+              "device": ", ".join(sorted({select.device(run) for run in answer.runs})),
               "seconds": f"{Summary(seconds).mean:.0f}"}
     return TableRow(key, cells, "short run", None, answer.as_json())
 
@@ -466,7 +423,7 @@ def comparison_notes(origin: str, answers: Iterable[RunSelection]) -> list[str]:
     """What these runs measured of what so short a run can show: differences of training errors in points."""
     errors = {answer.experiment: answer.summary("train_top1_error").mean for answer in answers if answer.runs}
     pairs = [("cifar_plain56", "cifar_plain20"), ("cifar_plain56", "cifar_resnet56")]
-    shown = [f"{net_name(one)} minus {net_name(other)} {errors[one] - errors[other]:+.2f}"
+    shown = [f"{select.net_name(one)} minus {select.net_name(other)} {errors[one] - errors[other]:+.2f}"
              for one, other in pairs if one in errors and other in errors]
     return [f"{origin}: measured training errors, points: {'; '.join(shown)}"] if shown else []
 
@@ -487,8 +444,7 @@ def table1(found: Sequence[RunSet]) -> Table:
         "counted: multiply-adds of convolutions (projections included) and of the fully-connected layer for one "
         "224x224 image, from experiments/published/golden_counts.yaml; `repro complexity` counts them anew on the "
         "networks, with VGG, and `repro complexity --check` compares",
-        f"verdict: {AGREES}: rounded to the digits that the paper prints, the count is what it prints; {CUT}: it is "
-        "what remains when its further digits are left out",
+        COUNT_VERDICT,
         "Choice: basic blocks are compared with option A (Table 2), bottlenecks with option B (Table 3) and the stride "
         "in their first 1x1; Table 1 names no option",
         "published only: context, not trained by the project"])
@@ -521,7 +477,7 @@ def context_table(name: str, found: Sequence[RunSet]) -> Table:
     published, answered = published_table(name), paper.reproduced_rows()
     rows = []
     for row in published.rows:
-        status = PUBLISHED_ONLY if row.published_only or f"{name}/{row.key}" in answered else NOT_RUN
+        status = PUBLISHED_ONLY if row.published_only or f"{name}/{row.key}" in answered else select.NOT_RUN
         cells = published_cells(row, published.columns) | {"label": row.label}
         rows.append(open_row(row.key, cells, status, {"published": row.values}, "status"))
     columns = {"label": "network", "layers": "layers",
@@ -569,8 +525,7 @@ def complexity_table(networks: Sequence[CountedNetwork]) -> Table:
     return Table("complexity", title, columns, [complexity_row(net, published) for net in networks], [
         "multiply-adds: those of convolutions (projections included) and fully-connected layers for one image, counted "
         "on the networks themselves; layers: convolutions and fully-connected layers, projections apart",
-        f"verdict: {AGREES}: rounded to the digits that the paper prints, the count is what it prints; {CUT}: it is "
-        "what remains when its further digits are left out",
+        COUNT_VERDICT,
         "VGG-16: the paper's number counts the convolutions only and is held against them; VGG-19's counts all layers",
         "stride in: where a bottleneck that halves the map has its stride 2. The first 1x1 is the authors' network; "
         "the 3x3 (v1.5) is what others mostly train, another network under the same name",
@@ -643,7 +598,8 @@ def half_a_digit(printed: float) -> float:
 
 
 BUILDERS: dict[str, Callable[[Sequence[RunSet]], Table]] = {
-    "table1": table1, **{name: partial(imagenet_table, name) for name in TABLES}, ENSEMBLE: table5, "table6": table6,
+    "table1": table1, **{name: partial(imagenet_table, name) for name in select.TABLES}, select.ENSEMBLE: table5,
+    "table6": table6,
     PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res, "synthetic_demo": synthetic_demo,
     "claims": claims_table,
 }

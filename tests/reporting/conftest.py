@@ -27,6 +27,8 @@ from repro.schema import Device, Precision, RunConfig
 
 HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
 IMAGENET_HEADER = "iteration,learning_rate,train_loss,train_top1_error,val_loss,val_top1_error,val_top5_error"
+SHORT = ("scale=0.0046875", "evaluation.interval=6400")  # of the preset `short`, and of the demonstration
+SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
 IMAGES = 50_000  # of ImageNet's validation set
 MakeRun = Callable[..., Path]
 

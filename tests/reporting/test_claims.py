@@ -10,8 +10,8 @@ from repro.errors import ConfigError
 from repro.paper import claims
 from repro.reporting.claims import evaluate, mean_error
 from repro.reporting.select import pools
+from tests.reporting.conftest import SHORT
 
-SHORT = ("scale=0.0046875", "evaluation.interval=6400")
 PLAIN, DEPTHS = "cifar-degradation", (20, 32, 44, 56)
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from repro.commands.settings import training_images
 from repro.config import compose
+from repro.reporting.settings import training_images
 from tests.reporting.conftest import write_run
 
 

@@ -21,7 +21,7 @@ OPT_B = "imagenet_optB"
 
 def pool(root: Path) -> RunSet:
     """Your runs below a folder."""
-    return RunSet("yours", tuple(scan(root / "runs")))
+    return RunSet("yours", tuple(scan(root / "runs")), root)
 
 
 def test_a_test_of_the_run_counts(results: Path, make_run):

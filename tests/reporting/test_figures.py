@@ -17,8 +17,8 @@ from repro.errors import ConfigError
 from repro.reporting import figures, painting
 from repro.reporting.figures import gather
 from repro.reporting.select import pools
+from tests.reporting.conftest import SHORT
 
-SHORT = ("scale=0.0046875", "evaluation.interval=6400")
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -28,7 +28,7 @@ SMOKE = ("machine=smoke",)
 
 
 def answer(root: Path, experiment: str):
-    return paper_runs(RunSet("yours", tuple(scan(root / "runs"))), experiment)
+    return paper_runs(RunSet("yours", tuple(scan(root / "runs")), root), experiment)
 
 
 def claim(name: str, results: Path, reference: Path):
@@ -67,7 +67,7 @@ def test_a_wiring_test_is_never_evidence_and_named_everywhere(results: Path, ref
     assert run.finished
     assert "@" in folder.parent.name
     assert answer(results, OPT_A).excluded[0].status == "wiring test"
-    own = RunSet("yours", (run,))
+    own = RunSet("yours", (run,), results)
     assert not paper_runs(own, OPT_A).runs
     other = make_run(results, OPT_A, test=30.0)
     assert title(composed(OPT_A, SMOKE)).endswith("(wiring test)")

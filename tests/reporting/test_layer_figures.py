@@ -5,14 +5,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from repro.reporting import figures, tables
+from repro.reporting import figures
 from repro.reporting.figures import gather
 from repro.reporting.painting import draw
 from repro.reporting.select import pools
-from tests.reporting.conftest import statuses
+from tests.reporting.conftest import SHORT, SYNTHETIC
 
-SHORT = ("scale=0.0046875", "evaluation.interval=6400")
-SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
 FALLING = [3.0, 1.0, 2.0]
 
 
@@ -93,48 +91,3 @@ def test_every_synthetic_figure_says_so(results, reference, make_run, tmp_path):
         text = text_of(tmp_path / f"{name}.svg")
         assert text.count("Synthetic images, not CIFAR-10") >= 2, "in the title and in the small print"
         assert "published test errors" not in text
-
-
-def test_tables_of_the_paper_refuse_synthetic_runs(results, reference, make_run):
-    make_run(results, "cifar_resnet20", overrides=SYNTHETIC, precision="fp32")
-    make_run(results, "cifar_resnet32", overrides=SYNTHETIC, precision="fp32", folder="cifar_resnet32")
-    make_run(results, "cifar_resnet44", overrides=SYNTHETIC, folder="cifar_resnet44",
-             change={"identity": "0" * 12})
-    table = tables.build("table6", pools(results, reference))
-    assert {statuses(table)[f"resnet-{depth}"] for depth in (20, 32, 44)} == {"not run"}
-    refused = [note for note in table.notes if "synthetic images say nothing about CIFAR-10" in note]
-    assert len(refused) == 3
-    assert statuses(tables.build("plain_nets", pools(results, reference)))["plain-20"] == "not run"
-
-
-def test_a_synthetic_run_with_a_forged_identity_is_stale(results, reference, make_run):
-    from repro.config import paper_hashes
-
-    forged = sorted(paper_hashes("cifar_resnet20"))[0]
-    make_run(results, "cifar_resnet20", overrides=SYNTHETIC, folder="cifar_resnet20", change={"identity": forged})
-    table = tables.build("table6", pools(results, reference))
-    assert statuses(table)["resnet-20"] == "stale"
-
-
-def test_the_synthetic_table_says_what_it_is(results, reference, make_run):
-    make_run(results, "cifar_plain20", overrides=SYNTHETIC, precision="bf16", test=33.0, change={
-        "recomputed_batch_norm": {"images": 12800, "test_loss": 1.0, "test_top1_error": 31.5}})
-    table = tables.build("synthetic_demo", pools(results, reference))
-    assert table.title.startswith("Synthetic images, not CIFAR-10")
-    assert table.rows[0].cells["test"] == "33.00"
-    assert table.rows[0].cells["averaged"] == "31.50"
-    assert any("12,800 training images" in note for note in table.notes)
-    assert any("trained and tested on synthetic images" in note for note in table.notes)
-
-
-def test_table6_shows_both_kinds_of_statistics(results, reference, make_run):
-    averaged = {"recomputed_batch_norm": {"images": 12800, "test_loss": 1.0, "test_top1_error": 8.5}}
-    make_run(results, "cifar_resnet20", 0, test=8.7, change=averaged)
-    make_run(results, "cifar_resnet32", 0, test=7.6)
-    make_run(results, "cifar_plain20", 0, test=9.6, change=averaged)
-    rows = {row.key: row for row in tables.build("table6", pools(results, reference)).rows}
-    assert rows["resnet-20"].cells["yours"] == "8.70"
-    assert rows["resnet-20"].cells["yours_averaged"] == "8.50"
-    assert rows["resnet-32"].cells["yours_averaged"] == "-"
-    plain = tables.build("plain_nets", pools(results, reference)).rows[0]
-    assert plain.cells["yours_test_error_averaged"] == "8.50"

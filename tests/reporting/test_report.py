@@ -11,10 +11,8 @@ import pytest
 from repro.cli import main
 from repro.reporting.report import inline, report
 from repro.reporting.select import pools
-from tests.reporting.conftest import write_run
+from tests.reporting.conftest import SHORT, SYNTHETIC, write_run
 
-SHORT = ("scale=0.0046875", "evaluation.interval=6400")
-SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
