@@ -75,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except KeyboardInterrupt:
-        return fail(f"repro: stopped by Ctrl-C; nothing that was saved is lost\n{same_again(words)}", 130)
-    except Signalled as error:
-        return fail(f"repro: stopped by {error}; nothing that was saved is lost\n{same_again(words)}", error.exit_code)
+    except (KeyboardInterrupt, Signalled) as error:
+        reason, code = (error, error.exit_code) if isinstance(error, Signalled) else ("Ctrl-C", 130)
+        return fail(f"repro: stopped by {reason}; nothing that was saved is lost\n"
+                    f"go on with: {shlex.join([program(), *words])}", code)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             return fail(f"repro: {escape(str(error.filename))[:200]}: {error.strerror}", 5)
@@ -95,11 +95,6 @@ def check_current_folder() -> None:
     except FileNotFoundError as error:
         raise StorageError("the current folder was deleted or moved away; change to one that is there (cd) and repeat "
                            "the command") from error
-
-
-def same_again(words: list[str]) -> str:
-    """The line that names the command to go on with."""
-    return f"go on with: {shlex.join([program(), *words])}"
 
 
 def fail(message: str, code: int) -> int:

@@ -265,14 +265,11 @@ def one_line_errors() -> Iterator[None]:
 
 def one_message(error: BaseException) -> str:
     """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
-    wrong = wrong_value(error)
-    if wrong is not None:
+    if (wrong := wrong_value(error)) is not None:
         return wrong
-    texts = [str(error).strip()]
-    if error.__cause__ is not None and str(error.__cause__).strip() not in texts[0]:
-        texts.append(str(error.__cause__).strip())
-    lines = [line for text in texts for line in text.splitlines() if line.strip()]
-    return "\n  ".join(line.strip() for line in lines if not line.strip().startswith(("object_type", "reference_type")))
+    cause = str(error.__cause__ or "").strip()
+    lines = [line.strip() for line in (str(error) if cause in str(error) else f"{error}\n{cause}").splitlines()]
+    return "\n  ".join(line for line in lines if line and not line.startswith(("object_type", "reference_type")))
 
 
 def wrong_value(error: BaseException) -> str | None:

@@ -178,15 +178,10 @@ def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) ->
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
-        note_damaged(path, error)
+        if isinstance(error, OSError) and error.strerror:
+            raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
+        logger.warning(f"{display_path(path)} is damaged ({error}); it is not used")
         return None
-
-
-def note_damaged(path: Path, error: Exception) -> None:
-    """Say that a file which was kept is damaged and not used. StorageError if it could not be opened."""
-    if isinstance(error, OSError) and error.strerror:
-        raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
-    logger.warning(f"{display_path(path)} is damaged ({error}); it is not used")
 
 
 def check(found: ImageStatistics, fingerprint: str, crop_size: int) -> None:

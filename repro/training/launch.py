@@ -21,7 +21,6 @@ from repro.runs import Run, read_run
 from repro.schema import Engine
 from repro.stopping import SIGNALS, StopRequest, end_with_parent
 from repro.streams import keep_on_without_output, open_streams, show_messages
-from repro.training.checkpoint import list_checkpoints
 from repro.training.distributed import rank_from_environment
 from repro.training.plan import Plan
 from repro.training.train import train_here
@@ -137,7 +136,7 @@ def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: in
             traceback.print_exc()
         known = error if isinstance(error, ReproError) else LostProcessError(
             f"{plan.config.name}: process {rank} of {size} failed: {type(error).__name__}: {error}\n"
-            f"{how_to_go_on(plan)}")
+            f"what was saved before stays; {plan.advice}")
         errors.put((rank, known))
         sys.exit(known.exit_code)
 
@@ -154,13 +153,7 @@ def failure(plan: Plan, error: ProcessExitedException, answers: dict[int, ReproE
     elif error.exit_code < 0:
         how = f"died of {signal.Signals(-error.exit_code).name}"
     return LostProcessError(f"{plan.config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others "
-                            f"were stopped\n{how_to_go_on(plan)}")
-
-
-def how_to_go_on(plan: Plan) -> str:
-    """What is saved of a run whose processes were lost, and the command that goes on."""
-    saved = "the last checkpoint is intact" if list_checkpoints(plan.folder) else "nothing was saved yet"
-    return f"{saved}; {plan.advice}"
+                            f"were stopped\nwhat was saved before stays; {plan.advice}")
 
 
 def free_port() -> int:

@@ -30,7 +30,7 @@ from repro.stopping import StopRequest
 from repro.training import checkpoint
 from repro.training.execution import Execution
 from repro.training.plan import Plan
-from repro.training.resume import ROUNDING, changed_surroundings, seed_and_settings
+from repro.training.resume import changed_surroundings, seed_and_settings
 from repro.training.schedule import Schedule
 from repro.wording import duration
 
@@ -94,10 +94,12 @@ class RunLog:
         try:
             if isinstance(error, (StorageError, ImageError, LostProcessError)):
                 saved = self.save_what_is_done()
-                self.end("interrupted")
+                with suppress(StorageError, InUseError):
+                    self.write(status="interrupted", ended=utc_now())
                 raise type(error)(f"{error}\n{saved}; {self.plan.advice}") from error
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                self.end(runs.OUT_OF_MEMORY)
+                with suppress(StorageError, InUseError):
+                    self.write(status=runs.OUT_OF_MEMORY, ended=utc_now())
         finally:
             self.stack.close()
             self.writer.pool.shutdown()
@@ -140,8 +142,7 @@ class RunLog:
             return
         self.writer.finish()
         rate, last = float(step.learning_rate()), float(step.last_loss)
-        self.write(status="diverged", iteration=at, ended=utc_now(),
-                   diverged=Diverged(at, rate, last))
+        self.write(status="diverged", iteration=at, ended=utc_now(), diverged=Diverged(at, rate, last))
         raise DivergedError(f"{display_path(self.plan.folder)}: loss {float(step.bad_loss):g} or its gradient is not "
                             f"finite at iteration {at} (lr {rate:g}, last finite loss {last:g}); stopped before the "
                             "update")
@@ -279,11 +280,6 @@ class RunLog:
                 return f"saved at iteration {at}"
         return "what was saved before stays"
 
-    def end(self, status: str) -> None:
-        """How the run ended, if that can be written."""
-        with suppress(StorageError, InUseError):
-            self.write(status=status, ended=utc_now())
-
 
 class Board:
     """TensorBoard's file of scalars, written at once; the training goes on without it where that fails.
@@ -372,7 +368,7 @@ def say_start(plan: Plan, record: Record) -> None:
     if plan.deviations:
         logger.info("  not the paper's settings: " + "; ".join(plan.deviations))
     if done and (changed := changed_surroundings(*record.sessions[-2:])):
-        logger.warning(f"  {changed}: {ROUNDING}")
+        logger.warning(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
 
 
 def begin_rows(path: Path, columns: tuple[str, ...], iteration: int, known: str | None) -> str:

@@ -21,7 +21,6 @@ from repro.training.plan import Plan
 from repro.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
-ROUNDING = "the numbers go on equal within rounding, not bit for bit"
 
 
 @contextmanager
@@ -103,9 +102,6 @@ def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
         raise ConfigError(f"{display_path(plan.folder)}: the checkpoint is of another configuration: {text}; "
                           "resume=never starts over")
     step.load_state(state)
-    if meta.get("devices", 1) != world.size:
-        logger.warning(f"  trained by {meta.get('devices', 1)} processes until now, by {world.size} from here on: "
-                       f"{ROUNDING}")
     return meta | {"rows": state.get("rows", {})}
 
 
@@ -134,6 +130,6 @@ def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
 
 def changed_surroundings(before: Session, now: Session) -> str:
     """In what surroundings two sessions of a run differ, in words (a CPU's name tells its threads); '' for none."""
-    keys = ("device", "python", "torch", "torchvision", "numpy", "commit", "engine")
+    keys = ("device", "python", "torch", "torchvision", "numpy", "commit", "engine", "devices")
     return "; ".join(f"{key} {old} until now, {getattr(now, key)} from here on" for key in keys
                      if (old := getattr(before, key)) is not None and old != getattr(now, key))

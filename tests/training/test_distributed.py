@@ -145,7 +145,7 @@ def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monke
     monkeypatch.setattr(launch, "PATIENCE", 0.5)
     began = time.monotonic()
     with pytest.raises(LostProcessError, match=r"process 1 of 2 failed: ValueError: something odd\n"
-                                               "nothing was saved yet; go on with: repro run"):
+                                               "what was saved before stays; go on with: repro run"):
         launch.launch(plan(tiny_config("devices=2", "train.batch_norm_group=8", f"results={tmp_path}")),
                       raise_in_rank_one)
     assert time.monotonic() - began < 50
@@ -222,7 +222,7 @@ def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(images, tmp
     own, other = (torch.load(run / "weights.pt", weights_only=True) for run in (folder, together.folder))
     assert all(torch.equal(own[name], other[name]) for name in other)
     text = finish(start(command(images, tmp_path / "copy", *SHORT)))
-    assert "trained by 2 processes until now, by 1 from here on" in text
+    assert "devices 2 until now, 1 from here on" in text
     other_number = the_run(tmp_path / "copy")
     assert other_number.finished
     assert other_number.history()[0] == together.history()[0], "what was done by two stays"
