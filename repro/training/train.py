@@ -87,7 +87,7 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
 def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> tuple[Execution, Schedule, RunLog]:
     """Data, network, step and log of a run, as its newest checkpoint left them; what it is has been said."""
     if plan.config.machine.tensorboard:
-        world.from_main(board_parts)
+        world.from_main(lambda: bool(board_parts()))  # ConfigError before anything is written
     device = set_up(plan.config)
     config, format_times = world.from_main(lambda: decide_memory_format(plan.config, earlier, device))
     plan = replace(plan, config=config)
