@@ -151,9 +151,14 @@ def parse_record(content: Any) -> Record:
         raise ValueError(f"record of schema {schema}; this version reads up to {SCHEMA}")
     try:
         content = escape_texts(content)
-        return msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
+        record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from error
+    machine = record.config.machine
+    for key, value in (("device", machine.device), ("precision", machine.precision)):
+        if value.name == "auto":
+            raise ValueError(f"machine.{key}=auto: a run records what that was")
+    return record
 
 
 def escape_texts(value: Any) -> Any:

@@ -13,21 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repro import runs
+from repro import files, runs
 from repro.config import compose, config_hash, paper_hashes, to_dict, with_precision
 from repro.errors import InUseError, StorageError
+from repro.files import append_text, hold_lock, read_history, utc_now, write_atomic, write_json
 from repro.publishing import PUBLISHED_FILES, copy_record
-from repro.runs import (
-    append_text,
-    hold_lock,
-    read_history,
-    read_run,
-    run_folder,
-    scan,
-    utc_now,
-    write_atomic,
-    write_json,
-)
+from repro.runs import read_run, run_folder, scan
 from repro.schema import Precision
 from tests.data.conftest import ordinary_user
 
@@ -310,8 +301,8 @@ def test_a_lock_that_nobody_holds_is_judged_by_the_machine_and_its_boot(tmp_path
     """This process has the kernel's lock: who wrote the file is gone, unless it is on another machine."""
     folder = tmp_path / "a" / "seed0"
     machine = None if change.get("machine", "one") is None else "one"  # a container may have no name of its own
-    here = runs.process(os.getpid()) | {"machine": machine}
-    monkeypatch.setattr(runs, "process", lambda pid: here)
+    here = files.process(os.getpid()) | {"machine": machine}
+    monkeypatch.setattr(files, "process", lambda pid: here)
     write_json(folder / "run.lock", {**here, "pid": 4_000_000, "since": "2026"} | change)
     if taken:
         with hold_lock(folder) as note:
@@ -347,7 +338,7 @@ WITHOUT_LOCKS = WITHOUT + """
 import json, os, subprocess
 from pathlib import Path
 from repro.errors import InUseError
-from repro.runs import hold_lock, process, write_json
+from repro.files import hold_lock, process, write_json
 folder = Path(sys.argv[1]) / "seed0"
 with hold_lock(folder) as note:
     print(note)

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from repro.config import compose, deviations, difference, experiments, flat, override, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
+from repro.files import file_sha256, open_plain, read_json
 from repro.paths import display_path
-from repro.runs import Run, file_sha256, open_plain, read_json, read_run
+from repro.runs import Run, read_run
 from repro.schema import RunConfig
 from repro.wording import escape
 
