@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from repro.config import read_config
 from repro.errors import ConfigError
-from repro.schema import RunConfig
+from repro.schema import Precision, RunConfig
 from repro.wording import escape
 
 SCHEMA = 1
@@ -154,10 +154,8 @@ def parse_record(content: Any) -> Record:
         record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from error
-    machine = record.config.machine
-    for key, value in (("device", machine.device), ("precision", machine.precision)):
-        if value.name == "auto":
-            raise ValueError(f"machine.{key}=auto: a run records what that was")
+    if record.config.machine.precision is Precision.auto:
+        raise ValueError("machine.precision=auto: a run records what that was")
     return record
 
 

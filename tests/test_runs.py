@@ -99,7 +99,7 @@ def test_a_write_cut_off_before_the_rename_is_not_seen(tmp_path):
 
 # ---- locks
 
-HOLD = "from pathlib import Path; import sys\nfrom repro.runs import hold_lock\n" \
+HOLD = "from pathlib import Path; import sys\nfrom repro.files import hold_lock\n" \
        "with hold_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 @pytest.mark.fault(66)
 def test_of_many_who_write_one_file_at_once_one_has_its_way_and_no_reader_sees_less(tmp_path):
     path = tmp_path / "table.md"
-    code = ("import sys; from pathlib import Path; from repro.runs import write_atomic\n"
+    code = ("import sys; from pathlib import Path; from repro.files import write_atomic\n"
             "for _ in range(100): write_atomic(Path(sys.argv[1]), sys.argv[2] * 20000)")
     write_atomic(path, "0" * 20000)
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), mark], stderr=subprocess.PIPE, text=True)
@@ -539,7 +539,7 @@ def test_results_setting_beats_the_environment_which_beats_the_default(tmp_path,
 
 @pytest.mark.fault(43)
 def test_times_are_utc_to_the_second_in_any_time_zone(tmp_path):
-    code = "from repro.runs import utc_now; import time; print(utc_now(), time.strftime('%Y-%m-%dT%H', time.gmtime()))"
+    code = "from repro.files import utc_now; import time; print(utc_now(), time.strftime('%Y-%m-%dT%H', time.gmtime()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            env=os.environ | {"TZ": "Asia/Kathmandu", "LC_ALL": "de_DE.UTF-8"}).stdout.split()
     assert found[0].startswith(found[1][:13])
@@ -549,7 +549,7 @@ def test_times_are_utc_to_the_second_in_any_time_zone(tmp_path):
 
 @pytest.mark.fault(43)
 def test_records_are_utf8_with_decimal_points_in_any_locale(tmp_path):
-    code = ("import locale, sys; from pathlib import Path; from repro.runs import write_json, read_history\n"
+    code = ("import locale, sys; from pathlib import Path; from repro.files import write_json, read_history\n"
             "locale.setlocale(locale.LC_ALL, '')\n"
             "write_json(Path(sys.argv[1]), {'ü': 0.5})\nprint(read_history(Path(sys.argv[2]))[0])")
     (tmp_path / "history.csv").write_text("iteration,x\n1,0.25\n")

@@ -20,7 +20,7 @@ from repro.config import (
 from repro.record import Record, parse_record
 from repro.records.reading import Problems, Refused, cut, format_value
 from repro.records.submission import Submission
-from repro.schema import RunConfig
+from repro.schema import Device, RunConfig
 
 # What a finished run has written into its record.
 REQUIRED = ("evaluated_on", "iteration", "parameters", "data", "environment", "started", "ended",
@@ -41,6 +41,7 @@ def read_record(raw: dict[str, Any]) -> Record:
     wrong += [f"no {key}" for key in REQUIRED if raw.get(key) in (None, [], {})]
     wrong += [f"session {number} has no {key}" for number, session in enumerate(record.sessions, 1)
               for key in REQUIRED_OF_SESSION if getattr(session, key) is None]
+    wrong += ["machine.device=auto: a run records what that was"] * (record.config.machine.device is Device.auto)
     if wrong:
         raise Refused("; ".join(wrong))
     return record
