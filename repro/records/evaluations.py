@@ -1,17 +1,66 @@
 """evaluations/PROTOCOL.json: tests of the trained ImageNet network, against the run and against themselves."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
 
 from repro.checks import FAIL, WARNING
 from repro.config import flat, to_dict
+from repro.record import Commit, ConfigHash, Count, Sha256, Text, Time, Versions
 from repro.records.reading import TESTS, Problems, Refused, format_value, json_of
-from repro.records.schema import Evaluation, check_schema
 from repro.records.submission import Submission
 from repro.reporting.select import count_problem
 from repro.schema import CLASSES, IMAGENET
 
+Percent = Annotated[float, Meta(ge=0, le=100)]
 FAR = 0.5  # Choice: points between the run's own test and `repro eval` of the same weights by the same crop
+
+
+class ViewSettings(Struct, forbid_unknown_fields=True):
+    """How a test saw its images."""
+
+    shorter_sides: list[Count]
+    crop_size: Count
+    normalisation_sha256: Sha256
+
+
+class Evaluation(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What PROTOCOL.json holds."""
+
+    schema: Literal[1]
+    protocol: Text
+    definition: Text
+    experiment: Text
+    seed: Count | None
+    identity: ConfigHash | None
+    deviations: list[Text] | None
+    weights_sha256: Sha256
+    data_fingerprint: Sha256
+    split: Text
+    wiring_test: bool
+    one_folder: bool
+    model: dict[str, Any]
+    settings: ViewSettings
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    decoder: Text = ""  # of earlier records, as images_done
+    versions: Versions
+    repro: Text | None
+    commit: Commit | None
+    dirty: bool | None
+    device: Text
+    images: Count
+    classes: Count
+    images_done: Count = 0
+    top1_errors: Count
+    top5_errors: Count
+    finished: bool
+    val_top1_error: Percent
+    val_top5_error: Percent
+    probabilities_sha256: Sha256
+    labels_sha256: Sha256
+    utc: Time
 
 
 def read_evaluations(files: Mapping[str, bytes]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -22,10 +71,10 @@ def read_evaluations(files: Mapping[str, bytes]) -> tuple[dict[str, dict[str, An
         if not name.startswith(f"{TESTS}/"):
             continue
         try:
-            check_schema(content := json_of(files[name]), Evaluation)
+            msgspec.convert(content := json_of(files[name]), Evaluation)
             found[name.removeprefix(f"{TESTS}/").removesuffix(".json")] = content
-        except Refused as refused:
-            wrong.append(f"{name}: {refused}")
+        except (Refused, msgspec.ValidationError) as error:
+            wrong.append(f"{name}: {error}".replace("$.", ""))
     return found, wrong
 
 
