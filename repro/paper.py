@@ -346,16 +346,16 @@ def check_names(names: Iterable[str], known: Iterable[str], kind: str) -> None:
             raise ConfigError(f"no {kind} named {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
-def names_in(folder: Path, pattern: str) -> list[str]:
-    """Names of the YAML files of a folder whose names match, in natural order."""
-    found = [path.stem for path in folder.glob("*.yaml") if re.fullmatch(pattern, path.stem)]
+def names_in(folder: str, pattern: str = ".+") -> list[str]:
+    """Names of the YAML files of a folder of experiments/ whose names match, in natural order."""
+    found = [path.stem for path in (experiments_dir() / folder).glob("*.yaml") if re.fullmatch(pattern, path.stem)]
     return sorted(found, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
 
 
-def read_named(kind: type[S], folder: Path, names: list[str], name: str, what: str) -> S:
+def read_named(kind: type[S], folder: str, name: str, what: str, pattern: str = ".+") -> S:
     """One of the named files of a folder, whose own `name` must agree with its file's."""
-    check_names([name], names, what)
-    path = folder / f"{name}.yaml"
+    check_names([name], names_in(folder, pattern), what)
+    path = experiments_dir() / folder / f"{name}.yaml"
     result = read(kind, path)
     if (own := getattr(result, "name", None)) != name:
         raise ConfigError(f"{display_path(path)}: name is {own!r}, not {name!r}")
@@ -369,27 +369,22 @@ def published_dir() -> Path:
 
 def tables() -> list[str]:
     """Names of the paper's tables: table1 to table8."""
-    return names_in(published_dir(), r"table\d+")
+    return names_in("published", r"table\d+")
 
 
 @functools.cache
 def published_table(name: str) -> PublishedTable:
     """One table as printed; ConfigError for an unknown name."""
-    return read_named(PublishedTable, published_dir(), tables(), name, "published table")
-
-
-def figures() -> list[str]:
-    """Names of the paper's figures that the project redraws."""
-    return names_in(published_dir(), r"figure\d+")
+    return read_named(PublishedTable, "published", name, "published table", r"table\d+")
 
 
 @functools.cache
 def published_figure(name: str) -> PublishedFigure:
-    """The description of one figure; ConfigError for an unknown name."""
-    figure = read_named(PublishedFigure, published_dir(), figures(), name, "published figure")
+    """The description of one figure that the project redraws; ConfigError for an unknown name."""
+    figure = read_named(PublishedFigure, "published", name, "published figure", r"figure\d+")
     for panel in figure.panels:
         check_names(panel.errors, figure.styles, f"style in {name}.yaml")
-        check_names([curve.experiment for curve in panel.curves if curve.experiment], experiments(),
+        check_names(filter(None, (curve.experiment for curve in panel.curves)), experiments(),
                     f"experiment (in {name}.yaml)")
     return figure
 
@@ -435,26 +430,26 @@ def pinned_hashes() -> dict[str, str]:
 
 def recipes() -> list[str]:
     """Names of the well-known recipes of others."""
-    return names_in(experiments_dir() / "recipes", r".+")
+    return names_in("recipes")
 
 
 @functools.cache
 def recipe(name: str) -> Recipe:
     """One recipe of others; ConfigError for an unknown name and for a key that no configuration has."""
-    found = read_named(Recipe, experiments_dir() / "recipes", recipes(), name, "recipe")
+    found = read_named(Recipe, "recipes", name, "recipe")
     check_names(found.why, FIELDS, f"key (in recipes/{name}.yaml: why)")
     return found
 
 
 def ensembles() -> list[str]:
     """Names of all ensembles."""
-    return names_in(experiments_dir() / "ensembles", r".+")
+    return names_in("ensembles")
 
 
 @functools.cache
 def ensemble(name: str) -> Ensemble:
     """One ensemble; ConfigError for an unknown name and for members, a protocol or a row that don't exist."""
-    found = read_named(Ensemble, experiments_dir() / "ensembles", ensembles(), name, "ensemble")
+    found = read_named(Ensemble, "ensembles", name, "ensemble")
     check_names([one.experiment for one in found.members], experiments(),
                 f"experiment (in ensembles/{name}.yaml: members)")
     if found.reproduces is not None:
@@ -465,13 +460,13 @@ def ensemble(name: str) -> Ensemble:
 
 def suites() -> list[str]:
     """Names of all suites."""
-    return names_in(experiments_dir() / "suites", r".+")
+    return names_in("suites")
 
 
 @functools.cache
 def suite(name: str) -> Suite:
     """One suite; ConfigError for an unknown name and for a wrong, missing or contradictory key in its file."""
-    found = read_named(Suite, experiments_dir() / "suites", suites(), name, "suite")
+    found = read_named(Suite, "suites", name, "suite")
     where = f"suites/{name}.yaml"
     check_names(found.claims, [claim.id for claim in claims()], f"claim (in {where}: claims)")
     check_names(found.experiments, experiments(), f"experiment (in {where}: experiments)")
@@ -489,8 +484,8 @@ def reproduced_rows() -> dict[str, str]:
     rows: dict[str, str] = {}
     for name in experiments():
         path = conf_dir() / "experiment" / f"{name}.yaml"
-        reproduces = read(dict[str, Any], path).get("reproduces") or []
-        for row in convert(reproduces, list[str], f"{display_path(path)}: reproduces"):
+        listed = read(dict[str, Any], path).get("reproduces") or []
+        for row in convert(listed, list[str], f"{display_path(path)}: reproduces"):
             if row in rows:
                 raise ConfigError(f"{display_path(path)}: {rows[row]} also reproduces {row}")
             rows[row] = name

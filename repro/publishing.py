@@ -6,8 +6,9 @@ from pathlib import Path
 
 from repro.config import config_hash
 from repro.errors import ConfigError, StorageError
+from repro.files import NO_EXCHANGE, exchange, read_object, temporary_path, write_atomic
 from repro.paths import display_path, in_tree, reference_dir
-from repro.runs import NO_EXCHANGE, Run, exchange, find_run, read_object, read_run, temporary_path, write_atomic
+from repro.runs import Run, find_run, read_run
 
 PUBLISHED_FILES = ("config.yaml", "run.json", "history.csv", "timing.csv")
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # copied where they are there: what redraws figures without weights

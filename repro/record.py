@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from repro.config import read_config
 from repro.errors import ConfigError
-from repro.schema import RunConfig
+from repro.schema import Precision, RunConfig
 from repro.wording import escape
 
 SCHEMA = 1
@@ -151,9 +151,12 @@ def parse_record(content: Any) -> Record:
         raise ValueError(f"record of schema {schema}; this version reads up to {SCHEMA}")
     try:
         content = escape_texts(content)
-        return msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
+        record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from error
+    if record.config.machine.precision is Precision.auto:
+        raise ValueError("machine.precision=auto: a run records what that was")
+    return record
 
 
 def escape_texts(value: Any) -> Any:

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 import torch
 
-from repro import provenance, runs
+from repro import files, provenance, runs
 from repro.config import compose, to_dict
 from repro.devices import resolve
 from repro.paths import TREE, display_path
@@ -143,7 +143,7 @@ def test_two_runs_of_the_same_second_have_their_own_folders_and_finish(both):
 
 @pytest.mark.fault(38)
 def test_runs_that_begin_at_the_same_instant_differ_by_what_they_are(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "utc_now", lambda: "2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr(files, "utc_now", lambda: "2026-01-01T00:00:00+00:00")
     for words in ([], ["train.lr=0.05"]):
         assert here("run", *TINY, "train.iterations=2", *words).code == 0
     assert len({run.folder for run in scan(tmp_path / "results" / "runs") if run.finished}) == 2
@@ -193,7 +193,7 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
     assert record.started == first
     assert record.sessions[-1].started == "2001-01-01T00:00:00+00:00"
     assert record.train_seconds > 0
-    seconds = [float(row["train_seconds"]) for row in runs.read_rows(run.folder / "timing.csv")]
+    seconds = [float(row["train_seconds"]) for row in files.read_rows(run.folder / "timing.csv")]
     assert seconds == sorted(seconds), "durations are not differences of that clock"
     assert here("list").code == 0
 

@@ -12,7 +12,7 @@ from repro.paths import PACKAGE
 FLOORS = (
     {"__init__", "checks", "errors", "schema", "stopping", "wording"},
     {"paths", "streams"},
-    {"hydra_cli", "provenance", "versions"},
+    {"files", "hydra_cli", "provenance", "versions"},
     {"config"},
     {"paper", "record"},
     {"runs"},
@@ -27,7 +27,7 @@ FLOORS = (
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
 NO_TORCH = {"__init__", "__main__", "checks", "cli", "commands", "completion", "config", "data.cifar10_files",
-            "data.imagenet_files", "errors", "hydra_cli", "paper", "paths",
+            "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
             "provenance", "publishing", "record", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
 TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}

@@ -19,9 +19,9 @@ from repro.bench.plan import OURS, RATES, Job, Settings, config_of, depths_for, 
 from repro.bench.roofline import Traffic, traffic_of
 from repro.devices import resolve
 from repro.errors import ReproError
+from repro.files import utc_now
 from repro.paths import own_module
 from repro.provenance import code_version, machine, package_versions
-from repro.runs import utc_now
 from repro.schema import Device, Family, Precision, RunConfig
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from repro.data.crops import open_rgb, random_crop
 from repro.data.parts import cores_here
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
+from repro.files import utc_now
 from repro.paths import display_path, own_module, user_path
 from repro.provenance import code_version, machine, package_versions
-from repro.runs import utc_now
 
 logger = logging.getLogger(__name__)
 Run = Callable[[InputJob], dict[str, Any]]

@@ -71,8 +71,8 @@ def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") ->
     """Write the record and its table, and print one of them."""
     import json
 
+    from repro.files import write_atomic, write_json
     from repro.paths import display_path
-    from repro.runs import write_atomic, write_json
 
     folder = output_folder("bench", options.reference)
     write_json(folder / f"{table.name}.json", record)

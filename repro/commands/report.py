@@ -17,11 +17,11 @@ def register(add: Add) -> None:
 
 def write_report(options: argparse.Namespace) -> int:
     """`repro report`."""
+    from repro.files import write_atomic
     from repro.paths import display_path
     from repro.reporting import figures
     from repro.reporting.painting import draw
     from repro.reporting.report import report
-    from repro.runs import write_atomic
 
     found = runs_of(options.reference)
     with tempfile.TemporaryDirectory() as folder:

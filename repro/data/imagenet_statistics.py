@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from repro.data.imagenet_files import ImageSet
 from repro.data.parts import in_parts, progress
 from repro.errors import StorageError
+from repro.files import write_atomic
 from repro.paths import display_path
-from repro.runs import write_atomic
 
 logger = logging.getLogger(__name__)
 EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32

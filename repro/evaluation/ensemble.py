@@ -15,11 +15,12 @@ from repro.errors import ConfigError, DataError, StorageError
 from repro.evaluation.evaluate import EXACT, SCHEMA, WIRING_TEST, read_arrays, read_record
 from repro.evaluation.metrics import error_counts
 from repro.evaluation.protocols import LABELS
+from repro.files import file_sha256, utc_now, write_json
 from repro.paper import Ensemble, published_table
 from repro.paper import ensemble as read_ensemble
 from repro.paths import display_path, results_dir
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, file_sha256, read_run, run_folder, utc_now, write_json
+from repro.runs import Run, read_run, run_folder
 
 ROWS = 1000  # images averaged at a time, so that the probabilities of all members need not fit in memory
 OF_MEMBERS = ("experiment", "seed", "identity", "weights_sha256", "precision", "val_top1_error", "val_top5_error")

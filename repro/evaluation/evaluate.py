@@ -27,11 +27,12 @@ from repro.evaluation.metrics import error_counts
 from repro.evaluation.protocols import LABELS, Scorer, normalizer_of, views_of
 from repro.evaluation.weight_files import Carried, read_weights, run_of_weights
 from repro.evaluation.weights import carried_facts, evaluations_of_file, load_weights, training_note
+from repro.files import file_sha256, hold_lock, read_json, utc_now, write_atomic, write_json
 from repro.models import build_model
 from repro.models.vgg import CROP
 from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version, package_versions
-from repro.runs import Run, file_sha256, hold_lock, read_json, utc_now, write_atomic, write_json
+from repro.runs import Run
 from repro.schema import Family, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
 

@@ -5,7 +5,6 @@ A state_dict of any other origin carries nothing.
 Only tensors and plain values are ever read from a file (weights_only); whatever else is in it is not executed.
 """
 
-import json
 import pickle
 import re
 import warnings
@@ -21,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import compose, deviations, experiments, flat, paper_config, to_dict
+from repro.config import compose, deviations, difference, experiments, flat, override, paper_config, to_dict
 from repro.errors import ConfigError, StorageError
+from repro.files import file_sha256, open_plain, read_json
 from repro.paths import display_path
-from repro.runs import Run, file_sha256, open_plain, read_json, read_run
+from repro.runs import Run, read_run
 from repro.schema import RunConfig
 from repro.wording import escape
 
@@ -263,9 +263,9 @@ def with_carried_settings(overrides: Sequence[str], path: Path) -> tuple[RunConf
     if carried.experiment and "experiment" not in given:
         before = flat(to_dict(paper_config(carried.experiment)))
         words = [f"experiment={carried.experiment}",
-                 *(f"{key}={format_override(value)}" for key, value in carried.network.items()
+                 *(override(key, value) for key, value in carried.network.items()
                    if before[key] != value and not given & {key, "model.blocks_per_stage"}), *words]
-    own = [f"{key}={format_override(value)}" for key, value in carried.settings.items()]
+    own = [override(key, value) for key, value in carried.settings.items()]
     try:
         config = compose([*own, *words])
     except ConfigError:  # perhaps because the settings are those of another data set; then that is said
@@ -273,11 +273,9 @@ def with_carried_settings(overrides: Sequence[str], path: Path) -> tuple[RunConf
         raise
     check_network(path, carried, config)
     values = flat(to_dict(config))
-    wrong = [f"{key}={format_override(values[key])}" for key in carried.settings
-             if values[key] != carried.settings[key]]
-    if wrong:
-        theirs = " ".join(f"{key}={format_override(carried.settings[key])}" for key in map(key_of, wrong))
-        raise ConfigError(f"{' '.join(wrong)} contradicts {display_path(path)}, whose weights need {theirs}")
+    if wrong := difference(carried.settings, {key: values[key] for key in carried.settings}):
+        here, there = (" ".join(override(key, pair[at]) for key, pair in wrong.items()) for at in (1, 0))
+        raise ConfigError(f"{here} contradicts {display_path(path)}, whose weights need {there}")
     before = flat(to_dict(paper_config(config.name))) if config.name in experiments() else {}
     changed = [word for word in own if before.get(key_of(word)) != carried.settings[key_of(word)]
                and key_of(word) not in given]
@@ -287,18 +285,11 @@ def with_carried_settings(overrides: Sequence[str], path: Path) -> tuple[RunConf
 def check_network(path: Path, carried: Carried, config: RunConfig) -> None:
     """ConfigError naming what differs between the network of a file and that of a configuration, depths first."""
     values = flat(to_dict(config))
-    differing = [f"{key}={carried.network[key]} there, {values[key]} here" for key in NETWORK
-                 if carried.network[key] != values[key]]
-    if differing:
-        raise ConfigError(f"{display_path(path)} is of another network than experiment={config.name}: "
-                          + "; ".join(differing))
+    if wrong := difference({key: carried.network[key] for key in NETWORK}, {key: values[key] for key in NETWORK}):
+        words = "; ".join(f"{key}={there} there, {here} here" for key, (there, here) in wrong.items())
+        raise ConfigError(f"{display_path(path)} is of another network than experiment={config.name}: {words}")
 
 
 def key_of(word: str) -> str:
     """The key of an override."""
     return word.partition("=")[0].lstrip("+")
-
-
-def format_override(value: Any) -> str:
-    """A plain value in Hydra's override grammar."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -12,10 +12,11 @@ from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.metrics import Outcome, evaluate_on
 from repro.evaluation.weight_files import SETTINGS, Carried, check_tensors, read_weights
+from repro.files import file_sha256, utc_now, write_json
 from repro.models import build_model
 from repro.paths import display_path, results_dir, user_path
 from repro.provenance import code_version, package_versions
-from repro.runs import file_sha256, read_run, run_folder, utc_now, write_json
+from repro.runs import read_run, run_folder
 from repro.schema import SYNTHETIC, RunConfig
 
 

@@ -20,7 +20,7 @@ from repro.config import (
 from repro.record import Record, parse_record
 from repro.records.reading import Problems, Refused, cut, format_value
 from repro.records.submission import Submission
-from repro.schema import Device, Precision, RunConfig
+from repro.schema import Device, RunConfig
 
 # What a finished run has written into its record.
 REQUIRED = ("evaluated_on", "iteration", "parameters", "data", "environment", "started", "ended",
@@ -34,16 +34,14 @@ def read_record(raw: dict[str, Any]) -> Record:
         record = parse_record(raw)
     except ValueError as error:
         raise Refused(str(error)) from error
-    name, machine = record.experiment, record.config.machine
+    name = record.experiment
     if name not in experiments():
         raise Refused(f"there is no experiment {cut(name)}{suggest(cut(name), experiments())}; `repro list` names all")
     wrong = list(lost_values(raw, msgspec.to_builtins(record)))
     wrong += [f"no {key}" for key in REQUIRED if raw.get(key) in (None, [], {})]
     wrong += [f"session {number} has no {key}" for number, session in enumerate(record.sessions, 1)
               for key in REQUIRED_OF_SESSION if getattr(session, key) is None]
-    wrong += [f"{key}=auto: a run records what that was" for key, left in (
-        ("machine.device", machine.device is Device.auto), ("machine.precision", machine.precision is Precision.auto))
-        if left]
+    wrong += ["machine.device=auto: a run records what that was"] * (record.config.machine.device is Device.auto)
     if wrong:
         raise Refused("; ".join(wrong))
     return record

@@ -9,10 +9,11 @@ from typing import Any
 from msgspec import structs
 
 from repro.config import scale_lengths
+from repro.files import file_sha256
 from repro.paper import Axis, Curve, Panel, PublishedFigure, pick, published_figure, published_table
 from repro.reporting import select
 from repro.reporting.select import RunSelection, RunSet
-from repro.runs import Run, file_sha256
+from repro.runs import Run
 
 SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
 DRAWN = ("figure1", "figure4", "figure6", *select.LAYERS)

@@ -16,9 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from repro.files import write_atomic
 from repro.reporting.figures import DrawnFigure, DrawnPanel, Line, gather
 from repro.reporting.select import RunSet
-from repro.runs import write_atomic
 
 # (color, marker) by depth. Paul Tol's high-contrast set and its neighbors: safe for the color-blind, and each its
 # own gray when printed in black and white (luminance falls with depth).

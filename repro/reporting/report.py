@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from repro import __version__
+from repro.files import utc_now
 from repro.paper import PROTOCOL_LABELS
 from repro.record import Session
 from repro.reporting.claims import counts, evaluate, short_label
@@ -24,7 +25,7 @@ from repro.reporting.select import (
 )
 from repro.reporting.table import Table
 from repro.reporting.tables import build, names
-from repro.runs import Run, utc_now
+from repro.runs import Run
 
 TITLE = "Deep Residual Learning for Image Recognition, reproduced"
 HEADINGS = {None: ("tables", "Tables and figures", ""), SHORT: ("short", "Short runs", "not the paper's schedule"),

@@ -20,10 +20,11 @@ from repro.config import (
     settings,
     with_precision,
 )
+from repro.files import file_sha256, read_object
 from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
 from repro.record import Record
 from repro.reporting.statistics import Summary
-from repro.runs import Run, file_sha256, read_object, scan
+from repro.runs import Run, scan
 from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
@@ -280,7 +281,7 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
         return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}; see `repro table synthetic_demo`"
     if run.identity not in identities:
         return (STALE if own else OTHER), changed_settings(found.config, experiment)
-    if found.config.machine.precision is Precision.auto or config_hash(found.config) != run.identity:
+    if config_hash(found.config) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
         return INCOMPLETE, run.problem or f"{run.status} at iteration {found.iteration} of {found.iterations}"

@@ -9,10 +9,11 @@ from typing import Any
 
 from repro import paper
 from repro.config import experiments, flat, override, paper_config, paper_hashes, to_dict
+from repro.files import holder, read_rows
 from repro.paths import conf_dir, display_path, experiments_dir
 from repro.reporting import figures, select, tables
 from repro.reporting.select import RunSet
-from repro.runs import OUT_OF_MEMORY, Run, holder, read_rows
+from repro.runs import OUT_OF_MEMORY, Run
 from repro.schema import CIFAR10
 from repro.wording import duration
 

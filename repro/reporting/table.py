@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from repro.files import write_atomic
 from repro.reporting.statistics import WORSE
-from repro.runs import write_atomic
 
 # How the status of a row begins that lacks runs, tests of them, or some of its seeds.
 LACKING = ("not run", "incomplete", "stale", "partial", "not counted", "not evaluated")

@@ -21,8 +21,8 @@ from torch.torch_version import TorchVersion
 from repro.devices import new_stream
 from repro.errors import StorageError
 from repro.evaluation.weight_files import with_settings
+from repro.files import read_json, write_atomic, write_json
 from repro.paths import display_path
-from repro.runs import read_json, write_atomic, write_json
 from repro.schema import RunConfig
 
 KEPT = 2

@@ -17,14 +17,15 @@ import msgspec
 import torch
 import yaml
 
-from repro import provenance, runs
+from repro import files, provenance, runs
 from repro.config import to_dict
 from repro.data.parts import progress
 from repro.devices import describe, is_out_of_memory, peak_memory, synchronize
 from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
+from repro.files import append_text, utc_now
 from repro.paths import display_path
 from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
-from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, append_text, history_columns, utc_now
+from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, history_columns
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
@@ -56,7 +57,7 @@ class RunLog:
         self.board: Board | None = None
         if self.world.is_main:
             self.begin_files(before.get("rows", {}))
-        history = self.world.from_main(lambda: runs.read_history(plan.folder / "history.csv"))
+        history = self.world.from_main(lambda: files.read_history(plan.folder / "history.csv"))
         self.errors = [(int(row["iteration"]), row[f"{self.evaluated_on}_top1_error"]) for row in history]
         # Seconds of all sessions; those of training before this one; and when the lap began that is not counted yet.
         self.seconds = {name: before.get(name, 0.0) for name in ("train_seconds", "evaluation_seconds")}
@@ -72,11 +73,11 @@ class RunLog:
     def begin_files(self, known: dict[str, str]) -> None:
         """The configuration, the CSV files up to the checkpoint, of which it knows this content, and TensorBoard."""
         folder, config = self.plan.folder, self.plan.config
-        runs.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(self.record.config), sort_keys=False))
-        files = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
+        files.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(self.record.config), sort_keys=False))
+        tables = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
         if config.evaluation.gradient_iterations:
-            files["gradients.csv"] = GRADIENT_COLUMNS
-        for name, columns in files.items():
+            tables["gradients.csv"] = GRADIENT_COLUMNS
+        for name, columns in tables.items():
             self.rows[name] = begin_rows(folder / name, columns, self.done, known.get(name))
         if config.machine.tensorboard:
             self.board = Board(folder / "tensorboard", self.done)
@@ -252,7 +253,7 @@ class RunLog:
 
     def finish(self, measured: dict[str, Any]) -> None:
         """The finished record: the result is the last row; the lowest test error only as a labeled extra."""
-        history, on = runs.read_history(self.plan.folder / "history.csv"), self.evaluated_on
+        history, on = files.read_history(self.plan.folder / "history.csv"), self.evaluated_on
         history = [row | {"iteration": int(row["iteration"])} for row in history]
         if on == "test":
             best = min(history, key=lambda row: row["test_top1_error"])
@@ -263,7 +264,7 @@ class RunLog:
         session.ended, session.to_iteration = utc_now(), self.done
         self.write(iteration=self.done, **self.spent(), **peak_memory(self.step.device), ended=utc_now(),
                    warmup_end=ended if ended >= 0 else None, **measured, status="finished", result=history[-1],
-                   history_sha256=runs.file_sha256(self.plan.folder / "history.csv"))
+                   history_sha256=files.file_sha256(self.plan.folder / "history.csv"))
         test, train = history[-1][f"{on}_top1_error"], history[-1]["train_top1_error"]
         logger.info(f"{self.plan.title}: {on} error {test:.2f} %, train error {train:.2f} % at iteration {self.done}, "
                     f"{duration(self.seconds['train_seconds'])} of training; {display_path(self.plan.folder)}")
@@ -380,6 +381,6 @@ def begin_rows(path: Path, columns: tuple[str, ...], iteration: int, known: str 
         known = "\n".join([",".join(columns), *kept]) + "\n"
     elif not text.startswith(known):
         logger.warning(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
-    runs.write_atomic(path, known)
+    files.write_atomic(path, known)
     return known
 

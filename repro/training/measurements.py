@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from repro import runs
+from repro import files, runs
 from repro.config import compose
 from repro.data.cifar10 import DeviceData, on_device
 from repro.data.sources import load_arrays
@@ -48,7 +48,7 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
         assert isinstance(data, DeviceData)
         measured["responses"] = measure_responses(step.model, data, config, folder)
     if config.evaluation.gradient_iterations:
-        measured["gradients_sha256"] = runs.file_sha256(folder / "gradients.csv")
+        measured["gradients_sha256"] = files.file_sha256(folder / "gradients.csv")
     return measured
 
 
@@ -62,9 +62,9 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     with exact_fp32():
         found = layer_responses(model, batches)
     rows = [RESPONSE_COLUMNS, *([str(getattr(entry, name)) for name in RESPONSE_COLUMNS] for entry in found)]
-    runs.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
+    files.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
     return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
-                     sha256=runs.file_sha256(folder / "responses.csv"))
+                     sha256=files.file_sha256(folder / "responses.csv"))
 
 
 @restore_settings()
@@ -84,11 +84,11 @@ def add_responses(run: Run, overrides: list[str]) -> None:
 
     config = recorded_settings(run.record, overrides)
     device = set_up(config)
-    with runs.hold_lock(run.folder):
+    with files.hold_lock(run.folder):
         model = place(load_weights(build_model(config.model), run.folder / "weights.pt"), config, device)
         data = on_device(load_arrays(config.data), config.data, device)
         measured = measure_responses(model, data, config, run.folder)
-        where = {"device": describe(device), **code_version(), **package_versions(), "utc": runs.utc_now()}
+        where = {"device": describe(device), **code_version(), **package_versions(), "utc": files.utc_now()}
         run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Responses)
         runs.write_record(run.folder, run.record)
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from repro import runs
+from repro import files
 from repro.config import ADDED_LATER, ANY, REMOVED, difference, paper_hashes, settings
 from repro.errors import ConfigError, DataError, StorageError
 from repro.paths import display_path
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def hold_lock(folder: Path, world: World) -> Iterator[None]:
     """Hold the run's folder, in process 0; an error of it is raised in every process."""
     with ExitStack() as stack:
-        note = world.from_main(lambda: stack.enter_context(runs.hold_lock(folder)))
+        note = world.from_main(lambda: stack.enter_context(files.hold_lock(folder)))
         if note:
             logger.warning(f"{display_path(folder)}: {note}")
         yield
@@ -48,7 +48,7 @@ def previous_run(plan: Plan) -> Run:
 
 def archive_run(folder: Path) -> None:
     """Move what an earlier run left in a folder into `<folder>.old-<k>` beside it."""
-    content = [path for path in folder.iterdir() if not path.name.startswith(runs.LOCK)]
+    content = [path for path in folder.iterdir() if not path.name.startswith(files.LOCK)]
     if not content:
         return
     number = 1

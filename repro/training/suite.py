@@ -13,12 +13,13 @@ from repro.devices import describe, resolve, restore_settings
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensemble import combine
 from repro.evaluation.evaluate import evaluate
+from repro.files import utc_now
 from repro.paper import Preset, Suite
 from repro.paper import ensemble as read_ensemble
 from repro.paper import suite as read_suite
 from repro.paths import data_dir
 from repro.provenance import code_version, machine, package_versions
-from repro.runs import read_run, utc_now
+from repro.runs import read_run
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, Precision, RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import rank_from_environment

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from repro.config import experiments, flat, paper_config, to_dict
+from repro.config import experiments, flat, override, paper_config, to_dict
 from repro.evaluation.protocols import CENTER, LABELS, SINGLE_VIEW
-from repro.evaluation.weight_files import SAFETENSORS, format_override
+from repro.evaluation.weight_files import SAFETENSORS
 from repro.record import Record, Session
 from repro.runs import Run
 from repro.schema import IMAGENET
@@ -90,7 +90,7 @@ def words(facts: dict[str, Any]) -> list[str]:
     before = flat(to_dict(paper_config(name))) if name else {}
     wiring = ["data.wiring_test=true"] if facts["wiring_test"] else []
     return [f"experiment={name or 'NAME'}", *wiring,
-            *(f"{key}={format_override(value)}" for key, value in own.items() if before.get(key) != value)]
+            *(override(key, value) for key, value in own.items() if before.get(key) != value)]
 
 
 def code(facts: dict[str, Any]) -> list[str]:

@@ -15,9 +15,10 @@ from repro.errors import ConfigError
 from repro.evaluation.protocols import mean_of, own_mean
 from repro.evaluation.weight_files import NETWORK, SAFETENSORS, SCHEMA, SETTINGS, facts_path, with_settings
 from repro.evaluation.weights import load_weights
+from repro.files import file_sha256, utc_now, write_atomic, write_json
 from repro.models import build_model
 from repro.paths import data_dir, display_path
-from repro.runs import Run, file_sha256, utc_now, write_atomic, write_json
+from repro.runs import Run
 from repro.schema import Device, Normalization, Precision, RunConfig
 from repro.weights.card import labels, model_card
 

@@ -19,9 +19,9 @@ from repro.evaluation.weight_files import (
     read_plain,
     read_safetensors,
 )
+from repro.files import file_sha256, utc_now, write_atomic
 from repro.models import build_model
 from repro.paths import display_path
-from repro.runs import file_sha256, utc_now, write_atomic
 from repro.weights.layouts import KEYS, PREFIXES, Found, find_network
 
 # Where a checkpoint keeps its state_dict: akamaster's trainer and timm's, torchvision's.

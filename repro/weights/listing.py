@@ -7,8 +7,9 @@ from typing import Any
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.evaluate import SCHEMA
 from repro.evaluation.weight_files import Carried, facts_path, read_weights
+from repro.files import file_sha256, read_json
 from repro.paths import display_path
-from repro.runs import Run, file_sha256, read_json, scan
+from repro.runs import Run, scan
 from repro.wording import escape
 
 NONE_COMMITTED = "no weights are committed: no full-length run is yet"

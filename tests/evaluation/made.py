@@ -9,8 +9,9 @@ from torch import nn
 
 from repro.config import compose, config_hash, to_dict
 from repro.devices import resolve
+from repro.files import write_json
 from repro.models import build_model
-from repro.runs import run_folder, write_json
+from repro.runs import run_folder
 from repro.schema import RunConfig
 
 CLASSES = 7

@@ -12,11 +12,12 @@ from repro.errors import ConfigError, DataError, StorageError
 from repro.evaluation import ensemble
 from repro.evaluation.evaluate import save
 from repro.evaluation.metrics import error_counts
+from repro.files import file_sha256
 from repro.paper import Ensemble, Member
 from repro.paper import ensemble as read_ensemble
 from repro.paper import ensembles as names
 from repro.paths import results_dir
-from repro.runs import Run, file_sha256, run_folder
+from repro.runs import Run, run_folder
 from tests.evaluation.made import TINY, make_run
 
 OVERRIDES = [*TINY[1:], "train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1"]

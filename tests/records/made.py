@@ -15,9 +15,10 @@ from repro.checks import CheckResult
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import OFFICIAL
 from repro.evaluation.protocols import views_of
+from repro.files import file_sha256
 from repro.paper import PROTOCOLS, golden_count
 from repro.records.check import check_record
-from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, file_sha256, history_columns
+from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, history_columns
 from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
 from repro.training.schedule import Schedule
 

@@ -20,9 +20,9 @@ from repro.config import (
     to_dict,
     with_precision,
 )
+from repro.files import file_sha256
 from repro.paper import ensemble
 from repro.reporting.table import Table
-from repro.runs import file_sha256
 from repro.schema import Device, Precision, RunConfig
 
 HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"

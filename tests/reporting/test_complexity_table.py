@@ -28,12 +28,8 @@ def test_verdict_at_its_edges(count, text):
     assert count_verdict(count, 3.8e9, Column("multiply_adds", "", 1, 1e9)) == text
 
 
-@pytest.mark.parametrize(("printed", "half"), [(40.55e6, 5e3), (2829.2e6, 5e4), (3.858e9, 5e5), (7.57e9, 5e6)])
-def test_half_a_digit(printed, half):
-    assert half_a_digit(printed) == half
-
-
-def test_shortened():
+def test_digits():
+    assert [half_a_digit(printed) for printed in (40.55e6, 2829.2e6, 3.858e9, 7.57e9)] == [5e3, 5e4, 5e5, 5e6]
     assert [shorten(3_857_973_248), shorten(40_551_040), shorten(3.8e9, 1)] == ["3.858e9", "40.551e6", "3.8e9"]
 
 

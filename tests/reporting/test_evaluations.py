@@ -114,15 +114,6 @@ def test_of_several_seeds_those_that_are_tested_stand(results: Path, make_run):
     assert "imagenet_optB/seed2: no 10-crop testing; `repro eval experiment=imagenet_optB seed=2" in found.notes()[0]
 
 
-def test_a_changed_weights_file_is_read_again(results: Path, make_run):
-    folder = make_run(results, OPT_B, test=30.0)
-    (folder / "weights.pt").write_bytes(b"weights")
-    write_evaluation(folder, "ten_crop")
-    assert evaluated_runs(pool(results), OPT_B, "ten_crop").status == "finished"
-    (folder / "weights.pt").write_bytes(b"other weights")
-    assert "other weights" in evaluated_runs(pool(results), OPT_B, "ten_crop").lacking[0][1]
-
-
 def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):
     folder = make_run(results, OPT_B, test=30.0, precision="bf16")
     write_evaluation(folder, "ten_crop")

@@ -1,8 +1,8 @@
 """What results/reference lacks, cheapest first."""
 
+from repro.files import hold_lock
 from repro.reporting.select import pools
 from repro.reporting.status import DIVERGED, FINISHED, IN_USE, OPEN, pending
-from repro.runs import hold_lock
 
 
 def names(found):

@@ -13,12 +13,8 @@ S_REF = 0.16
 ERRORS = st.lists(st.floats(0.01, 99.0), min_size=1, max_size=6).map(tuple)
 
 
-def test_summary_of_one_run_is_its_value():
-    assert str(Summary((8.314,))) == "8.31"
-    assert Summary((8.314,)).std is None
-
-
-def test_summary_of_several_runs():
+def test_summary_of_one_run_and_of_several():
+    assert (str(Summary((8.314,))), Summary((8.314,)).std) == ("8.31", None)
     summary = Summary((6.43, 6.61, 6.79))
     assert (summary.k, summary.best) == (3, 6.43)
     assert summary.mean == pytest.approx(6.61)

@@ -11,7 +11,7 @@ from repro.reporting.status import status, status_text
 HOLD = """
 import sys, time
 from pathlib import Path
-from repro.runs import hold_lock
+from repro.files import hold_lock
 with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

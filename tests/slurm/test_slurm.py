@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import runs
+from repro import files, runs
 from repro.paths import TREE
 from tests.made_cli import TINY
 
@@ -68,7 +68,7 @@ class Job:
         """Whether the session after so many restarts has come to its first test."""
         for path in (self.folder / "results" / "runs").glob("*/seed0/run.json"):
             session = runs.read_run(path.parent).record.sessions[-1]
-            history = runs.read_history(path.parent / "history.csv")
+            history = files.read_history(path.parent / "history.csv")
             return session.slurm.restarts == restarts and any(
                 row["iteration"] > session.from_iteration for row in history)
         return False

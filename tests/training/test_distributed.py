@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from repro import runs
+from repro import files, runs
 from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, LostProcessError, PeerError
@@ -70,7 +70,7 @@ def wait_for_iteration(results: Path, iteration: int) -> Path:
     until = time.monotonic() + 500
     while time.monotonic() < until:
         for path in (results / "runs").glob("*/seed0/history.csv"):
-            if any(row["iteration"] >= iteration for row in runs.read_history(path)):
+            if any(row["iteration"] >= iteration for row in files.read_history(path)):
                 return path.parent
         time.sleep(0.05)
     raise AssertionError("the run does not come that far")

@@ -10,9 +10,10 @@ from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import evaluate_on
 from repro.evaluation.weights import load_weights
+from repro.files import file_sha256
 from repro.models import build_model
 from repro.record import Responses
-from repro.runs import file_sha256, read_run, run_folder
+from repro.runs import read_run, run_folder
 from repro.stopping import StopRequest
 from repro.training import measurements, train
 from repro.training.step import TrainStep

@@ -17,8 +17,9 @@ import torch
 
 from repro.data import loader
 from repro.errors import LostProcessError, OutOfMemoryError, Stopped, StorageError
+from repro.files import hold_lock
 from repro.paths import TREE
-from repro.runs import hold_lock, read_run, run_folder, scan, write_record
+from repro.runs import read_run, run_folder, scan, write_record
 from repro.stopping import StopRequest
 from repro.training import checkpoint, log, train
 from repro.training.execution import Execution

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from repro.config import compose
 from repro.devices import autocast
 from repro.errors import CaptureError, DivergedError, InUseError, OutOfMemoryError, Stopped
+from repro.files import hold_lock
 from repro.models import build_model
 from repro.paper import ensemble
 from repro.paper import suite as read_suite
 from repro.paths import TREE
-from repro.runs import hold_lock, read_run
+from repro.runs import read_run
 from repro.schema import VALIDATION_IMAGES, Engine, Precision
 from repro.stopping import StopRequest
 from repro.training import launch, train

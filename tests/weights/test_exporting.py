@@ -12,10 +12,11 @@ from repro.config import compose
 from repro.data.cifar10 import per_pixel_mean
 from repro.evaluation.weight_files import facts_path, read_weights
 from repro.evaluation.weights import load_weights
+from repro.files import file_sha256
 from repro.models import build_model
 from repro.paths import results_dir
 from repro.record import parse_record
-from repro.runs import file_sha256, read_run
+from repro.runs import read_run
 from tests.evaluation.made import CLASSES, make_images
 from tests.evaluation.made import TINY as IMAGENET
 from tests.evaluation.made import make_run as make_imagenet_run

@@ -15,9 +15,9 @@ import torch
 from repro.config import compose
 from repro.evaluation.weight_files import read_plain, read_weights, with_carried_settings
 from repro.evaluation.weights import load_weights
+from repro.files import file_sha256
 from repro.models import build_model
 from repro.paths import results_dir
-from repro.runs import file_sha256
 from repro.weights.layouts import AKAMASTER_FILES, akamaster_key
 from tests.outcome import says
 from tests.weights.made import (

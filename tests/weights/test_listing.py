@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from repro.files import file_sha256
 from repro.paths import results_dir
-from repro.runs import file_sha256
 from tests.made import tiny_data
 from tests.made_cli import TINY
 from tests.outcome import says

@@ -6,9 +6,9 @@ import pytest
 from torchvision import models
 
 from repro.evaluation.weight_files import facts_path
+from repro.files import file_sha256
 from repro.paper import second_references
 from repro.paths import TREE, reference_dir
-from repro.runs import file_sha256
 from repro.weights.layouts import AKAMASTER_FILES
 from repro.weights.listing import files
 
