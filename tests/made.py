@@ -10,8 +10,6 @@ from repro.data.cifar10 import DeviceData, per_pixel_mean
 from repro.devices import resolve
 from repro.runs import Run
 from repro.schema import RunConfig
-from repro.training.launch import run
-from repro.training.plan import plan
 
 
 def tiny_config(*overrides: str) -> RunConfig:
@@ -44,4 +42,7 @@ def with_machine(config: RunConfig, **changes: object) -> RunConfig:
 
 def run_config(config: RunConfig, command: Sequence[str] = ()) -> Run:
     """Train a configuration, as `repro run` does."""
+    from repro.training.launch import run  # late: tests put `tiny_data` into what this imports
+    from repro.training.plan import plan
+
     return run(plan(config, command))

@@ -3,8 +3,9 @@
 #
 #   bash tools/borrowed_gpu/train.sh SECONDS [key=value that changes no number ...]
 #
-# RUNS=a,b,... names them in another order, PROCESSES=4 says how many run at once. $OUT then holds train.log and runs1.tar, runs2.tar, ... of two runs each,
-# renewed every EVERY (30) seconds, so that nothing is lost if the machine goes away. The same command goes on.
+# RUNS=a,b,... names them in another order, PROCESSES=4 says how many are done at once. $OUT then holds train.log and
+# runs1.tar, runs2.tar, ... of two runs each, renewed every EVERY (30) seconds, so that nothing is lost if the machine
+# goes away. The same command goes on.
 NAME=train; source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 shift
 words=(machine.tensorboard=false machine.checkpoint_seconds="${CHECKPOINT_SECONDS:-40}" "$@")
@@ -33,18 +34,20 @@ bring_back() (
 
 # PROCESSES that share the GPU: each does the runs that no other one does. 75 when time was up, 0 when nothing is left.
 together() {
-  local number pids=() code=0 one
-  trap : TERM  # `timeout` has told the runs too; this waits until they have saved
+  local number pid pids=() code=0 status
+  trap : TERM  # `timeout` has told the runs too; these shells wait until they have saved
   set -o pipefail
   for ((number = 1; number <= ${PROCESSES:-4}; number++)); do
-    "$PYTHON" -m repro pending --max-seconds "$1" --runs "$RUNS" "${@:2}" 2>&1 | sed -u "s|^|$number: |" & pids+=($!)
+    (trap : TERM; "$PYTHON" -m repro pending --max-seconds "$1" --runs "$RUNS" "${@:2}" 2>&1 |
+      sed -u "s|^|$number: |") & pids+=($!)
   done
-  for one in "${pids[@]}"; do
-    wait "$one"; one=$?
-    case $one in
+  for pid in "${pids[@]}"; do
+    wait "$pid"; status=$?
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; status=$?; done  # a signal ends the first wait
+    case $status in
       0 | 7) ;;  # 7: some were in progress elsewhere
       75) [ $code != 0 ] || code=75 ;;
-      *) code=$one ;;
+      *) code=$status ;;
     esac
   done
   return $code
