@@ -151,7 +151,17 @@ def test_every_row_of_imagenet_that_is_trained_is_answered_by_the_network_that_i
 
 def test_figures_name_existing_experiments_and_styles():
     for name in paper.names_in("published", r"figure\d+"):
-        paper.published_figure(name)
+        figure = paper.published_figure(name)
+        for panel in figure.panels:
+            assert set(panel.errors) <= set(figure.styles)
+            assert {curve.experiment for curve in panel.curves} <= {None, *experiments()}
+
+
+def test_claims_name_existing_experiments_and_can_be_tested():
+    for test in (test for claim in paper.claims() for test in claim.tests):
+        assert set(test.experiments) <= set(experiments())
+        least, most = {"close": (2, 2), "below": (1, 1)}.get(test.relation, (2, 99))
+        assert least <= len(test.experiments) <= most
 
 
 def test_the_suites_of_imagenet_train_and_test_what_their_tables_show():
