@@ -309,7 +309,7 @@ def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], a
     """How to read the table, whose runs stand in it, and what does not count."""
     protocol = select.TABLES[published.name]
     definitions = {f"{PROTOCOL_LABELS[protocol]}: {content.get('definition')}": None
-                   for answer in answers if isinstance(answer, select.EvaluatedRuns) for _, content in answer.tests}
+                   for answer in answers for _, content in answer.tests}
     return [
         f"published: {protocol_of(published)}", *published.notes,
         f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
