@@ -12,11 +12,10 @@ from repro.config import (
     PAPER_PRECISIONS,
     compose,
     config_hash,
-    difference,
+    deviations,
     paper_config,
     paper_hashes,
     scale_lengths,
-    settings,
     with_precision,
 )
 from repro.files import file_sha256, read_object
@@ -262,7 +261,7 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
         if run.synthetic:
             return SYNTHETIC, (f"synthetic images say nothing about {data_set(experiment)}; "
                                "see `repro table synthetic_demo`")
-        return (STALE if own else OTHER), changed_settings(found.config, experiment)
+        return (STALE if own else OTHER), changed_settings(found.config)
     if config_hash(found.config) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
@@ -279,11 +278,9 @@ def hash_of_folder(run: Run) -> str:
     return run.identity or run.folder.parent.name.partition("@")[2]
 
 
-def changed_settings(config: RunConfig, experiment: str) -> str:
-    """What a recorded configuration changes of its experiment, key by key."""
-    paper = with_precision(paper_config(experiment), config.machine.precision)
-    changed = [f"{key}: {old} -> {new}"
-               for key, (old, new) in sorted(difference(settings(paper), settings(config)).items())]
+def changed_settings(config: RunConfig) -> str:
+    """What a recorded configuration changes of its experiment as it stands now, key by key."""
+    changed = sorted(deviations(with_precision(config, PAPER_PRECISIONS[0])))
     if config.machine.precision not in PAPER_PRECISIONS:
         changed.append(f"machine.precision: {config.machine.precision.name}")
     return ", ".join(changed) or "its identity is not that of the experiment as it stands"
@@ -438,18 +435,17 @@ def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelect
     chosen = max(found, key=lambda choice: sum(answer.count for answer in found[choice]))  # the first of equals
     if not any(answer.count for answer in found[chosen]):
         chosen, found[None] = None, [select(pool, name, known[name]) for name in names]
-    return chosen, [replace(answer, excluded=tuple(short_excluded(answer, known[answer.experiment], chosen)))
-                    for answer in found[chosen]]
-
-
-def short_excluded(answer: RunSelection, known: Mapping[str, str], chosen: str | None) -> Iterable[ExcludedRun]:
-    """The preset's runs that do not count: those in another precision than the chosen one say so."""
-    for entry in answer.excluded:
-        own = known.get(hash_of_folder(entry.run))
-        if own is not None and chosen not in (own, None):
-            yield ExcludedRun(entry.run, "other precision", f"{own}; the runs shown are {chosen}")
-        elif own is not None:
-            yield entry
+    answers = []
+    for answer in found[chosen]:
+        excluded = []
+        for entry in answer.excluded:
+            own = known[answer.experiment].get(hash_of_folder(entry.run))  # None: of another configuration
+            if own is not None and chosen not in (own, None):
+                excluded.append(ExcludedRun(entry.run, "other precision", f"{own}; the runs shown are {chosen}"))
+            elif own is not None:
+                excluded.append(entry)
+        answers.append(replace(answer, excluded=tuple(excluded)))
+    return chosen, answers
 
 
 def lengths(preset: Preset) -> tuple[int, int, list[int]]:

@@ -143,11 +143,10 @@ def averaged_error(answer: RunSelection) -> str:
 
 def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
     """One line that says what averaged BN statistics are, where a run has them."""
-    images = {found["images"] for answer in answers for run in answer.runs
-              if (found := select.record(run).recomputed_batch_norm) and "images" in found}
-    counts = " or ".join(f"{count:,}" for count in sorted(images))
+    found = [select.record(run).recomputed_batch_norm or {} for answer in answers for run in answer.runs]
+    counts = " or ".join(f"{count:,}" for count in sorted({one["images"] for one in found if "images" in one}))
     return [f"{AVERAGED}: an extra beside the result, which uses moving averages: BN statistics are plain averages "
-            f"over {counts} training images after the last iteration (authors' README)"] if images else []
+            f"over {counts} training images after the last iteration (authors' README)"] if counts else []
 
 
 def excluded_notes(answers: Iterable[RunSelection]) -> list[str]:
@@ -267,51 +266,44 @@ def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
 
     Choice: the verdict is that of the top-1 error, which every trained row has.
     """
-    published = published_table(name)
+    published, protocol = published_table(name), select.TABLES[name]
+    printed, way = published.columns, PROTOCOL_LABELS[protocol]
     rows: list[TableRow] = []
     answers: list[RunSelection] = []
     for row in published.rows:
         own = select.answers_to(f"{name}/{row.key}", found)
-        cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
-        if own:
-            cells |= imagenet_cells(row, published.columns, own)
-            rows.append(judged_row(row, published.columns, own, cells, data, (IMAGENET_STD, IMAGENET_STD)))
-        else:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.NOT_RUN, data))
         answers += own
+        cells, data = published_cells(row, printed), {"published": dict(row.values)}
+        if not own:
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.NOT_RUN, data))
+            continue
+        for answer in own:
+            cells |= {f"{answer.origin}_{column.key}": answer.cell(column.key) for column in printed}
+        if row.layers is not None:  # a plain network has the count of option A
+            cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
+        authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
+                   for one in reversed(second_references().authors_weights) if one.net == row.key]
+        if authors:
+            cells["second_reference"] = "; ".join(authors)
+        rows.append(judged_row(row, printed, own, cells, data, (IMAGENET_STD, IMAGENET_STD)))
     columns = {"net": "network", "layers": "layers",
-               **{column.key: f"published {column.title}" for column in published.columns},
+               **{column.key: f"published {column.title}" for column in printed},
                **{f"{pool.origin}_{column.key}": f"{TITLES[pool.origin]} {column.title}" for pool in reversed(found)
-                  for column in published.columns},
-               **{difference_key(column, published.columns): f"difference of {column.title.removesuffix(' (%)')}"
-                  for column in published.columns},
+                  for column in printed},
+               **{difference_key(column, printed): f"difference of {column.title.removesuffix(' (%)')}"
+                  for column in printed},
                "verdict": "verdict", "second_reference": "second references", "parameters": "parameters, counted",
                "note": "note"}
-    shown = {key: text for key, text in columns.items()
-             if key not in ("second_reference", "note") or any(key in row.cells for row in rows)}
-    return Table(name, heading(published), shown, rows, imagenet_notes(published, answers, "second_reference" in shown))
-
-
-def imagenet_cells(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection]) -> dict[str, str]:
-    """Our errors, the exact parameter count (a plain network has that of option A), and the authors' weights."""
-    cells = {f"{answer.origin}_{column.key}": answer.cell(column.key) for answer in answers for column in columns}
-    if row.layers is not None:
-        cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
-    authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
-               for one in reversed(second_references().authors_weights) if one.net == row.key]
-    return cells | ({"second_reference": "; ".join(authors)} if authors else {})
-
-
-def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], authors: bool) -> list[str]:
-    """How to read the table, whose runs stand in it, and what does not count."""
-    protocol = select.TABLES[published.name]
-    definitions = {f"{PROTOCOL_LABELS[protocol]}: {content.get('definition')}": None
-                   for answer in answers for _, content in answer.tests}
-    return [
+    for key in ("second_reference", "note"):
+        if not any(key in row.cells for row in rows):
+            del columns[key]
+    definitions = dict.fromkeys(f"{way}: {content.get('definition')}"
+                                for answer in answers for _, content in answer.tests)
+    return Table(name, heading(published), columns, rows, [
         f"published: {protocol_of(published)}", *published.notes,
-        f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
-        f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one "
-        "value for one seed; the error of the center crop stands in the run's record and in Figure 4",
+        f"reference and yours: ImageNet validation error, {way}, of the weights after the last iteration (`repro eval "
+        f"experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one value for one seed; the "
+        "error of the center crop stands in the run's record and in Figure 4",
         *definitions,
         "verdict: of the top-1 error; yours where you have a test that counts, else the reference; mean of k seeds "
         f"minus the published number; reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
@@ -320,9 +312,9 @@ def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], a
         "not run: no finished run; not evaluated: a finished run without this test; published only: context, not "
         "trained by the project",
         *select.machine_notes(answers),
-        *["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
-          "(their repository's README)"] * authors,
-        *excluded_notes(answers)]
+        *(["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
+           "(their repository's README)"] if "second_reference" in columns else []),
+        *excluded_notes(answers)])
 
 
 def table5(found: Sequence[RunSet]) -> Table:
@@ -332,17 +324,16 @@ def table5(found: Sequence[RunSet]) -> Table:
     problems = {pool.origin: select.ensemble_problem(content[pool.origin], pool) for pool in found}
     rows = []
     for row in published.rows:
-        cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
-        if f"{select.ENSEMBLE}/{row.key}" != wanted.reproduces:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
-            continue
-        status = "not counted" if any(content.values()) else select.NOT_RUN
-        for origin, one in content.items():
-            good = bool(one) and problems[origin] is None
-            open_ = "not counted" if one else select.NOT_RUN
-            cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if good else open_ for key in select.ERRORS}
-            if good:
-                data, status = data | {origin: one}, NO_VERDICT
+        cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
+        if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
+            status = "not counted" if any(content.values()) else select.NOT_RUN
+            for origin, one in content.items():
+                if one and problems[origin] is None:
+                    cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" for key in select.ERRORS}
+                    data, status = data | {origin: one}, NO_VERDICT
+                else:
+                    cells |= dict.fromkeys((f"{origin}_{key}" for key in select.ERRORS),
+                                           "not counted" if one else select.NOT_RUN)
         rows.append(open_row(row.key, cells, status, data))
     columns = {"net": "ensemble",
                **{column.key: f"published (test server) {column.title}" for column in published.columns},
@@ -520,16 +511,14 @@ def complexity_row(net: CountedNetwork, published: PublishedTable) -> TableRow:
              "stride": STRIDES[net.stride_in], "layers": f"{net.layers:,}",
              "parameters": f"{net.parameters:,}", "multiply_adds": shorten(net.multiply_adds),
              "convolutions": shorten(net.convolution_multiply_adds)}
-    data = asdict(net) | {"multiply_adds": net.multiply_adds}
+    data, found, column = asdict(net) | {"multiply_adds": net.multiply_adds}, None, published.columns[0]
     printed = next((row for row in published.rows if (net.dataset, net.key) == ("imagenet", row.key)), None)
-    if printed is None:
-        return TableRow(net.row_key, cells, "counted", None, data)
-    column, = published.columns
-    value = printed.values[column.key]
-    compared = net.convolution_multiply_adds if net.key in CONVOLUTIONS_ONLY else net.multiply_adds
-    found = count_verdict(compared, value, column)
-    cells |= {"published": shorten(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
-    data |= {"published": value, "compared": compared, "ratio": round(compared / value, 6)}
+    if printed is not None:
+        value = printed.values[column.key]
+        compared = net.convolution_multiply_adds if net.key in CONVOLUTIONS_ONLY else net.multiply_adds
+        found = count_verdict(compared, value, column)
+        cells |= {"published": shorten(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
+        data |= {"published": value, "compared": compared, "ratio": round(compared / value, 6)}
     return TableRow(net.row_key, cells, "counted", found, data)
 
 
