@@ -219,29 +219,26 @@ def plain_nets(found: Sequence[RunSet]) -> Table:
 
 
 def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
-    """Our errors of 'resnet-20', the exact parameter count of option A or plain, and what others measured."""
+    """Our errors of 'resnet-20', the exact parameter count of option A or plain, and what others measured.
+
+    Others' test errors stand with their source, `*` best epoch on test, `+` another network, [training error].
+    """
+    others = []
+    for source in second_references().sources:
+        if errors := source.errors.get(net):
+            train = "" if errors.train is None else f" [{errors.train:.2f}]"
+            marks = "*" * source.best_on_test + "+" * (not source.same_network)
+            others.append(f"{errors.test:.2f}{train}{marks} {source.key}")
+    if usual := second_references().usual.get(net):
+        others.append("usual " + (f"{usual[0]} to {usual[1]}" if len(usual) == 2 else f"about {usual[0]}"))
     cells = {"parameters": f"{golden_count('cifar10', int(net.rpartition('-')[2])).parameters['A']:,}",
-             "second_reference": second_reference(net)}
+             "second_reference": "; ".join(others) or "-"}
     for answer in answers:  # the first two for Table 6, the others for the plain networks
         test, averaged, origin = answer.cell(), averaged_error(answer), answer.origin
         cells |= {origin: test, f"{origin}_averaged": averaged, f"{origin}_test_error": test,
                   f"{origin}_test_error_averaged": averaged,
                   f"{origin}_training_error": answer.cell("train_top1_error")}
     return cells
-
-
-def second_reference(net: str) -> str:
-    """Others' test errors of a network with their source, `*` best epoch on test, `+` another network, [training]."""
-    found = []
-    for source in second_references().sources:
-        if net in source.errors:
-            errors = source.errors[net]
-            train = "" if errors.train is None else f" [{errors.train:.2f}]"
-            marks = "*" * source.best_on_test + "+" * (not source.same_network)
-            found.append(f"{errors.test:.2f}{train}{marks} {source.key}")
-    if usual := second_references().usual.get(net):
-        found.append(f"usual {usual[0]} to {usual[1]}" if len(usual) == 2 else f"usual about {usual[0]}")
-    return "; ".join(found) or "-"
 
 
 def cifar_notes(rows: Iterable[TableRow], answers: Sequence[RunSelection]) -> list[str]:
@@ -393,25 +390,44 @@ def short_row(answer: RunSelection, iterations: str) -> TableRow:
     cells = {"net": select.net_name(answer.experiment), "origin": answer.origin, "iterations": iterations}
     if not answer.runs:
         return TableRow(key, cells | {"test": answer.status}, answer.status)
-    seconds = tuple(select.record(run).train_seconds + select.record(run).evaluation_seconds for run in answer.runs)
-    cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
-              "averaged": averaged_error(answer), "precision": select.precision(answer.runs[0]),
-              "device": ", ".join(sorted({select.device(run) for run in answer.runs})),
-              "seconds": f"{Summary(seconds).mean:.0f}"}
+    records = [select.record(run) for run in answer.runs]
+    seconds = Summary(tuple(one.train_seconds + one.evaluation_seconds for one in records))
+    cells |= {"train": answer.cell("train_top1_error"), "test": answer.cell(), "averaged": averaged_error(answer),
+              "precision": select.precision(answer.runs[0]), "seconds": f"{seconds.mean:.0f}",
+              "device": ", ".join(sorted({select.device(run) for run in answer.runs}))}
     return TableRow(key, cells, "short run", None, answer.as_json())
 
 
 # ---- layers, parameters and multiply-adds, and tables of numbers that are context only
 
 
-def table1(found: Sequence[RunSet]) -> Table:
+def table1(_: Sequence[RunSet]) -> Table:
     """Table 1: the multiply-adds that the paper prints beside those of golden_counts.yaml, whatever runs there are."""
     published = published_table("table1")
+    column, = published.columns
+    rows = []
+    for row in published.rows:
+        printed, data = row.values[column.key], {"published": dict(row.values)}
+        cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
+        if row.published_only or row.layers is None:
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+            continue
+        golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
+        counted = round(golden.multiply_adds[option])
+        others = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
+        if golden.multiply_adds_stride_in_3x3 is not None:
+            others["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
+        found = count_verdict(counted, printed, column)
+        cells |= {"shortcut": option if row.block else "plain", "counted": shorten(counted),
+                  "ratio": f"{counted / printed:.3f}", "verdict": found}
+        if row.block and others:
+            cells["others"] = "; ".join(f"{name} {shorten(count)} ({count_verdict(round(count), printed, column)})"
+                                        for name, count in others.items())
+        rows.append(TableRow(row.key, cells, found, found, data | {"counted": counted, "shortcut_option": option}))
     columns = {"net": "network", "layers": "layers", "blocks": "blocks",
                "multiply_adds": "published multiply-adds (1e9)", "shortcut": "counted with option",
                "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict",
                "others": "other counts", "note": "note"}
-    rows = [table1_row(row, *published.columns) for row in published.rows]
     return Table("table1", heading(published), columns, rows, [
         protocol_of(published), *published.notes,
         "counted: multiply-adds of convolutions (projections included) and of the fully-connected layer for one "
@@ -421,28 +437,6 @@ def table1(found: Sequence[RunSet]) -> Table:
         "Choice: basic blocks are compared with option A (Table 2), bottlenecks with option B (Table 3) and the stride "
         "in their first 1x1; Table 1 names no option",
         "published only: context, not trained by the project"])
-
-
-def table1_row(row: PublishedRow, column: Column) -> TableRow:
-    """One network: what is printed, what is counted, whether the two agree, and the counts of its other forms."""
-    printed = row.values[column.key]
-    cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
-    data = {"published": dict(row.values)}
-    if row.published_only:
-        return open_row(row.key, cells, PUBLISHED_ONLY, data)
-    assert row.layers is not None
-    golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
-    counted = round(golden.multiply_adds[option])
-    others = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
-    if golden.multiply_adds_stride_in_3x3 is not None:
-        others["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
-    found = count_verdict(counted, printed, column)
-    cells |= {"shortcut": option if row.block else "plain", "counted": shorten(counted),
-              "ratio": f"{counted / printed:.3f}", "verdict": found}
-    if row.block and others:
-        cells["others"] = "; ".join(f"{name} {shorten(count)} ({count_verdict(round(count), printed, column)})"
-                                    for name, count in others.items())
-    return TableRow(row.key, cells, found, found, data | {"counted": counted, "shortcut_option": option})
 
 
 def context_table(name: str, _: Sequence[RunSet]) -> Table:
