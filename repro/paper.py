@@ -5,7 +5,6 @@ that does not exist. Errors of networks are in percent. Never imports torch.
 """
 
 import functools
-import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -342,15 +341,14 @@ def check_names(names: Iterable[str], known: Iterable[str], kind: str) -> None:
             raise ConfigError(f"no {kind} named {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
-def names_in(folder: str, pattern: str = ".+") -> list[str]:
-    """Names of the YAML files of a folder of experiments/ whose names match, in natural order."""
-    found = [path.stem for path in (experiments_dir() / folder).glob("*.yaml") if re.fullmatch(pattern, path.stem)]
-    return sorted(found, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
+def names_in(folder: str) -> list[str]:
+    """Names of the YAML files of a folder of experiments/."""
+    return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 
-def read_named(kind: type[S], folder: str, name: str, what: str, pattern: str = ".+") -> S:
+def read_named(kind: type[S], folder: str, name: str, what: str) -> S:
     """One of the named files of a folder, whose own `name` must agree with its file's."""
-    check_names([name], names_in(folder, pattern), what)
+    check_names([name], names_in(folder), what)
     path = experiments_dir() / folder / f"{name}.yaml"
     result = read(kind, path)
     if (own := getattr(result, "name", None)) != name:
@@ -358,7 +356,6 @@ def read_named(kind: type[S], folder: str, name: str, what: str, pattern: str = 
     return result
 
 
-tables = functools.partial(names_in, "published", r"table\d+")  # of the paper: table1 to table8
 recipes, ensembles, suites = (functools.partial(names_in, folder) for folder in ("recipes", "ensembles", "suites"))
 
 
@@ -370,13 +367,13 @@ def published_dir() -> Path:
 @functools.cache
 def published_table(name: str) -> PublishedTable:
     """One table as printed."""
-    return read_named(PublishedTable, "published", name, "published table", r"table\d+")
+    return read_named(PublishedTable, "published", name, "published table")
 
 
 @functools.cache
 def published_figure(name: str) -> PublishedFigure:
     """The description of one figure that the project redraws."""
-    return read_named(PublishedFigure, "published", name, "published figure", r"figure\d+")
+    return read_named(PublishedFigure, "published", name, "published figure")
 
 
 @functools.cache

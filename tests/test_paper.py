@@ -84,7 +84,7 @@ def edited(folder: Path) -> list[str]:
 
 
 def test_the_tables_hold_what_the_paper_prints():
-    assert paper.tables() == list(PRINTED)
+    assert [name for name in paper.names_in("published") if "table" in name] == list(PRINTED)
     for name, printed in PRINTED.items():
         table = paper.published_table(name)
         found = {row.key: [row.values.get(column.key) for column in table.columns] for row in table.rows}
@@ -150,7 +150,7 @@ def test_every_row_of_imagenet_that_is_trained_is_answered_by_the_network_that_i
 
 
 def test_figures_name_existing_experiments_and_styles():
-    for name in paper.names_in("published", r"figure\d+"):
+    for name in (name for name in paper.names_in("published") if "figure" in name):
         figure = paper.published_figure(name)
         for panel in figure.panels:
             assert set(panel.errors) <= set(figure.styles)
