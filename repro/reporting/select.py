@@ -23,7 +23,7 @@ from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suit
 from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
-from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
@@ -157,7 +157,7 @@ def device(run: Run) -> str:
 def split(run: Run) -> str:
     """The split of the training images, full or 45k; of made ones: synthetic; imagenet: all of ImageNet's."""
     data = record(run).config.data
-    return data.name if data.name in SPLITS else data.split.name
+    return data.split.name if data.name == CIFAR10 else data.name
 
 
 def data_set(experiment: str) -> str:
@@ -197,7 +197,7 @@ def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = 
     groups: dict[str, list[str]] = {}
     for answer in answers:
         for run in answer.runs:
-            where = f"{answer.origin}: {device(run)}, {precision(run)}, {SPLITS.get(split(run), split(run))}"
+            where = f"{answer.origin}: {device(run)}, {precision(run)}, {SPLITS[split(run)]}"
             groups.setdefault(where, []).append(name(run))
     return [f"{where}: {', '.join(names)}" for where, names in groups.items()]
 

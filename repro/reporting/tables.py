@@ -114,7 +114,7 @@ def judged_row(row: PublishedRow, columns: Sequence[Column], answers: Sequence[R
     data |= {answer.origin: answer.as_json() for answer in answers}
     judged = next((answer for answer in answers if answer.count), None)
     if judged is None:
-        return open_row(row.key, cells, select.open_status(answers), data)
+        return open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.open_status(answers), data)
     for column in columns:
         if column.key in row.values:
             difference = judged.summary(column.key).mean - row.compared(column.key)
@@ -170,25 +170,21 @@ def table6(found: Sequence[RunSet]) -> Table:
         data = {"published": {ERROR: row.values[ERROR], "mean": row.mean, "std": row.std, "runs": row.runs,
                               "parameters": row.parameters}}
         if own:
-            rows.append(judged_row(row, published.columns, own, cells | cifar_cells(row.key, own), data,
-                                   (s_ref, FEW_RUNS_STD)))
-        else:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+            cells |= cifar_cells(row.key, own)
+        rows.append(judged_row(row, published.columns, own, cells, data, (s_ref, FEW_RUNS_STD)))
         answers += own
     columns = {"net": "network", "layers": "layers", "published": "published (Table 6)", **origin_columns(found),
                **origin_columns(found, "_averaged", ", averaged BN"), "difference": "difference", "verdict": "verdict",
                "second_reference": "second references", "published_parameters": "parameters, published",
                "parameters": "parameters, counted"}
-    notes = [
+    return Table("table6", f"{heading(published)}, {published.metric}", columns, rows, [
         f"published: {published.dataset} {published.split}, {published.protocol}; {'; '.join(published.notes)}",
         "reference and yours: test error after the last iteration of the paper's schedule, "
         "best (mean +- sample std) of k seeds; one value for one seed",
         "verdict: yours where you have runs that count, else the reference; mean of k seeds minus the published number "
         f"(its mean where one is given); reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
         f"std of the runs ({FEW_RUNS_STD} if k < {FEW_RUNS}) and s_ref = {s_ref}",
-        "partial: fewer seeds than the published number has"]
-    return Table("table6", f"{heading(published)}, {published.metric}", columns, rows,
-                 [*notes, *cifar_notes(rows, answers)])
+        "partial: fewer seeds than the published number has", *cifar_notes(rows, answers)])
 
 
 def plain_nets(found: Sequence[RunSet]) -> Table:
@@ -210,12 +206,11 @@ def plain_nets(found: Sequence[RunSet]) -> Table:
                **origin_columns(found, "_test_error_averaged", " test error, averaged BN"),
                "second_reference": "second references: test error [training error]",
                "parameters": "parameters, counted", "status": "status"}
-    notes = [
+    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows, [
         "published: the plain networks stand in no table; Figure 6 (left) draws their curves",
         "reference and yours: errors (%) after the last iteration of the paper's schedule, best (mean +- sample std) "
-        "of k seeds; the training error is the mean over the augmented mini-batches since the previous evaluation"]
-    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows,
-                 [*notes, *cifar_notes(rows, answers)])
+        "of k seeds; the training error is the mean over the augmented mini-batches since the previous evaluation",
+        *cifar_notes(rows, answers)])
 
 
 def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
@@ -270,19 +265,17 @@ def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
     for row in published.rows:
         own = select.answers_to(f"{name}/{row.key}", found)
         answers += own
-        cells, data = published_cells(row, printed), {"published": dict(row.values)}
-        if not own:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.NOT_RUN, data))
-            continue
+        cells = published_cells(row, printed)
         for answer in own:
             cells |= {f"{answer.origin}_{column.key}": answer.cell(column.key) for column in printed}
-        if row.layers is not None:  # a plain network has the count of option A
+        if own and row.layers is not None:  # a plain network has the count of option A
             cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
         authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
                    for one in reversed(second_references().authors_weights) if one.net == row.key]
         if authors:
             cells["second_reference"] = "; ".join(authors)
-        rows.append(judged_row(row, printed, own, cells, data, (IMAGENET_STD, IMAGENET_STD)))
+        rows.append(judged_row(row, printed, own, cells, {"published": dict(row.values)},
+                               (IMAGENET_STD, IMAGENET_STD)))
     columns = {"net": "network", "layers": "layers",
                **{column.key: f"published {column.title}" for column in printed},
                **{f"{pool.origin}_{column.key}": f"{TITLES[pool.origin]} {column.title}" for pool in reversed(found)
