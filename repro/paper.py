@@ -76,14 +76,6 @@ class PublishedTable(Strict, frozen=True):
     rows: tuple[PublishedRow, ...]
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        columns = {column.key for column in self.columns}
-        for row in self.rows:
-            if not columns.issuperset(row.values):
-                raise ValueError(f"row {row.key}: values must be among {', '.join(sorted(columns))}")
-        if len({row.key for row in self.rows}) < len(self.rows):
-            raise ValueError("two rows have the same key")
-
     def row(self, key: str) -> PublishedRow:
         """The row of this key; ConfigError if there is none."""
         return pick(key, {row.key: row for row in self.rows}, f"row in {self.name}")
