@@ -76,14 +76,6 @@ class PublishedTable(Strict, frozen=True):
     rows: tuple[PublishedRow, ...]
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        columns = {column.key for column in self.columns}
-        for row in self.rows:
-            if not columns.issuperset(row.values):
-                raise ValueError(f"row {row.key}: values must be among {', '.join(sorted(columns))}")
-        if len({row.key for row in self.rows}) < len(self.rows):
-            raise ValueError("two rows have the same key")
-
     def row(self, key: str) -> PublishedRow:
         """The row of this key; ConfigError if there is none."""
         return pick(key, {row.key: row for row in self.rows}, f"row in {self.name}")
@@ -308,8 +300,9 @@ class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: i
         return result
 
 
+@functools.cache
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; ConfigError with file and line if it can't be read."""
+    """The content of a YAML file, read once; ConfigError with file and line if it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
             return yaml.load(file, UniqueKeyLoader)
@@ -364,25 +357,21 @@ def published_dir() -> Path:
     return experiments_dir() / "published"
 
 
-@functools.cache
 def published_table(name: str) -> PublishedTable:
     """One table as printed."""
     return read_named(PublishedTable, "published", name, "published table")
 
 
-@functools.cache
 def published_figure(name: str) -> PublishedFigure:
     """The description of one figure that the project redraws."""
     return read_named(PublishedFigure, "published", name, "published figure")
 
 
-@functools.cache
 def second_references() -> SecondReferences:
     """What others measured with the paper's recipe."""
     return read(SecondReferences, published_dir() / "second_references.yaml")
 
 
-@functools.cache
 def golden_counts() -> GoldenCounts:
     """Exact counts of parameters and multiply-adds."""
     return read(GoldenCounts, published_dir() / "golden_counts.yaml")
@@ -394,25 +383,21 @@ def golden_count(dataset: str, layers: int) -> GoldenCount:
     return pick(str(layers), nets, f"{dataset} network in golden_counts.yaml")
 
 
-@functools.cache
 def claims() -> tuple[Claim, ...]:
     """The paper's statements that can be checked."""
     return read(dict[str, tuple[Claim, ...]], published_dir() / "claims.yaml")["claims"]
 
 
-@functools.cache
 def pinned_hashes() -> dict[str, str]:
     """The configuration hash of each experiment as the paper has it, in fp32."""
     return read(dict[str, str], experiments_dir() / "identities.yaml")
 
 
-@functools.cache
 def recipe(name: str) -> Recipe:
     """One recipe of others."""
     return read_named(Recipe, "recipes", name, "recipe")
 
 
-@functools.cache
 def ensemble(name: str) -> Ensemble:
     """One ensemble, of experiments and for a row that exist."""
     found = read_named(Ensemble, "ensembles", name, "ensemble")
@@ -424,7 +409,6 @@ def ensemble(name: str) -> Ensemble:
     return found
 
 
-@functools.cache
 def suite(name: str) -> Suite:
     """One suite, of experiments, claims and ensembles that exist."""
     found = read_named(Suite, "suites", name, "suite")

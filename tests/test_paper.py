@@ -89,6 +89,8 @@ def test_the_tables_hold_what_the_paper_prints():
         table = paper.published_table(name)
         found = {row.key: [row.values.get(column.key) for column in table.columns] for row in table.rows}
         assert list(found.items()) == list(printed.items())
+        assert len(table.rows) == len(printed)
+        assert all(row.values.keys() <= {column.key for column in table.columns} for row in table.rows)
         assert table.page == PAGES[name]
 
 
@@ -114,7 +116,6 @@ def test_the_usual_range_is_that_of_last_epochs_of_the_same_network():
 
 def test_second_references():
     found = paper.second_references()
-    assert found is paper.second_references(), "is read once"
     assert [source.key for source in found.sources if source.best_on_test] == ["akamaster"]
 
 
@@ -228,8 +229,6 @@ def test_a_wrong_suite_file_fails_with_its_name_and_key(experiments_copy: Path, 
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("mean: 6.61", "maen: 6.61", r"unknown field `maen` - at `\$.rows\[10\]`"),
     ("8.75", "'8.75'", r"Expected `float`, got `str` - at `\$.rows"),
-    ("test_top1_error: 8.75", "test_top1: 8.75", "row resnet-20"),
-    ("key: resnet-32", "key: resnet-20", "same key"),
     ("page: 7\n", "", "missing required field `page`"),
 ])
 def test_a_wrong_published_file_fails_with_its_key(experiments_copy: Path, old: str, new: str, message: str):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, output_folder, results_of, runs_of
 from repro.errors import ComparisonError
+from repro.paths import display_path
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
@@ -65,7 +66,6 @@ def make_tables(options: argparse.Namespace) -> int:
 
 def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md") -> list[str]:
     """Print one table, write its files, and return what --strict objects to, a line each."""
-    from repro.paths import display_path
     from repro.reporting.table import write
     from repro.reporting.tables import build
 
@@ -90,7 +90,6 @@ def make_figures(options: argparse.Namespace) -> int:
 
 def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.paths import display_path
     from repro.reporting.figures import names
     from repro.reporting.painting import draw
 

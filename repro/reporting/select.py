@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from repro.config import (
     PAPER_PRECISIONS,
@@ -46,8 +46,7 @@ LAYER_SUITES = {SHORT: "cifar_responses", SYNTHETIC: "demo"}
 NOT_CIFAR = "Synthetic images, not CIFAR-10"
 
 
-@dataclass(frozen=True)
-class RunSet:
+class RunSet(NamedTuple):
     """All runs of one origin, and the folder that has them below runs/."""
 
     origin: str
@@ -55,8 +54,7 @@ class RunSet:
     root: Path
 
 
-@dataclass(frozen=True)
-class ExcludedRun:
+class ExcludedRun(NamedTuple):
     """A run that does not count, and why."""
 
     run: Run

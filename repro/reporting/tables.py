@@ -532,12 +532,10 @@ def count_differences(networks: Iterable[CountedNetwork]) -> list[str]:
         if (one := golden[net.dataset].get(net.depth)) is None:
             continue
         option = net.shortcut_option or "A"  # a plain network has the counts of option A
-        parameters = one.parameters.get(option, net.parameters)
         adds = one.multiply_adds_stride_in_3x3 if net.stride_in == "conv3x3" else one.multiply_adds.get(option)
-        if net.layers != one.layers:
-            wrong.append(f"{net.row_key}: {net.layers} layers instead of {one.layers}")
-        if net.parameters != parameters:
-            wrong.append(f"{net.row_key}: {net.parameters} parameters instead of {parameters}")
+        exact = (("layers", net.layers, one.layers),
+                 ("parameters", net.parameters, one.parameters.get(option, net.parameters)))
+        wrong += [f"{net.row_key}: {found} {what} instead of {due}" for what, found, due in exact if found != due]
         if adds is not None and abs(net.multiply_adds - adds) > half_a_digit(adds):
             wrong.append(f"{net.row_key}: {net.multiply_adds} multiply-adds instead of {adds:g}")
     return wrong

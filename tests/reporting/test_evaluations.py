@@ -66,17 +66,13 @@ def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change:
     assert evaluation_command(found.lacking[0][0], "ten_crop") in found.notes()[0]
 
 
-def test_without_the_weights_their_hash_is_not_compared(reference: Path, make_run):
-    folder = make_run(reference, OPT_B, test=30.0)
-    write_evaluation(folder, "ten_crop", weights_sha256="f" * 64)
-    assert evaluation_problem(read_run(folder), "ten_crop", read_evaluation(read_run(folder), "ten_crop")) is None
-
-
-def test_the_recorded_hash_of_the_weights_counts_also_without_the_file(reference: Path, make_run):
-    folder = make_run(reference, OPT_B, test=30.0, change={"weights_sha256": "a" * 64})
-    for digest, reason in (("a" * 64, None), ("f" * 64, "its 10-crop testing is of other weights")):
-        write_evaluation(folder, "ten_crop", weights_sha256=digest)
-        assert evaluation_problem(read_run(folder), "ten_crop", read_evaluation(read_run(folder), "ten_crop")) == reason
+@pytest.mark.parametrize(("recorded", "tested", "reason"), [
+    (None, "f", None), ("a", "a", None), ("a", "f", "its 10-crop testing is of other weights")])
+def test_without_the_weights_their_recorded_hash_is_compared(reference: Path, make_run, recorded, tested, reason):
+    change = {"weights_sha256": 64 * recorded} if recorded else {}
+    run = read_run(make_run(reference, OPT_B, test=30.0, change=change))
+    write_evaluation(run.folder, "ten_crop", weights_sha256=64 * tested)
+    assert evaluation_problem(run, "ten_crop", read_evaluation(run, "ten_crop")) == reason
 
 
 def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_run):
