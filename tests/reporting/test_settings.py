@@ -6,7 +6,7 @@ import re
 import pytest
 from msgspec import UNSET
 
-from repro.config import compose, files_of, paper_config, paper_hashes
+from repro.config import ENVIRONMENT, compose, files_of, paper_config, paper_hashes
 from repro.errors import ConfigError
 from repro.reporting.select import pools
 from repro.reporting.settings import (
@@ -25,7 +25,8 @@ from tests.reporting.conftest import write_run
 
 @pytest.mark.parametrize("name", ["cifar_resnet110", "imagenet_optB"])
 def test_every_setting_of_an_experiment_has_a_source(name, monkeypatch):
-    monkeypatch.delenv("REPRO_DEVICE", raising=False)
+    for variable in ENVIRONMENT:
+        monkeypatch.delenv(variable, raising=False)
     found = settings(paper_config(name), [f"experiment={name}"])
     assert [one.key for one in found if not one.source.strip()] == []
     assert [one.key for one in found if not one.file.endswith(".yaml")] == []
