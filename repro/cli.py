@@ -132,8 +132,6 @@ def build_parser() -> tuple[Parser, list[str]]:
     """The argument parser and the names of its subcommands."""
     from repro.commands import (  # late: `repro run` needs none of them
         bench,
-        claims,
-        complexity,
         evaluation,
         files,
         machine,
@@ -141,7 +139,6 @@ def build_parser() -> tuple[Parser, list[str]]:
         records,
         report,
         settings,
-        status,
         tables,
         training,
         verify,
@@ -160,8 +157,8 @@ def build_parser() -> tuple[Parser, list[str]]:
         return command
 
     describe_run(add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([])))
-    for module in (training, tables, claims, evaluation, files, complexity, machine, settings, status, report, pending,
-                   bench, weights, records, verify):
+    for module in (training, tables, report, evaluation, files, machine, settings, pending, bench, weights, records,
+                   verify):
         module.register(add)
     return parser, names
 

@@ -6,7 +6,7 @@ from repro import paper
 from repro.config import compose, flat, paper_config, settings, to_dict
 from repro.errors import ConfigError
 from repro.paths import conf_dir
-from repro.reporting.settings import file_sources
+from repro.reporting.settings import sources
 
 EPOCH = -(-50_000 // 128)  # 391 iterations, the last mini-batch short
 
@@ -18,7 +18,7 @@ def values(recipe: str, experiment: str = "cifar_resnet20") -> dict:
 def test_every_recipe_has_both_files_and_paper_changes_nothing():
     assert {path.stem for path in (conf_dir() / "recipe").glob("*.yaml")} == {"paper", *paper.recipes()}
     assert paper.recipes() == ["akamaster", "fb", "torchvision"]
-    assert file_sources(conf_dir() / "recipe" / "paper.yaml") == {}
+    assert sources([conf_dir() / "recipe" / "paper.yaml"]) == {}
 
 
 @pytest.mark.parametrize("name", paper.recipes())
@@ -32,7 +32,7 @@ def test_whatever_a_recipe_changes_has_a_reason_and_the_other_way_round(name):
 
 @pytest.mark.parametrize("name", paper.recipes())
 def test_every_value_of_a_recipe_names_its_source(name):
-    found = file_sources(conf_dir() / "recipe" / f"{name}.yaml")
+    found = sources([conf_dir() / "recipe" / f"{name}.yaml"])
     assert len(found) > 15
     assert [key for key, source in found.items() if not source.text.startswith(name)] == []
 

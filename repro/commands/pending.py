@@ -3,7 +3,6 @@
 import argparse
 import shlex
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, check_versions, program, results_of, runs_of
@@ -31,21 +30,21 @@ def register(add: Add) -> None:
 
 def show_pending(options: argparse.Namespace) -> int:
     """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    began = time.monotonic()
-    if options.max_seconds is not None and options.max_seconds <= 0:
-        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
+    began, words, seconds = time.monotonic(), options.overrides, options.max_seconds
+    if seconds is not None and seconds <= 0:
+        raise ConfigError(f"--max-seconds {seconds:g}: allowed is above 0")
     from repro.config import check_override_keys, compose, deviations
     from repro.reporting.status import FINISHED, OPEN, pending
 
-    words = options.overrides
     check_override_keys(words)
     results = results_of(compose(["experiment=cifar_resnet20", *words]).results)
     lacking = pending(*runs_of(results=results))
     print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
                      *(map(str, lacking) if lacking else ["  none"])]), flush=True)
-    open_runs = [one for one in lacking if one.state == OPEN]
-    todo = (open_runs if options.runs is None else in_order(options.runs.split(","), lacking))[: options.most]
-    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo]
+    todo = [one for one in lacking if one.state == OPEN]
+    if options.runs is not None:
+        todo = in_order(options.runs.split(","), todo)
+    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo[: options.most]]
     for config in configs:
         if deviations(config):
             raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
@@ -59,43 +58,35 @@ def show_pending(options: argparse.Namespace) -> int:
     from repro.training.suite import run_each
 
     keep_on_without_output()
-    left = None
-    if options.max_seconds is not None:
-        reserve = min(RESERVE_SECONDS, RESERVE * options.max_seconds)
-        left = max(0.001, options.max_seconds - reserve - (time.monotonic() - began))
-    limit = [] if options.max_seconds is None else ["--max-seconds", f"{options.max_seconds:g}"]
-    chosen = [] if options.runs is None else ["--runs", options.runs]
-    command = [program(), "pending", *limit, *chosen, *options.overrides]
+    left, command = None, [program(), "pending"]
+    if seconds is not None:
+        left = max(0.001, seconds - min(RESERVE_SECONDS, RESERVE * seconds) - (time.monotonic() - began))
+        command += ["--max-seconds", f"{seconds:g}"]
+    command += ["--runs", options.runs] if options.runs is not None else []
+    command += words
     try:
         with StopRequest(left) as stop:
             failures = run_each([plan(config, command) for config in configs], stop)
     except Stopped as error:
-        say_end(map(str, pending(*runs_of(results=results))))
-        raise Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code) from error
+        failures = [Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code)]
     lacking = pending(*runs_of(results=results))
-    finished = [one.name for one in lacking if one.state == FINISHED]
-    say_end([*map(str, lacking), *(f"next: {program()} publish {name}" for name in finished)])
+    print("\n".join(["", "now:", *(map(str, lacking) if lacking else ["  nothing is lacking"]),
+                     *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)]),
+          flush=True)
     if failures:
         raise failures[0]
     return 0
 
 
-def say_end(found: Iterable[str]) -> None:
-    """What is lacking when the command ends."""
-    print("\n".join(["", "now:", *(list(found) or ["  nothing is lacking"])]), flush=True)
-
-
 def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
-    """The open runs of these names, in their order; ConfigError for a name that is no experiment's."""
+    """The runs of these names, in their order; ConfigError for a name that is no experiment's."""
     from repro.config import experiments, suggest
-    from repro.reporting.status import OPEN
 
     found = []
     for name in names:
         if name.partition("/")[0] not in experiments():
             raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-        found += [one for one in lacking if name in (one.name, one.experiment) and one.state == OPEN
-                  and one not in found]
+        found += [one for one in lacking if name in (one.name, one.experiment) and one not in found]
     return found
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from repro.schema import RunConfig
     from repro.training.schedule import Schedule
 
+
 def register(add: Add) -> None:
     """Add these commands."""
     command = add("show", "show a run's settings, sources, schedule, cost and folder, or what two runs differ in", show)
@@ -41,36 +42,21 @@ def show_settings(options: argparse.Namespace) -> int:
     """`repro show experiment=NAME`."""
     from msgspec import to_builtins
 
-    from repro.config import compose, deviations, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import (
-        cost_facts,
-        facts_lines,
-        folders,
-        given_keys,
-        settings,
-        settings_lines,
-        sources,
-    )
+    from repro.config import compose, deviations, with_config_dir
+    from repro.reporting.settings import cost_facts, facts_lines, folders, settings, settings_lines
     from repro.schema import Family
     from repro.training.schedule import Schedule
 
     overrides = with_config_dir(arguments_of(options))
     config = compose(overrides)
-    known = config.name in experiments()
-    found = settings(config, sources(files_of(overrides)), given_keys(overrides),
-                     paper_config(config.name) if known else None,
-                     sources(files_of([f"experiment={config.name}"])) if known else {})
-    schedule = Schedule.of(config)
+    found, changes, schedule = settings(config, overrides), deviations(config), Schedule.of(config)
     trained = config.model.family is not Family.vgg  # VGG is there for tests of imported weights
     facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
              "schedule": schedule_facts(config, schedule) if trained else None,
              "cost": cost_facts(config, schedule.iterations, runs_of(results=results_of(config.results))),
-             "folders": folders(config), "deviations": deviations(config),
-             "reproduces": [] if deviations(config) else config.reproduces}
-    if options.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        print("\n".join([f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
+             "folders": folders(config), "deviations": changes, "reproduces": [] if changes else config.reproduces}
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(
+        [f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
     return 0
 
 
@@ -90,9 +76,9 @@ def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
     facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
                              "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
                              "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
-    most = f"{schedule.warmup_max} updates"
-    error = f"the training error is below {schedule.warmup_error:g} % over {schedule.warmup_window} mini-batches"
-    ends_by = {"fixed400": f"for {most}", "error80": f"until {error}, at most {most}"}
+    ends_by = {"fixed400": f"for {schedule.warmup_max} updates",
+               "error80": f"until the training error is below {schedule.warmup_error:g} % over "
+                          f"{schedule.warmup_window} mini-batches, at most {schedule.warmup_max} updates"}
     if schedule.warmup.name in ends_by:
         facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": ends_by[schedule.warmup.name]}
     return facts
@@ -104,33 +90,32 @@ def show_differences(options: argparse.Namespace) -> int:
 
     from repro import paper
     from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.paper import pick
     from repro.reporting.settings import difference_lines, differences, sources
 
     against = options.against
-    pick(against, {name: name for name in (*paper.recipes(), *experiments())}, "recipe or experiment")
-    overrides = with_config_dir(arguments_of(options))
-    config = compose(overrides)
+    paper.pick(against, dict.fromkeys([*paper.recipes(), *experiments()]), "recipe or experiment")
     recipe = paper.recipe(against) if against in paper.recipes() else None
-    kept = [word for word in arguments_of(options) if word.startswith("experiment=")]
-    if options.config_dir:
-        kept += ["--config-dir", options.config_dir]
-    their_words = [*kept, f"recipe={against}"] if recipe else [f"experiment={against}"]
+    words = arguments_of(options)
+    config = compose(with_config_dir(words))
+    their_words = [f"experiment={against}"]
+    if recipe:  # of others, for this experiment
+        named = [word for word in options.overrides if word.startswith("experiment=")]
+        their_words = [*named, *words[len(options.overrides):], f"recipe={against}"]
     theirs = with_config_dir(their_words)
     why = {key: source.text for key, source in sources(files_of(theirs)).items()} | (recipe.why if recipe else {})
     standing = paper_config(config.name) if config.name in experiments() else compose(theirs)
     found = differences(config, compose(theirs), standing, why)
     command = " ".join([program(), "run", *their_words])
-    missing = list(recipe.not_expressed) if recipe else []
+    missing = recipe.not_expressed if recipe else ()
     if options.json:
         print(json.dumps({"experiment": config.name, "against": against, "differences": to_builtins(found),
                           "not_expressed": missing, "command": command}, indent=2))
         return 0
     title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against
-    print("\n".join([f"{config.name} against {title}", "", *difference_lines(found, against)]))
+    lines = [f"{config.name} against {title}", "", *difference_lines(found, against)]
     if missing:
-        print("\n".join(["", "not expressed by settings:", *(f"  - {text}" for text in missing)]))
-    print(f"\ntheirs: {command}")
+        lines += ["", "not expressed by settings:", *(f"  - {text}" for text in missing)]
+    print("\n".join([*lines, "", f"theirs: {command}"]))
     return 0
 
 

@@ -5,11 +5,9 @@ synthetic images never count.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-
-from msgspec import structs
 
 from repro.config import scale_lengths
 from repro.paper import Claim, ClaimTest, claims, published_figure, suite
@@ -22,7 +20,6 @@ from repro.runs import Run
 
 PASS, FAIL, UNDECIDED = "PASS", "FAIL", "not decidable"
 SO_FAR = {PASS: "holds so far", FAIL: "does not hold so far"}  # what short runs say
-UNITS = {"training_error": " %", "convergence_area": " %", "final_error": " %", "responses": ""}
 WINDOW = 1_000  # iterations at the end whose mean training error counts
 
 
@@ -46,8 +43,8 @@ class ClaimResult:
     source: str
     verdict: str
     reason: str
-    comparisons: tuple[Comparison, ...]
-    short: tuple[Comparison, ...] = ()
+    comparisons: Sequence[Comparison]
+    short: Sequence[Comparison]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Sample:
         return IMAGENET_STD if select.data_set(self.experiment) == "ImageNet" else FEW_RUNS_STD
 
     def error(self) -> float:
-        """The standard error of the mean; below FEW_RUNS seeds from the fixed spread."""
+        """The standard error of the mean."""
         std, count = Summary(self.values).std, len(self.values)
         return (std if std is not None and count >= FEW_RUNS else self.few_runs_std) / math.sqrt(count)
 
@@ -86,15 +83,15 @@ def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[Cla
 
 def judge(claim: Claim, found: Sequence[RunSet]) -> ClaimResult:
     """One claim: FAIL if a comparison fails, PASS if all pass, else not decidable."""
-    comparisons = tuple(
-        one for test in claim.tests for one in compare(test, [
-            [sample(test, select.paper_runs(pool, name), pool.origin) for name in test.experiments] for pool in found]))
+    comparisons = [one for test in claim.tests for one in compare(test, test.experiments, [
+        {name: sample(test, select.paper_runs(pool, name), pool.origin) for name in test.experiments}
+        for pool in found])]
     outcomes = {one.outcome for one in comparisons}
     verdict = FAIL if FAIL in outcomes else UNDECIDED if UNDECIDED in outcomes else PASS
     reasons = dict.fromkeys(part for one in comparisons if one.outcome == UNDECIDED for part in one.numbers.split("; "))
     return ClaimResult(claim.id, claim.statement, claim.source, verdict,
                        "; ".join(reasons) if verdict == UNDECIDED else "", comparisons,
-                       tuple(short_comparisons(claim, found)) if UNDECIDED in outcomes else ())
+                       short_comparisons(claim, found) if UNDECIDED in outcomes else [])
 
 
 def short_comparisons(claim: Claim, found: Sequence[RunSet]) -> list[Comparison]:
@@ -103,14 +100,14 @@ def short_comparisons(claim: Claim, found: Sequence[RunSet]) -> list[Comparison]
     sides: list[tuple[str, dict[str, RunSelection]]] = []
     for pool in found:
         chosen = [select.short_runs(pool, preset) for preset in presets]
-        origin = ", ".join([pool.origin, *dict.fromkeys(name for name, _ in chosen if name)])
-        sides.append((origin, {answer.experiment: answer for _, own in chosen for answer in own}))
+        origin = ", ".join([pool.origin, *dict.fromkeys(precision for precision, _ in chosen if precision)])
+        sides.append((origin, {answer.experiment: answer for _, answers in chosen for answer in answers}))
     comparisons: list[Comparison] = []
     for test in claim.tests:
         if test.relation not in ("below", "close"):  # these are about the end of the schedule
             names = [name for name in test.experiments if any(name in answers for _, answers in sides)]
-            comparisons += compare(structs.replace(test, experiments=tuple(names)), [
-                [sample(test, answers[name], origin) for name in names] for origin, answers in sides])
+            comparisons += compare(test, names, [
+                {name: sample(test, answers[name], origin) for name in names} for origin, answers in sides])
     return [replace(one, outcome=SO_FAR[one.outcome]) for one in comparisons if one.outcome in SO_FAR]
 
 
@@ -122,30 +119,27 @@ def sample(test: ClaimTest, answer: RunSelection, origin: str) -> Sample:
         try:
             values.append(measure(test, run))
             runs.append(f"{run.name} ({select.precision(run)})")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError) as error:
             reasons.append(f"{run.name}: {error}")
-    if values:
-        return Sample(name, tuple(values), tuple(runs), origin)
     never = {entry.status for entry in answer.excluded}
-    why = (f" (synthetic images say nothing about {select.data_set(name)})" if select.SYNTHETIC in never else
-           f" (a wiring test says nothing about {select.data_set(name)})" if select.WIRING_TEST in never else "")
-    return Sample(name, (), (), origin, [*reasons, f"{name} is {answer.status}{why}"][0])
+    kind = ("synthetic images say" if select.SYNTHETIC in never
+            else "a wiring test says" if select.WIRING_TEST in never else "")
+    why = f" ({kind} nothing about {select.data_set(name)})" if kind else ""
+    return Sample(name, tuple(values), tuple(runs), origin, [*reasons, f"{name} is {answer.status}{why}"][0])
 
 
 def measure(test: ClaimTest, run: Run) -> float:
     """The test's measure of a finished run; ValueError or KeyError if the run does not have it."""
-    if test.measure == "training_error":  # of a shortened schedule over as long a part
-        last = int(run.history()[-1]["iteration"])
-        return mean_error(run.history(), last - scale_lengths(WINDOW, select.record(run).config.scale), last)
-    if test.measure == "convergence_area":  # before the first drop: the area under the curve divided by its length
-        config = select.record(run).config
-        return mean_error(run.history(), 0, scale_lengths(config.train.lr_drops[0], config.scale))
+    if test.measure == "final_error":
+        return float(select.result(run)[test.metric])
     if test.measure == "responses":
-        values = responses_of(run)
-        return sum(values) / len(values)
-    if test.metric not in select.result(run):
-        raise ValueError(f"its select.record has no {test.metric}")
-    return float(select.result(run)[test.metric])
+        return Summary(tuple(responses_of(run))).mean
+    rows, config = run.history(), select.record(run).config
+    if test.measure == "training_error":  # of a shortened schedule over as long a part
+        last = int(rows[-1]["iteration"])
+        return mean_error(rows, last - scale_lengths(WINDOW, config.scale), last)
+    # convergence_area: before the first drop, the area under the curve divided by its length
+    return mean_error(rows, 0, scale_lengths(config.train.lr_drops[0], config.scale))
 
 
 def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
@@ -162,18 +156,16 @@ def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
     return total / length
 
 
-def compare(test: ClaimTest, samples: Sequence[Sequence[Sample]]) -> list[Comparison]:
-    """The comparisons of a test: of each neighboring pair of its experiments, or of one with a bound."""
-    places = range(len(test.experiments))
-    groups = [(place,) for place in places] if test.relation == "below" else list(pairwise(places))
-    return [compare_group(test, choose_samples([[row[place] for place in group] for row in samples]))
-            for group in groups]
+def compare(test: ClaimTest, names: Sequence[str], sides: Sequence[Mapping[str, Sample]]) -> Iterable[Comparison]:
+    """The comparisons of a test: of each neighboring pair of experiments, or of each one with a bound.
 
-
-def choose_samples(rows: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
-    """The samples of the first origin that has all of them, else of each experiment the first there are."""
-    whole = next((row for row in rows if all(one.values for one in row)), None)
-    return whole or [next((one for one in column if one.values), column[0]) for column in zip(*rows, strict=True)]
+    The samples are those of the first origin that has all of them, else of each experiment the first there are.
+    """
+    for group in ([(name,) for name in names] if test.relation == "below" else pairwise(names)):
+        rows = [[side[name] for name in group] for side in sides]
+        whole = next((row for row in rows if all(one.values for one in row)), None)
+        yield compare_group(test, whole or [next((one for one in column if one.values), column[0])
+                                            for column in zip(*rows, strict=True)])
 
 
 def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
@@ -188,8 +180,9 @@ def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
     lacking = [one.reason for one in group if not one.values]
     if lacking:
         return Comparison(text, UNDECIDED, "; ".join(lacking), runs, origin)
-    numbers = ", ".join(f"{name} {one.mean:.4g}{UNITS[test.measure]} ({len(one.values)} seed"
-                        f"{'s' * (len(one.values) > 1)})" for name, one in zip(names, group, strict=True))
+    unit = "" if test.measure == "responses" else " %"
+    numbers = ", ".join(f"{name} {one.mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
+                        for name, one in zip(names, group, strict=True))
     if test.relation == "below":
         return Comparison(text, PASS if group[0].mean < limit else FAIL, numbers, runs, origin)
     first, second = group
@@ -245,9 +238,9 @@ def claims_table(found: Sequence[RunSet]) -> Table:
         numbers = "; ".join(f"{part.outcome}: {part.text} ({part.numbers})" for part in one.comparisons)
         short = "; ".join(f"{part.outcome}: {part.text} ({part.numbers}; {part.origin})" for part in one.short)
         runs = ", ".join(dict.fromkeys(run for part in one.comparisons for run in part.runs))
-        cells = {"claim": one.id, "statement": one.statement, "source": one.source, "verdict": one.verdict,
-                 "numbers": numbers, "runs": runs or "-", "short": short or "-"}
-        rows.append(TableRow(one.id, cells, one.verdict))
+        rows.append(TableRow(one.id, {"claim": one.id, "statement": one.statement, "source": one.source,
+                                      "verdict": one.verdict, "numbers": numbers, "runs": runs or "-",
+                                      "short": short or "-"}, one.verdict))
     columns = {"claim": "claim", "statement": "statement", "source": "source", "verdict": "verdict",
                "numbers": "comparisons", "runs": "runs", "short": f"decides nothing: {short_label()}"}
     notes = ("the tests were fixed before any run was looked at (experiments/published/claims.yaml)",

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -12,52 +12,15 @@ from repro import __version__
 from repro.files import utc_now
 from repro.paper import PROTOCOL_LABELS
 from repro.record import Session
+from repro.reporting import select, tables
 from repro.reporting.claims import counts, evaluate, short_label
-from repro.reporting.select import (
-    NOT_CIFAR,
-    SHORT,
-    SYNTHETIC,
-    RunSet,
-    evaluation_problem,
-    precision,
-    read_evaluation,
-    split_name,
-)
-from repro.reporting.table import Table
-from repro.reporting.tables import build, names
+from repro.reporting.select import RunSet
 from repro.runs import Run
 
 TITLE = "Deep Residual Learning for Image Recognition, reproduced"
-HEADINGS = {None: ("tables", "Tables and figures", ""), SHORT: ("short", "Short runs", "not the paper's schedule"),
-            SYNTHETIC: ("synthetic", "Synthetic images", NOT_CIFAR)}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure as inline SVG."""
-
-    name: str
-    svg: Markup
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section of the page: the paper's settings, short runs, or synthetic images."""
-
-    id: str
-    title: str
-    warning: str
-    tables: tuple[Table, ...]
-    figures: tuple[Drawing, ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    """One run: its name, its labels, and what its record says."""
-
-    name: str
-    badges: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
+HEADINGS = {None: ("tables", "Tables and figures", ""),
+            select.SHORT: ("short", "Short runs", "not the paper's schedule"),
+            select.SYNTHETIC: ("synthetic", "Synthetic images", select.NOT_CIFAR)}
 
 
 def report(runs: Sequence[RunSet], drawings: Mapping[str, str]) -> str:
@@ -67,28 +30,18 @@ def report(runs: Sequence[RunSet], drawings: Mapping[str, str]) -> str:
     """
     found = evaluate(runs)
     cards = [card(run, pool.origin) for pool in runs for run in pool.runs]
-    tables = [build(name, runs) for name in names() if name != "claims"]
-    return template().render(
-        title=TITLE, claims=found, short_label=short_label(), cards=cards, version=__version__, date=utc_now(),
-        summary=f"{len(cards)} runs; {counts(found)}.",
-        sections=[made for variant in HEADINGS if (made := section(variant, tables, drawings)) is not None])
-
-
-def template() -> jinja2.Template:
-    """The page's template, with every value escaped and every missing one an error."""
+    made = [tables.build(name, runs) for name in tables.names() if name != "claims"]
+    sections = []
+    for variant, (key, title, warning) in HEADINGS.items():
+        drawn = {name: inline(name, svg) for name, svg in drawings.items() if select.split_name(name)[0] == variant}
+        if drawn or variant != select.SYNTHETIC:
+            sections.append({"id": key, "title": title, "warning": warning, "figures": drawn, "tables": [
+                table for table in made if select.split_name(table.name)[0] == variant]})
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template("report.html.j2")
-
-
-def section(variant: str | None, tables: list[Table], drawings: Mapping[str, str]) -> Section | None:
-    """The tables and figures of one kind; None for a kind of which there is no run."""
-    key, title, warning = HEADINGS[variant]
-    own = tuple(table for table in tables if split_name(table.name)[0] == variant)
-    drawn = tuple(Drawing(name, inline(name, svg)) for name, svg in drawings.items() if split_name(name)[0] == variant)
-    if variant == SYNTHETIC and not drawn:
-        return None
-    return Section(key, title, warning, own, drawn)
+    return environment.get_template("report.html.j2").render(
+        title=TITLE, claims=found, short_label=short_label(), cards=cards, version=__version__, date=utc_now(),
+        summary=f"{len(cards)} runs; {counts(found)}.", sections=sections)
 
 
 def inline(name: str, svg: str) -> Markup:
@@ -99,20 +52,19 @@ def inline(name: str, svg: str) -> Markup:
     return Markup(re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL))  # made by matplotlib
 
 
-def card(run: Run, origin: str) -> Card:
-    """What the record of a run says, for a person."""
+def card(run: Run, origin: str) -> dict[str, Any]:
+    """One run for the page: its name, its badges, and what its record says."""
     content = run.record
     if content is None:
-        return Card(run.name, (origin, "unreadable"), (("problem", str(run.problem)),))
-    badges = [origin] if run.finished else [origin, run.problem or run.status]
-    badges += [run.no_evidence] if run.no_evidence else []
-    badges += ["short run"] if content.config.scale != 1 else []
+        return {"name": run.name, "badges": [origin, "unreadable"], "facts": {"problem": run.problem}}
+    badges = [origin, None if run.finished else run.problem or run.status, run.no_evidence,
+              "short run" if content.config.scale != 1 else None]
     session = content.sessions[-1] if content.sessions else Session()
     environment, data, averaged = content.environment, content.data, content.recomputed_batch_norm
     facts = {"result": errors(content.result or {}), **tests(run),
              "averaged BN": f"{errors(averaged)} over {averaged['images']:,} training images" if averaged else "",
              "not the paper's": "; ".join(content.deviations or []) or "nothing",
-             "device": f"{environment.device or '?'}, {precision(run)}",
+             "device": f"{environment.device or '?'}, {select.precision(run)}",
              "time": f"{content.train_seconds + content.evaluation_seconds:.0f} s, {len(content.sessions)} session(s)",
              "versions": ", ".join(f"{key} {version}" for key in ("python", "torch", "torchvision")
                                    if (version := getattr(environment, key))),
@@ -121,15 +73,16 @@ def card(run: Run, origin: str) -> Card:
              "data": f"{data.name}, split {data.split}, sha256 {data.sha256[:12]}" if data else "",
              "history": f"sha256 {(content.history_sha256 or 'not recorded')[:12]}",
              "about": content.config.description}
-    return Card(run.name, tuple(badges), tuple((key, value) for key, value in facts.items() if value))
+    return {"name": run.name, "badges": [badge for badge in badges if badge],
+            "facts": {key: value for key, value in facts.items() if value}}
 
 
 def tests(run: Run) -> dict[str, str]:
     """What the paper's ways of testing gave of an ImageNet run, by their names, where they count."""
-    found = {protocol: read_evaluation(run, protocol) for protocol in PROTOCOL_LABELS}
+    found = {protocol: select.read_evaluation(run, protocol) for protocol in PROTOCOL_LABELS}
     return {PROTOCOL_LABELS[protocol]: f"val error {content['val_top1_error']:.2f} %, "
                                        f"top-5 {content['val_top5_error']:.2f} %"
-            for protocol, content in found.items() if evaluation_problem(run, protocol, content) is None}
+            for protocol, content in found.items() if select.evaluation_problem(run, protocol, content) is None}
 
 
 def errors(values: Mapping[str, float]) -> str:

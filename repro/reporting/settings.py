@@ -19,7 +19,10 @@ from repro.config import (
     config_hash,
     deviations,
     difference,
+    experiments,
+    files_of,
     flat,
+    paper_config,
     to_dict,
     with_precision,
 )
@@ -79,21 +82,20 @@ class Difference(Struct, kw_only=True):
 
 def sources(files: Sequence[Path]) -> dict[str, Source]:
     """{dotted key: its source} over configuration files; the last file that sets a key wins."""
-    return {key: source for path in files for key, source in file_sources(path).items()}
-
-
-def file_sources(path: Path) -> dict[str, Source]:
-    """The sources of one configuration file. ConfigError if it can't be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{display_path(path)}: {error}") from error
-    lines = text.splitlines()
-    package = next((line.split("@package")[1].strip() for line in lines if line.startswith("# @package")), "_global_")
-    prefix = "" if package == "_global_" else f"{package}."
-    return {key: Source(text, display_path(path)) for key, text in comments(root, prefix, lines).items()
-            if key.split(".")[0] not in ("defaults", "hydra")}
+    found: dict[str, Source] = {}
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+            root = yaml.compose(text)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{display_path(path)}: {error}") from error
+        lines = text.splitlines()
+        package = next((line.split("@package")[1].strip() for line in lines if line.startswith("# @package")),
+                       "_global_")
+        prefix = "" if package == "_global_" else f"{package}."
+        found |= {key: Source(comment, display_path(path)) for key, comment in comments(root, prefix, lines).items()
+                  if key.split(".")[0] not in ("defaults", "hydra")}
+    return found
 
 
 def comments(node: yaml.Node | None, prefix: str, lines: list[str]) -> dict[str, str]:
@@ -112,30 +114,30 @@ def comments(node: yaml.Node | None, prefix: str, lines: list[str]) -> dict[str,
     return found
 
 
-def settings(config: RunConfig, found: Mapping[str, Source], overridden: Mapping[str, str],
-             standing: RunConfig | None, standing_sources: Mapping[str, Source]) -> list[Setting]:
-    """Every setting of a run, in the order of the schema.
-
-    overridden: {key: how it was given} by the command line and the environment, a section standing for all its keys.
-    standing: the experiment as it stands in conf/; None for an experiment of the user's own.
-    """
-    papers = flat(to_dict(standing)) if standing else {}
+def settings(config: RunConfig, overrides: Sequence[str]) -> list[Setting]:
+    """Every setting of the run that these overrides give, in the order of the schema."""
+    found, given = sources(files_of(overrides)), given_keys(overrides)
+    papers: dict[str, Any] = {}
+    their_sources: dict[str, Source] = {}
+    if config.name in experiments():  # none of the user's own
+        papers = flat(to_dict(paper_config(config.name)))
+        their_sources = sources(files_of([f"experiment={config.name}"]))
     shown = []
     for key, value in flat(to_dict(config)).items():
         if key in NAMES:
             continue
-        given = next((how for name, how in overridden.items() if key == name or key.startswith(f"{name}.")), None)
+        how = next((how for name, how in given.items() if key == name or key.startswith(f"{name}.")), None)
         if key in ("model.depth", "model.blocks_per_stage"):  # two spellings of one setting
-            given = given or overridden.get("model.depth") or overridden.get("model.blocks_per_stage")
-        own = Source(given) if given else found.get(key, Source())
+            how = how or given.get("model.depth") or given.get("model.blocks_per_stage")
+        own = Source(how) if how else found.get(key, Source())
         shown.append(Setting(key, value, own.text, own.file))
         if key in papers and papers[key] != value:
-            shown[-1].paper, shown[-1].paper_source = papers[key], standing_sources.get(key, Source()).text or "conf/"
+            shown[-1].paper, shown[-1].paper_source = papers[key], their_sources.get(key, Source()).text or "conf/"
     return shown
 
 
 def given_keys(overrides: Sequence[str]) -> dict[str, str]:
-    """{key: how it was given} by the environment and by the overrides, which win."""
+    """{key or section: how it was given} by the environment and by the overrides, which win."""
     given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
     names = [override.partition("=")[0].lstrip("+~") for override in overrides]
     return given | {name: "override" for name in names if name in FIELDS}
@@ -181,32 +183,27 @@ def difference_lines(found: Sequence[Difference], name: str) -> list[str]:
     return align(rows) if found else ["  no setting that changes numbers differs"]
 
 
-def schedule_lines(schedule: Mapping[str, Any] | None, experiment: str) -> list[str]:
-    """The schedule for a person; None of a network that is not trained here."""
-    if schedule is None:
-        return ["", "schedule:",
-                f"  not trained here; `repro eval experiment={experiment} weights=FILE` tests imported weights"]
-    passes = f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else ""
-    interval = schedule["evaluation_interval"]
-    lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
-             f"  {schedule['iterations']} iterations, {passes}tested every {interval} iterations"]
-    lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
-              + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
-              for one in schedule["rates"]]
-    return [*lines, f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
-            if "warmup_lr" in schedule else "  no warm-up"]
-
-
 def facts_lines(facts: Mapping[str, Any]) -> list[str]:
     """Schedule, cost, folder, deviations and rows for a person."""
-    cost = facts["cost"]
-    lines = [*schedule_lines(facts["schedule"], facts["experiment"]), "", "cost:",
-             f"  parameters: {cost['parameters']:,}" if "parameters" in cost
-             else "  parameters: not in golden_counts.yaml"]
+    schedule, cost = facts["schedule"], facts["cost"]
+    lines = ["", "schedule:", f"  not trained here; `repro eval experiment={facts['experiment']} weights=FILE` tests "
+             "imported weights"]
+    if schedule:
+        lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
+                 f"  {schedule['iterations']} iterations, "
+                 + (f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else "")
+                 + f"tested every {schedule['evaluation_interval']} iterations"]
+        lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
+                  + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
+                  for one in schedule["rates"]]
+        lines.append(f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
+                     if "warmup_lr" in schedule else "  no warm-up")
+    lines += ["", "cost:", f"  parameters: {cost['parameters']:,}" if "parameters" in cost
+              else "  parameters: not in golden_counts.yaml"]
     if "multiply_adds" in cost:
-        lines += [f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, {cost['forward_multiply_adds']:.4g} "
-                  "for the forward passes of all training mini-batches"]
-    if facts["schedule"]:
+        lines.append(f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, "
+                     f"{cost['forward_multiply_adds']:.4g} for the forward passes of all training mini-batches")
+    if schedule:
         lines += time_lines(cost["times"], cost["suite"])
     lines += ["", "folder and identity:"]
     lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
@@ -219,9 +216,9 @@ def time_lines(times: Sequence[Mapping[str, Any]], suite: str | None) -> list[st
     lines = []
     for one in times:
         hours = f", {one['seconds'] * one['devices'] / 3600:.2g} GPU-hours" if one.get("devices", 1) > 1 else ""
-        lines.append(f"  time: {one['text']} on {one['device']}, {one['precision']} " + (
-            f"(finished run {one['from']}{hours})" if one["kind"] == "run"
-            else f"(computed from measured updates, {one['from']})"))
+        source = (f"finished run {one['from']}{hours}" if one["kind"] == "run"
+                  else f"computed from measured updates, {one['from']}")
+        lines.append(f"  time: {one['text']} on {one['device']}, {one['precision']} ({source})")
     return lines or [f"  time: not measured: repro cost {suite or 'SUITE'}"]
 
 
@@ -233,14 +230,14 @@ def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
     """
     model, golden = config.model, paper.golden_counts()
     imagenet = model.architecture is Architecture.imagenet
-    found = {count.layers: count for count in (golden.imagenet if imagenet else golden.cifar10)}.get(model.depth or 0)
+    nets = golden.imagenet if imagenet else golden.cifar10
+    found = next((count for count in nets if count.layers == model.depth), None)
     if found is None or model.num_classes != (CLASSES if imagenet else 10):
         return {}
     option = model.shortcut_option.name
     result: dict[str, Any] = {"parameters": found.parameters[option]} if option in found.parameters else {}
     one = found.multiply_adds.get(option)
-    bottlenecks = [row.layers for row in paper.published_table("table1").rows if row.block == "bottleneck"]
-    if imagenet and model.stride_in is StrideIn.conv3x3 and model.depth in bottlenecks:
+    if imagenet and found.layers >= 50 and model.stride_in is StrideIn.conv3x3:  # of bottlenecks another count
         one = found.multiply_adds_stride_in_3x3
     if one is not None and (not imagenet or config.data.crop_size == IMAGE_SIDE):
         result |= {"multiply_adds": one, "forward_multiply_adds": one * iterations * config.train.mini_batch_size}
@@ -262,7 +259,7 @@ def training_images(config: RunConfig) -> int | None:
 
 def cost_facts(config: RunConfig, iterations: int, found: Sequence[RunSet]) -> dict[str, Any]:
     """What the run costs: counted, and measured where there is a run or a committed benchmark of it."""
-    times = measured_times(config.name, {one["identity"] for one in folders(config)}, iterations, found)
+    times = measured_times(config.name, {one["identity"] for one in folders(config)}, found)
     times += [] if deviations(config) else benchmarks(config.name, found[-1].root)
     suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
     return {**counts(config, iterations), "suite": suite,

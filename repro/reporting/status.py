@@ -1,15 +1,15 @@
 """What there is, what runs now, what tables lack, and what runs took: `list`, `status`, `pending`. No torch."""
 
-import json
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repro import paper
 from repro.config import experiments, flat, override, paper_config, paper_hashes, to_dict
-from repro.files import holder, read_rows
+from repro.files import holder, read_json, read_rows
 from repro.paths import conf_dir, display_path, experiments_dir
 from repro.reporting import figures, select, tables
 from repro.reporting.select import RunSet
@@ -18,6 +18,8 @@ from repro.schema import CIFAR10
 from repro.wording import duration
 
 FINISHED, DIVERGED, IN_USE, OPEN = "finished", "diverged", "in use", "open"
+# What is said of a run that was begun, is not finished and did not diverge; one that still says 'running' was killed.
+STOPPED = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY, "running": "ended without saving a word (killed?)"}
 
 
 # ---- repro list
@@ -28,10 +30,11 @@ def entries(yours: RunSet, reference: RunSet) -> dict[str, Any]:
     found = []
     for name in experiments():
         content = paper.read_yaml(conf_dir() / "experiment" / f"{name}.yaml")
+        times = measured_times(name, paper_hashes(name), [yours, reference])
         found.append({"name": name, "description": content.get("description", ""),
                       "reproduces": content.get("reproduces", []),
                       "reference": states(reference.runs, name), "yours": states(yours.runs, name),
-                      "cost": measured_cost(name, [*yours.runs, *reference.runs])})
+                      "cost": listed_cost(times[0]) if times else None})
     suites = [paper.suite(name) for name in paper.suites()]
     return {"experiments": found,
             "suites": [{"name": one.name, "question": one.question, "experiments": list(one.experiments)}
@@ -46,10 +49,19 @@ def states(runs: Iterable[Run], experiment: str) -> str:
     for run in runs:
         if run.experiment == experiment:
             state = run.problem if run.status == "finished" and run.problem else run.status
-            other = "" if "@" not in run.folder.parent.name else " (other settings)"
-            state += f" ({run.no_evidence})" if run.no_evidence else other
+            other = "other settings" if "@" in run.name else None
+            if note := run.no_evidence or other:
+                state += f" ({note})"
             counts[state] = counts.get(state, 0) + 1
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "-"
+
+
+def listed_cost(time: Mapping[str, Any]) -> dict[str, Any]:
+    """The hours that a run took, on several GPUs those of each of them, also in words."""
+    hours, devices = time["seconds"] / 3600, time["devices"]
+    each = f", {hours * devices:.2g} GPU-hours" if devices > 1 else ""
+    seed = time["from"].rpartition("/")[2]
+    return {"hours": hours * devices, "text": f"{hours:.2g} h on {time['device']}{each} ({seed})"}
 
 
 def listing(found: Mapping[str, Any]) -> str:
@@ -69,53 +81,28 @@ def listing(found: Mapping[str, Any]) -> str:
 # ---- what runs took
 
 
-def seconds_of(run: Run) -> float | None:
-    """Seconds that a finished run trained and tested; None where its record does not say so, or not on what device."""
-    if not run.finished or run.record is None or run.record.environment.device is None:
-        return None
-    return run.record.train_seconds + run.record.evaluation_seconds or None
-
-
-def devices_of(run: Run) -> tuple[int, str]:
-    """How many devices computed a run, and their name: '8 x NVIDIA H100'."""
-    place = select.record(run).environment
-    devices = place.devices or 1
-    return devices, f"{devices} x {place.device}" if devices > 1 else str(place.device)
-
-
-def measured_times(experiment: str, identities: Collection[str], iterations: int,
-                   found: Iterable[RunSet]) -> list[dict[str, Any]]:
-    """Times of finished runs with one of these identities, in seconds, each with its machine and where it stands."""
+def measured_times(experiment: str, identities: Collection[str], found: Iterable[RunSet]) -> list[dict[str, Any]]:
+    """Seconds of finished runs with one of these identities, each with its machine, where its record has both."""
     times = []
     for run in (run for pool in found for run in pool.runs):
-        if run.experiment == experiment and run.identity in identities and (seconds := seconds_of(run)) is not None:
-            (devices, text), together = devices_of(run), select.record(run).environment.jobs_per_device or 1
-            times.append({"seconds": seconds, "kind": "run", "iterations": iterations, "devices": devices,
-                          "device": text + f", {together} runs at once" * (together > 1),
-                          "precision": select.precision(run), "from": run.name})
+        record = run.record
+        if not run.finished or record is None or run.experiment != experiment or run.identity not in identities:
+            continue
+        place, seconds = record.environment, record.train_seconds + record.evaluation_seconds
+        if place.device and seconds:
+            devices, together = place.devices or 1, place.jobs_per_device or 1
+            device = f"{devices} x " * (devices > 1) + place.device + f", {together} runs at once" * (together > 1)
+            times.append({"seconds": seconds, "kind": "run", "iterations": record.iterations, "devices": devices,
+                          "device": device, "precision": select.precision(run), "from": run.name})
     return times
 
 
 def benchmarks(experiment: str, reference: Path) -> list[dict[str, Any]]:
     """Committed estimates of the experiment as it stands: whole runs computed from a few measured updates."""
-    contents = {path.name: json.loads(path.read_text(encoding="utf-8"))
-                for path in sorted((reference / "bench").glob("cost_*.json"))}
     return [{"seconds": one["run_seconds"], "kind": "estimate", "iterations": one["iterations"],
-             "device": one["device"], "precision": one["precision"], "from": name}
-            for name, content in contents.items() for one in content["experiments"] if one["experiment"] == experiment]
-
-
-def measured_cost(experiment: str, runs: Iterable[Run]) -> dict[str, Any] | None:
-    """What the first finished run of an experiment took whose time is recorded, in hours of one GPU; None without one.
-
-    Of a run on several GPUs the hours count for each of them.
-    """
-    for run in runs:
-        if run.folder.parent.name == experiment and (seconds := seconds_of(run)) is not None:
-            hours, (devices, text) = seconds / 3600, devices_of(run)
-            each = f", {hours * devices:.2g} GPU-hours" if devices > 1 else ""
-            return {"hours": hours * devices, "text": f"{hours:.2g} h on {text}{each} ({run.folder.name})"}
-    return None
+             "device": one["device"], "precision": one["precision"], "from": path.name}
+            for path in sorted((reference / "bench").glob("cost_*.json"))
+            for one in read_json(path)["experiments"] if one["experiment"] == experiment]
 
 
 # ---- repro status
@@ -130,10 +117,6 @@ def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
             "lacking": lacking_rows([yours, reference])}
 
 
-# What is said of a run that was begun, is not finished and did not diverge; one that still says 'running' was killed.
-STOPPED = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY, "running": "ended without saving a word (killed?)"}
-
-
 def stopped(run: Run) -> dict[str, Any]:
     """An interrupted run and how to go on."""
     values = flat(to_dict(select.record(run).config))
@@ -145,79 +128,68 @@ def stopped(run: Run) -> dict[str, Any]:
 
 def progress(run: Run) -> dict[str, Any]:
     """How far a run is, its last errors (percent), and the seconds left by its own measured speed."""
-    rows, content = run.history(), run.record
-    at = int(rows[-1]["iteration"]) if rows else 0
-    done, total, spent = (content.iteration, content.iterations, content.train_seconds + content.evaluation_seconds
-                          ) if content else (0, 0, 0.0)
-    timing = recorded_seconds(run.folder / "timing.csv")
-    reached, spent = (at, timing) if timing and at >= done else (done, spent)
-    return {"name": run.name, "folder": str(run.folder), "iteration": max(done, at),
-            "iterations": total, "no_evidence": run.no_evidence,
-            "seconds_left": spent / reached * (total - max(done, at)) if reached and spent else None,
-            **{key: value for key, value in (rows[-1] if rows else {}).items() if key.endswith("top1_error")}}
-
-
-def recorded_seconds(path: Path) -> float:
-    """Seconds of training and testing up to the last row of timing.csv; 0 without one."""
-    rows = read_rows(path)
-    try:
-        return float(rows[-1]["train_seconds"]) + sum(float(row["evaluation_seconds"]) for row in rows) if rows else 0.0
-    except (KeyError, TypeError, ValueError):
-        return 0.0
+    rows, record, timing = run.history(), run.record, read_rows(run.folder / "timing.csv")
+    last = rows[-1] if rows else {}
+    reached, total, spent = 0, 0, 0.0
+    if record:
+        reached, total, spent = record.iteration, record.iterations, record.train_seconds + record.evaluation_seconds
+    at = max(reached, int(last.get("iteration", 0)))
+    if timing and at > reached:  # tests since the record was written
+        with suppress(KeyError, TypeError, ValueError):
+            spent = float(timing[-1]["train_seconds"]) + sum(float(row["evaluation_seconds"]) for row in timing)
+            reached = at
+    return {"name": run.name, "folder": str(run.folder), "iteration": at, "iterations": total,
+            "no_evidence": run.no_evidence,
+            "seconds_left": spent / reached * (total - at) if reached and spent else None,
+            **{key: value for key, value in last.items() if key.endswith("top1_error")}}
 
 
 def lacking_rows(found: Sequence[RunSet]) -> list[dict[str, Any]]:
     """For each row of a table that an experiment reproduces: seeds there of those needed, and the time they'd take.
 
-    Of an ImageNet row also the finished runs that are not tested in its table's way, and the command that does it.
+    Of an ImageNet row also the finished runs that are not tested in its table's way, and the command that does it; of
+    Table 5 the members of its ensemble that are tested.
     """
     rows = []
     for row, experiment in paper.reproduced_rows().items():
         answers = [select.paper_runs(pool, experiment) for pool in found]
         seeds, needed = max(answer.count for answer in answers), needed_seeds(row, experiment)
-        if seeds >= needed:
-            rows += lacking_tests(row, experiment, found, needed)
-            continue
-        times = (measured_times(experiment, paper_hashes(experiment), 0, found)
-                 or benchmarks(experiment, found[-1].root))
-        state = select.open_status(answer for answer in answers if not answer.count)
-        sources = [f"{time['device']}, {time['precision']}; " + (
-            "a finished run" if time["kind"] == "run" else "computed from a few measured steps") for time in times]
-        rows.append({"row": row, "experiment": experiment, "seeds": seeds, "needed": needed,
-                     "status": f"partial {seeds}/{needed}" if seeds else state,
-                     "seconds": times[0]["seconds"] * (needed - seeds) if times else None,
-                     "source": sources[0] if sources else None})
+        if seeds < needed:
+            times = (measured_times(experiment, paper_hashes(experiment), found)
+                     or benchmarks(experiment, found[-1].root))
+            kinds = {"run": "a finished run", "estimate": "computed from a few measured steps"}
+            source = f"{times[0]['device']}, {times[0]['precision']}; {kinds[times[0]['kind']]}" if times else None
+            state = f"partial {seeds}/{needed}" if seeds else select.open_status(answers)
+            rows.append(lacking(row, experiment, seeds, needed, state, source=source,
+                                seconds=times[0]["seconds"] * (needed - seeds) if times else None))
+        elif protocol := select.TABLES.get(row.partition("/")[0]):
+            best = max((select.evaluated_runs(pool, experiment, protocol) for pool in found),
+                       key=lambda answer: (answer.count, len(answer.lacking)))
+            if best.count < needed and best.lacking:
+                rows.append(lacking(row, experiment, best.count, needed, select.NOT_EVALUATED,
+                                    go_on=select.evaluation_command(best.lacking[0][0], protocol)))
     return rows + lacking_members(found)
 
 
-def lacking_tests(row: str, experiment: str, found: Iterable[RunSet], needed: int) -> list[dict[str, Any]]:
-    """What an ImageNet row lacks whose runs are finished: tests in its table's way; [] if it lacks none."""
-    protocol = select.TABLES.get(row.partition("/")[0])
-    if protocol is None:
-        return []
-    best = max((select.evaluated_runs(pool, experiment, protocol) for pool in found),
-               key=lambda answer: (answer.count, len(answer.lacking)))
-    if best.count >= needed or not best.lacking:
-        return []
-    return [{"row": row, "experiment": experiment, "seeds": best.count, "needed": needed,
-             "status": select.NOT_EVALUATED, "seconds": None, "source": None,
-             "go_on": select.evaluation_command(best.lacking[0][0], protocol)}]
+def lacking(row: str, experiment: str, seeds: int, needed: int, state: str, **more: Any) -> dict[str, Any]:
+    """What one row lacks."""
+    return {"row": row, "experiment": experiment, "seeds": seeds, "needed": needed, "status": state,
+            "seconds": None, "source": None, **more}
 
 
 def lacking_members(found: Iterable[RunSet]) -> list[dict[str, Any]]:
     """What Table 5 lacks: how many members of its ensemble are tested, and its command; [] if one counts."""
-    wanted, status, there = paper.ensemble(select.ENSEMBLE), select.NOT_RUN, []
+    wanted, state, there = paper.ensemble(select.ENSEMBLE), select.NOT_RUN, []
     for pool in found:
         if content := select.read_ensemble(pool.root):
             if select.ensemble_problem(content, pool) is None:
                 return []
-            status = "not counted"
+            state = "not counted"
         there.append(sum(any(run.seed == member.seed for run, _ in
                              select.evaluated_runs(pool, member.experiment, wanted.protocol).tests)
                          for member in wanted.members))
-    return [{"row": str(wanted.reproduces), "experiment": f"ensemble {select.ENSEMBLE}", "seeds": max(there),
-             "needed": len(wanted.members), "of": "members", "status": status,
-             "seconds": None, "source": None, "go_on": f"repro ensemble {select.ENSEMBLE}"}]
+    return [lacking(str(wanted.reproduces), f"ensemble {select.ENSEMBLE}", max(there), len(wanted.members), state,
+                    of="members", go_on=f"repro ensemble {select.ENSEMBLE}")]
 
 
 def needed_seeds(row: str, experiment: str) -> int:
@@ -248,11 +220,11 @@ def status_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  {entry['row']:22} {entry['experiment']:18} {entry['status']:13} "
                      f"{entry['seeds']}/{entry['needed']} {entry.get('of', 'seeds')}, {entry.get('go_on', left)}")
     lines += [] if found["lacking"] else ["  nothing"]
-    seconds = {entry["experiment"]: entry["seconds"] for entry in found["lacking"]}  # one run may answer two rows
-    known = [one for one in seconds.values() if one is not None]
-    if known:
+    known = {entry["experiment"]: entry["seconds"] for entry in found["lacking"] if entry["source"]}
+    if known:  # one run may answer two rows
         sources = dict.fromkeys(entry["source"] for entry in found["lacking"] if entry["source"])
-        lines += [f"  together {duration(sum(known))}, one after the other", *(f"  times: {one}" for one in sources)]
+        lines += [f"  together {duration(sum(known.values()))}, one after the other",
+                  *(f"  times: {one}" for one in sources)]
     return "\n".join(lines)
 
 

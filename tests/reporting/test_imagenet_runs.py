@@ -72,7 +72,7 @@ def test_a_wiring_test_is_never_evidence_and_named_everywhere(results: Path, ref
     other = make_run(results, OPT_A, test=30.0)
     assert title(composed(OPT_A, SMOKE)).endswith("(wiring test)")
     assert "wiring test" in compare(run, read_run(other))["runs"][0]
-    assert "wiring test" in card(run, "yours").badges
+    assert "wiring test" in card(run, "yours")["badges"]
     assert "1 finished (wiring test)" in listing(entries(*pools(results, reference)))
     make_run(results, OPT_A, 1, test=1.0, overrides=SMOKE, status="interrupted")
     assert "seed1 (wiring test): iteration" in status_text(status(*pools(results, reference)))
@@ -174,7 +174,7 @@ def test_the_report_has_the_tests_of_a_run(results: Path, reference: Path, make_
     folder = make_run(results, OPT_A, test=27.0)
     write_evaluation(folder, "ten_crop", 25.1, 7.8)
     write_evaluation(folder, "multi_scale", 22.0, 6.0, images=200)
-    facts = dict(card(read_run(folder), "yours").facts)
+    facts = card(read_run(folder), "yours")["facts"]
     assert facts["10-crop"] == "val error 25.10 %, top-5 7.80 %"
     assert "multi-scale" not in facts
     assert "val error 27.00 %" in facts["result"]

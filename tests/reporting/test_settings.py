@@ -6,7 +6,7 @@ import re
 import pytest
 from msgspec import UNSET
 
-from repro.config import compose, files_of, paper_config, paper_hashes
+from repro.config import ENVIRONMENT, compose, files_of, paper_config, paper_hashes
 from repro.errors import ConfigError
 from repro.reporting.select import pools
 from repro.reporting.settings import (
@@ -14,7 +14,6 @@ from repro.reporting.settings import (
     compare,
     counts,
     differences,
-    file_sources,
     settings,
     sources,
     time_lines,
@@ -25,8 +24,10 @@ from tests.reporting.conftest import write_run
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet110", "imagenet_optB"])
-def test_every_setting_of_an_experiment_has_a_source(name):
-    found = settings(paper_config(name), sources(files_of([f"experiment={name}"])), {}, paper_config(name), {})
+def test_every_setting_of_an_experiment_has_a_source(name, monkeypatch):
+    for variable in ENVIRONMENT:
+        monkeypatch.delenv(variable, raising=False)
+    found = settings(paper_config(name), [f"experiment={name}"])
     assert [one.key for one in found if not one.source.strip()] == []
     assert [one.key for one in found if not one.file.endswith(".yaml")] == []
     assert not {one.key for one in found} & set(NAMES)
@@ -40,7 +41,7 @@ def test_so_has_every_setting_of_every_other_file(words):
     files = files_of(overrides)
     group, _, name = words[0].partition("=")
     assert f"{group}/{name}.yaml" in [f"{path.parent.name}/{path.name}" for path in files]
-    found = settings(compose(overrides), sources(files), {}, None, {})
+    found = settings(compose(overrides), overrides)
     assert [one.key for one in found if not one.source.strip()] == []
 
 
@@ -56,20 +57,18 @@ def test_comments_of_every_way_to_write_a_value(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("# @package train\nlr: 0.1  # one\nname: 'a # b'   # two\nnothing:\nlist: [1,\n  2]  # three\n"
                     "inner: {a: 1}  # four\nblock:  # five\n  - 1\nplain: 5\n")
-    found = {key: source.text for key, source in file_sources(path).items()}
+    found = {key: source.text for key, source in sources([path]).items()}
     assert found == {"train.lr": "one", "train.name": "two", "train.nothing": "", "train.list": "three",
                      "train.inner.a": "four", "train.block": "five",
                      "train.plain": ""}
     path.write_text("a: [")
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
-        file_sources(path)
+        sources([path])
 
 
 def test_an_override_shows_the_value_that_it_replaces():
-    files = sources(files_of(["experiment=cifar_resnet20"]))
-    config = compose(["experiment=cifar_resnet20", "train.lr=0.2", "model.depth=32"])
-    found = {one.key: one for one in settings(config, files, {"train.lr": "override", "model.depth": "override"},
-                                              paper_config("cifar_resnet20"), files)}
+    words = ["experiment=cifar_resnet20", "train.lr=0.2", "model.depth=32"]
+    found = {one.key: one for one in settings(compose(words), words)}
     lr, blocks = found["train.lr"], found["model.blocks_per_stage"]
     assert (lr.value, lr.source, lr.paper, lr.paper_source) == (0.2, "override", 0.1, "Sec. 4.2")
     assert (blocks.value, blocks.source, blocks.paper, blocks.paper_source) == (5, "override", 3, "Sec. 4.2: n = 3")
@@ -96,14 +95,14 @@ def test_counts_are_those_of_the_golden_counts_and_none_for_another_network():
 
 
 def test_times_come_from_benchmarks_and_finished_runs_alone(tmp_path):
-    assert measured_times("cifar_resnet20", {"x"}, 1, pools(None, tmp_path)) == []
+    assert measured_times("cifar_resnet20", {"x"}, pools(None, tmp_path)) == []
     assert benchmarks("cifar_resnet20", tmp_path) == []
     write_run(tmp_path, "cifar_resnet20", seed=1)
     write_run(tmp_path, "cifar_resnet20", seed=2, status="interrupted")
     own = paper_hashes("cifar_resnet20")
-    run, = measured_times("cifar_resnet20", own, 64000, pools(None, tmp_path))
+    run, = measured_times("cifar_resnet20", own, pools(None, tmp_path))
     assert (run["seconds"], run["device"], run["from"]) == (123.4, "made-up device", "cifar_resnet20/seed1")
-    assert measured_times("cifar_resnet20", {"x"}, 64000, pools(None, tmp_path)) == []
+    assert measured_times("cifar_resnet20", {"x"}, pools(None, tmp_path)) == []
     assert "2 min on made-up device, fp32 (finished run" in time_lines([run | {"text": "2 min"}], None)[0]
     (tmp_path / "bench").mkdir()
     entry = {"experiment": "cifar_resnet20", "run_seconds": 50.0, "iterations": 64000, "device": "a machine",
