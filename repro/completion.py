@@ -1,7 +1,7 @@
 """Completion in the shell by argcomplete: `eval "$(register-python-argcomplete repro)"`. Never imports torch."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import argcomplete
@@ -15,8 +15,9 @@ from repro.reporting.figures import names as figure_names
 from repro.reporting.tables import names as table_names
 from repro.schema import FIELDS, allowed_values
 
-NAMES = {"suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
-         "figure": figure_names}
+NAMES: dict[str, Callable[[], list[str]]] = {
+    "suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
+    "figure": figure_names}
 OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds"),
             "bench": ("nets", "contenders", "rounds", "steps")}
 

@@ -1,24 +1,21 @@
 """What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
 
-A process reads each file once, into frozen structs. Every function raises ConfigError (exit 2) with the file and the
-key that is wrong, missing, given twice or of the wrong type, or with the nearest of a name that does not exist. Errors
-of networks are in percent. Never imports torch.
+A process reads each file once. ConfigError (exit 2) names the file and the key that is wrong, or the nearest of a name
+that does not exist. Errors of networks are in percent. Never imports torch.
 """
 
 import functools
-import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import yaml
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from repro.config import experiments, suggest
 from repro.errors import ConfigError
 from repro.paths import conf_dir, display_path, experiments_dir
-from repro.schema import FIELDS
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Strict")
@@ -78,14 +75,6 @@ class PublishedTable(Strict, frozen=True):
     columns: tuple[Column, ...]
     rows: tuple[PublishedRow, ...]
     notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        columns = {column.key for column in self.columns}
-        for row in self.rows:
-            if not columns.issuperset(row.values):
-                raise ValueError(f"row {row.key}: values must be among {', '.join(sorted(columns))}")
-        if len({row.key for row in self.rows}) < len(self.rows):
-            raise ValueError("two rows have the same key")
 
     def row(self, key: str) -> PublishedRow:
         """The row of this key; ConfigError if there is none."""
@@ -251,6 +240,12 @@ class Recipe(Strict, frozen=True):
     not_expressed: tuple[str, ...] = ()
 
 
+class Reproduced(Struct, frozen=True):
+    """The rows of the paper's tables that an experiment of conf/ answers."""
+
+    reproduces: tuple[str, ...] = ()
+
+
 class Preset(Strict, frozen=True):
     """A variant of a suite; None stands for what the suite says."""
 
@@ -282,15 +277,12 @@ class Suite(Strict, frozen=True):
         return self.seeds.get(experiment, 1)
 
     def preset(self, name: str) -> Preset:
-        """The preset with the suite's own lists filled in; ConfigError if unknown.
-
-        `paper` always exists, but in a suite that has a default of its own (the demonstration).
-        """
+        """The preset with the suite's own lists filled in; `paper` exists unless the suite has another default."""
         paper = {"paper": Preset()} if self.default_preset == "auto" else {}
         chosen = pick(name, paper | self.presets, f"preset in suite {self.name}")
-        return Preset(self.experiments if chosen.experiments is None else chosen.experiments, chosen.overrides,
-                      self.tables if chosen.tables is None else chosen.tables,
-                      self.figures if chosen.figures is None else chosen.figures, chosen.shows, chosen.cannot_show)
+        inherited = {key: getattr(self, key) for key in ("experiments", "tables", "figures")
+                     if getattr(chosen, key) is None}
+        return structs.replace(chosen, **inherited)
 
 
 class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -308,8 +300,9 @@ class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: i
         return result
 
 
+@functools.cache
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; ConfigError with file and line if it can't be read."""
+    """The content of a YAML file, read once; ConfigError with file and line if it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
             return yaml.load(file, UniqueKeyLoader)
@@ -319,17 +312,12 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
-def convert(value: Any, kind: type[T], where: str) -> T:
-    """A value from YAML as a struct or a type; ConfigError with the key that is wrong."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
 def read(kind: type[T], path: Path) -> T:
-    """A YAML file as a struct or a type."""
-    return convert(read_yaml(path), kind, display_path(path))
+    """A YAML file as a struct or a type; ConfigError with the key that is wrong."""
+    try:
+        return msgspec.convert(read_yaml(path), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
 def pick(name: str, known: dict[str, T], kind: str) -> T:
@@ -346,15 +334,14 @@ def check_names(names: Iterable[str], known: Iterable[str], kind: str) -> None:
             raise ConfigError(f"no {kind} named {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
-def names_in(folder: str, pattern: str = ".+") -> list[str]:
-    """Names of the YAML files of a folder of experiments/ whose names match, in natural order."""
-    found = [path.stem for path in (experiments_dir() / folder).glob("*.yaml") if re.fullmatch(pattern, path.stem)]
-    return sorted(found, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
+def names_in(folder: str) -> list[str]:
+    """Names of the YAML files of a folder of experiments/."""
+    return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 
-def read_named(kind: type[S], folder: str, name: str, what: str, pattern: str = ".+") -> S:
+def read_named(kind: type[S], folder: str, name: str, what: str) -> S:
     """One of the named files of a folder, whose own `name` must agree with its file's."""
-    check_names([name], names_in(folder, pattern), what)
+    check_names([name], names_in(folder), what)
     path = experiments_dir() / folder / f"{name}.yaml"
     result = read(kind, path)
     if (own := getattr(result, "name", None)) != name:
@@ -362,40 +349,29 @@ def read_named(kind: type[S], folder: str, name: str, what: str, pattern: str = 
     return result
 
 
+recipes, ensembles, suites = (functools.partial(names_in, folder) for folder in ("recipes", "ensembles", "suites"))
+
+
 def published_dir() -> Path:
     """The folder of the paper's facts."""
     return experiments_dir() / "published"
 
 
-def tables() -> list[str]:
-    """Names of the paper's tables: table1 to table8."""
-    return names_in("published", r"table\d+")
-
-
-@functools.cache
 def published_table(name: str) -> PublishedTable:
-    """One table as printed; ConfigError for an unknown name."""
-    return read_named(PublishedTable, "published", name, "published table", r"table\d+")
+    """One table as printed."""
+    return read_named(PublishedTable, "published", name, "published table")
 
 
-@functools.cache
 def published_figure(name: str) -> PublishedFigure:
-    """The description of one figure that the project redraws; ConfigError for an unknown name."""
-    figure = read_named(PublishedFigure, "published", name, "published figure", r"figure\d+")
-    for panel in figure.panels:
-        check_names(panel.errors, figure.styles, f"style in {name}.yaml")
-        check_names(filter(None, (curve.experiment for curve in panel.curves)), experiments(),
-                    f"experiment (in {name}.yaml)")
-    return figure
+    """The description of one figure that the project redraws."""
+    return read_named(PublishedFigure, "published", name, "published figure")
 
 
-@functools.cache
 def second_references() -> SecondReferences:
     """What others measured with the paper's recipe."""
     return read(SecondReferences, published_dir() / "second_references.yaml")
 
 
-@functools.cache
 def golden_counts() -> GoldenCounts:
     """Exact counts of parameters and multiply-adds."""
     return read(GoldenCounts, published_dir() / "golden_counts.yaml")
@@ -403,52 +379,27 @@ def golden_counts() -> GoldenCounts:
 
 def golden_count(dataset: str, layers: int) -> GoldenCount:
     """The counts of one network of `cifar10` or `imagenet`; ConfigError if it is not counted."""
-    counts = golden_counts()
-    nets = pick(dataset, {"cifar10": counts.cifar10, "imagenet": counts.imagenet}, "data set in golden_counts.yaml")
-    return pick(str(layers), {str(count.layers): count for count in nets}, f"{dataset} network in golden_counts.yaml")
+    nets: dict[str, GoldenCount] = {str(count.layers): count for count in getattr(golden_counts(), dataset)}
+    return pick(str(layers), nets, f"{dataset} network in golden_counts.yaml")
 
 
-@functools.cache
 def claims() -> tuple[Claim, ...]:
-    """The paper's statements that can be checked; ConfigError for a test that can't be made."""
-    found = read(dict[str, tuple[Claim, ...]], published_dir() / "claims.yaml")["claims"]
-    for claim in found:
-        for test in claim.tests:
-            check_names(test.experiments, experiments(), f"experiment (in claims.yaml: {claim.id})")
-            least, most = {"close": (2, 2), "below": (1, 1)}.get(test.relation, (2, len(test.experiments)))
-            if not least <= len(test.experiments) <= most:
-                raise ConfigError(f"claims.yaml: {claim.id}: {test.relation} can't be tested on "
-                                  f"{len(test.experiments)} experiments")
-    return found
+    """The paper's statements that can be checked."""
+    return read(dict[str, tuple[Claim, ...]], published_dir() / "claims.yaml")["claims"]
 
 
-@functools.cache
 def pinned_hashes() -> dict[str, str]:
     """The configuration hash of each experiment as the paper has it, in fp32."""
     return read(dict[str, str], experiments_dir() / "identities.yaml")
 
 
-def recipes() -> list[str]:
-    """Names of the well-known recipes of others."""
-    return names_in("recipes")
-
-
-@functools.cache
 def recipe(name: str) -> Recipe:
-    """One recipe of others; ConfigError for an unknown name and for a key that no configuration has."""
-    found = read_named(Recipe, "recipes", name, "recipe")
-    check_names(found.why, FIELDS, f"key (in recipes/{name}.yaml: why)")
-    return found
+    """One recipe of others."""
+    return read_named(Recipe, "recipes", name, "recipe")
 
 
-def ensembles() -> list[str]:
-    """Names of all ensembles."""
-    return names_in("ensembles")
-
-
-@functools.cache
 def ensemble(name: str) -> Ensemble:
-    """One ensemble; ConfigError for an unknown name and for members, a protocol or a row that don't exist."""
+    """One ensemble, of experiments and for a row that exist."""
     found = read_named(Ensemble, "ensembles", name, "ensemble")
     check_names([one.experiment for one in found.members], experiments(),
                 f"experiment (in ensembles/{name}.yaml: members)")
@@ -458,14 +409,8 @@ def ensemble(name: str) -> Ensemble:
     return found
 
 
-def suites() -> list[str]:
-    """Names of all suites."""
-    return names_in("suites")
-
-
-@functools.cache
 def suite(name: str) -> Suite:
-    """One suite; ConfigError for an unknown name and for a wrong, missing or contradictory key in its file."""
+    """One suite, of experiments, claims and ensembles that exist."""
     found = read_named(Suite, "suites", name, "suite")
     where = f"suites/{name}.yaml"
     check_names(found.claims, [claim.id for claim in claims()], f"claim (in {where}: claims)")
@@ -484,8 +429,7 @@ def reproduced_rows() -> dict[str, str]:
     rows: dict[str, str] = {}
     for name in experiments():
         path = conf_dir() / "experiment" / f"{name}.yaml"
-        listed = read(dict[str, Any], path).get("reproduces") or []
-        for row in convert(listed, list[str], f"{display_path(path)}: reproduces"):
+        for row in read(Reproduced, path).reproduces:
             if row in rows:
                 raise ConfigError(f"{display_path(path)}: {rows[row]} also reproduces {row}")
             rows[row] = name

@@ -118,7 +118,7 @@ class Record(Part, kw_only=True):
     identity: ConfigHash  # config_hash of the configuration
     status: Text  # running, interrupted, finished, diverged or out of memory
     config: RunConfig  # resolved; without this machine's folders
-    deviations: list[Text] = msgspec.field(default_factory=list)
+    deviations: list[Text] | None = None  # from the paper's settings; None: it was not recorded
     evaluated_on: Text | None = None
     iterations: Count  # of the whole run
     iteration: Count = 0  # done and saved

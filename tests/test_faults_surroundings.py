@@ -186,7 +186,7 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
         @classmethod
         def now(cls, tz=None):
             return datetime(2001, 1, 1, tzinfo=tz)
-    monkeypatch.setattr(runs, "datetime", Earlier)
+    monkeypatch.setattr(files, "datetime", Earlier)
     assert here("run", *TINY).code == 0
     record = read_run(run.folder).record
     assert read_run(run.folder).finished

@@ -1,12 +1,12 @@
 """Commands that show results: list, table, figure, publish."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.commands.common import Add, output_folder, results_of, runs_of
 from repro.errors import ComparisonError
+from repro.paths import display_path
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
@@ -45,16 +45,20 @@ def show_list(options: argparse.Namespace) -> int:
 
 def make_tables(options: argparse.Namespace) -> int:
     """`repro table`."""
+    from repro.paths import reference_dir
     from repro.reporting import tables
 
     every = tables.committed_names() if options.reference or options.check else tables.names()
     names = every if options.name == "all" else [options.name]
     if options.check:
-        return check_tables(names)
-    found = runs_of(options.reference)
+        if differing := tables.changed_files(names, reference_dir()):
+            raise ComparisonError(f"committed tables do not agree with the committed runs: {', '.join(differing)}\n"
+                                  "`repro table all --reference` writes them anew")
+        print(f"{len(names)} tables agree with the committed runs")
+        return 0
+    found, folder = runs_of(options.reference), output_folder("tables", options.reference)
     form = "json" if options.json else "tex" if options.latex else "md"
-    problems = [problem for name in names
-                for problem in make_table(name, found, output_folder("tables", options.reference), form)]
+    problems = [problem for name in names for problem in make_table(name, found, folder, form)]
     if problems and options.strict:
         raise ComparisonError("\n".join(problems))
     return 0
@@ -62,7 +66,6 @@ def make_tables(options: argparse.Namespace) -> int:
 
 def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md") -> list[str]:
     """Print one table, write its files, and return what --strict objects to, a line each."""
-    from repro.paths import display_path
     from repro.reporting.table import write
     from repro.reporting.tables import build
 
@@ -73,19 +76,6 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
         print(f"written: {', '.join(map(display_path, written))}\n")
     return [f"{name}: {text}: {', '.join(rows)}" for text, rows in
             (("worse than published", table.worse), ("rows that lack runs", table.missing_rows)) if rows]
-
-
-def check_tables(names: Sequence[str]) -> int:
-    """Compare the committed tables with what the committed runs give; ComparisonError (4) if one differs."""
-    from repro.paths import reference_dir
-    from repro.reporting.tables import changed_files
-
-    differing = changed_files(names, reference_dir())
-    if differing:
-        raise ComparisonError(f"committed tables do not agree with the committed runs: {', '.join(differing)}\n"
-                              "`repro table all --reference` writes them anew")
-    print(f"{len(names)} tables agree with the committed runs")
-    return 0
 
 
 def make_figures(options: argparse.Namespace) -> int:
@@ -100,7 +90,6 @@ def make_figures(options: argparse.Namespace) -> int:
 
 def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.paths import display_path
     from repro.reporting.figures import names
     from repro.reporting.painting import draw
 
@@ -110,25 +99,17 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
-def promote_ensemble(name: str) -> None:
-    """`repro publish ensembles/table5`; ConfigError if Table 5 would not count it, here or beside what is published."""
+def publish_run(options: argparse.Namespace) -> int:
+    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.paper import pick
-    from repro.publishing import ENSEMBLES, publish_ensemble
+    from repro.paths import reference_dir
+    from repro.publishing import ENSEMBLES, publish, publish_ensemble
     from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
 
-    pick(name.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
-    found = read_ensemble(results_of())
-    problems = (ensemble_problem(found, pool) for pool in runs_of())
-    publish_ensemble(name, results_of(), next((problem for problem in problems if problem), None))
-
-
-def publish_run(options: argparse.Namespace) -> int:
-    """`repro publish`."""
-    from repro.paths import reference_dir
-    from repro.publishing import ENSEMBLES, publish
-
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
-        promote_ensemble(options.run)
+        pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
+        problems = [ensemble_problem(read_ensemble(results_of()), pool) for pool in runs_of()]
+        publish_ensemble(options.run, results_of(), next(filter(None, problems), None))
     else:
         publish(options.run, results_of())
     from repro.reporting import figures, tables

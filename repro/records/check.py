@@ -53,7 +53,7 @@ def checks(sent: Submission, raw: dict[str, Any], written: dict[str, Any] | None
     tests = sum(name.startswith("evaluations/") for name in sent.files)
     yield YAML, "agrees with run.json", configuration.check_yaml(written, raw["config"])
     yield "identity", f"{record.identity}, as the configuration gives it", configuration.check_identity(sent)
-    yield "deviations", f"those of the configuration: {'; '.join(record.deviations) or 'none'}", \
+    yield "deviations", f"those of the configuration: {'; '.join(record.deviations or []) or 'none'}", \
         configuration.check_deviations(sent)
     yield "folder", "its name fits", configuration.check_place(sent)
     yield "history", f"{len(sent.history)} tests, every one once, with numbers that can be", history.check_history(sent)

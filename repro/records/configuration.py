@@ -23,8 +23,8 @@ from repro.records.submission import Submission
 from repro.schema import Device, RunConfig
 
 # What a finished run has written into its record.
-REQUIRED = ("evaluated_on", "iteration", "parameters", "data", "environment", "started", "ended",
-            "sessions", "train_seconds", "evaluation_seconds", "result", "history_sha256")
+REQUIRED = ("deviations", "evaluated_on", "iteration", "parameters", "data", "environment", "started", "ended",
+            "train_seconds", "evaluation_seconds", "result", "history_sha256")
 REQUIRED_OF_SESSION = ("started", "from_iteration", "device")
 
 
@@ -38,7 +38,8 @@ def read_record(raw: dict[str, Any]) -> Record:
     if name not in experiments():
         raise Refused(f"there is no experiment {cut(name)}{suggest(cut(name), experiments())}; `repro list` names all")
     wrong = list(lost_values(raw, msgspec.to_builtins(record)))
-    wrong += [f"no {key}" for key in REQUIRED if raw.get(key) in (None, [], {})]
+    wrong += [f"no {key}" for key in REQUIRED if raw.get(key) is None]
+    wrong += [] if record.sessions else ["no sessions"]
     wrong += [f"session {number} has no {key}" for number, session in enumerate(record.sessions, 1)
               for key in REQUIRED_OF_SESSION if getattr(session, key) is None]
     wrong += ["machine.device=auto: a run records what that was"] * (record.config.machine.device is Device.auto)
@@ -96,7 +97,7 @@ def check_identity(sent: Submission) -> Problems:
 
 def check_deviations(sent: Submission) -> Problems:
     """The recorded deviations against those that the configuration has."""
-    own, recorded = deviations(sent.config), sent.record.deviations
+    own, recorded = deviations(sent.config), sent.record.deviations or []
     for text in [text for text in own if text not in recorded]:
         yield FAIL, f"not among the recorded deviations: {text}"
     for text in [text for text in recorded if text not in own]:

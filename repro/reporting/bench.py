@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from repro.reporting.table import Table, TableRow
@@ -28,7 +29,8 @@ def bench_table(record: dict[str, Any]) -> Table:
     columns = {"net": "network", "contender": "contender", "kind": "executed as", "ms": "ms/step",
                "spread": "min to max", "images": "images/s", "ratio": "time / ours",
                "floor": "time / floor (computed)"}
-    rows = [row for net in record["nets"] for row in net_rows(net, record["mini_batch_size"], status_of(record))]
+    status = QUICK if record["quick"] else "measured"
+    rows = [row for net in record["nets"] for row in net_rows(net, record["mini_batch_size"], status)]
     contenders = [one for net in record["nets"] for one in net["contenders"]]
     used = {one["contender"].partition(":")[0] for one in contenders}  # without the engine's name
     updates = numbers(one["steps"] for one in contenders)
@@ -38,7 +40,6 @@ def bench_table(record: dict[str, Any]) -> Table:
             for text in ([f" failed: {one['reason']}"] if one["status"] == "failed"
                          else [f": {line}" for line in one["said"]])]
     notes = [
-        *quick_note("updates", record),
         f"ms/step, images/s: medians of {rounds} rounds, each contender in a fresh process in every round, "
         f"one after the other; {updates} updates timed, mini-batches of "
         f"{record['mini_batch_size']} made images (no data set); every result that stands here is of the same network, "
@@ -50,26 +51,27 @@ def bench_table(record: dict[str, Any]) -> Table:
         "floors: computed, not measured: the passes over memory of a fully fused update at that bandwidth, and 3 x 2 x "
         "multiply-adds at that rate; what stays in a cache can be faster than the byte floor",
         *(f"{name}: {text}" for name, text in CONTENDERS.items() if name in used),
-        *said, *origin_notes(record, f"{record['machine']['cores']} cores, {record['machine']['threads']} threads"),
-        *(f"override: {override}" for override in record["overrides"])]
-    return Table(file_name("bench", record, f"_{record['precision']}"),
-                 f"{quick_title(record)}Training speed on {record['device']}, {record['precision']}", columns, rows,
-                 notes)
+        *said]
+    title = f"Training speed on {record['device']}, {record['precision']}"
+    return finish(Table(f"bench_DEVICE_{record['precision']}", title, columns, rows, notes), record, "updates",
+                  f"{record['machine']['cores']} cores, {record['machine']['threads']} threads")
 
 
 def net_rows(net: dict[str, Any], batch: int, status: str) -> list[TableRow]:
     """The contenders of one network as they were measured, then its two floors."""
     rows = []
     for one in net["contenders"]:
-        cells = {"net": net["net"], "contender": one["contender"], "ms": "failed"}
-        if one["status"] != "failed":
-            times = one["ms_per_step"]
-            cells |= {"kind": one["kind"], "ms": digits(times["median"]),
-                      "spread": f"{digits(times['min'])} to {digits(times['max'])}",
-                      "images": f"{one['images_per_second']['median']:,.0f}", "floor": f"{one['time_over_floor']:.2f}"}
-            cells |= {} if one["time_over_ours"] is None else {"ratio": f"{one['time_over_ours']:.2f}"}
-        rows.append(TableRow(f"{net['net']}/{one['contender']}", cells,
-                             "failed" if one["status"] == "failed" else status, None, one))
+        cells, key = {"net": net["net"], "contender": one["contender"]}, f"{net['net']}/{one['contender']}"
+        if one["status"] == "failed":
+            rows.append(TableRow(key, cells | {"ms": "failed"}, "failed", None, one))
+            continue
+        times = one["ms_per_step"]
+        cells |= {"kind": one["kind"], "ms": digits(times["median"]),
+                  "spread": f"{digits(times['min'])} to {digits(times['max'])}",
+                  "images": f"{one['images_per_second']['median']:,.0f}", "floor": f"{one['time_over_floor']:.2f}"}
+        if one["time_over_ours"] is not None:
+            cells["ratio"] = f"{one['time_over_ours']:.2f}"
+        rows.append(TableRow(key, cells, status, None, one))
     for kind in ("byte", "compute"):
         milliseconds = net["computed"][f"{kind}_ms"]
         cells = {"net": net["net"], "contender": f"{kind} floor (computed)", "ms": f"{digits(milliseconds)} (computed)",
@@ -86,7 +88,6 @@ def input_table(record: dict[str, Any]) -> Table:
     named = {word for one in contenders for word in (one["contender"], one["contender"].partition(":")[2])}
     images = "made images of 500x375" if record["made"] else f"{record['files']} files"
     notes = [
-        *quick_note("images", record),
         f"medians of {record['rounds']} rounds, each contender in a fresh process in every round, one after the other; "
         f"{record['images']} images timed, from {images} in the page cache; one torch thread in each process",
         "images/s per core: by the processor time of the process and its workers, which other load on the machine "
@@ -95,57 +96,41 @@ def input_table(record: dict[str, Any]) -> Table:
         f"compared before: {compared['crops']} crops differ from the plain way's by {compared['largest_difference']} "
         f"gray levels at most, {100 * compared['by_more_than_one']:.4f} % of their values by more than 1",
         *(f"{name}: {text}" for name, text in READERS.items() if name in named),
-        *(f"{one['contender']} failed: {one['reason']}" for one in contenders if one["status"] == "failed"),
-        *origin_notes(record, f"{record['machine']['cores']} cores")]
-    title = f"{quick_title(record)}ImageNet input on {record['device']}{' (made images)' if record['made'] else ''}"
-    return Table(file_name("bench_input", record, "_made" if record["made"] else ""), title, columns,
-                 [input_row(one, record) for one in contenders], notes)
+        *(f"{one['contender']} failed: {one['reason']}" for one in contenders if one["status"] == "failed")]
+    title = f"ImageNet input on {record['device']}{' (made images)' if record['made'] else ''}"
+    return finish(Table("bench_input_DEVICE" + "_made" * record["made"], title, columns,
+                        [input_row(one, record) for one in contenders], notes),
+                  record, "images", f"{record['machine']['cores']} cores")
 
 
 def input_row(one: dict[str, Any], record: dict[str, Any]) -> TableRow:
     """One way of reading: medians and spread, or that it failed."""
-    name = one["contender"]
-    kind = name.partition(":")[2]
+    name, kind = one["contender"], one["contender"].partition(":")[2]
     cells = {"contender": name, "processes": f"{record['workers']} {kind}" if kind else "1 process"}
     if one["status"] == "failed":
         return TableRow(name, cells | {"images": "failed"}, "failed", None, one)
     core = one["images_per_core_second"]
     cells |= {"images": f"{one['images_per_second']['median']:,.0f}", "core": f"{core['median']:,.0f}",
               "spread": f"{core['min']:,.0f} to {core['max']:,.0f}"}
-    cells |= {} if one["over_plain"] is None else {"ratio": f"{one['over_plain']:.2f}"}
-    return TableRow(name, cells, status_of(record), None, one)
+    if one["over_plain"] is not None:
+        cells["ratio"] = f"{one['over_plain']:.2f}"
+    return TableRow(name, cells, QUICK if record["quick"] else "measured", None, one)
 
 
-def file_name(kind: str, record: dict[str, Any], suffix: str) -> str:
-    """'bench_amd-epyc-2-threads_fp32', with '_quick' where it was."""
-    slug = re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
-    return f"{kind}_{slug}{suffix}" + (f"_{QUICK}" if record["quick"] else "")
-
-
-def status_of(record: dict[str, Any]) -> str:
-    """The status of the rows that were measured."""
-    return QUICK if record["quick"] else "measured"
-
-
-def quick_title(record: dict[str, Any]) -> str:
-    """How the title begins."""
-    return f"{QUICK}, no evidence: " if record["quick"] else ""
-
-
-def quick_note(what: str, record: dict[str, Any]) -> list[str]:
-    """The first note of a record that is no evidence."""
-    note = f"{QUICK}: few {what} in few rounds, to see that it works; no evidence of any speed"
-    return [note] if record["quick"] else []
-
-
-def origin_notes(record: dict[str, Any], machine: str) -> list[str]:
-    """With what, where and when it was measured."""
-    code = record["code"]
-    return [
-        "versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version),
+def finish(table: Table, record: dict[str, Any], few: str, machine: str) -> Table:
+    """The table with the device in its name, what, where and when it was measured, and whether it is no evidence."""
+    slug, code = re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-"), record["code"]
+    name, title, notes = table.name.replace("DEVICE", slug), table.title, list(table.notes)
+    if record["quick"]:
+        name, title = f"{name}_{QUICK}", f"{QUICK}, no evidence: {title}"
+        notes.insert(0, f"{QUICK}: few {few} in few rounds, to see that it works; no evidence of any speed")
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items() if version)
+    return replace(table, name=name, title=title, notes=[
+        *notes, f"versions: {versions}",
         f"code: repro {code['repro']}, commit {code['commit'] or 'unknown'}"
         f"{' with uncommitted changes' if code['dirty'] else ''}; {machine}; {record['utc']}; load average before it "
-        f"began {record['load_average_before']:.2f}: what else computes there slows all of these down"]
+        f"began {record['load_average_before']:.2f}: what else computes there slows all of these down",
+        *(f"override: {override}" for override in record.get("overrides", []))])
 
 
 def numbers(values: Iterable[int]) -> str:

@@ -141,7 +141,7 @@ def measure(test: ClaimTest, run: Run) -> float:
         config = select.record(run).config
         return mean_error(run.history(), 0, scale_lengths(config.train.lr_drops[0], config.scale))
     if test.measure == "responses":
-        values = responses_of(run)[0]
+        values = responses_of(run)
         return sum(values) / len(values)
     if test.metric not in select.result(run):
         raise ValueError(f"its select.record has no {test.metric}")

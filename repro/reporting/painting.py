@@ -8,6 +8,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -109,7 +110,8 @@ def paint_panel(ax: Axes, panel: DrawnPanel, by_layer: bool) -> None:
                 markevery=(line.index * every // 4 % every, every), label=line.label, gid=line.id,
                 zorder=2 if by_layer else 3, **line.style)
     right = panel.x_limits[1]
-    paint_labels(ax, [line for line in panel.lines if line.end], right)
+    if not by_layer:
+        paint_labels(ax, [line for line in panel.lines if line.label], right)
     for net, value in panel.marks.items():
         ax.plot([right * 1.012], [value], marker="<", markersize=3.5, color=look(net)[0], clip_on=False,
                 linestyle="none", markeredgecolor="black", markeredgewidth=0.4, zorder=5)
@@ -125,7 +127,7 @@ def paint_labels(ax: Axes, lines: Sequence[Line], right: float) -> None:
     low, high = ax.get_ylim()
     ends = [min(max(line.y[-1], low), high) for line in lines]
     for line, end, place in zip(lines, ends, spread_apart(ends, LABEL_GAP * (high - low), low, high), strict=True):
-        ax.annotate(line.end, xy=(min(line.x[-1], right), end), xytext=(right * 1.07, place), va="center", fontsize=7,
+        ax.annotate(line.label, xy=(min(line.x[-1], right), end), xytext=(right * 1.07, place), va="center", fontsize=7,
                     annotation_clip=False, arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": look(line.net)[0],
                                                        "shrinkA": 1, "shrinkB": 0})
 
@@ -133,21 +135,18 @@ def paint_labels(ax: Axes, lines: Sequence[Line], right: float) -> None:
 def spread_apart(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Places for labels in the order of `values`: as near to them as `gap` and the range [low, high] allow."""
     order = sorted(range(len(values)), key=values.__getitem__)
-    clusters: list[list[float]] = []  # [sum of values, count]: labels that touch, packed around their mean
+    clusters: list[list[float]] = []  # values whose labels touch
     for index in order:
-        clusters.append([values[index], 1])
-        while len(clusters) > 1 and bottom(clusters[-2], gap) + gap * clusters[-2][1] > bottom(clusters[-1], gap):
-            total, count = clusters.pop()
-            clusters[-1][0] += total
-            clusters[-1][1] += count
-    places = [bottom(cluster, gap) + gap * i for cluster in clusters for i in range(int(cluster[1]))]
-    for i in range(len(places)):
-        places[i] = max(places[i], low + gap * i)
-    for i in range(len(places)):
-        places[-1 - i] = min(places[-1 - i], high - gap * i)
+        clusters.append([values[index]])
+        while len(clusters) > 1 and packed(clusters[-2], gap)[-1] + gap > packed(clusters[-1], gap)[0]:
+            last = clusters.pop()
+            clusters[-1] += last
+    places = [place for cluster in clusters for place in packed(cluster, gap)]
+    places = [max(place, low + gap * i) for i, place in enumerate(places)]
+    places = [min(place, high - gap * i) for i, place in enumerate(reversed(places))][::-1]
     return [place for _, place in sorted(zip(order, places, strict=True))]
 
 
-def bottom(cluster: Sequence[float], gap: float) -> float:
-    """The lowest place of a cluster that is centered on the mean of its values."""
-    return cluster[0] / cluster[1] - gap * (cluster[1] - 1) / 2
+def packed(values: Sequence[float], gap: float) -> list[float]:
+    """Places side by side around the mean of some values."""
+    return [fmean(values) + gap * (i - (len(values) - 1) / 2) for i in range(len(values))]

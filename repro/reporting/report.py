@@ -111,7 +111,7 @@ def card(run: Run, origin: str) -> Card:
     environment, data, averaged = content.environment, content.data, content.recomputed_batch_norm
     facts = {"result": errors(content.result or {}), **tests(run),
              "averaged BN": f"{errors(averaged)} over {averaged['images']:,} training images" if averaged else "",
-             "not the paper's": "; ".join(content.deviations) or "nothing",
+             "not the paper's": "; ".join(content.deviations or []) or "nothing",
              "device": f"{environment.device or '?'}, {precision(run)}",
              "time": f"{content.train_seconds + content.evaluation_seconds:.0f} s, {len(content.sessions)} session(s)",
              "versions": ", ".join(f"{key} {version}" for key in ("python", "torch", "torchvision")

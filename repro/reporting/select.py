@@ -2,22 +2,20 @@
 
 import functools
 import shlex
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from repro.config import (
     PAPER_PRECISIONS,
     compose,
     config_hash,
-    difference,
+    deviations,
     paper_config,
     paper_hashes,
     scale_lengths,
-    settings,
     with_precision,
 )
 from repro.files import file_sha256, read_object
@@ -25,7 +23,7 @@ from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suit
 from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
-from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
@@ -39,6 +37,7 @@ TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
 ENSEMBLE = "table5"
 SCHEMA = 1  # of evaluations/PROTOCOL.json
+EXACT = {precision.name for precision in PAPER_PRECISIONS}  # in which a test may be
 # Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
 SHORT, SYNTHETIC = "short", "synthetic"
 LAYERS = ("figure7", "gradients")  # drawn by layer, of the networks of Figure 7
@@ -47,8 +46,7 @@ LAYER_SUITES = {SHORT: "cifar_responses", SYNTHETIC: "demo"}
 NOT_CIFAR = "Synthetic images, not CIFAR-10"
 
 
-@dataclass(frozen=True)
-class RunSet:
+class RunSet(NamedTuple):
     """All runs of one origin, and the folder that has them below runs/."""
 
     origin: str
@@ -56,8 +54,7 @@ class RunSet:
     root: Path
 
 
-@dataclass(frozen=True)
-class ExcludedRun:
+class ExcludedRun(NamedTuple):
     """A run that does not count, and why."""
 
     run: Run
@@ -67,28 +64,36 @@ class ExcludedRun:
 
 @dataclass(frozen=True)
 class RunSelection:
-    """The runs of one experiment from one origin: those that count, one for each seed, and the others."""
+    """The runs of one experiment from one origin: those that count, one for each seed, and the others.
+
+    Under a protocol, on ImageNet, a run's number is that of its test: `tests` has the records of those that count.
+    """
 
     origin: str
     experiment: str
     runs: tuple[Run, ...]
     excluded: tuple[ExcludedRun, ...]
+    protocol: str = ""
+    tests: tuple[tuple[Run, dict[str, Any]], ...] = ()
+    lacking: tuple[tuple[Run, str], ...] = ()  # runs that count without a test that does, and why
 
     @property
     def count(self) -> int:
         """How many seeds give a number."""
-        return len(self.runs)
+        return len(self.tests if self.protocol else self.runs)
 
     @property
     def status(self) -> str:
-        """'finished', or why there is no number: incomplete, stale or not run."""
+        """'finished', or why there is no number."""
         if self.runs:
-            return "finished"
+            return "finished" if self.count else NOT_EVALUATED
         found = {entry.status for entry in self.excluded}
         return next((status for status in (INCOMPLETE, STALE) if status in found), NOT_RUN)
 
     def summary(self, key: str | None = None) -> Summary:
-        """An error at the last iteration of the runs that count; without `key` the tests' top-1 error."""
+        """An error of the seeds that count, at the last iteration or of their tests; without `key` the top-1 error."""
+        if self.protocol:
+            return Summary(tuple(float(content[f"val_{key or 'top1_error'}"]) for _, content in self.tests))
         return Summary(tuple(float(result(run)[key or error_key(run)]) for run in self.runs))
 
     def cell(self, key: str | None = None) -> str:
@@ -96,56 +101,20 @@ class RunSelection:
         return str(self.summary(key)) if self.count else self.status
 
     def notes(self) -> list[str]:
-        """One line for each excluded run."""
-        return [f"not counted ({self.origin}): {entry.run.name}: {entry.status}: {entry.reason}"
-                for entry in self.excluded]
+        """One line for each run tested on other images, without a test that counts, or that does not count."""
+        return [
+            *(f"tested on another data set than trained on ({self.origin}): {run.name}: {other}"
+              for run, content in self.tests if (other := other_data(run, content))),
+            *(f"{NOT_EVALUATED} ({self.origin}): {run.name}: {reason}; `{evaluation_command(run, self.protocol)}`"
+              for run, reason in self.lacking),
+            *(f"not counted ({self.origin}): {entry.run.name}: {entry.status}: {entry.reason}"
+              for entry in self.excluded)]
 
     def as_json(self) -> dict[str, Any]:
-        """The status, each seed, and the summary."""
-        return {"status": self.status, **self.details(), **(self.summary().as_json() if self.count else {})}
-
-    def details(self) -> dict[str, Any]:
-        """Each seed for JSON."""
-        return {"seeds": [seed_as_json(run) for run in self.runs]}
-
-
-@dataclass(frozen=True)
-class EvaluatedRuns(RunSelection):
-    """The same of an ImageNet experiment, as far as its runs are tested under one protocol."""
-
-    protocol: str = ""
-    tests: tuple[tuple[Run, dict[str, Any]], ...] = ()  # that count, with their records
-    lacking: tuple[tuple[Run, str], ...] = ()  # runs that count without a test that does, and why
-
-    @property
-    def count(self) -> int:
-        """How many seeds give a number."""
-        return len(self.tests)
-
-    @property
-    def status(self) -> str:
-        """finished, not evaluated, or why there is no run."""
-        return "finished" if self.tests else NOT_EVALUATED if self.runs else super().status
-
-    def summary(self, key: str | None = None) -> Summary:
-        """top1_error or top5_error of the tests that count."""
-        return Summary(tuple(float(content[f"val_{key or 'top1_error'}"]) for _, content in self.tests))
-
-    def notes(self) -> list[str]:
-        """One line for each run without a test that counts, or tested on other images; then runs that do not count."""
-        return [*(f"tested on another data set than trained on ({self.origin}): {run.name}: {other}"
-                  for run, content in self.tests if (other := other_data(run, content)) is not None),
-                *(f"{NOT_EVALUATED} ({self.origin}): {run.name}: {reason}; `{evaluation_command(run, self.protocol)}`"
-                  for run, reason in self.lacking), *super().notes()]
-
-    def details(self) -> dict[str, Any]:
-        """The protocol, and each seed with its errors."""
-        seeds = [{"seed": run.seed, "run": run.name, "identity": run.identity,
-                  **{column: float(content[f"val_{column}"]) for column in ERRORS},
-                  **{key: content.get(key) for key in (*ERRORS.values(), "images", "weights_sha256", "precision",
-                                                       "device")},
-                  "train_precision": precision(run)} for run, content in self.tests]
-        return {"protocol": self.protocol, "seeds": seeds}
+        """The status, the protocol, each seed, and the summary."""
+        seeds = [test_as_json(*test) for test in self.tests] if self.protocol else [*map(seed_as_json, self.runs)]
+        return {"status": self.status, **({"protocol": self.protocol} if self.protocol else {}), "seeds": seeds,
+                **(self.summary().as_json() if self.count else {})}
 
 
 def pools(results: Path | None, reference: Path) -> list[RunSet]:
@@ -186,7 +155,7 @@ def device(run: Run) -> str:
 def split(run: Run) -> str:
     """The split of the training images, full or 45k; of made ones: synthetic; imagenet: all of ImageNet's."""
     data = record(run).config.data
-    return data.name if data.name in SPLITS else data.split.name
+    return data.split.name if data.name == CIFAR10 else data.name
 
 
 def data_set(experiment: str) -> str:
@@ -206,11 +175,19 @@ def net_name(experiment: str) -> str:
 def seed_as_json(run: Run) -> dict[str, Any]:
     """One run: errors at the last iteration, best-on-test as a labeled extra, machine, identity."""
     content, error = record(run), error_key(run)
-    return {"seed": run.seed, "run": run.name, "identity": run.identity, "iteration": result(run)["iteration"],
+    return {"seed": run.seed, "run": run.name, "identity": run.identity, "iteration": content.iterations,
             "train_top1_error": result(run)["train_top1_error"], error: result(run)[error],
             "extra_best_on_test": content.best_on_test, "extra_averaged_batch_norm": content.recomputed_batch_norm,
             "device": device(run), "precision": precision(run), "split": split(run),
             "train_seconds": content.train_seconds, "evaluation_seconds": content.evaluation_seconds}
+
+
+def test_as_json(run: Run, content: Mapping[str, Any]) -> dict[str, Any]:
+    """One run with the errors of its test."""
+    return {"seed": run.seed, "run": run.name, "identity": run.identity,
+            **{column: float(content[f"val_{column}"]) for column in ERRORS},
+            **{key: content.get(key) for key in (*ERRORS.values(), "images", "weights_sha256", "precision", "device")},
+            "train_precision": precision(run)}
 
 
 def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = lambda run: run.name) -> list[str]:
@@ -218,7 +195,7 @@ def machine_notes(answers: Iterable[RunSelection], name: Callable[[Run], str] = 
     groups: dict[str, list[str]] = {}
     for answer in answers:
         for run in answer.runs:
-            where = f"{answer.origin}: {device(run)}, {precision(run)}, {SPLITS.get(split(run), split(run))}"
+            where = f"{answer.origin}: {device(run)}, {precision(run)}, {SPLITS[split(run)]}"
             groups.setdefault(where, []).append(name(run))
     return [f"{where}: {', '.join(names)}" for where, names in groups.items()]
 
@@ -254,9 +231,10 @@ def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSel
     excluded: list[ExcludedRun] = []
     for run in pool.runs:
         if run.folder.parent.name.split("@")[0] == experiment:
-            problem = exclusion_reason(run, experiment, identities)
-            excluded += [ExcludedRun(run, *problem)] if problem else []
-            good += [] if problem else [run]
+            if problem := exclusion_reason(run, experiment, identities):
+                excluded.append(ExcludedRun(run, *problem))
+            else:
+                good.append(run)
     unique: list[Run] = []
     for run in sorted(good, key=lambda one: (one.seed, one.name != f"{experiment}/seed{one.seed}", one.name)):
         twin = next((one for one in unique if one.seed == run.seed or one.history() == run.history()), None)
@@ -272,26 +250,24 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
     own = run.folder.parent.name == experiment or hash_of_folder(run) in identities
     found = run.record
     if found is None:
-        return (INCOMPLETE if own else OTHER), run.problem or "no record"
+        return (INCOMPLETE if own else OTHER), str(run.problem)
     if found.experiment != experiment:
         return OTHER, f"its record is of experiment {found.experiment}"
     if run.wiring_test:
         return WIRING_TEST, "it says nothing about ImageNet"
-    if run.identity not in identities and run.synthetic:
-        return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}; see `repro table synthetic_demo`"
     if run.identity not in identities:
-        return (STALE if own else OTHER), changed_settings(found.config, experiment)
+        if run.synthetic:
+            return SYNTHETIC, (f"synthetic images say nothing about {data_set(experiment)}; "
+                               "see `repro table synthetic_demo`")
+        return (STALE if own else OTHER), changed_settings(found.config)
     if config_hash(found.config) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
         return INCOMPLETE, run.problem or f"{run.status} at iteration {found.iteration} of {found.iterations}"
     if found.evaluated_on != run.tested_on:
         return OTHER, f"it was evaluated on {found.evaluated_on}"
-    errors = ("train_top1_error", error_key(run))
-    if not result(run).keys() >= {"iteration", *errors}:
-        return INCOMPLETE, f"its record has no training and {run.tested_on} error"
-    if not all(0 <= result(run)[key] <= 100 for key in errors):
-        return INCOMPLETE, "its errors are no percentages"
+    if not all(0 <= result(run).get(key, -1) <= 100 for key in ("train_top1_error", error_key(run))):
+        return INCOMPLETE, f"its record has no training and {run.tested_on} error in percent"
     return None
 
 
@@ -300,11 +276,9 @@ def hash_of_folder(run: Run) -> str:
     return run.identity or run.folder.parent.name.partition("@")[2]
 
 
-def changed_settings(config: RunConfig, experiment: str) -> str:
-    """What a recorded configuration changes of its experiment, key by key."""
-    paper = with_precision(paper_config(experiment), config.machine.precision)
-    changed = [f"{key}: {old} -> {new}"
-               for key, (old, new) in sorted(difference(settings(paper), settings(config)).items())]
+def changed_settings(config: RunConfig) -> str:
+    """What a recorded configuration changes of its experiment as it stands now, key by key."""
+    changed = sorted(deviations(with_precision(config, PAPER_PRECISIONS[0])))
     if config.machine.precision not in PAPER_PRECISIONS:
         changed.append(f"machine.precision: {config.machine.precision.name}")
     return ", ".join(changed) or "its identity is not that of the experiment as it stands"
@@ -320,66 +294,49 @@ def median_run(answer: RunSelection) -> Run:
 # ---- tests of finished ImageNet runs, as `repro eval protocol=...` writes them, and ensembles of them
 
 
-def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> EvaluatedRuns:
+def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> RunSelection:
     """The paper's runs of an experiment and their tests under a protocol."""
     answer = paper_runs(pool, experiment)
-    tests: list[tuple[Run, dict[str, Any]]] = []
-    lacking: list[tuple[Run, str]] = []
-    for run in answer.runs:
-        content = read_evaluation(run, protocol)
-        reason = evaluation_problem(run, protocol, content)
-        if reason is None:
-            tests.append((run, content))
-        else:
-            lacking.append((run, reason))
-    return EvaluatedRuns(answer.origin, experiment, answer.runs, answer.excluded, protocol, tuple(tests),
-                         tuple(lacking))
+    contents = [(run, read_evaluation(run, protocol)) for run in answer.runs]
+    judged = [(run, content, evaluation_problem(run, protocol, content)) for run, content in contents]
+    return replace(answer, protocol=protocol,
+                   tests=tuple((run, content) for run, content, problem in judged if problem is None),
+                   lacking=tuple((run, problem) for run, _, problem in judged if problem is not None))
 
 
 def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
-    """The record of a run's test; {} without a readable one."""
-    return read_object(evaluation_path(run, protocol))
-
-
-def evaluation_path(run: Run, protocol: str) -> Path:
-    """Where a run's test under a protocol is recorded."""
-    return run.folder / "evaluations" / f"{protocol}.json"
+    """The record of a run's test under a protocol; {} without a readable one."""
+    return read_object(run.folder / "evaluations" / f"{protocol}.json")
 
 
 def evaluation_problem(run: Run, protocol: str, content: Mapping[str, Any]) -> str | None:
     """Why a test of a run does not count; None if it does."""
     way = PROTOCOL_LABELS[protocol]
     if not content:
-        there = evaluation_path(run, protocol).is_file()
-        return f"its record of {way} testing can't be read" if there else f"no {way} testing"
-    same = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
-            "identity": run.identity}
-    for key, value in same.items():
-        if content.get(key) != value:
-            return f"its {way} testing is of {key} {content.get(key)}, not {value}"
+        return f"no {way} testing that can be read"
     own = record(run).weights_sha256
     if own is None:
         with suppress(OSError):  # older records do not have it, committed runs have no weights
             own = file_sha256(run.folder / "weights.pt")
-    if own is not None and content.get("weights_sha256") != own:
-        return f"its {way} testing is of other weights"
-    if content.get("precision") not in {precision.name for precision in PAPER_PRECISIONS}:
-        return f"its {way} testing was in {content.get('precision')}"
-    trouble = count_problem(content)
-    return trouble and f"its {way} testing {trouble}"
+    problem = count_problem(content, {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment,
+                                      "seed": run.seed, "identity": run.identity})
+    if content.get("precision") not in EXACT:
+        problem = problem or f"has precision={content.get('precision')}"
+    if own not in (None, content.get("weights_sha256")):
+        problem = problem or "is of other weights"
+    return problem and f"its {way} testing {problem}"
 
 
-def count_problem(content: Mapping[str, Any]) -> str | None:
-    """What is wrong with the images and errors of a test, or of an ensemble's, of all of ImageNet's validation set."""
-    if content.get("wiring_test") is not False:
-        return "is a wiring test"
-    if content.get("finished") is not True:
-        return "is not finished"
-    if content.get("split") != "val":
-        return f"was on {content.get('split')}"
+def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any] | None = None) -> str | None:
+    """What is wrong with the images and errors of a test, or of an ensemble's, of all of ImageNet's validation set.
+
+    None if they count. Values that are `wanted` beside are compared first.
+    """
     images = VALIDATION_IMAGES
-    if content.get("images") != images:
-        return f"was on {content.get('images')} images, not {images}"
+    due = {**(wanted or {}), "wiring_test": False, "finished": True, "split": "val", "images": images}
+    for key, value in due.items():
+        if content.get(key) != value:
+            return f"has {key}={content.get(key)}, not {value}"
     counts: list[Any] = [content.get(count) for count in ERRORS.values()]
     if not all(type(count) is int for count in counts) or not 0 <= counts[1] <= counts[0] <= images:
         return "has no counts of errors that can be"
@@ -429,17 +386,16 @@ def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
     members = [(one.get("experiment"), one.get("seed")) for one in listed if isinstance(one, dict)]
     if members != [(one.experiment, one.seed) for one in wanted.members] or found.get("protocol") != wanted.protocol:
         return "it is not of the members and protocol of experiments/ensembles/table5.yaml"
-    exact = {precision.name for precision in PAPER_PRECISIONS}
     for one in listed:
         name = f"{one['experiment']}/seed{one['seed']}"
-        if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in exact:
+        if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in EXACT:
             return f"its {one['experiment']} seed {one['seed']} is no run, or no test, of the paper's settings"
         run = next((run for run in pool.runs if run.name == name), None)
         if run and read_evaluation(run, wanted.protocol).get("weights_sha256") != one.get("weights_sha256"):
             return (f"it is older than {PROTOCOL_LABELS[wanted.protocol]} testing of {name} ({pool.origin}), "
                     "or that is missing")
-    trouble = count_problem(found)
-    return trouble and f"it {trouble}"
+    problem = count_problem(found)
+    return problem and f"it {problem}"
 
 
 # ---- short runs and runs on synthetic images, of a suite's preset
@@ -471,24 +427,23 @@ def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelect
     names = preset.experiments or ()
     known = {name: {config_hash(with_precision(with_preset(name, preset.overrides), choice)): choice.name
                     for choice in SHORT_PRECISIONS} for name in names}
-    found = {choice.name: [select(pool, name, [key for key, value in known[name].items() if value == choice.name])
-                           for name in names] for choice in SHORT_PRECISIONS}
-    best, finished = Counter({choice: sum(answer.count for answer in answers)
-                              for choice, answers in found.items()}).most_common(1)[0]  # the first of equals
-    chosen = best if finished else None
-    answers = found[best] if finished else [select(pool, name, known[name]) for name in names]
-    return chosen, [RunSelection(one.origin, one.experiment, one.runs,
-                                 tuple(short_excluded(one, known[one.experiment], chosen))) for one in answers]
-
-
-def short_excluded(answer: RunSelection, known: Mapping[str, str], chosen: str | None) -> Iterable[ExcludedRun]:
-    """The preset's runs that do not count: those in another precision than the chosen one say so."""
-    for entry in answer.excluded:
-        own = known.get(hash_of_folder(entry.run))
-        if own is not None and chosen not in (own, None):
-            yield ExcludedRun(entry.run, "other precision", f"{own}; the runs shown are {chosen}")
-        elif own is not None:
-            yield entry
+    found: dict[str | None, list[RunSelection]] = {
+        choice.name: [select(pool, name, [key for key, value in known[name].items() if value == choice.name])
+                      for name in names] for choice in SHORT_PRECISIONS}
+    chosen = max(found, key=lambda choice: sum(answer.count for answer in found[choice]))  # the first of equals
+    if not any(answer.count for answer in found[chosen]):
+        chosen, found[None] = None, [select(pool, name, known[name]) for name in names]
+    answers = []
+    for answer in found[chosen]:
+        excluded = []
+        for entry in answer.excluded:
+            own = known[answer.experiment].get(hash_of_folder(entry.run))  # None: of another configuration
+            if own is not None and chosen not in (own, None):
+                excluded.append(ExcludedRun(entry.run, "other precision", f"{own}; the runs shown are {chosen}"))
+            elif own is not None:
+                excluded.append(entry)
+        answers.append(replace(answer, excluded=tuple(excluded)))
+    return chosen, answers
 
 
 def lengths(preset: Preset) -> tuple[int, int, list[int]]:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from dataclasses import dataclass
+from typing import NamedTuple
 
 REPRODUCED = "reproduced"
 BETTER = "better than published"
@@ -50,9 +51,7 @@ class Summary:
 
     def __str__(self) -> str:
         """Table 6's form: "best (mean +- std), k seeds", or one value."""
-        if self.std is None:
-            return f"{self.best:.2f}"
-        return f"{spread(self.best, self.mean, self.std)}, {self.k} seeds"
+        return spread(self.best, self.mean, self.std) + (f", {self.k} seeds" if self.k > 1 else "")
 
 
 def spread(best: float, mean: float | None, std: float | None) -> str:
@@ -60,8 +59,7 @@ def spread(best: float, mean: float | None, std: float | None) -> str:
     return f"{best:.2f}" if mean is None or std is None else f"{best:.2f} ({mean:.2f} +- {std:.2f})"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Our mean minus the published number, in points and in standard deviations, and what that amounts to."""
 
     difference: float
@@ -76,7 +74,8 @@ def verdict(ours: Summary, published: float, published_std: float, few_runs_std:
     if |difference| <= 2 sqrt(s^2 + published_std^2). Too low an error is flagged like too high a one.
     """
     own = ours.std if ours.std is not None and ours.k >= FEW_RUNS else few_runs_std
-    scale = math.hypot(own, published_std)
-    difference = ours.mean - published
+    scale, difference = math.hypot(own, published_std), ours.mean - published
     text = BETTER if difference < 0 else WORSE
-    return Verdict(difference, difference / scale, REPRODUCED if abs(difference) <= WIDTH * scale + ROUNDING else text)
+    if abs(difference) <= WIDTH * scale + ROUNDING:
+        text = REPRODUCED
+    return Verdict(difference, difference / scale, text)

@@ -137,7 +137,7 @@ STOPPED = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY, "running": "e
 def stopped(run: Run) -> dict[str, Any]:
     """An interrupted run and how to go on."""
     values = flat(to_dict(select.record(run).config))
-    keys = [text.partition(": ")[0] for text in select.record(run).deviations]
+    keys = [text.partition(": ")[0] for text in select.record(run).deviations or []]
     words = ["repro run", shlex.quote(f"experiment={run.experiment}"), f"seed={run.seed}",
              *(shlex.quote(override(key, values[key])) for key in keys if key in values)]
     return progress(run) | {"note": STOPPED[run.status], "go_on": " ".join(words) + select.data_root(run)}

@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from repro import paper
 from repro.paper import (
     PLAIN_NETS,
     PROTOCOL_LABELS,
     Column,
-    GoldenCount,
     PublishedRow,
     PublishedTable,
+    ensemble,
     golden_count,
+    golden_counts,
     pick,
+    published_figure,
     published_table,
+    reproduced_rows,
     second_references,
 )
 from repro.reporting import select
@@ -43,22 +45,23 @@ COUNT_VERDICT = (f"verdict: {AGREES}: rounded to the digits that the paper print
                  "it is what remains when its further digits are left out")
 CONVOLUTIONS_ONLY = ("vgg-16",)  # Sec. 3.3: its number leaves the fully-connected layers out, that of VGG-19 does not
 SIZES = {"cifar10": "32x32", "imagenet": "224x224"}
+COMPARED = (("cifar_plain56", "cifar_plain20"), ("cifar_plain56", "cifar_resnet56"))  # training errors of short runs
 STRIDES = {"first_1x1": "first 1x1", "conv3x3": "3x3 (v1.5)", None: "-"}
 
 
 def names() -> list[str]:
     """Names of all tables: the paper's, then the project's own."""
-    return [*paper.tables(), *(name for name in BUILDERS if name not in paper.tables())]
+    return list(BUILDERS)
 
 
 def committed_names() -> list[str]:
     """Names of the tables that stand beside the committed runs: all but those of synthetic images."""
-    return [name for name in names() if select.split_name(name)[0] != select.SYNTHETIC]
+    return [name for name in BUILDERS if select.split_name(name)[0] != select.SYNTHETIC]
 
 
 def build(name: str, found: Sequence[RunSet]) -> Table:
     """Build a table. ConfigError for an unknown name; a run that does not count is a note, never an error."""
-    return pick(name, {known: BUILDERS.get(known, partial(context_table, known)) for known in names()}, "table")(found)
+    return pick(name, BUILDERS, "table")(found)
 
 
 def changed_files(tables: Iterable[str], reference: Path) -> list[str]:
@@ -90,7 +93,9 @@ def protocol_of(table: PublishedTable) -> str:
 
 def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, str]:
     """What the paper prints of a row, with its decimals."""
-    cells = {"net": row.label, "layers": str(row.layers or "-")} | ({"note": row.note} if row.note else {})
+    cells = {"net": row.label, "label": row.label, "layers": str(row.layers or "-")}
+    if row.note:
+        cells["note"] = row.note
     for column in columns:
         if column.key in row.values:
             decimals = column.decimals if row.decimals is None else row.decimals
@@ -98,10 +103,9 @@ def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, s
     return cells
 
 
-def open_row(key: str, cells: Mapping[str, str], status: str, data: Mapping[str, Any],
-             column: str = "verdict") -> TableRow:
+def open_row(key: str, cells: Mapping[str, str], status: str, data: Mapping[str, Any]) -> TableRow:
     """A row without a verdict, whose status stands there."""
-    return TableRow(key, {**cells, column: status}, status, None, data)
+    return TableRow(key, {**cells, "verdict": status, "status": status}, status, None, data)
 
 
 def judged_row(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection], cells: dict[str, str],
@@ -110,18 +114,19 @@ def judged_row(row: PublishedRow, columns: Sequence[Column], answers: Sequence[R
     data |= {answer.origin: answer.as_json() for answer in answers}
     judged = next((answer for answer in answers if answer.count), None)
     if judged is None:
-        return open_row(row.key, cells, select.open_status(answers), data)
-    first, origin = columns[0].key, judged.origin
+        return open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.open_status(answers), data)
     for column in columns:
         if column.key in row.values:
             difference = judged.summary(column.key).mean - row.compared(column.key)
-            cells[difference_key(column, columns)] = f"{difference:+.2f} ({origin})"
+            cells[difference_key(column, columns)] = f"{difference:+.2f} ({judged.origin})"
+    first = columns[0].key
     found = verdict(judged.summary(first), row.compared(first), *spreads)
-    partly = judged.count < (row.runs or 1)
-    status = f"partial {judged.count}/{row.runs}" if partly else found.text
-    cells["verdict"] = f"{status}: " * partly + f"{found.text} ({origin}, z = {found.z:+.2f})"
-    data |= {"judged": origin, "difference": round(found.difference, 6), "z": round(found.z, 6)}
-    return TableRow(row.key, cells, status, found.text, data)
+    status, text = found.text, f"{found.text} ({judged.origin}, z = {found.z:+.2f})"
+    if judged.count < (row.runs or 1):
+        status = f"partial {judged.count}/{row.runs}"
+        text = f"{status}: {text}"
+    data |= {"judged": judged.origin, "difference": round(found.difference, 6), "z": round(found.z, 6)}
+    return TableRow(row.key, cells | {"verdict": text}, status, found.text, data)
 
 
 def difference_key(column: Column, columns: Sequence[Column]) -> str:
@@ -138,19 +143,10 @@ def averaged_error(answer: RunSelection) -> str:
 
 def averaged_notes(answers: Iterable[RunSelection]) -> list[str]:
     """One line that says what averaged BN statistics are, where a run has them."""
-    images = {found["images"] for answer in answers for run in answer.runs
-              if (found := select.record(run).recomputed_batch_norm) and "images" in found}
-    counts = " or ".join(f"{count:,}" for count in sorted(images))
+    found = [select.record(run).recomputed_batch_norm or {} for answer in answers for run in answer.runs]
+    counts = " or ".join(f"{count:,}" for count in sorted({one["images"] for one in found if "images" in one}))
     return [f"{AVERAGED}: an extra beside the result, which uses moving averages: BN statistics are plain averages "
-            f"over {counts} training images after the last iteration (authors' README)"] if images else []
-
-
-def best_on_test_notes(answers: Iterable[RunSelection]) -> list[str]:
-    """The lowest test error over all evaluations, labeled as an extra that is no result."""
-    found = [f"{run.name} ({answer.origin}) {best[ERROR]:.2f} at iteration {best.get('iteration', '?')}"
-             for answer in answers for run in answer.runs if ERROR in (best := select.record(run).best_on_test or {})]
-    label = "extra, not a result (the best evaluation is chosen on the test set): "
-    return [label + "; ".join(found)] if found else []
+            f"over {counts} training images after the last iteration (authors' README)"] if counts else []
 
 
 def excluded_notes(answers: Iterable[RunSelection]) -> list[str]:
@@ -174,81 +170,70 @@ def table6(found: Sequence[RunSet]) -> Table:
         data = {"published": {ERROR: row.values[ERROR], "mean": row.mean, "std": row.std, "runs": row.runs,
                               "parameters": row.parameters}}
         if own:
-            rows.append(judged_row(row, published.columns, own, cells | cifar_cells(row.key, own), data,
-                                   (s_ref, FEW_RUNS_STD)))
-        else:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+            cells |= cifar_cells(row.key, own)
+        rows.append(judged_row(row, published.columns, own, cells, data, (s_ref, FEW_RUNS_STD)))
         answers += own
     columns = {"net": "network", "layers": "layers", "published": "published (Table 6)", **origin_columns(found),
                **origin_columns(found, "_averaged", ", averaged BN"), "difference": "difference", "verdict": "verdict",
                "second_reference": "second references", "published_parameters": "parameters, published",
                "parameters": "parameters, counted"}
-    notes = [
+    return Table("table6", f"{heading(published)}, {published.metric}", columns, rows, [
         f"published: {published.dataset} {published.split}, {published.protocol}; {'; '.join(published.notes)}",
         "reference and yours: test error after the last iteration of the paper's schedule, "
         "best (mean +- sample std) of k seeds; one value for one seed",
         "verdict: yours where you have runs that count, else the reference; mean of k seeds minus the published number "
         f"(its mean where one is given); reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
         f"std of the runs ({FEW_RUNS_STD} if k < {FEW_RUNS}) and s_ref = {s_ref}",
-        "partial: fewer seeds than the published number has"]
-    return Table("table6", f"{heading(published)}, {published.metric}", columns, rows,
-                 [*notes, *cifar_notes(rows, answers)])
+        "partial: fewer seeds than the published number has", *cifar_notes(rows, answers)])
 
 
 def plain_nets(found: Sequence[RunSet]) -> Table:
     """The plain CIFAR-10 networks: no number, so no verdict."""
     rows, answers = [], []
     bounds = {fact.net: f"stays above {fact.above:g} %, {fact.text}"
-              for fact in reversed(paper.published_figure("figure6").facts) if fact.above is not None}
-    for name in paper.reproduced_rows():
+              for fact in reversed(published_figure("figure6").facts) if fact.above is not None}
+    for name in reproduced_rows():
         table, _, net = name.partition("/")
-        if table != PLAIN_NETS:
-            continue
-        own = select.answers_to(name, found)
-        cells = {"net": net, "published": bounds.get(net, "curve only (Fig. 6)")} | cifar_cells(net, own)
-        for answer in own:
-            cells |= {f"{answer.origin}_training_error": answer.cell("train_top1_error"),
-                      f"{answer.origin}_test_error": answer.cell()}
-        status = "published as curves only" if any(answer.count for answer in own) else select.open_status(own)
-        rows.append(open_row(net, cells, status, {answer.origin: answer.as_json() for answer in own}, "status"))
-        answers += own
+        if table == PLAIN_NETS:
+            own = select.answers_to(name, found)
+            cells = {"net": net, "published": bounds.get(net, "curve only (Fig. 6)")} | cifar_cells(net, own)
+            status = "published as curves only" if any(answer.count for answer in own) else select.open_status(own)
+            rows.append(open_row(net, cells, status, {answer.origin: answer.as_json() for answer in own}))
+            answers += own
     columns = {"net": "network", "published": "published",
                **origin_columns(found, "_training_error", " training error"),
                **origin_columns(found, "_test_error", " test error"),
                **origin_columns(found, "_test_error_averaged", " test error, averaged BN"),
                "second_reference": "second references: test error [training error]",
                "parameters": "parameters, counted", "status": "status"}
-    notes = [
+    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows, [
         "published: the plain networks stand in no table; Figure 6 (left) draws their curves",
         "reference and yours: errors (%) after the last iteration of the paper's schedule, best (mean +- sample std) "
-        "of k seeds; the training error is the mean over the augmented mini-batches since the previous evaluation"]
-    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows,
-                 [*notes, *cifar_notes(rows, answers)])
+        "of k seeds; the training error is the mean over the augmented mini-batches since the previous evaluation",
+        *cifar_notes(rows, answers)])
 
 
 def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
-    """Our errors of 'resnet-20', the exact parameter count of option A or plain, and what others measured."""
-    cells = {"parameters": f"{golden_count('cifar10', int(net.rpartition('-')[2])).parameters['A']:,}",
-             "second_reference": second_reference(net)}
-    for answer in answers:
-        averaged = averaged_error(answer)
-        cells |= {answer.origin: answer.cell(), f"{answer.origin}_averaged": averaged,
-                  f"{answer.origin}_test_error_averaged": averaged}
-    return cells
+    """Our errors of 'resnet-20', the exact parameter count of option A or plain, and what others measured.
 
-
-def second_reference(net: str) -> str:
-    """Others' test errors of a network with their source, `*` best epoch on test, `+` another network, [training]."""
-    found = []
+    Others' test errors stand with their source, `*` best epoch on test, `+` another network, [training error].
+    """
+    others = []
     for source in second_references().sources:
-        if net in source.errors:
-            errors = source.errors[net]
+        if errors := source.errors.get(net):
             train = "" if errors.train is None else f" [{errors.train:.2f}]"
             marks = "*" * source.best_on_test + "+" * (not source.same_network)
-            found.append(f"{errors.test:.2f}{train}{marks} {source.key}")
+            others.append(f"{errors.test:.2f}{train}{marks} {source.key}")
     if usual := second_references().usual.get(net):
-        found.append(f"usual {usual[0]} to {usual[1]}" if len(usual) == 2 else f"usual about {usual[0]}")
-    return "; ".join(found) or "-"
+        others.append("usual " + (f"{usual[0]} to {usual[1]}" if len(usual) == 2 else f"about {usual[0]}"))
+    cells = {"parameters": f"{golden_count('cifar10', int(net.rpartition('-')[2])).parameters['A']:,}",
+             "second_reference": "; ".join(others) or "-"}
+    for answer in answers:  # the first two for Table 6, the others for the plain networks
+        test, averaged, origin = answer.cell(), averaged_error(answer), answer.origin
+        cells |= {origin: test, f"{origin}_averaged": averaged, f"{origin}_test_error": test,
+                  f"{origin}_test_error_averaged": averaged,
+                  f"{origin}_training_error": answer.cell("train_top1_error")}
+    return cells
 
 
 def cifar_notes(rows: Iterable[TableRow], answers: Sequence[RunSelection]) -> list[str]:
@@ -258,7 +243,10 @@ def cifar_notes(rows: Iterable[TableRow], answers: Sequence[RunSelection]) -> li
     listed = "; ".join(f"{source.key} = {source.repository} ({source.protocol})" for source in used)
     star = " * = best epoch on the test set." if any(source.best_on_test for source in used) else ""
     plus = " + = another network." if not all(source.same_network for source in used) else ""
-    return [*averaged_notes(answers), *select.machine_notes(answers), *best_on_test_notes(answers),
+    best = [f"{run.name} ({answer.origin}) {found[ERROR]:.2f} at iteration {found.get('iteration', '?')}"
+            for answer in answers for run in answer.runs if ERROR in (found := select.record(run).best_on_test or {})]
+    extra = f"extra, not a result (the best evaluation is chosen on the test set): {'; '.join(best)}"
+    return [*averaged_notes(answers), *select.machine_notes(answers), *([extra] if best else []),
             f"second references: {listed}.{star}{plus}", *excluded_notes(answers)]
 
 
@@ -270,51 +258,42 @@ def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
 
     Choice: the verdict is that of the top-1 error, which every trained row has.
     """
-    published = published_table(name)
+    published, protocol = published_table(name), select.TABLES[name]
+    printed, way = published.columns, PROTOCOL_LABELS[protocol]
     rows: list[TableRow] = []
     answers: list[RunSelection] = []
     for row in published.rows:
         own = select.answers_to(f"{name}/{row.key}", found)
-        cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
-        if own:
-            cells |= imagenet_cells(row, published.columns, own)
-            rows.append(judged_row(row, published.columns, own, cells, data, (IMAGENET_STD, IMAGENET_STD)))
-        else:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.NOT_RUN, data))
         answers += own
+        cells = published_cells(row, printed)
+        for answer in own:
+            cells |= {f"{answer.origin}_{column.key}": answer.cell(column.key) for column in printed}
+        if own and row.layers is not None:  # a plain network has the count of option A
+            cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
+        authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
+                   for one in reversed(second_references().authors_weights) if one.net == row.key]
+        if authors:
+            cells["second_reference"] = "; ".join(authors)
+        rows.append(judged_row(row, printed, own, cells, {"published": dict(row.values)},
+                               (IMAGENET_STD, IMAGENET_STD)))
     columns = {"net": "network", "layers": "layers",
-               **{column.key: f"published {column.title}" for column in published.columns},
+               **{column.key: f"published {column.title}" for column in printed},
                **{f"{pool.origin}_{column.key}": f"{TITLES[pool.origin]} {column.title}" for pool in reversed(found)
-                  for column in published.columns},
-               **{difference_key(column, published.columns): f"difference of {column.title.removesuffix(' (%)')}"
-                  for column in published.columns},
+                  for column in printed},
+               **{difference_key(column, printed): f"difference of {column.title.removesuffix(' (%)')}"
+                  for column in printed},
                "verdict": "verdict", "second_reference": "second references", "parameters": "parameters, counted",
                "note": "note"}
-    shown = {key: text for key, text in columns.items()
-             if key not in ("second_reference", "note") or any(key in row.cells for row in rows)}
-    return Table(name, heading(published), shown, rows, imagenet_notes(published, answers, "second_reference" in shown))
-
-
-def imagenet_cells(row: PublishedRow, columns: Sequence[Column], answers: Sequence[RunSelection]) -> dict[str, str]:
-    """Our errors, the exact parameter count (a plain network has that of option A), and the authors' weights."""
-    cells = {f"{answer.origin}_{column.key}": answer.cell(column.key) for answer in answers for column in columns}
-    if row.layers is not None:
-        cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
-    authors = [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
-               for one in reversed(second_references().authors_weights) if one.net == row.key]
-    return cells | ({"second_reference": "; ".join(authors)} if authors else {})
-
-
-def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], authors: bool) -> list[str]:
-    """How to read the table, whose runs stand in it, and what does not count."""
-    protocol = select.TABLES[published.name]
-    definitions = {f"{PROTOCOL_LABELS[protocol]}: {content.get('definition')}": None
-                   for answer in answers if isinstance(answer, select.EvaluatedRuns) for _, content in answer.tests}
-    return [
+    for key in ("second_reference", "note"):
+        if not any(key in row.cells for row in rows):
+            del columns[key]
+    definitions = dict.fromkeys(f"{way}: {content.get('definition')}"
+                                for answer in answers for _, content in answer.tests)
+    return Table(name, heading(published), columns, rows, [
         f"published: {protocol_of(published)}", *published.notes,
-        f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, of the weights after the last "
-        f"iteration (`repro eval experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one "
-        "value for one seed; the error of the center crop stands in the run's record and in Figure 4",
+        f"reference and yours: ImageNet validation error, {way}, of the weights after the last iteration (`repro eval "
+        f"experiment=NAME protocol={protocol}`), best (mean +- sample std) of k seeds; one value for one seed; the "
+        "error of the center crop stands in the run's record and in Figure 4",
         *definitions,
         "verdict: of the top-1 error; yours where you have a test that counts, else the reference; mean of k seeds "
         f"minus the published number; reproduced if |difference| <= {WIDTH:g} sqrt(s^2 + s_ref^2) with s the sample "
@@ -323,30 +302,29 @@ def imagenet_notes(published: PublishedTable, answers: Sequence[RunSelection], a
         "not run: no finished run; not evaluated: a finished run without this test; published only: context, not "
         "trained by the project",
         *select.machine_notes(answers),
-        *["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
-          "(their repository's README)"] * authors,
-        *excluded_notes(answers)]
+        *(["second references: the authors' released weights, top-1 / top-5 error (%) on ImageNet validation "
+           "(their repository's README)"] if "second_reference" in columns else []),
+        *excluded_notes(answers)])
 
 
 def table5(found: Sequence[RunSet]) -> Table:
     """Table 5: top-5 error of ensembles; ours is on validation, not the test server, so without a verdict."""
-    published, wanted = published_table(select.ENSEMBLE), paper.ensemble(select.ENSEMBLE)
+    published, wanted = published_table(select.ENSEMBLE), ensemble(select.ENSEMBLE)
     content = {pool.origin: select.read_ensemble(pool.root) for pool in reversed(found)}
     problems = {pool.origin: select.ensemble_problem(content[pool.origin], pool) for pool in found}
     rows = []
     for row in published.rows:
-        cells, data = published_cells(row, published.columns), {"published": dict(row.values)}
-        if f"{select.ENSEMBLE}/{row.key}" != wanted.reproduces:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data, "status"))
-            continue
-        status = "not counted" if any(content.values()) else select.NOT_RUN
-        for origin, one in content.items():
-            good = bool(one) and problems[origin] is None
-            open_ = "not counted" if one else select.NOT_RUN
-            cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if good else open_ for key in select.ERRORS}
-            if good:
-                data, status = data | {origin: one}, NO_VERDICT
-        rows.append(open_row(row.key, cells, status, data, "status"))
+        cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
+        if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
+            status = "not counted" if any(content.values()) else select.NOT_RUN
+            for origin, one in content.items():
+                if one and problems[origin] is None:
+                    cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" for key in select.ERRORS}
+                    data, status = data | {origin: one}, NO_VERDICT
+                else:
+                    cells |= dict.fromkeys((f"{origin}_{key}" for key in select.ERRORS),
+                                           "not counted" if one else select.NOT_RUN)
+        rows.append(open_row(row.key, cells, status, data))
     columns = {"net": "ensemble",
                **{column.key: f"published (test server) {column.title}" for column in published.columns},
                **{f"{origin}_{key}": f"{TITLES[origin]}, ImageNet validation, {title}" for origin in content
@@ -364,42 +342,36 @@ def table5(found: Sequence[RunSet]) -> Table:
 # ---- short runs and runs on synthetic images: labeled, and never the paper's schedule
 
 
-def short_cifar_plain_vs_res(found: Sequence[RunSet]) -> Table:
-    """Training and test error of the short runs at their last iteration."""
-    schedule = select.schedule_text(select.preset_of(select.SHORT, "table"))
-    return preset_table(
-        "short_cifar_plain_vs_res", select.SHORT, found,
-        f"Short runs: {schedule}; not the paper's schedule. Plain and residual networks on CIFAR-10",
-        f"Short runs: {schedule}: not the paper's schedule; no number of the paper belongs beside them",
-        "so short a run shows")
-
-
-def synthetic_demo(found: Sequence[RunSet]) -> Table:
-    """The same of the demonstration's runs on synthetic images, of which none is ever committed."""
-    schedule = select.schedule_text(select.preset_of(select.SYNTHETIC, "table"))
-    return preset_table(
-        "synthetic_demo", select.SYNTHETIC, [pool for pool in found if pool.origin == select.YOURS],
-        f"{select.NOT_CIFAR}: plain and residual networks, {schedule}",
-        f"{select.NOT_CIFAR}: a demonstration; no number of the paper belongs beside these", "it shows")
-
-
-def preset_table(name: str, variant: str, found: Sequence[RunSet], title: str, head: str, shows: str) -> Table:
+def preset_table(name: str, found: Sequence[RunSet]) -> Table:
     """Training and test error of a preset's runs at their last iteration."""
-    preset = select.preset_of(variant, "table")
-    short, full, _ = select.lengths(preset)
+    synthetic = select.split_name(name)[0] == select.SYNTHETIC
+    preset = select.preset_of(select.SYNTHETIC if synthetic else select.SHORT, "table")
+    schedule = select.schedule_text(preset)
+    if synthetic:
+        title = f"{select.NOT_CIFAR}: plain and residual networks, {schedule}"
+        head = f"{select.NOT_CIFAR}: a demonstration; no number of the paper belongs beside these"
+        found = [pool for pool in found if pool.origin == select.YOURS]  # none is ever committed
+    else:
+        title = f"Short runs: {schedule}; not the paper's schedule. Plain and residual networks on CIFAR-10"
+        head = f"Short runs: {schedule}: not the paper's schedule; no number of the paper belongs beside them"
     notes: list[str] = []
     answers: list[RunSelection] = []
     for pool in reversed(found):
         precision, own = select.short_runs(pool, preset)
         answers += own
-        notes += comparison_notes(pool.origin, own)
+        errors = {answer.experiment: answer.summary("train_top1_error").mean for answer in own if answer.runs}
+        shown = [f"{select.net_name(one)} minus {select.net_name(other)} {errors[one] - errors[other]:+.2f}"
+                 for one, other in COMPARED if one in errors and other in errors]
+        notes += [f"{pool.origin}: measured training errors, points: {'; '.join(shown)}"] if shown else []
         if precision is not None:
             notes.append(f"{pool.origin}: runs in {precision} (all of one origin are in one precision)")
+    short, full, _ = select.lengths(preset)
     columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
                "averaged": f"{AVERAGED} (%)", "iterations": "iterations", "precision": "precision", "device": "device",
                "seconds": "wall time (s)"}
     return Table(name, title, columns, [short_row(answer, f"{short} of {full}") for answer in answers], [
-        head, f"{shows} {preset.shows}", f"it cannot show {preset.cannot_show}",
+        head, f"{'it' if synthetic else 'so short a run'} shows {preset.shows}",
+        f"it cannot show {preset.cannot_show}",
         "errors after the last iteration; training error: mean over the augmented mini-batches since the previous "
         "evaluation; wall time: training and evaluation of one run (of several seeds: their mean)",
         *notes, *averaged_notes(answers), *select.machine_notes(answers), *excluded_notes(answers)])
@@ -411,34 +383,44 @@ def short_row(answer: RunSelection, iterations: str) -> TableRow:
     cells = {"net": select.net_name(answer.experiment), "origin": answer.origin, "iterations": iterations}
     if not answer.runs:
         return TableRow(key, cells | {"test": answer.status}, answer.status)
-    seconds = tuple(select.record(run).train_seconds + select.record(run).evaluation_seconds for run in answer.runs)
-    cells |= {"train": str(answer.summary("train_top1_error")), "test": str(answer.summary()),
-              "averaged": averaged_error(answer), "precision": select.precision(answer.runs[0]),
-              "device": ", ".join(sorted({select.device(run) for run in answer.runs})),
-              "seconds": f"{Summary(seconds).mean:.0f}"}
+    records = [select.record(run) for run in answer.runs]
+    seconds = Summary(tuple(one.train_seconds + one.evaluation_seconds for one in records))
+    cells |= {"train": answer.cell("train_top1_error"), "test": answer.cell(), "averaged": averaged_error(answer),
+              "precision": select.precision(answer.runs[0]), "seconds": f"{seconds.mean:.0f}",
+              "device": ", ".join(sorted({select.device(run) for run in answer.runs}))}
     return TableRow(key, cells, "short run", None, answer.as_json())
-
-
-def comparison_notes(origin: str, answers: Iterable[RunSelection]) -> list[str]:
-    """What these runs measured of what so short a run can show: differences of training errors in points."""
-    errors = {answer.experiment: answer.summary("train_top1_error").mean for answer in answers if answer.runs}
-    pairs = [("cifar_plain56", "cifar_plain20"), ("cifar_plain56", "cifar_resnet56")]
-    shown = [f"{select.net_name(one)} minus {select.net_name(other)} {errors[one] - errors[other]:+.2f}"
-             for one, other in pairs if one in errors and other in errors]
-    return [f"{origin}: measured training errors, points: {'; '.join(shown)}"] if shown else []
 
 
 # ---- layers, parameters and multiply-adds, and tables of numbers that are context only
 
 
-def table1(found: Sequence[RunSet]) -> Table:
+def table1(_: Sequence[RunSet]) -> Table:
     """Table 1: the multiply-adds that the paper prints beside those of golden_counts.yaml, whatever runs there are."""
     published = published_table("table1")
+    column, = published.columns
+    rows = []
+    for row in published.rows:
+        printed, data = row.values[column.key], {"published": dict(row.values)}
+        cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
+        if row.published_only or row.layers is None:
+            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+            continue
+        golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
+        counted = round(golden.multiply_adds[option])
+        others = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
+        if golden.multiply_adds_stride_in_3x3 is not None:
+            others["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
+        found = count_verdict(counted, printed, column)
+        cells |= {"shortcut": option if row.block else "plain", "counted": shorten(counted),
+                  "ratio": f"{counted / printed:.3f}", "verdict": found}
+        if row.block and others:
+            cells["others"] = "; ".join(f"{name} {shorten(count)} ({count_verdict(round(count), printed, column)})"
+                                        for name, count in others.items())
+        rows.append(TableRow(row.key, cells, found, found, data | {"counted": counted, "shortcut_option": option}))
     columns = {"net": "network", "layers": "layers", "blocks": "blocks",
                "multiply_adds": "published multiply-adds (1e9)", "shortcut": "counted with option",
                "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict",
                "others": "other counts", "note": "note"}
-    rows = [table1_row(row, *published.columns) for row in published.rows]
     return Table("table1", heading(published), columns, rows, [
         protocol_of(published), *published.notes,
         "counted: multiply-adds of convolutions (projections included) and of the fully-connected layer for one "
@@ -450,36 +432,12 @@ def table1(found: Sequence[RunSet]) -> Table:
         "published only: context, not trained by the project"])
 
 
-def table1_row(row: PublishedRow, column: Column) -> TableRow:
-    """One network: what is printed, what is counted, whether the two agree, and the counts of its other forms."""
-    printed = row.values[column.key]
-    cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
-    data = {"published": dict(row.values)}
-    if row.published_only:
-        return open_row(row.key, cells, PUBLISHED_ONLY, data)
-    assert row.layers is not None
-    golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
-    counted = round(golden.multiply_adds[option])
-    others = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
-    if golden.multiply_adds_stride_in_3x3 is not None:
-        others["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
-    found = count_verdict(counted, printed, column)
-    cells |= {"shortcut": option if row.block else "plain", "counted": shorten(counted),
-              "ratio": f"{counted / printed:.3f}", "verdict": found}
-    if row.block and others:
-        cells["others"] = "; ".join(f"{name} {shorten(count)} ({count_verdict(round(count), printed, column)})"
-                                    for name, count in others.items())
-    return TableRow(row.key, cells, found, found, data | {"counted": counted, "shortcut_option": option})
-
-
-def context_table(name: str, found: Sequence[RunSet]) -> Table:
+def context_table(name: str, _: Sequence[RunSet]) -> Table:
     """A table that the project has no runs for: the published numbers and what is not run."""
-    published, answered = published_table(name), paper.reproduced_rows()
-    rows = []
-    for row in published.rows:
-        status = PUBLISHED_ONLY if row.published_only or f"{name}/{row.key}" in answered else select.NOT_RUN
-        cells = published_cells(row, published.columns) | {"label": row.label}
-        rows.append(open_row(row.key, cells, status, {"published": row.values}, "status"))
+    published = published_table(name)
+    rows = [open_row(row.key, published_cells(row, published.columns),
+                     PUBLISHED_ONLY if row.published_only else select.NOT_RUN, {"published": row.values})
+            for row in published.rows]
     columns = {"label": "network", "layers": "layers",
                **{column.key: f"published {column.title}" for column in published.columns},
                **({"note": "note"} if any(row.note for row in published.rows) else {}), "status": "status"}
@@ -540,16 +498,14 @@ def complexity_row(net: CountedNetwork, published: PublishedTable) -> TableRow:
              "stride": STRIDES[net.stride_in], "layers": f"{net.layers:,}",
              "parameters": f"{net.parameters:,}", "multiply_adds": shorten(net.multiply_adds),
              "convolutions": shorten(net.convolution_multiply_adds)}
-    data = asdict(net) | {"multiply_adds": net.multiply_adds}
+    data, found, column = asdict(net) | {"multiply_adds": net.multiply_adds}, None, published.columns[0]
     printed = next((row for row in published.rows if (net.dataset, net.key) == ("imagenet", row.key)), None)
-    if printed is None:
-        return TableRow(net.row_key, cells, "counted", None, data)
-    column, = published.columns
-    value = printed.values[column.key]
-    compared = net.convolution_multiply_adds if net.key in CONVOLUTIONS_ONLY else net.multiply_adds
-    found = count_verdict(compared, value, column)
-    cells |= {"published": shorten(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
-    data |= {"published": value, "compared": compared, "ratio": round(compared / value, 6)}
+    if printed is not None:
+        value = printed.values[column.key]
+        compared = net.convolution_multiply_adds if net.key in CONVOLUTIONS_ONLY else net.multiply_adds
+        found = count_verdict(compared, value, column)
+        cells |= {"published": shorten(value, column.decimals), "ratio": f"{compared / value:.3f}", "verdict": found}
+        data |= {"published": value, "compared": compared, "ratio": round(compared / value, 6)}
     return TableRow(net.row_key, cells, "counted", found, data)
 
 
@@ -571,23 +527,18 @@ def count_verdict(count: int, printed: float, column: Column) -> str:
 
 def count_differences(networks: Iterable[CountedNetwork]) -> list[str]:
     """What differs from golden_counts.yaml, one text for each count; parameters exactly, the rest as printed there."""
-    golden = paper.golden_counts().by_depth()
-    return [f"{net.row_key}: {text}" for net in networks if net.depth in golden[net.dataset]
-            for text in differences_of(net, golden[net.dataset][net.depth])]
-
-
-def differences_of(net: CountedNetwork, golden: GoldenCount) -> list[str]:
-    """What one network has else than its golden counts; a plain network has those of option A."""
-    option = net.shortcut_option or "A"
-    multiply_adds = (golden.multiply_adds_stride_in_3x3 if net.stride_in == "conv3x3"
-                     else golden.multiply_adds.get(option))
-    parameters = golden.parameters.get(option, net.parameters)
-    found = [f"{net.layers} layers instead of {golden.layers}"] if net.layers != golden.layers else []
-    if net.parameters != parameters:
-        found.append(f"{net.parameters} parameters instead of {parameters}")
-    if multiply_adds is not None and abs(net.multiply_adds - multiply_adds) > half_a_digit(multiply_adds):
-        found.append(f"{net.multiply_adds} multiply-adds instead of {multiply_adds:g}")
-    return found
+    golden, wrong = golden_counts().by_depth(), []
+    for net in networks:
+        if (one := golden[net.dataset].get(net.depth)) is None:
+            continue
+        option = net.shortcut_option or "A"  # a plain network has the counts of option A
+        adds = one.multiply_adds_stride_in_3x3 if net.stride_in == "conv3x3" else one.multiply_adds.get(option)
+        exact = (("layers", net.layers, one.layers),
+                 ("parameters", net.parameters, one.parameters.get(option, net.parameters)))
+        wrong += [f"{net.row_key}: {found} {what} instead of {due}" for what, found, due in exact if found != due]
+        if adds is not None and abs(net.multiply_adds - adds) > half_a_digit(adds):
+            wrong.append(f"{net.row_key}: {net.multiply_adds} multiply-adds instead of {adds:g}")
+    return wrong
 
 
 def half_a_digit(printed: float) -> float:
@@ -599,7 +550,8 @@ def half_a_digit(printed: float) -> float:
 
 BUILDERS: dict[str, Callable[[Sequence[RunSet]], Table]] = {
     "table1": table1, **{name: partial(imagenet_table, name) for name in select.TABLES}, select.ENSEMBLE: table5,
-    "table6": table6,
-    PLAIN_NETS: plain_nets, "short_cifar_plain_vs_res": short_cifar_plain_vs_res, "synthetic_demo": synthetic_demo,
+    "table6": table6, **{name: partial(context_table, name) for name in ("table7", "table8")},
+    PLAIN_NETS: plain_nets,
+    **{name: partial(preset_table, name) for name in ("short_cifar_plain_vs_res", "synthetic_demo")},
     "claims": claims_table,
 }

@@ -92,7 +92,7 @@ def export_facts(run: Run, config: RunConfig, target: Path) -> dict[str, Any]:
         "schema": SCHEMA, "file": target.name, "format": target.suffix.removeprefix("."),
         "sha256": file_sha256(target), "bytes": target.stat().st_size, "run": f"{run.experiment} seed {run.seed}",
         "experiment": run.experiment if run.experiment in experiments() else None, "seed": run.seed,
-        "identity": run.identity, "labels": labels(run), "deviations": run.record.deviations,
+        "identity": run.identity, "labels": labels(run), "deviations": run.record.deviations or [],
         "evaluated_on": run.record.evaluated_on or run.tested_on,
         "network": {key: values[key] for key in NETWORK}, "settings": {key: values[key] for key in SETTINGS},
         "wiring_test": run.wiring_test, "record_sha256": file_sha256(run.folder / "run.json"),

@@ -121,7 +121,7 @@ FORGERIES = {
 TEN = "evaluations/ten_crop.json"
 TESTS = {
     "other counts than the error": (lambda f: put(f, 12000, "top1_errors", name=TEN), "says 25.0 % for 12000 errors"),
-    "fewer images": (lambda f: put(f, 1000, "images", name=TEN), "was on 1000 images, not 50000"),
+    "fewer images": (lambda f: put(f, 1000, "images", name=TEN), "has images=1000, not 50000"),
     "other weights": (lambda f: put(f, "0" * 64, "weights_sha256", name=TEN), "of other weights"),
     "another run": (lambda f: put(f, "0" * 12, "identity", name=TEN), "identity is '000000000000'"),
     "another network": (lambda f: put(f, 50, "model", "depth", name=TEN), "its network has depth 50"),

@@ -32,27 +32,27 @@ def test_a_test_of_the_run_counts(results: Path, make_run):
     assert (str(found.summary("top1_error")), str(found.summary("top5_error"))) == ("24.52", "7.46")
     other = evaluated_runs(pool(results), OPT_B, "multi_scale")
     assert (other.status, other.tests) == ("not evaluated", ())
-    assert "no multi-scale testing; `repro eval experiment=imagenet_optB protocol=multi_scale`" in other.notes()[0]
+    assert "no multi-scale testing that can be read; `repro eval experiment=imagenet_optB protocol=" in other.notes()[0]
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"identity": "0123456789ab"}, "is of identity 0123456789ab"),
-    ({"experiment": "imagenet_optC"}, "is of experiment imagenet_optC"),
-    ({"seed": 1}, "is of seed 1"),
-    ({"protocol": "center"}, "is of protocol center"),
-    ({"schema": 2}, "is of schema 2"),
+    ({"identity": "0123456789ab"}, "has identity=0123456789ab"),
+    ({"experiment": "imagenet_optC"}, "has experiment=imagenet_optC"),
+    ({"seed": 1}, "has seed=1"),
+    ({"protocol": "center"}, "has protocol=center"),
+    ({"schema": 2}, "has schema=2"),
     ({"weights_sha256": "f" * 64}, "is of other weights"),
-    ({"precision": "bf16"}, "was in bf16"),
-    ({"wiring_test": True}, "is a wiring test"),
-    ({"finished": False}, "is not finished"),
-    ({"split": "train"}, "was on train"),
-    ({"images": 200}, "was on 200 images, not 50000"),
+    ({"precision": "bf16"}, "has precision=bf16"),
+    ({"wiring_test": True}, "has wiring_test=True"),
+    ({"finished": False}, "has finished=False"),
+    ({"split": "train"}, "has split=train"),
+    ({"images": 200}, "has images=200, not 50000"),
     ({"top1_errors": None}, "has no counts of errors"),
     ({"top1_errors": 3000}, "has no counts of errors"),  # fewer than top-5 errors
     ({"top1_errors": 50_001}, "has no counts of errors"),
     ({"val_top1_error": 24.9}, "says 24.9 % for 12500 errors"),
     ({"val_top5_error": 8.002}, "says 8.002 % for 4000 errors"),
-    ({"val_top5_error": float("nan")}, "can't be read"),
+    ({"val_top5_error": float("nan")}, "can be read"),
 ])
 def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change: dict, reason: str):
     folder = make_run(results, OPT_B, test=30.0)
@@ -66,17 +66,13 @@ def test_a_test_of_anything_else_does_not_count(results: Path, make_run, change:
     assert evaluation_command(found.lacking[0][0], "ten_crop") in found.notes()[0]
 
 
-def test_without_the_weights_their_hash_is_not_compared(reference: Path, make_run):
-    folder = make_run(reference, OPT_B, test=30.0)
-    write_evaluation(folder, "ten_crop", weights_sha256="f" * 64)
-    assert evaluation_problem(read_run(folder), "ten_crop", read_evaluation(read_run(folder), "ten_crop")) is None
-
-
-def test_the_recorded_hash_of_the_weights_counts_also_without_the_file(reference: Path, make_run):
-    folder = make_run(reference, OPT_B, test=30.0, change={"weights_sha256": "a" * 64})
-    for digest, reason in (("a" * 64, None), ("f" * 64, "its 10-crop testing is of other weights")):
-        write_evaluation(folder, "ten_crop", weights_sha256=digest)
-        assert evaluation_problem(read_run(folder), "ten_crop", read_evaluation(read_run(folder), "ten_crop")) == reason
+@pytest.mark.parametrize(("recorded", "tested", "reason"), [
+    (None, "f", None), ("a", "a", None), ("a", "f", "its 10-crop testing is of other weights")])
+def test_without_the_weights_their_recorded_hash_is_compared(reference: Path, make_run, recorded, tested, reason):
+    change = {"weights_sha256": 64 * recorded} if recorded else {}
+    run = read_run(make_run(reference, OPT_B, test=30.0, change=change))
+    write_evaluation(run.folder, "ten_crop", weights_sha256=64 * tested)
+    assert evaluation_problem(run, "ten_crop", read_evaluation(run, "ten_crop")) == reason
 
 
 def test_a_test_on_another_data_set_than_the_runs_is_noted(results: Path, make_run):
@@ -111,7 +107,8 @@ def test_of_several_seeds_those_that_are_tested_stand(results: Path, make_run):
             write_evaluation(folder, "ten_crop", error)
     found = evaluated_runs(pool(results), OPT_B, "ten_crop")
     assert str(found.summary("top1_error")) == "24.00 (24.50 +- 0.71), 2 seeds"
-    assert "imagenet_optB/seed2: no 10-crop testing; `repro eval experiment=imagenet_optB seed=2" in found.notes()[0]
+    assert "imagenet_optB/seed2: no 10-crop testing" in found.notes()[0]
+    assert "`repro eval experiment=imagenet_optB seed=2" in found.notes()[0]
 
 
 def test_runs_that_do_not_count_are_not_looked_at(results: Path, make_run):

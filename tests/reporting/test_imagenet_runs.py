@@ -102,7 +102,7 @@ def test_figure4_draws_thin_training_and_bold_validation_errors(results: Path, r
         make_run(results, name, train=train, test=val)
     content = gather("figure4", pools(results, reference))
     assert content is not None
-    assert [[line.end for line in panel.lines if line.end] for panel in content.panels] == [
+    assert [[line.label for line in panel.lines if line.label] for panel in content.panels] == [
         ["18-layer", "34-layer"], ["34-layer"]]
     assert all(not panel.marks for panel in content.panels), "the tables print 10-crop errors"
     assert "validation error of the center crop" in content.notes

@@ -52,7 +52,7 @@ def test_table1_holds_counted_beside_published(reference: Path):
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"images": 200}, "was on 200 images"), ({"wiring_test": True}, "is a wiring test"),
+    ({"images": 200}, "has images=200"), ({"wiring_test": True}, "has wiring_test=True"),
     ({"val_top5_error": 3.57}, "says 3.57 % for 2000 errors"), ({"protocol": "ten_crop"}, "members and protocol"),
     ({"members": []}, "members and protocol")])
 def test_another_ensemble_does_not_count(results: Path, reference: Path, change: dict, reason: str):
@@ -87,7 +87,7 @@ def test_publish_fills_the_reference_column_of_table5(direct, monkeypatch, tmp_p
     says(direct("publish", "ensembles/table5"), 2, "repro ensemble table5")
     says(direct("publish", "ensembles/table6"), 2, "did you mean table5")
     write_ensemble(results, wiring_test=True)
-    says(direct("publish", "ensembles/table5"), 2, "no evidence: it is a wiring test")
+    says(direct("publish", "ensembles/table5"), 2, "no evidence: it has wiring_test=True")
     write_ensemble(results)
     folder = make_run(reference, "imagenet_resnet50", test=24.0)
     write_evaluation(folder, "multi_scale", weights_sha256="b" * 64)

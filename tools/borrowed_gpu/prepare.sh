@@ -43,7 +43,8 @@ done < <(cd "$images" && { find "${wanted[@]}" -type f -size -1024k | sort; find
 
 if [ -n "$results" ]; then
   mkdir .gpu/runs
-  grep -L '"status": "finished"' "$results"/runs/*/*/run.json | xargs -rn1 dirname |
+  # -L lists the others; without a finished one grep exits with 1
+  { grep -L '"status": "finished"' "$results"/runs/*/*/run.json || true; } | xargs -rn1 dirname |
     while IFS= read -r run; do (cd "$results" && cp -r --parents "${run#"$results"/}" "$OLDPWD/.gpu/runs/"); done
 fi
 chmod -R u+w .gpu
