@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repro.config import compose
-from repro.data.sources import load_arrays
+from repro.data.cifar10 import load_arrays
 from repro.errors import ConfigError
 from repro.runs import read_run, scan
 from repro.training import inputs, measurements

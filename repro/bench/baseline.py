@@ -22,8 +22,7 @@ from repro.models import build_model
 from repro.schema import Engine, RunConfig
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, count_batches_once
-from repro.training.sync_batch_norm import batch_norm_group
+from repro.training.step import TrainStep, batch_norm_group, count_batches_once
 from repro.training.timing import with_memory_format
 
 

@@ -19,7 +19,7 @@ from repro.devices import autocast
 from repro.models import build_model
 from repro.schema import Precision, RunConfig, WarmUp
 from repro.training.schedule import Schedule
-from repro.training.sync_batch_norm import batch_norm_group
+from repro.training.step import batch_norm_group
 
 PREFETCH = 2  # batches that each worker makes ahead; DataLoader's default
 

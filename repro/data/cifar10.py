@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repro.data import cifar10_files
 from repro.data.augment import normalize
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.data.random import permutation
-from repro.schema import DataConfig, Normalization
+from repro.errors import ConfigError
+from repro.paths import data_dir
+from repro.schema import IMAGENET, SYNTHETIC, DataConfig, Normalization
 
 VALIDATION_IMAGES = 5000  # Sec. 4.2: a 45k/5k train/validation split
 
@@ -104,3 +107,17 @@ class TrainingOrder:
         self.start.fill_(epoch * self.images)
         self.epoch = epoch
         return True
+
+
+def load_arrays(config: DataConfig) -> Cifar10Arrays:
+    """CIFAR-10 from the user's folder, or the synthetic images; DataError (3) if CIFAR-10 is missing or damaged.
+
+    ConfigError for ImageNet, whose images are read from their files one by one.
+    """
+    if config.name == IMAGENET:
+        raise ConfigError(f"data.name={IMAGENET}: its images are not loaded into memory, as CIFAR-10's are")
+    if config.name == SYNTHETIC:
+        from repro.data import synthetic
+
+        return synthetic.make()
+    return cifar10_files.load(data_dir(config.root))

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from repro.config import paper_config
 from repro.models import build_model
-from repro.models.layers import weighted_layers
+from repro.models.blocks import weighted_layers
 from repro.schema import DEPTHS, Family, ModelConfig, ShortcutOption, StrideIn
 
 CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers

@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalize
-from repro.data.cifar10 import channel_statistics, on_device
+from repro.data.cifar10 import channel_statistics, load_arrays, on_device
 from repro.data.crops import Picture, center_crop, resized
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
 from repro.data.imagenet_statistics import BESIDE, statistics_folder
-from repro.data.sources import load_arrays
 from repro.devices import autocast, is_out_of_memory, memory_format
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.models.imagenet import ImageNetNet

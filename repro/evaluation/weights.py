@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from repro.config import flat, to_dict
-from repro.data.cifar10 import on_device
-from repro.data.sources import load_arrays
+from repro.data.cifar10 import load_arrays, on_device
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.metrics import Outcome, evaluate_on

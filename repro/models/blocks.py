@@ -3,6 +3,8 @@
 All tensors are float, (N, C, H, W).
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -148,3 +150,13 @@ def batch_norm(channels: int, config: ModelConfig, group: int) -> nn.BatchNorm2d
     """Batch normalization over `group` images (0: over the whole mini-batch) with the configuration's constants."""
     eps, momentum = config.batch_norm_eps, config.batch_norm_momentum
     return GroupedBatchNorm2d(channels, group, eps, momentum) if group else nn.BatchNorm2d(channels, eps, momentum)
+
+
+def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    """(name, layer) of every convolution and fully-connected layer in forward order; projections are not counted.
+
+    For a 6n+2-layer network of Sec. 4.2 these are 6n+1 3x3 convolutions and the fully-connected layer.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and ".shortcut." not in name:
+            yield name, module

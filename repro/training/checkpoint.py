@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.torch_version import TorchVersion
+from torch.utils._pytree import tree_map_only
 
 from repro.devices import new_stream
 from repro.errors import StorageError
@@ -56,11 +56,8 @@ def serialize(value: Any) -> bytes:
 
 def digest(payload: bytes, facts: dict[str, Any]) -> str:
     """SHA-256 of all that a resume trusts: a checkpoint's bytes and the facts of its JSON, its own hash aside."""
-    found = hashlib.sha256(payload)
-    if facts["schema"] > 1:
-        found.update(json.dumps({key: value for key, value in facts.items() if key != "sha256"},
-                                sort_keys=True).encode())
-    return found.hexdigest()
+    own = json.dumps({key: value for key, value in facts.items() if key != "sha256"}, sort_keys=True).encode()
+    return hashlib.sha256(payload + own if facts["schema"] > 1 else payload).hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -76,11 +73,8 @@ def remove(path: Path) -> None:
 
 def remove_all(folder: Path) -> None:
     """Delete every checkpoint of a run, also one that was cut off and what write_atomic was in the middle of."""
-    for path in list_checkpoints(folder):
+    for path in [*list_checkpoints(folder), *folder.glob("checkpoint-*.pt"), *folder.glob(".*.part")]:
         remove(path)
-    for pattern in ("checkpoint-*.pt", ".*.part"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
@@ -101,7 +95,7 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any], dic
 
 def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
     """One checkpoint: its hash is checked before it is read, only plain data is admitted; StorageError otherwise."""
-    meta: dict[str, Any] = {}
+    other = ""
     try:
         meta = read_json(path.with_suffix(".json"))
         if meta["schema"] > SCHEMA:
@@ -112,21 +106,14 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, An
         if found != meta["sha256"]:
             raise StorageError(f"damaged ({len(payload)} of {meta['bytes']} bytes, sha256 {found[:12]} instead of "
                                f"{meta['sha256'][:12]})")
+        written = meta.get("versions", {}).get("torch")
+        if written != torch.__version__:
+            other = f"; it was written with torch {written}, this is {torch.__version__}"
         return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
     except StorageError:
         raise
     except Exception as error:  # torch's unpickler raises IndexError, AttributeError and others on what it can't read
-        raise StorageError(f"unreadable checkpoint ({type(error).__name__}{newer_torch(meta)})") from error
-
-
-def newer_torch(meta: Any) -> str:
-    """What to add where a checkpoint was written with a newer torch than this one; '' otherwise."""
-    try:
-        written = meta["versions"]["torch"]
-        newer = TorchVersion(written) > TorchVersion(torch.__version__)
-    except (KeyError, TypeError, ValueError):
-        return ""
-    return f"; it was written with torch {written}, this is {torch.__version__}" if newer else ""
+        raise StorageError(f"unreadable checkpoint ({type(error).__name__}{other})") from error
 
 
 def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
@@ -136,30 +123,19 @@ def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The value with every tensor in its dicts and lists replaced by `function` of it."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return type(value)((key, map_tensors(function, entry)) for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(function, entry) for entry in value)
-    return value
-
-
 @torch.no_grad()
 def snapshot(state: dict[str, Any], device: torch.device) -> Callable[[], Any]:
     """Copy a state as it is now; what is returned brings the copy to the CPU. On CUDA the host does not wait."""
-    copy = map_tensors(torch.clone, state)
+    copy = tree_map_only(Tensor, torch.clone, state)
     if device.type != "cuda":
-        return lambda: map_tensors(Tensor.cpu, copy)
+        return lambda: tree_map_only(Tensor, Tensor.cpu, copy)
     taken = torch.cuda.current_stream(device).record_event()
 
     def fetch() -> Any:
         stream = fetching_stream(device)  # its own waits for the copy, and for nothing that was queued after it
         stream.wait_event(taken)
         with torch.cuda.stream(stream):
-            return map_tensors(Tensor.cpu, copy)
+            return tree_map_only(Tensor, Tensor.cpu, copy)
     return fetch
 
 

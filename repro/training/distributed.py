@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from repro.config import flat, to_dict
+from repro.config import difference, flat, to_dict
 from repro.errors import ConfigError, LostProcessError, PeerError, ReproError
 from repro.schema import Device, RunConfig
 
@@ -60,8 +60,7 @@ class World:
     def all_reduce_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all processes, and return it."""
         if self.size > 1:
-            with self.naming_lost_peer():
-                dist.all_reduce(tensor)
+            dist.all_reduce(tensor)
         return tensor
 
     def average_buffers(self, model: nn.Module) -> None:
@@ -69,21 +68,11 @@ class World:
         if self.size > 1 and running_statistics(model):
             put_statistics(model, self.all_reduce_(flat_statistics(model)) / self.size)
 
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes, by rank; they have the same shape."""
-        if self.size == 1:
-            return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
-        with self.naming_lost_peer():
-            dist.all_gather(found, tensor)
-        return found
-
     def all_gather_object(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         found: list[Any] = [value] * self.size
         if self.size > 1:
-            with self.naming_lost_peer():
-                dist.all_gather_object(found, value, group=self.setup)
+            dist.all_gather_object(found, value, group=self.setup)
         return found
 
     def from_main(self, work: Callable[[], T]) -> T:
@@ -96,8 +85,7 @@ class World:
                 answer[0] = work()
             except ReproError as error:
                 answer[1] = error
-        with self.naming_lost_peer():
-            dist.broadcast_object_list(answer, group=self.setup, device=CPU)
+        dist.broadcast_object_list(answer, group=self.setup, device=CPU)
         if answer[1] is not None:
             raise answer[1]
         return cast(T, answer[0])
@@ -116,7 +104,7 @@ class World:
 
     @contextmanager
     def naming_lost_peer(self) -> Iterator[None]:
-        """Around what is sent and received: PeerError (1) if another process does not answer any more."""
+        """Around all that is sent and received: PeerError (1) if another process does not answer any more."""
         try:
             yield
         except RuntimeError as error:
@@ -124,8 +112,7 @@ class World:
                 raise
             others = ", ".join(f"{rank} ({name})" for rank, name in enumerate(self.names) if rank != self.rank)
             raise PeerError(f"process {self.rank} of {self.size}: another process is gone or does not answer "
-                            f"({first_line(error)})\nthe others are: {others}; the last checkpoint is intact, the same "
-                            "command goes on from it") from error
+                            f"({first_line(error)})\nthe others are: {others}") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -160,9 +147,9 @@ def rank_from_environment() -> tuple[int, int, int] | None:
         except ValueError as error:
             raise ConfigError(f"{said}: torchrun and srun set whole numbers here; unset them") from error
         if size > 1 and names[0] in os.environ:
-            if not (0 <= rank < size and local >= 0):
-                raise ConfigError(f"{said}: no such process")
-            return rank, size, local
+            if rank in range(size) and local >= 0:
+                return rank, size, local
+            raise ConfigError(f"{said}: no such process")
     return None
 
 
@@ -173,8 +160,7 @@ def join(config: RunConfig) -> World:
     if the processes were not all asked for the same run.
     """
     _joined.append(config.name)
-    started = None if config.devices == 1 else rank_from_environment()
-    if started is None:
+    if config.devices == 1 or (started := rank_from_environment()) is None:
         return World()
     rank, size, local = started
     if rank:
@@ -195,16 +181,21 @@ def join(config: RunConfig) -> World:
                                    f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
         atexit.register(dist.destroy_process_group)
     world = World(rank, size, setup=dist.new_group(backend="gloo", timeout=LONG))
-    if met:
-        check_same_request(world.all_gather_object(asked))
-    return replace(world, names=tuple(world.all_gather_object(f"{socket.gethostname()} pid {os.getpid()}")))
+    with world.naming_lost_peer():
+        if met:
+            check_same_request(world.all_gather_object(asked))
+        return replace(world, names=tuple(world.all_gather_object(f"{socket.gethostname()} pid {os.getpid()}")))
 
 
 @functools.cache
 def meet(rank: int, size: int, timeout: timedelta) -> Any:
     """The store of torch.distributed through which the processes of a run find each other."""
-    if "RANK" not in os.environ:
-        os.environ |= slurm_rendezvous(rank, size)
+    if "RANK" not in os.environ:  # srun started us: all meet on the first host of the job
+        hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", "localhost"))
+        number = int(os.environ.get("SLURM_JOB_ID", "0")) + 97 * int(os.environ.get("SLURM_STEP_ID", "0"))
+        os.environ |= {"MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(hosts),
+                       "MASTER_PORT": os.environ.get("MASTER_PORT", str(SLURM_PORTS + number % 10_000)),
+                       "RANK": str(rank), "WORLD_SIZE": str(size)}
     return next(rendezvous("env://", rank, size, timeout=timeout))[0]
 
 
@@ -230,12 +221,12 @@ def check_same_request(answers: list[dict[str, Any]]) -> None:
             error = ReproError(f"process {rank} of {len(answers)}: {answer['error']}")
             error.exit_code = answer["exit_code"]
             raise error
-    for rank, answer in enumerate(answers[1:], 1):
-        differing = [f"{key}: {answers[0].get(key)} in process 0, {answer.get(key)} in process {rank}"
-                     for key in sorted(answers[0] | answer) if answers[0].get(key) != answer.get(key)]
-        if differing:
+    for rank, answer in enumerate(answers):
+        if differing := difference(answers[0], answer):
             raise ConfigError("processes that train one network together were asked for different runs\n  "
-                              + "\n  ".join(differing) + "\ngive them the same, or devices=1 for a run each")
+                              + "\n  ".join(f"{key}: {first} in process 0, {own} in process {rank}"
+                                            for key, (first, own) in sorted(differing.items()))
+                              + "\ngive them the same, or devices=1 for a run each")
 
 
 def tell_others(error: ReproError) -> None:
@@ -243,10 +234,9 @@ def tell_others(error: ReproError) -> None:
     started = rank_from_environment()
     if started is None or _joined or not isinstance(error, ConfigError):
         return
-    timeout = timedelta(seconds=LATE_SECONDS)
+    (rank, size, _), timeout = started, timedelta(seconds=LATE_SECONDS)
     with suppress(RuntimeError, ValueError):  # they may have ended too, each for its own reason
-        told = {"error": str(error), "exit_code": error.exit_code}
-        exchange(meet(*started[:2], timeout), *started[:2], told, timeout)
+        exchange(meet(rank, size, timeout), rank, size, {"error": str(error), "exit_code": error.exit_code}, timeout)
 
 
 def own_gpu(local: int) -> int:
@@ -255,15 +245,6 @@ def own_gpu(local: int) -> int:
     if local >= found and found != 1:
         raise ConfigError(f"{local + 1} processes on this machine, {found} GPUs found")
     return 0 if found == 1 and "SLURM_PROCID" in os.environ else local
-
-
-def slurm_rendezvous(rank: int, size: int) -> dict[str, str]:
-    """What torch.distributed reads, for a process that srun started: the first host of the job is where all meet."""
-    hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", "localhost"))
-    number = int(os.environ.get("SLURM_JOB_ID", "0")) + 97 * int(os.environ.get("SLURM_STEP_ID", "0"))
-    return {"MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(hosts),
-            "MASTER_PORT": os.environ.get("MASTER_PORT", str(SLURM_PORTS + number % 10_000)),
-            "RANK": str(rank), "WORLD_SIZE": str(size)}
 
 
 def first_host(hosts: str) -> str:

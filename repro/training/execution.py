@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from repro.data.cifar10 import DeviceData
 from repro.devices import force_eager, new_stream
 from repro.errors import CaptureError
 from repro.evaluation.metrics import ErrorSums, Outcome, add_errors, evaluate_on
-from repro.models.blocks import BasicBlock, Bottleneck
+from repro.models.blocks import BasicBlock, Bottleneck, weighted_layers
 from repro.models.checkpointing import set_checkpointing
-from repro.models.layers import weighted_layers
 from repro.runs import title
 from repro.schema import Engine, RunConfig
-from repro.training.checkpoint import map_tensors
 from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
@@ -54,7 +53,7 @@ class Execution:
         self.graphs: dict[int, CapturedUpdates] = {}  # by the number of updates in them
         self.latest: CapturedUpdates | None = None
         self.test: CapturedEvaluation | None = None
-        self.compiled = self.captured = False
+        self.compiled = False
         self.queued: deque[torch.cuda.Event] = deque()
         self.stream = new_stream(step.device) if step.device.type == "cuda" else None
         set_checkpointing(step.model, config.machine.activation_checkpointing)
@@ -64,13 +63,12 @@ class Execution:
         if config.engine is Engine.compile:
             self.compiled = self.attempt("compile", self.compile)
         if config.engine is Engine.graph or (config.engine is Engine.compile and step.device.type == "cuda"):
-            self.captured = self.attempt("capture", self.capture)
+            self.attempt("capture", self.capture)
 
     @property
     def kind(self) -> str:
         """How updates are really done."""
-        parts = [name for name, used in (("compile", self.compiled), ("graph", self.captured)) if used]
-        return "+".join(parts) or "eager"
+        return "+".join(["compile"] * self.compiled + ["graph"] * bool(self.graphs)) or "eager"
 
     @property
     def block(self) -> int:
@@ -108,15 +106,14 @@ class Execution:
 
     def attempt(self, name: str, work: Callable[[], None]) -> bool:
         """Do this and undo its updates; False with one line if it can't be done here."""
-        saved, problem, lack = map_tensors(torch.clone, self.step.state()), "", None
+        saved, problem, lack = tree_map_only(Tensor, torch.clone, self.step.state()), "", None
         try:
             work()
         except CaptureError:
             raise  # the device may not answer any more
         except Exception as error:  # whatever the compiler or the driver raises: the run goes on without it
             self.close()
-            problem = first_line(error)
-            lack = None if out_of_memory(error) is None else str(out_of_memory(error))
+            problem, lack = first_line(error), out_of_memory(error) and str(out_of_memory(error))
         self.step.load_state(saved)
         self.step.input.prepare(self.done * self.batch)
         self.step.optimizer.zero_grad()
@@ -142,30 +139,26 @@ class Execution:
         if self.stream is None:
             raise RuntimeError(f"needs a CUDA device, this is {self.step.device.type}")
         before = torch.cuda.current_stream(self.step.device)
+        # One pool for all: they never run at the same time, and the gradients of each are kept alive.
+        place = {"stream": self.stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
         try:
-            self.capture_in(self.stream)
+            with self.aside():
+                for ahead in range(WARM_UP):
+                    self.step.input.prepare((self.done + ahead) * self.batch)
+                    self.step()
+                self.step.batch(count=updates_per_graph(self))  # what it loads must be there before the capture
+            for count in sorted({1, updates_per_graph(self)}, reverse=True):
+                self.graphs[count] = CapturedUpdates(self.step, count, place)
+            if isinstance(self.step.data, DeviceData):
+                with force_eager(self.compiled), self.aside():
+                    self.test = CapturedEvaluation(self.step, self.step.data, self.config, place)
         except Exception as error:
             self.graphs, self.latest, self.test = {}, None, None
             torch.cuda.set_stream(before)  # a capture that fails may leave its own stream behind
             if out_of_memory(error) is not None:
                 raise
-            text = f"{title(self.config)}: CUDA graphs can't be captured here:\n{error_chain(error)}"
-            raise CaptureError(text) from error
-
-    def capture_in(self, stream: torch.cuda.Stream) -> None:
-        """`capture` in this stream."""
-        with self.aside():
-            for ahead in range(WARM_UP):
-                self.step.input.prepare((self.done + ahead) * self.batch)
-                self.step()
-            self.step.batch(count=updates_per_graph(self))  # what it loads must be there before the capture
-        # One pool for all: they never run at the same time, and the gradients of each are kept alive.
-        place = {"stream": stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
-        for count in sorted({1, updates_per_graph(self)}, reverse=True):
-            self.graphs[count] = CapturedUpdates(self.step, count, place)
-        if isinstance(self.step.data, DeviceData):
-            with force_eager(self.compiled), self.aside():
-                self.test = CapturedEvaluation(self.step, self.step.data, self.config, place)
+            raise CaptureError(f"{title(self.config)}: CUDA graphs can't be captured here:\n"
+                               f"{error_chain(error)}") from error
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -233,22 +226,21 @@ def evaluate_together(model: nn.Module, step: TrainStep) -> Outcome:
                    None if outcome.top5_errors is None else top5_errors)
 
 
-def out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
-    """The lack of memory that an error is, or that it came from."""
-    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error
+
+
+def out_of_memory(error: BaseException) -> torch.OutOfMemoryError | None:
+    """The lack of memory that an error is, or that it came from."""
+    return next((cause for cause in causes(error) if isinstance(cause, torch.OutOfMemoryError)), None)
 
 
 def error_chain(error: BaseException) -> str:
-    """An error and those that it came from, a line each: torch says of a failed capture only that one came before."""
-    lines, seen, head = [], set[int](), ""
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        lines.append(f"  {head}{type(cause).__name__}: {first_line(cause)}")
-        cause, head = cause.__cause__ or cause.__context__, "caused by "
-    return "\n".join(lines)
+    """An error and its causes, a line each: torch says of a failed capture only that an error came before."""
+    return "  " + "\n  caused by ".join(f"{type(cause).__name__}: {first_line(cause)}" for cause in causes(error))
 
 
 def updates_per_graph(execution: Execution) -> int:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from repro.data.augment import augment_batch
-from repro.data.cifar10 import DeviceData, TrainingOrder, on_device
-from repro.data.sources import load_arrays
+from repro.data.cifar10 import DeviceData, TrainingOrder, load_arrays, on_device
 from repro.errors import ConfigError, Stopped
 from repro.paths import data_dir, display_path, results_dir
 from repro.schema import IMAGENET, PaddingValue, RunConfig
@@ -96,9 +95,9 @@ class DeviceInput:
         self.prepared_updates = self.images  # two passes lie ready
         self.order = TrainingOrder(self.images, config.seed, data.train_images.device)
 
-    def prepare(self, position: int) -> bool:
-        """Prepare the mini-batch that begins at this position; whether anything had to be changed."""
-        return self.order.prepare(position)
+    def prepare(self, position: int) -> None:
+        """Prepare the mini-batch that begins at this position."""
+        self.order.prepare(position)
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """The images at these positions (B,) int64, which are prepared: float32 (B, 3, H, W) and int64 (B,)."""
@@ -133,10 +132,10 @@ class StreamInput:
         self.at = -1  # position that `pixels` holds
         self.next = -1  # position of the mini-batch that comes out of `crops` next
 
-    def prepare(self, position: int) -> bool:
+    def prepare(self, position: int) -> None:
         """As of `DeviceInput`; waits for files that are not read yet. DataError if one can't be."""
         if position == self.at:
-            return False
+            return
         if self.crops is None or position != self.next:
             self.close()
             self.requested = deque()
@@ -148,7 +147,6 @@ class StreamInput:
         self.pixels.copy_(pixels, non_blocking=True)
         self.labels.copy_(labels, non_blocking=True)
         self.at, self.next = position, position + self.config.train.mini_batch_size
-        return True
 
     def requests(self, position: int, labels: deque[Tensor]) -> Iterator[list[tuple[int, ...]]]:
         """What is to be read for each mini-batch from this position on, without end; its labels go to `labels`."""

@@ -65,6 +65,7 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
     names it. Raises what the first process that failed raises otherwise.
     """
     size, errors, workers = plan.devices, multiprocessing.get_context("spawn").SimpleQueue(), list[Any]()
+    level, forwarded = logging.getLogger("repro").getEffectiveLevel(), False
 
     def kill_workers() -> None:
         for process in workers:
@@ -74,10 +75,8 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
         try:
             with environment_of_workers(size):
                 context = start_processes(  # type: ignore[no-untyped-call]
-                    work, (plan, train, errors, free_port(), os.getpid(),
-                           logging.getLogger("repro").getEffectiveLevel()), size, join=False, start_method="spawn")
+                    work, (plan, train, errors, free_port(), os.getpid(), level), size, join=False)
             workers += context.processes
-            forwarded = False
             while not context.join(LOOK, GRACE if errors.empty() else PATIENCE):
                 if stop.received is not None and not forwarded:
                     forwarded = True

@@ -31,54 +31,57 @@ from repro.stopping import StopRequest
 from repro.training import checkpoint
 from repro.training.execution import Execution
 from repro.training.plan import Plan
-from repro.training.resume import changed_surroundings, seed_and_settings
-from repro.training.schedule import Schedule
+from repro.training.resume import seed_and_settings
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
+# What bits depend on; a CPU's name tells its threads.
+SURROUNDINGS = ("device", "python", "torch", "torchvision", "numpy", "commit", "engine", "devices")
 NO_SCALARS = "no TensorBoard scalars from here on"
 
 
 class RunLog:
     """Rows are appended and flushed, everything else is replaced atomically; of several processes one writes.
 
-    Around the updates of a run (`with log`) it saves as much as can be saved of one that can't go on. `before` is what
+    Around the updates (`with log`) it saves as much as can be saved of a run that can't go on. `before` is what
     `restore` has found.
     """
 
-    def __init__(self, plan: Plan, execution: Execution, schedule: Schedule, record: Record,
-                 before: dict[str, Any], stop: StopRequest):
-        self.plan, self.execution, self.step, self.stop = plan, execution, execution.step, stop
-        self.world, self.record, self.schedule = self.step.world, record, schedule
-        self.evaluated_on, self.done = self.step.data.evaluated_on, execution.done
-        self.row_began = self.done // schedule.interval * schedule.interval  # of the interval of training errors
-        self.columns = history_columns(self.evaluated_on, plan.config.data.name == IMAGENET)
+    def __init__(self, plan: Plan, execution: Execution, record: Record, before: dict[str, Any], stop: StopRequest):
+        self.plan, self.execution, self.record, self.stop = plan, execution, record, stop
+        self.step, self.done, self.on = execution.step, execution.done, execution.step.data.evaluated_on
+        self.world, self.schedule = self.step.world, self.step.schedule
+        self.row_began = self.done - self.done % self.schedule.interval  # of the interval of training errors
+        self.columns = history_columns(self.on, plan.config.data.name == IMAGENET)
         self.rows: dict[str, str] = {}  # the CSV files as they are on disk, or would be if it were not full
         self.board: Board | None = None
         if self.world.is_main:
             self.begin_files(before.get("rows", {}))
         history = self.world.from_main(lambda: files.read_history(plan.folder / "history.csv"))
-        self.errors = [(int(row["iteration"]), row[f"{self.evaluated_on}_top1_error"]) for row in history]
-        # Seconds of all sessions; those of training before this one; and when the lap began that is not counted yet.
-        self.seconds = {name: before.get(name, 0.0) for name in ("train_seconds", "evaluation_seconds")}
-        self.trained_before, self.mark = self.seconds["train_seconds"], time.monotonic()
-        self.write(iteration=self.done, **self.spent())
-        self.writer, self.bar = checkpoint.Writer(), self.world.is_main and sys.stderr.isatty()
-        self.stack, self.note = ExitStack(), ""
-        self.show = self.stack.enter_context(progress(plan.title, schedule.iterations, self.done, self.bar, "it"))
-        self.first, self.began = self.done, time.monotonic()
-        self.shown = self.saved = self.began
+        self.errors = [(int(row["iteration"]), row[f"{self.on}_top1_error"]) for row in history]
+        self.trained_before = before.get("train_seconds", 0.0)  # by earlier sessions
+        self.mark = time.monotonic()  # when the lap began that is not counted yet
+        self.write(iteration=self.done, train_seconds=self.trained_before,
+                   evaluation_seconds=before.get("evaluation_seconds", 0.0))
+        self.writer, self.stack, self.note = checkpoint.Writer(), ExitStack(), ""
+        self.bar = self.world.is_main and sys.stderr.isatty()
+        self.show = self.stack.enter_context(progress(plan.title, self.schedule.iterations, self.done, self.bar, "it"))
+        self.first, self.shown, self.saved = self.done, self.mark, self.mark
         self.stopping, self.saves = self.world.agree(stop.reason is not None, False)
 
     def begin_files(self, known: dict[str, str]) -> None:
-        """The configuration, the CSV files up to the checkpoint, of which it knows this content, and TensorBoard."""
+        """The configuration, TensorBoard, and the CSV files with what the checkpoint knows of them."""
         folder, config = self.plan.folder, self.plan.config
         files.write_atomic(folder / "config.yaml", yaml.safe_dump(to_dict(self.record.config), sort_keys=False))
         tables = {"history.csv": self.columns, "timing.csv": TIMING_COLUMNS}
         if config.evaluation.gradient_iterations:
             tables["gradients.csv"] = GRADIENT_COLUMNS
         for name, columns in tables.items():
-            self.rows[name] = begin_rows(folder / name, columns, self.done, known.get(name))
+            path, self.rows[name] = folder / name, known.get(name, ",".join(columns) + "\n")
+            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            if self.done and not text.startswith(self.rows[name]):
+                logger.warning(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
+            files.write_atomic(path, self.rows[name])
         if config.machine.tensorboard:
             self.board = Board(folder / "tensorboard", self.done)
 
@@ -154,49 +157,42 @@ class RunLog:
 
     def evaluated(self, row: dict[str, float]) -> None:
         """One more row of history.csv, timing.csv and TensorBoard."""
-        spent, on, rate = self.lap("evaluation_seconds"), self.evaluated_on, self.rate()
+        spent, rate, test = self.lap("evaluation_seconds"), self.rate(), row[f"{self.on}_top1_error"]
         self.step.clear()
         self.row_began = self.done
-        test = f"{on} error {row[f'{on}_top1_error']:.2f} %"
+        text = f"train error {row['train_top1_error']:.2f} %, {self.on} error {test:.2f} %, {rate:.0f} images/s"
         if self.bar:
-            self.note = f"train error {row['train_top1_error']:.2f} %, {test}, {rate:.0f} images/s"
-            self.show(0, self.note)
-        elif self.world.is_main:
-            left = (time.monotonic() - self.began) / max(1, self.done - self.first) * (
-                self.schedule.iterations - self.done)
-            logger.info(f"{self.plan.title}: iteration {self.done}/{self.schedule.iterations}, lr "
-                        f"{row['learning_rate']:g}, train error {row['train_top1_error']:.2f} %, {test}, {rate:.0f} "
-                        f"images/s, {duration(left)} left")
-        self.append({"history.csv": [[row[name] for name in self.columns]], "timing.csv": [[
-            self.done, round(self.seconds["train_seconds"], 3), round(spent, 3), round(rate, 1), utc_now()]]})
+            self.note = text
+            self.show(0, text)
+        else:  # only the main process speaks
+            left = (self.schedule.iterations - self.done) * self.execution.batch / rate
+            logger.info(f"{self.plan.title}: iteration {self.done}/{self.schedule.iterations}, "
+                        f"lr {row['learning_rate']:g}, {text}, {duration(left)} left")
+        times = [self.done, self.record.train_seconds, round(spent, 3), round(rate, 1), utc_now()]
+        self.append({"history.csv": [[row[name] for name in self.columns]], "timing.csv": [times]})
         if self.board is not None:
             values = {name: row[name] for name in self.columns[1:]} | {"images_per_second": rate}
             self.board.add(step=self.done, summary={"value": [
                 {"tag": name, "simple_value": value} for name, value in values.items()]})
-        self.errors.append((self.done, row[f"{on}_top1_error"]))
+        self.errors.append((self.done, test))
 
     def rate(self) -> float:
         """Training images per second of this session, evaluations left out."""
-        seconds: float = self.seconds["train_seconds"] - self.trained_before + time.monotonic() - self.mark
+        seconds: float = self.record.train_seconds - self.trained_before + time.monotonic() - self.mark
         return (self.done - self.first) * self.execution.batch / max(1e-9, seconds)
 
     def lap(self, name: str) -> float:
-        """Count the seconds since the last lap as training or as evaluation, and return them."""
+        """Count the seconds since the last lap as train_seconds or evaluation_seconds, and return them."""
         last, self.mark = self.mark, time.monotonic()
-        self.seconds[name] += self.mark - last
+        setattr(self.record, name, round(getattr(self.record, name) + self.mark - last, 3))
         return self.mark - last
-
-    def spent(self) -> dict[str, float]:
-        """The seconds as recorded, to the millisecond."""
-        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
 
     def append(self, rows: dict[str, list[list[Any]]]) -> None:
         """Add rows to CSV files by their name. If that fails (StorageError), `self.rows` has all of them."""
         if not self.world.is_main:
             return
         lines = {name: "".join(",".join(map(str, row)) + "\n" for row in added) for name, added in rows.items()}
-        for name, text in lines.items():
-            self.rows[name] += text
+        self.rows |= {name: self.rows[name] + text for name, text in lines.items()}
         for name, text in lines.items():
             append_text(self.plan.folder / name, text)
 
@@ -219,11 +215,11 @@ class RunLog:
 
         A state whose update failed is never written: the checkpoint before it stays.
         """
-        spent, at, device = self.spent(), utc_now(), self.step.device
-        state = self.step.state()  # all processes together
+        at, device, rows, state = utc_now(), self.step.device, dict(self.rows), self.step.state()  # all together
         if not self.world.is_main:
             return lambda: None
-        fetch, rows = checkpoint.snapshot(state, device), dict(self.rows)
+        fetch = checkpoint.snapshot(state, device)
+        spent = {name: getattr(self.record, name) for name in ("train_seconds", "evaluation_seconds")}
         meta = {**spent, "identity": self.plan.config_hash, "numbers": seed_and_settings(self.plan.config),
                 "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
                 "utc": at}
@@ -235,7 +231,7 @@ class RunLog:
             checkpoint.save(self.plan.folder, done, fetched | {"rows": rows}, meta)
             session = self.record.sessions[-1]
             session.ended, session.to_iteration = at, done
-            self.write(iteration=done, **spent, **peak_memory(device))
+            self.write(iteration=done, **peak_memory(device))
         return write
 
     def finish_or_save(self) -> bool:
@@ -253,30 +249,30 @@ class RunLog:
 
     def finish(self, measured: dict[str, Any]) -> None:
         """The finished record: the result is the last row; the lowest test error only as a labeled extra."""
-        history, on = files.read_history(self.plan.folder / "history.csv"), self.evaluated_on
-        history = [row | {"iteration": int(row["iteration"])} for row in history]
-        if on == "test":
-            best = min(history, key=lambda row: row["test_top1_error"])
-            measured["best_on_test"] = {key: best[key] for key in ("iteration", "test_top1_error")}
+        path = self.plan.folder / "history.csv"
+        history = [row | {"iteration": int(row["iteration"])} for row in files.read_history(path)]
+        test, result, ended = f"{self.on}_top1_error", history[-1], int(self.step.warmup_end)
+        if self.on == "test":
+            best = min(history, key=lambda row: row[test])
+            measured["best_on_test"] = {key: best[key] for key in ("iteration", test)}
         self.lap("evaluation_seconds")
-        ended = int(self.step.warmup_end)
         session = self.record.sessions[-1]
         session.ended, session.to_iteration = utc_now(), self.done
-        self.write(iteration=self.done, **self.spent(), **peak_memory(self.step.device), ended=utc_now(),
-                   warmup_end=ended if ended >= 0 else None, **measured, status="finished", result=history[-1],
-                   history_sha256=files.file_sha256(self.plan.folder / "history.csv"))
-        test, train = history[-1][f"{on}_top1_error"], history[-1]["train_top1_error"]
-        logger.info(f"{self.plan.title}: {on} error {test:.2f} %, train error {train:.2f} % at iteration {self.done}, "
-                    f"{duration(self.seconds['train_seconds'])} of training; {display_path(self.plan.folder)}")
+        self.write(iteration=self.done, **peak_memory(self.step.device), ended=session.ended, **measured,
+                   warmup_end=ended if ended >= 0 else None, status="finished", result=result,
+                   history_sha256=files.file_sha256(path))
+        logger.info(f"{self.plan.title}: {self.on} error {result[test]:.2f} %, train error "
+                    f"{result['train_top1_error']:.2f} % at iteration {self.done}, "
+                    f"{duration(self.record.train_seconds)} of training; {display_path(self.plan.folder)}")
 
     def save_what_is_done(self) -> str:
         """Where an error ends the run: what is saved, in words."""
-        with suppress(StorageError, InUseError):
-            self.writer.finish()
         at = int(self.step.iteration)
         owed = self.schedule.evaluates(at) and f"\n{at}," not in self.rows.get("history.csv", "")  # its test failed
-        if self.world.size == 1 and not owed:
-            with suppress(StorageError, InUseError):
+        with suppress(StorageError, InUseError):
+            self.writer.finish()
+        with suppress(StorageError, InUseError):
+            if self.world.size == 1 and not owed:
                 self.save(at)()
                 return f"saved at iteration {at}"
         return "what was saved before stays"
@@ -333,7 +329,7 @@ def board_parts() -> tuple[Any, Any, Any]:
     return Event, SessionLog, RecordWriter
 
 
-def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: Record | None,
+def begin_record(plan: Plan, execution: Execution, earlier: Record | None,
                  format_times: dict[str, float] | None) -> Record:
     """The record of a run that begins, or goes on from an earlier one."""
     config, step, device = plan.config, execution.step, describe(execution.step.device)
@@ -347,7 +343,7 @@ def begin_record(plan: Plan, execution: Execution, schedule: Schedule, earlier: 
     return Record(
         schema=SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
         config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine
-        deviations=list(plan.deviations), evaluated_on=step.data.evaluated_on, iterations=schedule.iterations,
+        deviations=list(plan.deviations), evaluated_on=step.data.evaluated_on, iterations=step.schedule.iterations,
         iteration=execution.done, parameters=sum(p.numel() for p in step.model.parameters()),
         data=Images(config.data.name, step.data.split, step.data.sha256, bool(files and files.one_folder)),
         environment=environment, started=earlier.started if earlier else session.started,
@@ -368,19 +364,9 @@ def say_start(plan: Plan, record: Record) -> None:
                     "ImageNet" + ("; tested on the training images" if data.one_folder else ""))
     if plan.deviations:
         logger.info("  not the paper's settings: " + "; ".join(plan.deviations))
-    if done and (changed := changed_surroundings(*record.sessions[-2:])):
-        logger.warning(f"  {changed}: the numbers go on equal within rounding, not bit for bit")
-
-
-def begin_rows(path: Path, columns: tuple[str, ...], iteration: int, known: str | None) -> str:
-    """Make a CSV what the checkpoint knows of it, or its header and rows up to this iteration; what it holds now."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if known is None:
-        lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-        kept = [line for line in lines if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= iteration]
-        known = "\n".join([",".join(columns), *kept]) + "\n"
-    elif not text.startswith(known):
-        logger.warning(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
-    files.write_atomic(path, known)
-    return known
-
+    if done:
+        before, now = record.sessions[-2:]
+        changed = [f"{key} {old} until now, {getattr(now, key)} from here on" for key in SURROUNDINGS
+                   if (old := getattr(before, key)) is not None and old != getattr(now, key)]
+        if changed:
+            logger.warning(f"  {'; '.join(changed)}: the numbers go on equal within rounding, not bit for bit")

@@ -10,15 +10,14 @@ from torch import nn
 
 from repro import files, runs
 from repro.config import compose
-from repro.data.cifar10 import DeviceData, on_device
-from repro.data.sources import load_arrays
+from repro.data.cifar10 import DeviceData, load_arrays, on_device
 from repro.devices import autocast, describe, exact_fp32, memory_format, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions
-from repro.record import Record, Responses
+from repro.record import Responses
 from repro.runs import RESPONSE_COLUMNS, Run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
@@ -82,7 +81,9 @@ def add_responses(run: Run, overrides: list[str]) -> None:
 
     from repro.evaluation.weights import load_weights  # late: a run needs it not
 
-    config = recorded_settings(run.record, overrides)
+    here = compose([f"experiment={run.record.experiment}", *overrides])  # this machine's device and data folder
+    config = resolve(replace(run.record.config, machine=replace(here.machine, precision=Precision.fp32),
+                             data=replace(run.record.config.data, root=here.data.root)))
     device = set_up(config)
     with files.hold_lock(run.folder):
         model = place(load_weights(build_model(config.model), run.folder / "weights.pt"), config, device)
@@ -92,10 +93,3 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Responses)
         runs.write_record(run.folder, run.record)
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
-
-
-def recorded_settings(record: Record, overrides: list[str]) -> RunConfig:
-    """A recorded run's network and data with this machine's device and data folder, in fp32."""
-    config, here = record.config, compose([f"experiment={record.experiment}", *overrides])
-    machine = replace(here.machine, precision=Precision.fp32)
-    return resolve(replace(config, machine=machine, data=replace(config.data, root=here.data.root)))

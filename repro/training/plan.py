@@ -13,8 +13,7 @@ from repro.errors import ConfigError
 from repro.runs import run_folder, title
 from repro.schema import Device, Family, Precision, RunConfig
 from repro.stopping import command_to_go_on
-from repro.training.distributed import rank_from_environment
-from repro.training.sync_batch_norm import check_shares
+from repro.training.distributed import World, rank_from_environment
 
 ALL_HERE = -1  # of `devices`: one process for each device of this machine
 
@@ -61,6 +60,20 @@ def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
     return Plan(resolved, own, run_folder(resolved, own), own in paper_hashes(config.name), tuple(deviations(resolved)),
                 config.machine.precision,
                 tuple(command_to_go_on([*command] or ["repro", "run", f"experiment={config.name}"])))
+
+
+def check_shares(config: RunConfig, devices: int) -> None:
+    """Raise ConfigError unless so many processes can share a resolved configuration's mini-batches and statistics."""
+    batch, group = config.train.mini_batch_size, config.train.batch_norm_group
+    own = World(size=devices).share(batch).stop
+    if group <= own and own % group == 0:
+        return
+    have = f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a mini-batch; "
+    if group != batch:
+        raise ConfigError(f"{have}allowed are its divisors, and all {batch}")
+    if config.machine.device is not Device.cuda:
+        raise ConfigError(f"{have}torch shares statistics between processes on GPUs only; "
+                          f"train.batch_norm_group={own} is possible here")
 
 
 def count_processes(config: RunConfig) -> int:

@@ -12,7 +12,6 @@ from repro import files
 from repro.config import ADDED_LATER, ANY, REMOVED, difference, paper_hashes, settings
 from repro.errors import ConfigError, DataError, StorageError
 from repro.paths import display_path
-from repro.record import Session
 from repro.runs import Run, read_run
 from repro.schema import Precision, Resume, RunConfig
 from repro.training import checkpoint
@@ -34,15 +33,21 @@ def hold_lock(folder: Path, world: World) -> Iterator[None]:
 
 
 def previous_run(plan: Plan) -> Run:
-    """The earlier run in a folder, if it is this configuration's; put aside first where it is not to go on."""
+    """The earlier run in a folder, if it is this configuration's; put aside first where it is not to go on.
+
+    StorageError where it has come far and nothing is left to go on from: never silently from scratch.
+    """
     if plan.config.resume is Resume.never:
         archive_run(plan.folder)
     earlier = read_run(plan.folder)
     check_same(earlier, plan)
-    require_checkpoint(earlier)
+    came_far = earlier.record.iteration > 0 if earlier.record else bool(earlier.history())
     if earlier.finished:
         checkpoint.remove_all(plan.folder)
         logger.info(f"{plan.title} is finished: {display_path(plan.folder)} (resume=never runs it again)")
+    elif came_far and earlier.status != "diverged" and not checkpoint.list_checkpoints(plan.folder):
+        raise StorageError(f"{display_path(plan.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
+                           "resume=never puts it aside and starts over")
     return earlier
 
 
@@ -78,15 +83,6 @@ def check_same(earlier: Run, plan: Plan) -> None:
                           "recorded one, take another seed or results=FOLDER, or resume=never")
 
 
-def require_checkpoint(earlier: Run) -> None:
-    """Raise StorageError where a run has come far and nothing is left to go on from: never silently from scratch."""
-    if checkpoint.list_checkpoints(earlier.folder) or earlier.finished or earlier.status == "diverged":
-        return
-    if earlier.record.iteration > 0 if earlier.record else earlier.history():
-        raise StorageError(f"{display_path(earlier.folder)}: {earlier.problem or 'its checkpoints are gone'}; "
-                           "resume=never puts it aside and starts over")
-
-
 def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
     """Put the newest whole checkpoint into the step; {} for none, else its JSON and `rows`, the CSV files of then."""
     world, where = step.world, step.device if step.world.size == 1 else torch.device("cpu")
@@ -119,17 +115,10 @@ def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
     """Raise DataError where processes have other images, or a run would go on with others than it began with."""
     found = world.all_gather_object(sha256)
     if len(set(found)) > 1:
-        raise DataError("the processes do not have the same images: fingerprints "
-                        + ", ".join(f"{one[:12]} in process {rank}" for rank, one in enumerate(found)))
+        raise DataError("the processes do not have the same images: their fingerprints are "
+                        + ", ".join(one[:12] for one in found))
     before = earlier.record.data.sha256 if earlier.record and earlier.record.data else sha256
     if done and before != sha256:
         raise DataError(f"{display_path(earlier.folder)}: trained on another set of images until iteration {done} "
                         f"(fingerprint {before[:12]}, now {sha256[:12]}); put the images back, or resume=never starts "
                         "over")
-
-
-def changed_surroundings(before: Session, now: Session) -> str:
-    """In what surroundings two sessions of a run differ, in words (a CPU's name tells its threads); '' for none."""
-    keys = ("device", "python", "torch", "torchvision", "numpy", "commit", "engine", "devices")
-    return "; ".join(f"{key} {old} until now, {getattr(now, key)} from here on" for key in keys
-                     if (old := getattr(before, key)) is not None and old != getattr(now, key))

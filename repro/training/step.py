@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.sgd import sgd
 
 from repro.devices import autocast, memory_format
-from repro.schema import Precision, RunConfig, WarmUp
+from repro.schema import DecayOn, MomentumForm, Precision, RunConfig, TrainConfig, WarmUp
 from repro.training.distributed import World, flat_statistics, put_statistics, running_statistics
 from repro.training.inputs import Data, input_of
-from repro.training.optimizer import MomentumSGD
 from repro.training.schedule import NEVER, Schedule
 
 
@@ -160,13 +160,16 @@ class TrainStep:
     def state(self) -> dict[str, object]:
         """All that an exact resume needs, as tensors on this device.
 
-        `statistics` has the running statistics of each process, where there are several.
+        `statistics` (processes, N) has the running statistics of each process, where there are several.
         """
         own: dict[str, object] = {
             "model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
             "counters": {name: getattr(self, name) for name in self.counters}}
         if self.world.size > 1 and running_statistics(self.model):
-            own["statistics"] = self.world.all_gather(flat_statistics(self.model))
+            flat = flat_statistics(self.model)
+            parts = torch.zeros(self.world.size, len(flat), device=self.device)
+            parts[self.world.rank] = flat
+            own["statistics"] = self.world.all_reduce_(parts)
         return own
 
     @torch.no_grad()
@@ -185,13 +188,59 @@ class TrainStep:
         self.optimizer.rate.copy_(state["rate"])  # type: ignore[arg-type]
         for name in self.counters:
             getattr(self, name).copy_(counters[name])
-        if "statistics" in state:
-            self.load_statistics(state["statistics"])  # type: ignore[arg-type]
+        if "statistics" in state:  # each process takes its own, the mean of all where there are more or fewer now
+            parts = torch.stack([*state["statistics"]])  # type: ignore[misc]
+            put_statistics(self.model, parts[self.world.rank] if len(parts) == self.world.size else parts.mean(0))
 
-    def load_statistics(self, parts: list[Tensor]) -> None:
-        """Each process takes its own running statistics; the mean of all where there are more or fewer now."""
-        rank = self.world.rank
-        put_statistics(self.model, parts[rank] if len(parts) == self.world.size else torch.stack(parts).mean(0))
+
+class MomentumSGD:
+    """torch's fused SGD with a learning rate that is a tensor on the device and a momentum that may be Caffe's.
+
+    Caffe (authors' README): v = m v + lr g, w = w - v. torch: b = m b + g, w = w - lr b. With v = lr b they are the
+    same while lr stays; when lr changes, Caffe's v keeps its size, so b must be multiplied by old/new rate.
+    Nesterov, as torch has it: w = w - lr (g + m b) with torch's b.
+    All state lies in tensors that are updated in place. The update is called as a function: the class
+    torch.optim.SGD would do the same, but imports torch's compiler first, 1.6 s of every start.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, first_rate: float):
+        parameters = list(model.parameters())
+        device = parameters[0].device
+        self.caffe = config.momentum_form is MomentumForm.caffe
+        self.rate = torch.tensor(first_rate, dtype=torch.float32, device=device)
+        self.skip = torch.zeros((), dtype=torch.float32, device=device)  # 1: leave weights and momentum as they are
+        self.parameters = parameters
+        self.coefficient = config.momentum
+        self.nesterov = config.momentum_form is MomentumForm.nesterov
+        self.momentum = [torch.zeros_like(p) for p in parameters]
+        buffers = dict(zip(parameters, self.momentum, strict=True))
+        self.groups = [([(p, buffers[p]) for p in group], decay) for group, decay in decay_groups(model, config)]
+
+    @torch.no_grad()
+    def update(self, rate: Tensor, good: Tensor) -> None:
+        """One update at this rate (() float32); none at all where `good` (() bool) is false."""
+        if self.caffe:
+            torch._foreach_mul_(self.momentum, self.rate / rate)
+        self.rate.copy_(rate)
+        torch.logical_not(good, out=self.skip)
+        for pairs, decay in self.groups:
+            trained = [(p, p.grad, buffer) for p, buffer in pairs if p.grad is not None]
+            sgd([p for p, _, _ in trained], [gradient for _, gradient, _ in trained],
+                [buffer for _, _, buffer in trained], fused=True, found_inf=self.skip, lr=self.rate,
+                momentum=self.coefficient, weight_decay=decay, dampening=0.0, nesterov=self.nesterov, maximize=False)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def decay_groups(model: nn.Module, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
+    """Parameters with and without weight decay: all decay, or only convolution and fully-connected weights."""
+    parameters = list(model.parameters())
+    if config.weight_decay_on is DecayOn.all:
+        return [(parameters, config.weight_decay)]
+    return [([p for p in parameters if p.ndim > 1], config.weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
 
 
 @contextmanager
@@ -210,6 +259,20 @@ def count_batches_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
             layer.num_batches_tracked = count
     if counted := [count for count in counts if count is not None]:
         torch._foreach_add_(counted, 1)
+
+
+def batch_norm_group(config: RunConfig, devices: int = 1) -> int:
+    """Images of one process that share batch statistics, 0 where these are all that it has."""
+    group = config.train.batch_norm_group
+    return 0 if group >= config.train.mini_batch_size // devices else group
+
+
+def sync_batch_norm(model: nn.Module, config: RunConfig, devices: int) -> nn.Module:
+    """The model, with batch statistics over all processes where those of one have too few images for a group."""
+    if config.train.batch_norm_group <= config.train.mini_batch_size // devices:
+        return model
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted
 
 
 def average_gradients(model: nn.Module) -> nn.Module:

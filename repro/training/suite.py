@@ -97,25 +97,24 @@ def evaluate_finished(suite: Suite, plans: Sequence[Plan], overrides: list[str],
 def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
     """The preset to run. `auto` without a GPU is the short one, said with the paper's cost as measured here.
 
-    ConfigError for an unknown preset, and for `auto` without a GPU where the suite has no short version.
+    ConfigError for `auto` without a GPU where the suite has no short version.
     """
+    logger.info(f"suite {suite.name}: {suite.question}")
     if asked == "auto":
         asked = suite.default_preset
     if asked != "auto":
-        suite.preset(asked)
-    logger.info(f"suite {suite.name}: {suite.question}")
-    first = resolve(compose([f"experiment={suite.experiments[0]}", *overrides]))
-    if asked != "auto" or first.machine.device is Device.cuda:
-        return "paper" if asked == "auto" else asked
+        return asked
+    if resolve(compose([f"experiment={suite.experiments[0]}", *overrides])).machine.device is Device.cuda:
+        return "paper"
     if "short" not in suite.presets:
         raise ConfigError(f"suite {suite.name} needs a CUDA device and there is none here; preset=paper (PRESET=paper) "
                           f"runs it anyway, `repro cost {suite.name}` measures what that takes")
     if not has_begun(suite.preset("short"), overrides):
         logger.info("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:")
         measure_cost(suite, [override for override in overrides if not override.startswith("scale=")])
-        logger.info(
-            f"running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
-            f"  it shows {suite.presets['short'].shows};\n  it cannot show {suite.presets['short'].cannot_show}.")
+        short = suite.presets["short"]
+        logger.info("running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
+                    f"  it shows {short.shows};\n  it cannot show {short.cannot_show}.")
     return "short"
 
 
@@ -130,14 +129,6 @@ class Cost:
     test_seconds_per_image: float
     measured_steps: int
     engine: str
-
-    def run_seconds(self, schedule: Schedule, test_images: int) -> float:
-        """Training and evaluations of a whole run on so many images, computed from the measured step.
-
-        Reading and decoding images, which ImageNet needs, is no part of it.
-        """
-        evaluations = sum(schedule.evaluates(i) for i in range(1, schedule.iterations + 1))
-        return self.step_seconds * schedule.iterations + evaluations * test_images * self.test_seconds_per_image
 
 
 @restore_settings()
@@ -167,7 +158,9 @@ def measure_cost(suite: Suite, overrides: list[str]) -> dict[str, Any]:
         config = compose([f"experiment={experiment}", *overrides])
         measured, schedule = measure(config), Schedule.of(config)
         imagenet = config.data.name == IMAGENET
-        seconds = measured.run_seconds(schedule, VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
+        tests = sum(schedule.evaluates(done) for done in range(1, schedule.iterations + 1))
+        images = tests * (VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
+        seconds = measured.step_seconds * schedule.iterations + measured.test_seconds_per_image * images
         caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
         seeds, device = suite.seeds_of(experiment), measured.device
         total += seconds * seeds
@@ -181,7 +174,7 @@ def measure_cost(suite: Suite, overrides: list[str]) -> dict[str, Any]:
 
 
 def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
-    """The precision of a short run: as asked, else that of runs that are there, else fp32.
+    """The precision of a short run: None as asked, else that of runs that are there, else fp32.
 
     Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that in
     float64 (fp32: 0.99), so that a short run would show the arithmetic and not the network.
@@ -193,9 +186,8 @@ def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
 
 def has_begun(preset: Preset, overrides: list[str]) -> Precision | None:
     """The precision, bf16 or fp32, in which runs of the preset are there already; None if there are none."""
-    for precision in (Precision.bf16, Precision.fp32):
-        plans = [plan(config_of(name, 0, preset, overrides, precision)) for name in preset.experiments or ()]
-        if any(read_run(one.folder).record for one in plans):
+    for precision, name in product((Precision.bf16, Precision.fp32), preset.experiments or ()):
+        if read_run(plan(config_of(name, 0, preset, overrides, precision)).folder).record:
             return precision
     return None
 

@@ -12,42 +12,34 @@ from repro.models import build_model
 from repro.schema import Architecture, Engine, RunConfig
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep
-from repro.training.sync_batch_norm import batch_norm_group
+from repro.training.step import TrainStep, batch_norm_group
 
 IMAGES, CPU_IMAGES = 50_000, 2_560  # of CIFAR-10; on a GPU each captured block of fewer would make a new order
 FORMATS = {False: "contiguous", True: "channels_last"}
-_formats: dict[object, dict[str, float]] = {}  # what `memory_format_times` measured in this process
+_formats: dict[object, dict[str, float]] = {}  # what `with_memory_format` measured in this process
 
 
 def with_memory_format(config: RunConfig, devices: int = 1) -> tuple[RunConfig, dict[str, float] | None]:
     """The configuration with the faster memory format where machine.channels_last is still None, after `resolve`.
 
     Also the milliseconds per update in each format, None where nothing was measured. `devices` share a mini-batch.
-    """
-    if config.machine.channels_last is not None:
-        return config, None
-    times = memory_format_times(config, devices)
-    return with_channels_last(config, times["channels_last"] < times["contiguous"]), times
-
-
-def memory_format_times(config: RunConfig, devices: int) -> dict[str, float]:
-    """Milliseconds of an update of a resolved configuration in each memory format on this device.
-
     Captured updates where the run captures or compiles. Once in a process for each kind of network: Choice: what holds
     for one depth on CIFAR-10 is taken for all, since their layers have the same shapes.
     """
+    if config.machine.channels_last is not None:
+        return config, None
     model, size = config.model, config.train.mini_batch_size // devices
     depth = model.depth if model.architecture is Architecture.imagenet else None
     key = (config.machine.device, config.machine.precision, config.machine.deterministic, config.engine is Engine.eager,
            model.architecture, depth, size, config.data.crop_size)
     if key not in _formats:
-        config = replace(config, engine=config.engine if config.engine is Engine.eager else Engine.graph,
-                         train=replace(config.train, mini_batch_size=size,
-                                       batch_norm_group=min(size, config.train.batch_norm_group)))
-        _formats[key] = {name: 1000 * update_seconds(prepare(with_channels_last(config, last)))
+        own = replace(config, engine=config.engine if config.engine is Engine.eager else Engine.graph,
+                      train=replace(config.train, mini_batch_size=size,
+                                    batch_norm_group=min(size, config.train.batch_norm_group)))
+        _formats[key] = {name: 1000 * update_seconds(prepare(with_channels_last(own, last)))
                          for last, name in FORMATS.items()}
-    return _formats[key]
+    times = _formats[key]
+    return with_channels_last(config, times["channels_last"] < times["contiguous"]), times
 
 
 def with_channels_last(config: RunConfig, channels_last: bool) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,7 @@ from repro.training.measurements import final_measurements
 from repro.training.plan import Plan
 from repro.training.resume import check_same_data, hold_lock, previous_run, restore
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep
-from repro.training.sync_batch_norm import batch_norm_group, sync_batch_norm
+from repro.training.step import TrainStep, batch_norm_group, sync_batch_norm
 from repro.training.timing import with_channels_last, with_memory_format
 
 
@@ -37,7 +35,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
     DataError (3), ConfigError (2), and CaptureError, after which this process can't go on.
     """
     world = join(plan.config)
-    with hold_lock(plan.folder, world), world.naming_lost_peer():
+    with world.naming_lost_peer(), hold_lock(plan.folder, world):
         earlier = world.from_main(lambda: previous_run(plan))
         if earlier.finished:
             return earlier
@@ -61,7 +59,7 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
     """
     execution, schedule, log = prepare(plan, world, stop, earlier)
     step, done = execution.step, execution.done
-    with closing(step.input), log:
+    with closing(step.input), log, world.naming_lost_peer():
         while done < schedule.iterations and not log.stopping:
             updates = min(execution.block, schedule.next_event(done) - done)
             execution.advance(updates)
@@ -98,9 +96,9 @@ def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> tuple[
     before = restore(step, plan)
     check_same_data(earlier, data.sha256, int(step.iteration), world)
     execution = Execution(step, config)
-    record = begin_record(plan, execution, schedule, earlier.record if before else None, format_times)
+    record = begin_record(plan, execution, earlier.record if before else None, format_times)
     say_start(plan, record)
-    log = RunLog(plan, execution, schedule, record, before, stop)
+    log = RunLog(plan, execution, record, before, stop)
     schedule = schedule.after(log.errors)
     step.follow(schedule)
     model.train()
@@ -143,20 +141,15 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     execution.close()
     if step.world.is_main:
         measured["weights_sha256"] = checkpoint.write_weights(plan.folder / "weights.pt", step.model, config)
-        write_statistics(step, plan.folder)
+        if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
+            from repro.data import imagenet_statistics
+
+            imagenet_statistics.write_beside(plan.folder, statistics, config.data.crop_size)
     if extras:
         measured |= final_measurements(step, config, plan.folder)
     if step.world.is_main:
         log.finish(measured)
         checkpoint.remove_all(plan.folder)
-
-
-def write_statistics(step: TrainStep, folder: Path) -> None:
-    """Beside the weights, what their images were normalized with, where that was made from the files of a data set."""
-    if (statistics := getattr(step.data, "statistics", None)) is not None:
-        from repro.data import imagenet_statistics
-
-        imagenet_statistics.write_beside(folder, statistics, step.data.crop_size)  # type: ignore[union-attr]
 
 
 def no_memory(error: Exception, config: RunConfig) -> str:

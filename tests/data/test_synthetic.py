@@ -7,7 +7,7 @@ from torch import nn
 
 from repro.config import compose
 from repro.data import synthetic
-from repro.data.sources import load_arrays
+from repro.data.cifar10 import load_arrays
 from repro.errors import ConfigError
 
 SHA256 = "1edba07f846bfe50265370386c6f921ebd5f69fe4b080be074079a881c32029d"

@@ -19,7 +19,7 @@ from repro.evaluation.analysis import (
     with_averaged_statistics,
 )
 from repro.models import build_model
-from repro.models.layers import weighted_layers
+from repro.models.blocks import weighted_layers
 from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
 from tests.made import tiny_config, tiny_data
 

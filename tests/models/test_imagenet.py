@@ -10,10 +10,9 @@ from torch import nn
 from repro import paper
 from repro.config import compose
 from repro.errors import ConfigError
-from repro.models.blocks import BasicBlock, Bottleneck, ProjectionShortcut, ZeroPadShortcut
+from repro.models.blocks import BasicBlock, Bottleneck, ProjectionShortcut, ZeroPadShortcut, weighted_layers
 from repro.models.build import build_imagenet_model
 from repro.models.imagenet import architecture, imagenet_config
-from repro.models.layers import weighted_layers
 from repro.schema import Family, ShortcutOption, StrideIn
 
 A, B, C = ShortcutOption

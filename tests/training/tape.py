@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from repro.training import execution
-from repro.training.checkpoint import map_tensors
 from repro.training.execution import Execution, updates_per_graph
 
 
@@ -54,7 +53,7 @@ class TapeUpdates:
 
 def capture_on_tape(self: Execution) -> None:
     """`Execution.capture` with tapes in the place of graphs, for monkeypatch."""
-    saved = map_tensors(torch.clone, self.step.state())
+    saved = tree_map_only(torch.Tensor, torch.clone, self.step.state())
     for count in {1, updates_per_graph(self)}:
         self.graphs[count] = TapeUpdates(self.step, count)
         self.step.load_state(saved)

@@ -11,7 +11,7 @@ import torch
 
 from repro.errors import StorageError
 from repro.training import checkpoint
-from repro.training.checkpoint import Writer, map_tensors, snapshot
+from repro.training.checkpoint import Writer, snapshot
 
 CPU = torch.device("cpu")
 
@@ -139,15 +139,6 @@ def test_a_snapshot_is_of_the_moment_when_it_was_taken():
     assert found["a"].tolist() == [0, 0, 0]
     assert found["list"][0].tolist() == [1, 1]
     assert found["n"] == 7
-
-
-def test_mapped_keeps_kinds_and_keys():
-    value = {"x": (torch.zeros(1), "text"), "y": [{"z": torch.ones(1)}]}
-    found = map_tensors(lambda tensor: tensor + 1, value)
-    assert found["x"][0].item() == 1
-    assert found["x"][1] == "text"
-    assert found["y"][0]["z"].item() == 2
-    assert value["x"][0].item() == 0
 
 
 def test_work_is_done_beside_the_caller_one_at_a_time():

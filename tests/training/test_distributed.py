@@ -21,8 +21,8 @@ from repro.models import build_model
 from repro.training import checkpoint, launch
 from repro.training.distributed import World, first_host, join, rank_from_environment
 from repro.training.launch import failure, free_port
-from repro.training.plan import count_processes, plan
-from repro.training.sync_batch_norm import batch_norm_group, check_shares, sync_batch_norm
+from repro.training.plan import check_shares, count_processes, plan
+from repro.training.step import batch_norm_group, sync_batch_norm
 from tests.made import tiny_config
 from tests.made_images import SMOKE, make_folder
 from tests.warm import complete

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from repro.config import compose
-from repro.training.optimizer import MomentumSGD
+from repro.training.step import MomentumSGD
 
 WARMUP_SWITCH_AND_DROPS = [0.01] * 5 + [0.1] * 10 + [0.01] * 10 + [0.001] * 10
 

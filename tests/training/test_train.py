@@ -9,7 +9,7 @@ import torch
 
 from repro import runs
 from repro.devices import resolve, restore_settings
-from repro.errors import ConfigError, DivergedError, OutOfMemoryError, Stopped, StorageError
+from repro.errors import ConfigError, DivergedError, Stopped, StorageError
 from repro.runs import run_folder
 from repro.schema import Precision
 from repro.stopping import StopRequest
@@ -185,15 +185,6 @@ def test_max_seconds_saves_and_stops():
     assert "go on with: repro run 'x y'" in str(caught.value)
     assert caught.value.exit_code == 75
     assert run_config(tiny_config()).finished
-
-
-@pytest.mark.fault(31)
-def test_out_of_memory_is_exit_8(monkeypatch):
-    def no_memory(*arguments):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-    monkeypatch.setattr(train, "train", no_memory)
-    with pytest.raises(OutOfMemoryError):
-        run_config(tiny_config())
 
 
 def test_an_auto_precision_accepts_a_finished_run_of_the_other_paper_precision(monkeypatch, tmp_path):
