@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from datetime import UTC, datetime
 from enum import Enum
 from fractions import Fraction
 from math import ceil
@@ -122,7 +122,7 @@ def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     check_override_keys(overrides)
     quoted = quote_paths(overrides)
     results = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("results=")]
-    stamp = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{os.getpid()}"
+    stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
     folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
     with one_line_errors():
         for combination in combinations(quoted) if own_folders(overrides) else []:
