@@ -244,6 +244,8 @@ def check_override_keys(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{bare} is no setting any more; leave it out")
         elif bare not in known:
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
+        elif override.startswith("~"):
+            raise ConfigError(f"{override}: a run needs {bare}; give it another value instead")
         if bare in GROUPS and re.search(r"\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
             raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
         if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):
