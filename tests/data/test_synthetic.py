@@ -70,5 +70,5 @@ def test_a_linear_classifier_gets_little_right(arrays):
 
 
 def test_there_is_no_other_split():
-    with pytest.raises(ConfigError, match="allowed is full with data.name=synthetic"):
+    with pytest.raises(ConfigError, match=r"allowed is full with data\.name=synthetic"):
         compose(["experiment=cifar_resnet20", "data=synthetic", "data.split=45k"])
