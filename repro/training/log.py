@@ -77,10 +77,17 @@ class RunLog:
         if config.evaluation.gradient_iterations:
             tables["gradients.csv"] = GRADIENT_COLUMNS
         for name, columns in tables.items():
-            path, self.rows[name] = folder / name, known.get(name, ",".join(columns) + "\n")
+            path, header = folder / name, ",".join(columns)
             text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            if self.done and not text.startswith(self.rows[name]):
-                logger.warning(f"{display_path(path)} was not as this run had written it; restored from the checkpoint")
+            if name not in known:  # a new run or file, or a checkpoint of the first ones, which kept no rows
+                rows = [line for line in text[: text.rfind("\n") + 1].splitlines()[1:]
+                        if (at := line.partition(",")[0]).isdigit() and int(at) <= self.done]
+                self.rows[name] = "\n".join([header, *rows]) + "\n"
+            else:
+                self.rows[name] = known[name]
+                if not text.startswith(known[name]):
+                    logger.warning(f"{display_path(path)} was not as this run had written it; restored from the "
+                                   "checkpoint")
             files.write_atomic(path, self.rows[name])
         if config.machine.tensorboard:
             self.board = Board(folder / "tensorboard", self.done)

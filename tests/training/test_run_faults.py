@@ -174,6 +174,20 @@ def test_a_history_that_was_damaged_is_restored_from_the_checkpoint(made_up, alo
     assert same_end(run, alone)
 
 
+def test_rows_that_an_early_checkpoint_did_not_keep_stay_in_the_history(made_up, alone, monkeypatch, tmp_path, caplog):
+    config = tiny_config(f"results={tmp_path}")
+    stopped_after(25, config, monkeypatch)
+    load = checkpoint.load_newest
+
+    def load_early(*place):
+        state, meta, notes = load(*place)
+        del state["rows"]
+        return state, meta, notes
+    monkeypatch.setattr(checkpoint, "load_newest", load_early)
+    assert same_end(run_config(config), alone)
+    assert not any("was not as this run had written it" in line for line in caplog.messages)
+
+
 @pytest.mark.fault(54)
 def test_a_tensorboard_that_can_not_be_imported_is_2_before_anything_is_written(here, tmp_path, monkeypatch):
     """As with a protobuf that is too new for it."""
