@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with suppress(KeyboardInterrupt, Signalled):
                 tell_others(error)
         return code
+    except SystemExit as end:  # of argparse, here or in Hydra
+        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
