@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repro import paths
+from repro.checks import FAIL, check_versions
 from repro.errors import ComparisonError, ConfigError, DataError, Stopped
 from repro.streams import keep_on_without_output
-from repro.wording import escape
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
@@ -72,15 +72,6 @@ def program() -> str:
 
     called = Path(sys.argv[0])
     return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
-
-
-def check_versions() -> None:
-    """ConfigError naming the pair that is needed if Python, torch or torchvision is too old or they do not fit."""
-    from repro.versions import version_problems
-
-    problems = [problem for problem in version_problems() if problem.check in ("python", "torch", "torchvision")]
-    if problems:
-        raise ConfigError("\n".join(f"{problem.text}; {problem.next_step}" for problem in problems))
 
 
 def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
@@ -654,8 +645,8 @@ def compare_runs(options: argparse.Namespace) -> None:
 def publish_run(options: argparse.Namespace) -> None:
     """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.paper import pick
-    from repro.publishing import ENSEMBLES, publish, publish_ensemble
     from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
+    from repro.runs import ENSEMBLES, publish, publish_ensemble
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
@@ -708,84 +699,55 @@ def manage_data(options: argparse.Namespace) -> None:
         print("\n".join(cifar10_files.verify(root)))
 
 
-@command("doctor", "setup", "check versions, devices, disk, data and environment",
+@command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
+         argument("words", nargs="*", metavar="[record] data.root=DIR",
+                  help="data.root=DIR: the folder that holds CIFAR-10; or `record FOLDER ...`: is a run's record that "
+                       "somebody else sends one that can be committed?"),
          flag("--full", "verify the data set byte for byte, too"), JSON)
-def show_doctor(options: argparse.Namespace) -> int:
-    """`repro doctor`: 0, or 2 if something keeps runs from working."""
-    from repro.checks import FAIL
-    from repro.doctor import environment, examine
-
-    found = environment()
-    checks = list(examine(options.full))
-    problems = sum(check.status == FAIL for check in checks)
-    if options.json:
-        print(json.dumps({"problems": problems, "checks": [asdict(check) for check in checks], "environment": found},
-                         indent=2))
-    else:
-        cpu = [line for line in (found.pop("cpu_info", None) or "").splitlines() if line.startswith("Model name")]
-        lines = [f"{name}: {value}" for name, value in found.items() if value is not None]
-        print("\n".join([*lines, *cpu, "", *map(str, checks)]))
-        print(f"problems: {problems}" + ("" if problems else "; runs can start"))
-    return 2 if problems else 0
-
-
-@command("verify", "setup", "check that this installation computes what it claims, in under a minute on a CPU",
-         argument("settings", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"), JSON)
-def verify(options: argparse.Namespace) -> None:
-    """`repro verify`; ComparisonError (4) if a check fails."""
-    root = paths.data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
+def check(options: argparse.Namespace) -> None:
+    """`repro check`; ComparisonError (4) if a check fails."""
+    if options.words[:1] == ["record"]:
+        check_records(options.words[1:], options.json)
+        return
+    root = paths.data_dir(settings_of(options.words, (ROOT,)).get(ROOT) or None)
     check_versions()
-    from repro import verification
-    from repro.checks import FAIL, SKIPPED
-    from repro.provenance import code_version, package_versions
+    from repro.checks import installation
 
     results = []
-    for name, check in verification.checks(root).items():
-        results.append(verification.perform(name, check))
+    for name, one in installation.checks(root, options.full).items():
+        results.append(installation.perform(name, one))
         if not options.json:
             print(results[-1], flush=True)
-    failed, skipped = ([one.check for one in results if one.status == status]
-                       for status in (FAIL, SKIPPED))
-    good, seconds = len(results) - len(failed) - len(skipped), sum(one.seconds or 0 for one in results)
+    failed = [one.check for one in results if one.status == FAIL]
     if options.json:
-        print(json.dumps({"ok": good, "failed": len(failed), "skipped": len(skipped), "seconds": round(seconds, 3),
-                          **code_version(), "versions": package_versions(), "checks": [asdict(one) for one in results]},
-                         indent=2))
+        print(json.dumps({"failed": len(failed), "checks": [asdict(one) for one in results]}, indent=2))
     else:
-        print(f"{good} of {len(results)} checks ok, {len(failed)} failed, {len(skipped)} skipped, in {seconds:.0f} s")
+        print(f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
     if failed:
-        raise ComparisonError(f"this installation does not compute what it claims: {', '.join(failed)}")
+        raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
 
-@command("verify-record", "setup", "check a run's record that somebody else sends, before it is committed",
-         argument("folders", nargs="+", metavar="FOLDER",
-                  help="a record: config.yaml, run.json, history.csv, timing.csv, and what belongs to them"), JSON)
-def verify_records(options: argparse.Namespace) -> None:
-    """`repro verify-record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
-    from repro.checks import FAIL
-    from repro.records.check import check_record
+def check_records(names: list[str], as_json: bool) -> None:
+    """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
+    from repro.checks.record import check_record
     from repro.runs import scan
 
-    folders = [paths.user_path(name) for name in options.folders]
-    committed = [run.folder for run in scan(paths.reference_dir() / "runs")]
+    if not names:
+        raise ConfigError("usage: repro check record FOLDER [FOLDER ...]")
+    folders = [paths.user_path(name) for name in names]
+    others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found, failed = [], []
     for folder in folders:
-        findings = check_record(folder, [*committed, *(other for other in folders if other != folder)])
-        name = printable_name(folder)
-        found.append({"folder": name, "findings": [asdict(one) for one in findings]})
-        if not options.json:
-            print("\n".join([name, *(f"  {one}" for one in findings)]))
-        checks = list(dict.fromkeys(one.check for one in findings[:-1] if one.status == FAIL))
-        failed += [f"{name}: checks that fail: {', '.join(checks)}"] if checks else []
-    if options.json:
+        results, name = check_record(folder, others), paths.display_path(folder)
+        found.append({"folder": name, "checks": [asdict(one) for one in results]})
+        if not as_json:
+            print("\n".join([name, *(f"  {one}" for one in results)]))
+        if wrong := [one.check for one in results[:-1] if one.status == FAIL]:
+            failed.append(f"{name}: checks that fail: {', '.join(wrong)}")
+    if as_json:
         print(json.dumps(found, indent=2))
     if failed:
         raise ComparisonError("\n".join(failed))
-
-
-def printable_name(folder: Path) -> str:
-    """A folder's name in characters that can be printed."""
-    return escape(paths.display_path(folder))
 
 
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",

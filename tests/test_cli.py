@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import paths, publishing
+from repro import paths, runs
 from repro.paths import TREE
 from repro.runs import read_run, scan
 from repro.streams import show_messages
@@ -574,7 +574,7 @@ def test_eval_of_what_is_no_state_dict(here, tmp_path, content):
 @pytest.fixture
 def other_reference(tmp_path, monkeypatch) -> Path:
     """A folder in the place of results/reference."""
-    for module in (paths, publishing):
+    for module in (paths, runs):
         monkeypatch.setattr(module, "reference_dir", lambda: tmp_path / "reference")
     return tmp_path / "reference"
 

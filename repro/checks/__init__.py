@@ -5,7 +5,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 
 from repro import OLDEST_PYTHON
 from repro.errors import ConfigError
@@ -51,7 +50,8 @@ def check_versions() -> None:
 
 def version_problems() -> dict[str, str]:
     """{package: what is wrong} for each that is missing, or in a version that we or torchvision can't use."""
-    import tomllib  # late, as packaging: an old Python has neither, and is told so first
+    import tomllib  # late: Python 3.10 has none, and is told before that it is too old
+    from importlib.metadata import requires  # late: it takes 20 ms
 
     from packaging.requirements import Requirement
 
@@ -74,6 +74,8 @@ def version_problems() -> dict[str, str]:
 
 def installed(name: str) -> str | None:
     """The version of an installed package; None if it is not there."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:

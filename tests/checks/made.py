@@ -108,7 +108,8 @@ def write_evaluations(folder: Path, record: dict[str, Any]) -> None:
             "identity": record["identity"], "weights_sha256": "a" * 64, "data_fingerprint": "b" * 64, "split": "val",
             "wiring_test": False, "precision": "fp32", "images": VALIDATION_IMAGES, "classes": 1000,
             "top1_errors": errors, "top5_errors": errors // 3, "finished": True,
-            "val_top1_error": 100 * errors / VALIDATION_IMAGES, "val_top5_error": 100 * (errors // 3) / VALIDATION_IMAGES}
+            "val_top1_error": 100 * errors / VALIDATION_IMAGES,
+            "val_top5_error": 100 * (errors // 3) / VALIDATION_IMAGES}
         (folder / "evaluations" / f"{protocol}.json").write_text(json.dumps(content))
 
 

@@ -11,7 +11,6 @@ from repro.config import compose, scale_lengths
 from repro.errors import ConfigError
 from repro.paper import ClaimTest
 from repro.paths import reference_dir
-from repro.publishing import publish
 from repro.reporting import figures, tables
 from repro.reporting.claims import evaluate, measure
 from repro.reporting.figures import gather
@@ -20,7 +19,7 @@ from repro.reporting.report import card, report
 from repro.reporting.select import RunSet, median_run, net_name, paper_runs, pools
 from repro.reporting.settings import compare
 from repro.reporting.status import entries, listing, status, status_text
-from repro.runs import read_run, scan, title
+from repro.runs import publish, read_run, scan, title
 from tests.reporting.conftest import composed, statuses, write_ensemble, write_evaluation
 
 PLAIN18, PLAIN34, RES18, OPT_A = "imagenet_plain18", "imagenet_plain34", "imagenet_resnet18", "imagenet_optA"
@@ -247,8 +246,8 @@ def test_the_names_of_the_networks():
 
 
 def test_publish_takes_the_records_of_finished_tests_and_nothing_heavy(results: Path, make_run, monkeypatch, tmp_path):
-    monkeypatch.setattr("repro.publishing.in_tree", lambda: True)
-    monkeypatch.setattr("repro.publishing.reference_dir", lambda: tmp_path / "reference")
+    monkeypatch.setattr("repro.runs.in_tree", lambda: True)
+    monkeypatch.setattr("repro.runs.reference_dir", lambda: tmp_path / "reference")
     folder = make_run(results, OPT_A, test=27.0)
     for name in ("weights.pt", "mean.npz", "timing.csv", "config.yaml"):
         (folder / name).write_bytes(b"x")
