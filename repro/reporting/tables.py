@@ -350,8 +350,7 @@ def table1(_: Sequence[RunSet]) -> Table:
                "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict",
                "others": "other counts", "note": "note"}
     return paper_table(published, columns, rows, [
-        "counted: multiply-adds of convolutions and fully-connected layers for one 224x224 image, from "
-        "golden_counts.yaml (`repro check` counts anew on the networks)",
+        "counted: multiply-adds of convolutions and fully-connected layers for one 224x224 image (golden_counts.yaml)",
         f"verdict: {AGREES}: rounded to the digits printed; {CUT}: with further digits left out",
         "Choice: basic blocks with option A (Table 2), bottlenecks with option B (Table 3), stride in the first 1x1",
         STATUSES])
