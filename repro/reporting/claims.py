@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from repro.config import scale_lengths
 from repro.paper import Claim, ClaimTest, claims, published_figure, suite
@@ -50,8 +51,7 @@ class ClaimResult:
     short: Sequence[Comparison]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A measure of one experiment's runs, one value for each seed; without values the reason why."""
 
     experiment: str
@@ -59,15 +59,6 @@ class Sample:
     runs: tuple[str, ...]
     origin: str
     reason: str
-
-    def error(self) -> float:
-        """The standard error of the mean."""
-        return Summary(self.values).spread(few_runs_std(self.experiment)) / math.sqrt(len(self.values))
-
-
-def few_runs_std(experiment: str) -> float:
-    """The spread (points) that fewer than FEW_RUNS runs of an experiment are taken to have."""
-    return IMAGENET_STD if select.data_set(experiment) == "ImageNet" else FEW_RUNS_STD
 
 
 def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[ClaimResult]:
@@ -163,7 +154,8 @@ def compare(test: ClaimTest, sides: Sequence[Mapping[str, Sample]]) -> Iterator[
 def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
     """One comparison and its outcome."""
     names = [select.net_name(one.experiment) for one in group]
-    limit = bound(names[0]) if test.relation == "below" else math.nan
+    limit = next((fact.below for fact in published_figure("figure6").facts  # the bound in Figure 6's text, percent
+                  if fact.net == names[0].lower() and fact.error == "training" and fact.below), math.nan)
     sign = {"rising": " < ", "not_falling": " <= ", "close": " close to ", "below": f" < {limit:g}"}[test.relation]
     text = f"{test.measure.replace('_', ' ')}: " + (sign.join(names) if len(names) > 1 else names[0] + sign)
     runs = tuple(run for one in group for run in one.runs)
@@ -176,23 +168,16 @@ def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
                         for name, mean, one in zip(names, means, group, strict=True))
     if test.relation == "below":
         return Comparison(text, PASS if means[0] < limit else FAIL, numbers, runs, origin)
-    difference, error = means[1] - means[0], math.hypot(*(one.error() for one in group))
+    taken = IMAGENET_STD if select.data_set(group[0].experiment) == "ImageNet" else FEW_RUNS_STD
+    difference = means[1] - means[0]
+    error = math.hypot(*(Summary(one.values).spread(taken) / math.sqrt(len(one.values)) for one in group))
     passed = {"rising": difference > 0, "not_falling": difference >= -WIDTH * error,
               "close": abs(difference) <= WIDTH * error}[test.relation]
-    numbers += f"; difference {difference:+.4g}"
     few = min(len(one.values) for one in group) < FEW_RUNS
-    if few and test.relation == "rising":
-        numbers += f", fewer than {FEW_RUNS} seeds: by sign alone"
-    else:
-        taken = f" (spread {few_runs_std(group[0].experiment)} for few seeds)" if few else ""
-        numbers += f", standard error {error:.2g}{taken}"
+    numbers += f"; difference {difference:+.4g}, " + (
+        f"fewer than {FEW_RUNS} seeds: by sign alone" if few and test.relation == "rising" else
+        f"standard error {error:.2g}" + (f" (spread {taken} for few seeds)" if few else ""))
     return Comparison(text, PASS if passed else FAIL, numbers, runs, origin)
-
-
-def bound(net: str) -> float:
-    """The bound on a network's training error that Figure 6's text gives (percent)."""
-    return next(fact.below for fact in published_figure("figure6").facts
-                if fact.net == net.lower() and fact.error == "training" and fact.below is not None)
 
 
 def short_label() -> str:

@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.errors import ConfigError
 from repro.paper import ClaimTest
 from repro.reporting.claims import evaluate, mean_error, measure
 from repro.reporting.select import pools
 from repro.runs import read_run
+from tests.outcome import says
 from tests.reporting.conftest import SHORT
 
 PLAIN, DEPTHS = "cifar-degradation", (20, 32, 44, 56)
 PASS, FAIL, OPEN = "PASS", "FAIL", "not decidable"
 
 
-def claim(name, results, reference, suite=None):
-    return next(result for result in evaluate(pools(results, reference), suite) if result.id == name)
+def claim(name, results, reference):
+    return next(result for result in evaluate(pools(results, reference)) if result.id == name)
 
 
 def write_suite(make_run, root, errors, **options):
@@ -135,13 +135,6 @@ def test_a_wiring_test_is_no_evidence(results, reference, make_run):
     assert "wiring test: it says nothing about ImageNet" in claim("imagenet-depth-helps", results, reference).reason
 
 
-def test_claims_of_a_suite(results, reference):
-    found = evaluate(pools(results, reference), "cifar_responses")
-    assert [result.id for result in found] == ["responses-smaller", "responses-depth"]
-    with pytest.raises(ConfigError, match="did you mean cifar_responses"):
-        evaluate(pools(results, reference), "cifar_response")
-
-
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 100)), min_size=1, max_size=20), st.data())
 def test_the_mean_over_a_window_is_that_over_its_iterations(pieces, data):
     rows, single, done = [], [], 0
@@ -167,6 +160,7 @@ def test_the_command(direct, results, make_run):
     assert outcome.code == 0
     assert "2 claims: 0 PASS, 0 FAIL, 2 not decidable" in outcome.out
     assert len(json.loads(direct("claims", "--json").out)) == 10
+    says(direct("claims", "cifar_response"), 2, "did you mean cifar_responses")
     write_suite(make_run, results, (4, 3, 2, 1))
     assert "FAIL: training error: plain-20 < plain-32" in direct("claims").out
     assert direct("claims", "--strict").code == 4

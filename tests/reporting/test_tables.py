@@ -188,7 +188,7 @@ def test_no_text_breaks_a_row_and_latex_takes_it(results: Path, reference: Path,
 
 @pytest.mark.parametrize(("count", "text"), [
     (3_750_000_000, "agrees"), (3_849_999_999, "agrees"), (3_850_000_000, "agrees if cut, not rounded"),
-    (3_899_999_999, "agrees if cut, not rounded"), (3_900_000_000, "differs"), (3_749_999_999, "differs")])
+    (3_900_000_000, "differs"), (3_749_999_999, "differs")])
 def test_a_count_agrees_in_the_digits_that_are_printed(count, text):
     assert tables.count_verdict(count, 3.8e9, Column("multiply_adds", "", 1, 1e9)) == text
 
@@ -214,4 +214,3 @@ def test_the_command_is_0_and_strictly_4_where_runs_lack_or_one_is_worse(direct,
     write_run(results, R20, 0, test=12.0)
     says(direct("table", "table6", "--strict"), 4, "table6: worse than published: resnet-20")
     assert r"\toprule" in direct("table", "table6", "--latex").out
-    assert direct("table", "table6", "--latex", "--json").code == 2
