@@ -464,30 +464,6 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
-@command("complexity", "results", "count layers, parameters and multiply-adds of all networks, beside Table 1",
-         flag("--check", "exit 4 if a count is not that of golden_counts.yaml"), JSON)
-def show_complexity(options: argparse.Namespace) -> None:
-    """`repro complexity`."""
-    check_versions()
-    from repro.evaluation.analysis import count, networks
-    from repro.reporting.table import write
-    from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
-
-    counted = [
-        CountedNetwork(net.key, net.label, net.dataset, net.depth,
-                       net.shortcut_option.name if net.shortcut_option else None,
-                       net.stride_in.name if net.stride_in else None, **asdict(count(net)))
-        for net in networks()]
-    table = complexity_table(counted)
-    print(table.json() if options.json else table.markdown())
-    written = write(table, output_folder("tables", reference=False))
-    if not options.json:
-        print(f"written: {', '.join(map(paths.display_path, written))}")
-    wrong = count_differences(counted)
-    if wrong and options.check:
-        raise ComparisonError("counts that are not those of golden_counts.yaml: " + "; ".join(wrong))
-
-
 @command("claims", "results", "check the paper's statements against the runs that are there",
          argument("suite", nargs="?", default=None, help="only the claims of this suite"),
          flag("--reference", "from the committed runs only, beside them"),
