@@ -23,7 +23,7 @@ from repro.config import compose, config_hash, experiments, paper_config, with_p
 from repro.data import cifar10_files
 from repro.errors import ReproError, Stopped
 from repro.evaluation.analysis import Network, count, networks
-from repro.models.build import build_imagenet_model
+from repro.models.resnet import build_model, imagenet_config
 from repro.paper import golden_counts, pinned_hashes, published_dir
 from repro.paths import data_dir, display_path, in_tree, reference_dir
 from repro.records.check import check_record
@@ -134,7 +134,7 @@ def torchvision_outputs() -> str:
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wrong = []
     for layers in (18, 50):
-        ours = scatter_batch_norm(build_imagenet_model(layers, stride_in=StrideIn.conv3x3)).double().eval()
+        ours = scatter_batch_norm(build_model(imagenet_config(layers, stride_in=StrideIn.conv3x3))).double().eval()
         with torch.device("meta"):
             theirs: nn.Module = getattr(torchvision.models, f"resnet{layers}")()
         state = dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))  # layers in the same order
