@@ -39,9 +39,9 @@ def manage_data(options: argparse.Namespace) -> int:
 
         fetch(root)
     elif imagenet:
-        from repro.data import imagenet_verify
+        from repro.data import imagenet_files
 
-        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true")
+        imagenet_files.verify(root, settings.get(WIRING_TEST) == "true")
     else:
         from repro.data import cifar10_files
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from repro.config import PAPER_PRECISIONS, difference, flat, settings, to_dict
 from repro.data.crops import open_rgb
 from repro.data.imagenet_files import ImageSet, find
-from repro.data.loader import read_ahead
-from repro.data.parts import progress
+from repro.data.loader import progress, read_ahead
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from repro.data.parts import cores_here
+from repro.data.loader import cores_here
 from repro.errors import CaptureError, LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run
 from repro.schema import Engine
