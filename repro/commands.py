@@ -642,33 +642,28 @@ def publish_run(options: argparse.Namespace) -> None:
     print("the reference tables and figures are up to date with it")
 
 
-@command("data", "data", "fetch or verify a data set, or say where it is",
-         argument("action", choices=["fetch", "verify", "path"]),
+@command("data", "data", "fetch or verify a data set",
+         argument("action", choices=["fetch", "verify"]),
          argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"]),
          argument("settings", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
     """`repro data`."""
     settings = settings_of(options.settings)
-    root = paths.data_dir(settings.get(ROOT) or None)
-    imagenet = options.name == "imagenet"
-    if settings.get(WIRING_TEST, "false") not in ("true", "false") or (WIRING_TEST in settings and not imagenet):
-        raise ConfigError(f"{WIRING_TEST}={settings[WIRING_TEST]}: allowed is true or false, of imagenet only")
-    if options.action == "path":
-        print(root)
-    elif options.action == "fetch" and imagenet:
-        from repro.data.imagenet_files import BY_HAND
+    root, wiring_test = paths.data_dir(settings.get(ROOT) or None), settings.get(WIRING_TEST, "false")
+    if wiring_test not in ("true", "false"):
+        raise ConfigError(f"{WIRING_TEST}={wiring_test}: allowed is true or false")
+    if options.name == "imagenet":
+        from repro.data.imagenet_files import BY_HAND, verify
 
-        raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; then "
-                          "`repro data verify imagenet data.root=FOLDER`")
+        if options.action == "fetch":
+            raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
+                              "then `repro data verify imagenet data.root=FOLDER`")
+        verify(root, wiring_test == "true")
     elif options.action == "fetch":
         from repro.data.fetch import fetch
 
         fetch(root)
-    elif imagenet:
-        from repro.data import imagenet_verify
-
-        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true")
     else:
         from repro.data import cifar10_files
 

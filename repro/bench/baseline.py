@@ -16,7 +16,7 @@ from repro.bench.roofline import device_rates
 from repro.bench.synthetic import random_data
 from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData
-from repro.data.parts import cores_here
+from repro.data.loader import cores_here
 from repro.devices import autocast, describe, place, resolve, set_up, synchronize
 from repro.models import build_model
 from repro.schema import Engine, RunConfig

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from repro.bench.synthetic import mean_image, random_data, random_images
 from repro.data.augment import crop_and_flip, normalize
-from repro.data.parts import cores_here
+from repro.data.loader import cores_here
 from repro.devices import autocast
 from repro.models import build_model
 from repro.schema import Precision, RunConfig, WarmUp

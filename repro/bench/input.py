@@ -18,7 +18,7 @@ from repro.bench.bench import run_program, spread
 from repro.bench.input_baseline import Request, requests
 from repro.bench.input_plan import CONTENDERS, PLAIN, SIZE, InputJob, InputSettings
 from repro.data.crops import open_rgb, random_crop
-from repro.data.parts import cores_here
+from repro.data.loader import cores_here
 from repro.devices import cpu_name
 from repro.errors import ComparisonError, ConfigError, DataError
 from repro.files import utc_now

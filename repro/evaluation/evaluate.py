@@ -19,8 +19,7 @@ from torch import Tensor
 from repro.config import PAPER_PRECISIONS, difference, flat, settings, to_dict
 from repro.data.crops import open_rgb
 from repro.data.imagenet_files import ImageSet, find
-from repro.data.loader import read_ahead
-from repro.data.parts import progress
+from repro.data.loader import progress, read_ahead
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts
@@ -29,7 +28,7 @@ from repro.evaluation.weight_files import Carried, read_weights, run_of_weights
 from repro.evaluation.weights import carried_facts, evaluations_of_file, load_weights, training_note
 from repro.files import file_sha256, hold_lock, read_json, utc_now, write_atomic, write_json
 from repro.models import build_model
-from repro.models.vgg import CROP
+from repro.models.resnet import VGG_CROP
 from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version, package_versions
 from repro.runs import Run
@@ -61,8 +60,8 @@ def evaluate(config: RunConfig, protocol: str, weights: Path,
     """
     asked, config = config.machine.precision, resolve(config)
     device = set_up(config)
-    if config.model.family is Family.vgg and config.data.crop_size != CROP:
-        raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
+    if config.model.family is Family.vgg and config.data.crop_size != VGG_CROP:
+        raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {VGG_CROP}")
     carried = read_weights(weights)[1]
     run = None if carried and carried.label else run_of_weights(weights)
     check_agrees(config, run)

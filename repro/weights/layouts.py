@@ -10,7 +10,7 @@ from torchvision import models
 
 from repro.config import compose, experiments, flat, to_dict
 from repro.errors import ConfigError
-from repro.models.vgg import NAMES
+from repro.models.resnet import VGG_NAMES
 from repro.paper import published_table, second_references
 from repro.schema import DEPTHS, Family, RunConfig
 
@@ -83,7 +83,7 @@ def akamaster(state: Mapping[str, Tensor], sha256: str) -> Found:
 def torchvision(state: Mapping[str, Tensor], sha256: str) -> Found:
     """A network of Table 1 with option B, bottlenecks with the stride in the 3x3 ("v1.5"); or a VGG."""
     family, depth = torchvision_depth(state)
-    name = NAMES[depth] if family is Family.vgg else f"resnet{depth}"
+    name = VGG_NAMES[depth] if family is Family.vgg else f"resnet{depth}"
     published = weights_of(name, sha256)
     # Choice: a file that torchvision did not publish is fed as its first weights are.
     preset = (published or models.get_model_weights(name).IMAGENET1K_V1).transforms()
