@@ -22,6 +22,7 @@ from repro.runs import RESPONSE_COLUMNS, Run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
+from repro.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,6 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     if run.record.config.data.name == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
                           "(Fig. 7), this is a run of ImageNet")
-
-    from repro.evaluation.weights import load_weights  # late: a run needs it not
 
     here = compose([f"experiment={run.record.experiment}", *overrides])  # this machine's device and data folder
     config = resolve(replace(run.record.config, machine=replace(here.machine, precision=Precision.fp32),

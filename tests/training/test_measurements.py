@@ -9,7 +9,7 @@ from repro.data.cifar10 import DeviceData
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import evaluate_on
-from repro.evaluation.weights import load_weights
+from repro.weights import load_weights
 from repro.files import file_sha256
 from repro.models import build_model
 from repro.record import Responses
