@@ -5,25 +5,22 @@ Words such as "model.depth=32" or "data.root=/data" are those of the command lin
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro.config import compose
 from repro.paths import reference_dir, results_dir
 from repro.runs import Run, find_run, scan
 
-if TYPE_CHECKING:
-    from torch import nn
 
-
-def build_model(experiment: str, *words: str) -> "nn.Module":
-    """The network of an experiment with the initial values of its seed, on the CPU."""
+def build_model(experiment: str, *words: str) -> Any:
+    """The network (a torch.nn.Module) of an experiment with the initial values of its seed, on the CPU."""
     from repro import models
 
     config = compose([f"experiment={experiment}", *words])
     return models.build_model(config.model, config.seed)
 
 
-def load_model(weights: str | Path, *words: str) -> "nn.Module":
+def load_model(weights: str | Path, *words: str) -> Any:
     """A trained network, in evaluation mode on the CPU: of a run (EXPERIMENT/seedK or its folder), or of a file."""
     from repro import models
     from repro.weights import compose_for, load_weights
@@ -41,7 +38,7 @@ def import_weights(file: str | Path, layout: str, output: str | Path | None = No
     return path
 
 
-def evaluate(weights: "str | Path | nn.Module", *words: str, protocol: str = "center") -> dict[str, Any]:
+def evaluate(weights: Any, *words: str, protocol: str = "center") -> dict[str, Any]:
     """What `repro eval` measures of a run, of a file, or of a network in memory (with "experiment=NAME")."""
     from repro.evaluation.evaluate import evaluate as measure
     from repro.stopping import StopRequest

@@ -34,7 +34,8 @@ ATTRIBUTE = "repro"  # of the state_dict in a file of ours
 NETWORK = ("model.depth", "model.architecture", "model.family", "model.num_classes")  # which network it is
 # What beside its weights decides what a network answers.
 SETTINGS = ("model.shortcut_option", "model.zero_padding", "model.stride_in", "model.batch_norm_eps", "data.split",
-            "data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size", "data.test_shorter_side")
+            "data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size", "data.test_shorter_side",
+            "data.wiring_test")
 # What other trainers save beside their tensors and does nothing when it is read, some under the names of other
 # versions: a command's options, NumPy's numbers, paths.
 HARMLESS: list[Any] = [
@@ -178,7 +179,8 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
     values = flat(to_dict(config))
     return {"run": f"{config.name} seed {config.seed}", "deviations": deviations(config),
             "experiment": config.name if config.name in experiments() else None,
-            "network": {key: values[key] for key in NETWORK}, "settings": {key: values[key] for key in SETTINGS}}
+            "network": {key: values[key] for key in NETWORK},
+            "settings": {key: values[key] for key in SETTINGS if key != "data.wiring_test" or values[key]}}
 
 
 def serialize(state: Mapping[str, Tensor], facts: dict[str, Any]) -> bytes:

@@ -17,20 +17,21 @@ FLOORS = (
     {"paper", "record"},
     {"runs"},
     {"publishing", "devices", "models", "data"},
+    {"weights"},
     {"evaluation", "reporting"},
     {"training"},
-    {"bench", "completion", "doctor", "records", "weights"},
+    {"bench", "completion", "doctor", "records"},
     {"verification"},
-    {"commands"},
+    {"api", "commands"},
     {"cli"},
     {"__main__"},
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
-NO_TORCH = {"__init__", "__main__", "checks", "cli", "commands", "completion", "config", "data.cifar10_files",
+NO_TORCH = {"__init__", "__main__", "api", "checks", "cli", "commands", "completion", "config", "data.cifar10_files",
             "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
             "provenance", "publishing", "record", "records", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "versions", "wording"}
-TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}
+TORCH_WHEN_CALLED = {"api", "cli", "commands", "data.cifar10_files", "data.imagenet_files"}
 DRAWING = {"reporting.painting"}  # all that imports matplotlib
 HYDRA = {"config", "hydra_cli", "schema"}
 

@@ -164,7 +164,7 @@ def test_other_weights_images_and_networks_are_other_tests(few, weights, tmp_pat
     assert one["probabilities_sha256"] != two["probabilities_sha256"]
     assert len(list((results_dir() / "evaluations").glob("*/center.npy"))) == 2
     assert evaluate(root, weights, "center", "model.fc_init=msra")[1] == one, "of training only"
-    with pytest.raises(ConfigError, match="model.zero_padding: appended, now both_sides; resume=never"):
+    with pytest.raises(ConfigError, match=r"model\.zero_padding: appended, now both_sides; resume=never"):
         evaluate(root, weights, "center", "model.zero_padding=both_sides")
     next((root / "val").rglob("*.png")).unlink()
     with pytest.raises(ConfigError, match=r"finished test: data_fingerprint: .*; images: 10, now 9; resume=never"):
@@ -195,7 +195,7 @@ def test_what_can_not_be_tested_is_named(few, weights, tmp_path):
 
 def test_weights_of_a_run_are_tested_beside_it(few):
     folder = make_run("seed=3")
-    config = compose_for([f"data.root={few}", "data.wiring_test=true", "machine.workers=2"], folder / "weights.pt")[0]
+    config = compose_for([f"data.root={few}", "machine.workers=2"], folder / "weights.pt")[0]
     found = module.evaluate(config, "center", folder / "weights.pt")[1]
     assert (found["seed"], found["identity"]) == (3, read_run(folder).identity)
     assert (folder / "evaluations" / "center.npy").is_file()
