@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from repro import paths
 from repro.checks import FAIL, check_versions
 from repro.errors import ComparisonError, ConfigError, DataError, Stopped
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from repro.reporting.select import RunSet
     from repro.reporting.status import Pending
     from repro.reporting.table import Table
+    from repro.runs import Run
     from repro.schema import RunConfig
     from repro.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = ("weights", "protocol")  # of `repro eval`, beside those of a run's configuration
+OWN_KEYS = ("weights=", "protocol=", "what=")  # of `repro eval`, beside those of a run's configuration
 ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
 RESERVE, RESERVE_SECONDS = 0.1, 20.0  # of --max-seconds, at most so many: for the last test and the last checkpoint
 
@@ -247,54 +250,74 @@ def show_cost(options: argparse.Namespace) -> None:
         print(json.dumps(costs, indent=2))
 
 
-@command("eval", "evaluate", "evaluate a network: its finished run's weights, or those in a file",
-         argument("overrides", nargs="+", metavar="key=value",
-                  help="experiment=NAME; weights=FILE (a plain state_dict, or what `repro weights` wrote; without it, "
-                       "those of the finished run); protocol=center|ten_crop|multi_scale (ImageNet); any override of "
-                       "`repro run`"), JSON)
+@command("eval", "evaluate", "evaluate a network: a finished run's weights, or those in a file",
+         argument("words", nargs="+", metavar="RUN | key=value",
+                  help="EXPERIMENT/seedK or a run's folder, or experiment=NAME and its overrides, or weights=FILE (a "
+                       "plain state_dict, or what `repro weights` wrote); protocol=center|ten_crop|multi_scale "
+                       "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
     """`repro eval`."""
+    from repro.config import check_override_keys, compose
     from repro.paper import PROTOCOLS, pick
+    from repro.runs import Run, find_run, read_run, run_folder
     from repro.schema import IMAGENET
 
-    overrides, own = split_keys(options.overrides)
-    config = configuration(overrides, own.get("weights"))
-    known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
-    protocol = pick(own.get("protocol") or known[0], {name: name for name in known},
-                    f"protocol with data.name={config.data.name}")
+    names = [word for word in options.words if "=" not in word]
+    own = dict(word.split("=", 1) for word in options.words if word.startswith(OWN_KEYS))
+    overrides = [word for word in options.words if word not in names and not word.startswith(OWN_KEYS)]
+    what = pick(own.get("what", "errors"), {name: name for name in ("errors", "responses")}, "what")
+    check_override_keys(overrides)
+
+    def named_run() -> Run:
+        if names:
+            return find_run(names[0], paths.results_dir())
+        config = compose(overrides)
+        check_versions()
+        from repro.devices import resolve
+
+        return read_run(run_folder(resolve(config)))
+
+    if what == "responses":
+        every = not names and not any(word.startswith("experiment=") for word in overrides)
+        measure_responses(None if every else named_run(), overrides)
+        return
+    run = None if "weights" in own else named_run()
+    path = run.folder / "weights.pt" if run else paths.user_path(own["weights"])
+    if run and not (run.finished and path.is_file()):
+        raise ConfigError(f"no finished run with weights in {paths.display_path(run.folder)} "
+                          f"({run.problem or run.status}): train it with `repro run`, or give weights=FILE")
     check_versions()
-    from repro.evaluation.weights import evaluate_file, weights_of
+    from repro.evaluation.evaluate import evaluate
+    from repro.weights import compose_for
 
-    weights = weights_of(config, own.get("weights"))
-    if config.data.name == IMAGENET:
-        from repro.evaluation.evaluate import evaluate
-
-        text, values = evaluate(config, protocol, weights)
-    else:
-        text, values = evaluate_file(config, weights)
+    config, note = compose_for(overrides, path) if names or run is None else (compose(overrides), "")
+    known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
+    protocol = pick(own.get("protocol", known[0]), {name: name for name in known},
+                    f"protocol with data.name={config.data.name}")
+    if note:
+        print(note, file=sys.stderr)
+    text, values = evaluate(config, protocol, path)
     print(json.dumps(values, indent=2) if options.json else text)
 
 
-def configuration(overrides: Sequence[str], weights: str | None) -> "RunConfig":
-    """What the overrides say, with the settings that a weights file carries, which are then named in a line."""
-    from repro.config import check_override_keys, compose
+def measure_responses(run: "Run | None", overrides: list[str]) -> None:
+    """Write responses.csv of a finished run, or of all of CIFAR-10 that lack it, and draw Figure 7."""
+    from repro.reporting import figures
+    from repro.runs import scan
+    from repro.schema import IMAGENET
 
-    if weights is None:
-        return compose(overrides)
-    check_override_keys(overrides)
-    check_versions()
-    from repro.evaluation.weight_files import with_carried_settings
+    wanted = [run] if run else [
+        one for one in scan(paths.results_dir() / "runs") if one.finished and not one.responses() and one.record
+        and one.record.config.data.name != IMAGENET and (one.folder / "weights.pt").is_file()]
+    if wanted:
+        check_versions()
+        from repro.training.measurements import add_responses
 
-    config, note = with_carried_settings(overrides, paths.user_path(weights))
-    if note:
-        print(note, file=sys.stderr)
-    return config
-
-
-def split_keys(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Overrides of a configuration, and the values of our own keys."""
-    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN_KEYS}
-    return [word for word in words if word.partition("=")[0] not in OWN_KEYS], own
+        for one in wanted:
+            add_responses(one, overrides)
+    for name in figures.names():
+        if name.endswith("figure7"):
+            make_figure(name, runs_of(), paths.results_dir() / "figures")
 
 
 @command("ensemble", "evaluate", "average the kept class probabilities of several networks",
@@ -314,74 +337,41 @@ def combine_networks(options: argparse.Namespace) -> None:
     print(json.dumps(values, indent=2) if options.json else text)
 
 
-@command("responses", "evaluate", "measure the layer responses of finished runs that lack them, and draw Figure 7",
-         argument("runs", nargs="*", metavar="RUN | key=value",
-                  help="EXPERIMENT/seedK or a run's folder (none: all of CIFAR-10 that lack them); data.root=, "
-                       "machine.device="))
-def show_responses(options: argparse.Namespace) -> None:
-    """`repro responses`."""
-    from repro.reporting import figures
-    from repro.runs import find_run, scan
-    from repro.schema import IMAGENET
-
-    results = paths.results_dir()
-    overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]
-    named = [find_run(word, results) for word in options.runs if word not in overrides]
-    wanted = named or [run for run in scan(results / "runs") if run.finished and not run.responses()
-                       and run.record is not None and run.record.config.data.name != IMAGENET
-                       and (run.folder / "weights.pt").is_file()]
-    if wanted:
-        check_versions()
-        from repro.training.measurements import add_responses
-
-        for run in wanted:
-            add_responses(run, overrides)
-    for name in figures.names():
-        if name.endswith("figure7"):
-            make_figure(name, runs_of(results=results), results / "figures")
-
-
 @command("weights import", "evaluate", "map a public checkpoint onto our network, for `repro eval`",
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
-         argument("--from", dest="form", required=True, choices=("akamaster", "torchvision"),
+         argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
                   help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
-         argument("--output", metavar="OUT", help="the file to write (default: in results/imported)"), JSON)
+         argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
     """`repro weights import`."""
     check_versions()
-    from repro.weights.importing import import_file
+    from repro import weights
 
-    output = paths.user_path(options.output) if options.output else None
-    text, values = import_file(paths.user_path(options.file), options.form, output, paths.results_dir() / "imported")
-    print(json.dumps(values, indent=2) if options.json else text)
+    file = paths.user_path(options.file)
+    if options.output and paths.user_path(options.output).exists():
+        raise ConfigError(f"{options.output} is there already; give another --output")
+    output = (paths.user_path(options.output) if options.output else
+              paths.results_dir() / "imported" / f"{file.stem}-{options.layout}.pt")
+    facts = weights.import_weights(file, options.layout, output)
+    shown = paths.display_path(output)
+    print(json.dumps({"output": str(output), **msgspec.structs.asdict(facts)}, indent=2) if options.json else
+          f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
 
 
 @command("weights export", "evaluate", "write the weights of a finished run as a plain file, with a model card",
          argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"),
-         argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"),
-         argument("--format", dest="form", choices=("auto", "pt", "safetensors"), default="auto",
-                  help="auto: safetensors where that package is installed"), JSON)
+         argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"))
 def export_weights(options: argparse.Namespace) -> None:
     """`repro weights export`."""
     from repro.runs import find_run
 
     run = find_run(options.run, paths.results_dir())
     check_versions()
-    from repro.weights.exporting import export
+    from repro import weights
 
     folder = paths.user_path(options.output) if options.output else paths.results_dir() / "exported"
-    text, values = export(run, folder, options.form)
-    print(json.dumps(values, indent=2) if options.json else text)
-
-
-@command("weights list", "evaluate", "list the weights that are committed, exported, imported, or of runs", JSON)
-def list_weights(options: argparse.Namespace) -> None:
-    """`repro weights list`."""
-    check_versions()
-    from repro.weights.listing import as_values, entries, listing
-
-    found = entries(paths.results_dir(), paths.reference_dir())
-    print(json.dumps(as_values(found), indent=2) if options.json else listing(found))
+    path = weights.export_weights(run, folder)
+    print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
 @command("list", "results", "list experiments, suites, tables and figures", JSON)

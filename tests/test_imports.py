@@ -17,19 +17,20 @@ FLOORS = (
     {"paper", "record"},
     {"runs"},
     {"devices", "models", "data"},
+    {"weights"},
     {"evaluation", "reporting"},
     {"training"},
-    {"bench", "checks", "completion", "weights"},
-    {"commands"},
+    {"bench", "checks", "completion"},
+    {"api", "commands"},
     {"cli"},
     {"__main__"},
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
-NO_TORCH = {"__init__", "__main__", "checks.__init__", "checks.record", "cli", "commands", "completion", "config",
+NO_TORCH = {"__init__", "__main__", "api", "checks.__init__", "checks.record", "cli", "commands", "completion", "config",
             "data.cifar10_files", "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
             "provenance", "record", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "wording"}
-TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}
+TORCH_WHEN_CALLED = {"api", "cli", "commands", "data.cifar10_files", "data.imagenet_files"}
 DRAWING = {"reporting.painting"}  # all that imports matplotlib
 HYDRA = {"config", "hydra_cli", "schema"}
 

@@ -9,6 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.data.cifar10_files import Cifar10Arrays
+from repro.runs import Run
+from tests.made import run_config, tiny_config
+from tests.made_cli import use_made_data
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -126,3 +129,10 @@ def small_cifar(tests=300, seed=3) -> Cifar10Arrays:
         return coarse.repeat(8, 2).repeat(8, 3), generator.integers(0, 10, count)
 
     return Cifar10Arrays(*make(50), *make(tests), "made up", Path("made"))
+
+
+def train_tiny(monkeypatch, *overrides) -> Run:
+    """A finished run of 8 layers and 4 updates on made-up data, which takes the place of CIFAR-10."""
+    use_made_data(monkeypatch.setattr)
+    return run_config(tiny_config("train.iterations=4", "train.lr_drops=[]", "evaluation.interval=4",
+                                  "evaluation.batch_norm_images=0", *overrides))

@@ -1,61 +1,11 @@
-"""`repro responses` and the synthetic images on the command line, on made-up data."""
+"""Runs on synthetic images: named so everywhere, and no data set is needed."""
 
 import json
 
-import pytest
-
-from repro.config import compose
-from repro.data.cifar10 import load_arrays
-from repro.errors import ConfigError
 from repro.runs import read_run, scan
 from repro.training import inputs, measurements
 from tests.made_cli import TINY, made_data
 from tests.outcome import says
-
-
-def test_responses_fills_in_what_is_missing(here, tmp_path):
-    assert here("run", *TINY, "evaluation.responses=false").code == 0
-    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
-    assert not (folder / "responses.csv").exists()
-    outcome = here("responses")
-    assert outcome.code == 0, outcome.err
-    assert "responses of its layers in" in outcome.out
-    assert len(read_run(folder).responses()) == 7
-    assert "responses of its layers" not in here("responses").out, "nothing is missing any more"
-    (folder / "responses.csv").unlink()
-    named = here("responses", f"{folder.parent.name}/seed0", "machine.device=cpu")
-    assert named.code == 0, named.err
-    assert len(read_run(folder).responses()) == 7
-
-
-def test_runs_of_imagenet_are_left_alone(here):
-    """Fig. 7 is of CIFAR-10's test images, and nothing else is to be written into their records."""
-    from tests.evaluation.made import make_run
-
-    folder = make_run()
-    before = (folder / "run.json").read_bytes()
-    assert read_run(folder).finished
-    assert here("responses").code == 0
-    says(here("responses", str(folder)), 2, "CIFAR-10's test images only", "run of ImageNet")
-    assert (folder / "run.json").read_bytes() == before
-    assert not (folder / "responses.csv").exists()
-
-
-def test_imagenet_is_not_loaded_as_cifar10():
-    with pytest.raises(ConfigError, match="not loaded into memory"):
-        load_arrays(compose(["experiment=imagenet_resnet18"]).data)
-
-
-def test_responses_of_what_is_not_there(here, tmp_path):
-    says(here("responses", "cifar_resnet20/seed7"), 2, "no run 'cifar_resnet20/seed7'")
-    assert here("run", *TINY, "max_seconds=0.001").code == 75
-    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
-    says(here("responses", str(folder)), 2, "is not finished", "interrupted")
-    says(here("responses", str(folder), "data.rot=x"), 2, "is not finished")
-    assert here("run", *TINY).code == 0
-    says(here("responses", str(folder), "data.rot=x"), 2, "data.rot", "did you mean data.root?")
-    (folder / "weights.pt").unlink()
-    says(here("responses", str(folder)), 5, "weights.pt")
 
 
 def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
