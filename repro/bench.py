@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ from repro.data.parts import cores_here
 from repro.data.random import training_draws
 from repro.devices import AUTOCAST, autocast, describe, place, resolve, set_up, synchronize
 from repro.errors import ConfigError
-from repro.files import utc_now
+from repro.files import utc_now, write_atomic, write_json
 from repro.models import build_model
 from repro.paths import own_module
 from repro.provenance import code_version, machine, package_versions
@@ -53,13 +54,13 @@ CONTENDERS = {
     "plain": "torchvision's ImageFolder and transforms: the whole Pillow image resized, then cropped, float32",
     "pillow": "this project: only what the crop shows is resized; uint8, color and mean are left to the device"}
 TRAINERS, READERS = [*CONTENDERS][:4], [*CONTENDERS][4:]
-ROUNDS = 5  # fewer are no evidence
 IMAGES = 50_000  # as many as CIFAR-10 has
 LONGEST = 1800.0  # seconds of one process; Choice: compiling 110 layers takes minutes on a few cores
+ROWS, CUDA_ROWS = 2048, 8192  # of a matrix that is multiplied at the highest rate; 16 times as many numbers are copied
 SIDES, SIZE = (256, 480), 224  # pixels, Sec. 3.4
 
 
-def bench(overrides: Sequence[str], nets: Sequence[int] = (), contenders: Sequence[str] = (), rounds: int = ROUNDS,
+def bench(overrides: Sequence[str], nets: Sequence[int] = (), contenders: Sequence[str] = (), rounds: int = 5,
           quick: bool = False, max_seconds: float = math.inf) -> Record:
     """Measure contenders on networks of these depths, by default what suits the device. Raises ConfigError."""
     # With this rate networks of every depth learn the made images in a few updates, whose time doesn't depend on it.
@@ -83,7 +84,7 @@ def bench(overrides: Sequence[str], nets: Sequence[int] = (), contenders: Sequen
         "mini_batch_size": config.train.mini_batch_size, "results": run_rounds(jobs, rounds, max_seconds)}
 
 
-def bench_input(root: Path, rounds: int = ROUNDS, quick: bool = False, max_seconds: float = math.inf) -> Record:
+def bench_input(root: Path, rounds: int = 5, quick: bool = False, max_seconds: float = math.inf) -> Record:
     """Measure how fast a core reads the images of the class folders below `root`, or below its val/ or train/."""
     folder = next((root / part for part in ("val", "train") if (root / part).is_dir()), root)
     jobs = {name: {"work": "read", "contender": name, "root": str(folder), "images": 60 if quick else 400}
@@ -190,9 +191,10 @@ def made_data(device: torch.device) -> DeviceData:
 
 def device_batches(data: DeviceData, config: RunConfig) -> Iterator[tuple[Tensor, Tensor]]:
     """Mini-batches without end; crop and flip are one gather."""
+    size = config.train.mini_batch_size
     while True:
         order = torch.randperm(IMAGES, device=data.mean.device)
-        for index in torch.split(order, config.train.mini_batch_size)[:-1]:
+        for index in order[: IMAGES // size * size].reshape(-1, size):
             draw = torch.randint(1 << 31, index.shape, device=index.device)
             yield augment_batch(data.train_images, data.mean, index, draw, config.seed, config.data.padding,
                                 config.data.flip), data.train_labels[index]
@@ -221,7 +223,7 @@ def measure_device(overrides: list[str]) -> Record:
     """Copy bandwidth (bytes read and written a second) and rate of matrix products (operations a second)."""
     config = resolve(compose(overrides))
     device, dtype = set_up(config), AUTOCAST.get(config.machine.precision, torch.float32)
-    size, calls = (8192, 10) if device.type == "cuda" else (2048, 1)
+    size, calls = (CUDA_ROWS, 10) if device.type == "cuda" else (ROWS, 1)
     source = torch.rand(4 * size, 4 * size, device=device)  # random: what a device draws, and its clock, depends on it
     target, left = torch.empty_like(source), source[:size, :size].to(dtype).contiguous()
     copy = best_seconds(lambda: [target.copy_(source) for _ in range(calls)], 10, device) / calls
@@ -279,6 +281,16 @@ def read(contender: str, root: str, images: int) -> Record:
     read_all()
     return {"images_per_second": images / (time.perf_counter() - began),
             "per_core": images / (time.process_time() - used)}
+
+
+def save(record: Record, folder: Path) -> Path:
+    """Write the record, and its table beside it; the record's path."""
+    device = re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
+    name = f"bench_{device}_{record['precision']}" if record["bench"] == "training" else f"bench_input_{device}"
+    path = folder / f"{name}{'_quick' * record['quick']}.json"
+    write_json(path, record)
+    write_atomic(path.with_suffix(".md"), render(record))
+    return path
 
 
 def render(record: Record) -> str:

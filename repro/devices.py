@@ -5,7 +5,7 @@ import ctypes
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +21,8 @@ AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 def find_device(asked: Device) -> Device:
     """The kind of device that is asked for, `auto` being the best that is here; ConfigError if there is none."""
-    available = {Device.cuda: torch.cuda.is_available, Device.mps: torch.backends.mps.is_available,
-                 Device.cpu: lambda: True}
+    available: dict[Device, Callable[[], bool]] = {
+        Device.cuda: torch.cuda.is_available, Device.mps: torch.backends.mps.is_available, Device.cpu: lambda: True}
     if asked is Device.auto:
         return next(device for device, is_available in available.items() if is_available())
     with warnings.catch_warnings(record=True) as told:  # torch says of a driver that is too old which one it found
