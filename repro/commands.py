@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import shlex
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from repro.streams import keep_on_without_output
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
     from repro.reporting.status import Pending
-    from repro.reporting.table import Table
     from repro.runs import Run
     from repro.schema import RunConfig
     from repro.training.schedule import Schedule
@@ -67,6 +67,11 @@ def flag(name: str, text: str) -> Argument:
 
 
 JSON = flag("--json", "print JSON")
+
+
+def whole_numbers(text: str) -> list[int]:
+    """The numbers of a list such as 20,56."""
+    return [int(word) for word in text.split(",")]
 
 
 def program() -> str:
@@ -713,61 +718,29 @@ def check_records(names: list[str], as_json: bool) -> None:
 
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",
          argument("overrides", nargs="*", metavar="[input] key=value",
-                  help="nets=20,56 contenders=repro,eager_loop,reduce_overhead,dataloader,repro:ENGINE rounds=5 "
-                       "steps=K, and any override of `repro run`, e.g. machine.precision=bf16; or `input`: how fast "
-                       "ImageNet images are read, data.root=DIR rounds=5 images=400 workers=N"),
-         flag("--quick", "20 layers against the DataLoader, 2 short rounds; under a minute on 2 cores"),
+                  help="overrides of `repro run`, e.g. machine.precision=bf16; or `input data.root=DIR`: how fast "
+                       "ImageNet's images are read"),
+         argument("--nets", type=whole_numbers, default=(), metavar="20,56", help="networks of so many layers"),
+         argument("--contenders", type=lambda text: text.split(","), default=(),
+                  metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
+         argument("--rounds", type=int, metavar="5"),
+         flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
 def run_bench(options: argparse.Namespace) -> None:
     """`repro bench` and `repro bench input`."""
+    rounds = options.rounds if options.rounds is not None else 2 if options.quick else 5
+    if options.reference and (options.quick or rounds < 5 or options.max_seconds is not None):
+        raise ConfigError("--reference: takes 5 rounds or more, no --quick and no --max-seconds")
+    check_versions()
+    from repro import bench
+
+    length = {"rounds": rounds, "quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     if options.overrides[:1] == ["input"]:
-        bench_input_command(options)
-        return
-    from repro.bench.plan import settings_of
-
-    settings = settings_of(options.overrides, options.quick, options.max_seconds)
-    check_evidence(options, settings.rounds)
-    check_versions()
-    from repro.bench.bench import bench
-    from repro.reporting.bench import bench_table
-
-    record = bench(settings)
-    keep(options, record, bench_table(record))
-
-
-def bench_input_command(options: argparse.Namespace) -> None:
-    """`repro bench input`."""
-    from repro.bench.input_plan import input_settings
-
-    if options.max_seconds is not None:
-        raise ConfigError("--max-seconds: the bench of the input takes rounds= and images= instead")
-    settings = input_settings(options.overrides[1:], options.quick)
-    check_evidence(options, settings.rounds)
-    check_versions()
-    from repro.bench.input import bench_input
-    from repro.reporting.bench import input_table
-
-    record = bench_input(settings)
-    keep(options, record, input_table(record))
-
-
-def check_evidence(options: argparse.Namespace, rounds: int) -> None:
-    """ConfigError if too few rounds are asked for as evidence."""
-    from repro.bench.plan import ROUNDS
-
-    if options.reference and (options.quick or rounds < ROUNDS or options.max_seconds is not None):
-        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more, no --quick and no --max-seconds")
-
-
-def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") -> None:
-    """Write the record and its table, and print one of them."""
-    from repro.files import write_atomic, write_json
-
-    folder = output_folder("bench", options.reference)
-    write_json(folder / f"{table.name}.json", record)
-    for suffix, text in (("md", table.markdown()), ("csv", table.csv())):
-        write_atomic(folder / f"{table.name}.{suffix}", text)
-    print(json.dumps(record, indent=2) if options.json else f"\n{table.markdown()}")
-    files = [paths.display_path(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")]
-    logger.info(f"written: {', '.join(files)}")
+        root = settings_of(options.overrides[1:], (ROOT,)).get(ROOT)
+        record = bench.bench_input(paths.data_dir(root), **length)
+    else:
+        record = bench.bench(options.overrides, options.nets, options.contenders, **length)
+    path = bench.save(record, output_folder("bench", options.reference))
+    print(json.dumps(record, indent=2) if options.json else f"\n{bench.render(record)}")
+    logger.info(f"written: {paths.display_path(path)}")
