@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
-from repro.commands.common import Handler, check_versions, program
+from repro.commands import COMMANDS, check_versions, program
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams, show_messages
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:
             from repro.completion import complete
 
-            complete(build_parser()[0])
+            complete(build_parser())
         open_streams()
         raise_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -110,72 +110,46 @@ def dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["run"]:
         with show_messages():
             return run(arguments[1:])
-    parser, commands = build_parser()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+    parser = build_parser()
+    names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         from repro.config import suggest
 
-        raise ConfigError(f"no command {arguments[0]!r}{suggest(arguments[0], commands)}\n"
-                          f"there are: {', '.join(commands)}")
+        raise ConfigError(f"no command {arguments[0]!r}{suggest(arguments[0], names)}\n"
+                          f"there are: {', '.join(names)}")
     if not arguments:
         parser.print_help()
         return 2
     options = parser.parse_args(arguments)
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
-    handler: Handler = options.handler
     only_result = getattr(options, "json", False) or arguments[0] == "eval"
     with show_messages("stderr" if only_result else "stdout"):
-        return handler(options)
+        return options.handler(options) or 0
 
 
-def build_parser() -> tuple[Parser, list[str]]:
-    """The argument parser and the names of its subcommands."""
-    from repro.commands import (  # late: `repro run` needs none of them
-        bench,
-        evaluation,
-        files,
-        machine,
-        pending,
-        records,
-        report,
-        settings,
-        tables,
-        training,
-        verify,
-        weights,
-    )
-
+def build_parser() -> Parser:
+    """The argument parser of the table of commands; a name of two words is a subcommand of the first."""
     parser = Parser(prog="repro", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"repro {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    names = []
-
-    def add(name: str, text: str, handler: Handler) -> argparse.ArgumentParser:
-        names.append(name)
-        command = commands.add_parser(name, help=text, description=text)
+    actions = {}
+    for name, (_, text, arguments, handler) in COMMANDS.items():
+        first, *rest = name.split()
+        if rest and first not in actions:
+            outer = commands.add_parser(first, help=f"{first} {rest[0]} ...")
+            actions[first] = outer.add_subparsers(metavar="ACTION", required=True)
+        command = (actions[first] if rest else commands).add_parser(name.split()[-1], help=text, description=text)
         command.set_defaults(handler=handler)
-        return command
-
-    describe_run(add("run", "train one experiment, or sweep over several (repro run --help)", lambda options: run([])))
-    for module in (training, tables, report, evaluation, files, machine, settings, pending, bench, weights, records,
-                   verify):
-        module.register(add)
-    return parser, names
+        for names, settings in arguments:
+            command.add_argument(*names, **settings)
+    return parser
 
 
 def one_of_several(arguments: list[str]) -> bool:
     """Whether torchrun or srun may have started this `repro run` as one of several processes that train together."""
     alone = any(argument.lstrip("+") == "devices=1" for argument in arguments)
     return not alone and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
-
-
-def describe_run(command: argparse.ArgumentParser) -> None:
-    """Name the arguments of `repro run`, which never reach this parser, for the completion."""
-    command.add_argument("overrides", nargs="*", metavar="key=value")
-    command.add_argument("--cfg", choices=("job", "hydra", "all"))
-    command.add_argument("--config-dir", metavar="DIR")
-    for flag in ("--multirun", "--resolve", "--info", "--package", "--hydra-help"):
-        command.add_argument(flag, action="store_true")
 
 
 def run(arguments: list[str]) -> int:

@@ -173,7 +173,7 @@ def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     says(here("table", "table6", "--check"), 4, "table6.csv", "repro table all --reference")
     says(here("table", "table6", "--strict"), 4, "table6: rows that lack runs: resnet-20: not run, resnet-32: not run")
     worse = ["table6: worse than published: resnet-20"]
-    monkeypatch.setattr("repro.commands.tables.make_table", lambda *arguments: worse)
+    monkeypatch.setattr("repro.commands.make_table", lambda *arguments: worse)
     says(here("table", "table6", "--strict"), 4, "worse than published: resnet-20")
 
 

@@ -28,13 +28,13 @@ def test_a_shell_gets_its_answer_without_torch(line, found, tmp_path):
 def test_values_and_files(command, prefix, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.pt").touch()
-    commands, = (action.choices for action in build_parser()[0]._actions if isinstance(action.choices, dict))
+    commands, = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
     action = next(action for action in commands[command]._actions if not action.option_strings)
     assert set(candidates(prefix, action, commands[command])) == found
 
 
 def test_whatever_has_a_name_can_be_completed():
-    commands, = (action.choices for action in build_parser()[0]._actions if isinstance(action.choices, dict))
+    commands, = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
     named = {name for name, command in commands.items() for action in command._actions if action.dest == "name"}
     assert named - {"data"} == set(NAMES)
     assert set(OWN_KEYS) <= set(commands)

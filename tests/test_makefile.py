@@ -86,7 +86,7 @@ def test_a_target_is_one_repro_command(venv, arguments, command):
     program, *rest = shlex.split(lines[0])
     assert program == f"{venv.removeprefix('VENV=')}/bin/repro"
     assert rest == command
-    build_parser()[0].parse_args(rest)
+    build_parser().parse_args(rest)
 
 
 def test_settings_come_from_the_environment_too(venv):

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from repro.commands import pending as command
+from repro import commands as command
 from repro.runs import read_run
 from repro.training import train
 from repro.training.step import TrainStep

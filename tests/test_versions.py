@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from repro import versions
-from repro.commands.common import check_versions
+from repro.commands import check_versions
 from repro.errors import ConfigError
 from tests.outcome import says
 

@@ -41,7 +41,7 @@ def test_json_is_the_record_and_nothing_else(made, direct, tmp_path):
 def test_evidence_is_of_five_rounds_and_not_quick(made, direct, monkeypatch, tmp_path):
     says(direct("bench", "--quick", "--reference"), 2, "--quick")
     says(direct("bench", "rounds=4", "--reference"), 2, "5 rounds or more")
-    monkeypatch.setattr("repro.commands.bench.output_folder",
+    monkeypatch.setattr("repro.commands.output_folder",
                         lambda kind, reference: tmp_path / ("reference" if reference else "own") / kind)
     assert direct("bench", "--reference", "nets=20").code == 0
     assert [path.name for path in sorted((tmp_path / "reference" / "bench").iterdir())] == [
