@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repro import paths
 from repro.errors import ComparisonError, ConfigError, DataError, Stopped
-from repro.streams import keep_on_without_output
 from repro.wording import escape
 
 if TYPE_CHECKING:
@@ -148,8 +147,6 @@ def run_suite(options: argparse.Namespace) -> None:
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    keep_on_without_output()
-
     preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
                                [program(), "suite", options.name, *options.overrides])
     results = paths.results_dir(first.results)
@@ -204,7 +201,6 @@ def show_pending(options: argparse.Namespace) -> None:
     from repro.training.plan import plan
     from repro.training.suite import run_each
 
-    keep_on_without_output()
     left, command = None, [program(), "pending"]
     if seconds is not None:
         left = max(0.001, seconds - min(RESERVE_SECONDS, RESERVE * seconds) - (time.monotonic() - began))

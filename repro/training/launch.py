@@ -20,7 +20,7 @@ from repro.errors import CaptureError, LostProcessError, PeerError, ReproError, 
 from repro.runs import Run, read_run
 from repro.schema import Engine
 from repro.stopping import SIGNALS, StopRequest, end_with_parent
-from repro.streams import keep_on_without_output, open_streams, show_messages
+from repro.streams import open_streams, show_messages
 from repro.training.distributed import rank_from_environment
 from repro.training.plan import Plan
 from repro.training.train import train_here
@@ -121,7 +121,6 @@ def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: in
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
     open_streams()
-    keep_on_without_output()
     size = str(plan.devices)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
