@@ -36,10 +36,7 @@ def find_device(asked: Device) -> Device:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here.
-
-    machine.channels_last stays None on CUDA, where `repro.training.timing.with_memory_format` measures.
-    """
+    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here."""
     machine, engine, devices = config.machine, config.engine, config.devices or 1
     device, precision = find_device(machine.device), machine.precision
     if precision is Precision.auto:
@@ -56,8 +53,8 @@ def resolve(config: RunConfig) -> RunConfig:
     if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
-    if channels_last is None and device is not Device.cuda:
-        channels_last = device is Device.cpu  # measured faster on CPUs
+    if channels_last is None:  # measured faster on CPUs; Choice: on CUDA where tensor cores compute, which want it
+        channels_last = device is Device.cpu or (device is Device.cuda and precision is not Precision.fp32)
     machine = replace(machine, device=device, precision=precision, channels_last=channels_last)
     return replace(config, engine=engine, machine=machine)
 
