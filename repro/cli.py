@@ -65,12 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ReproError as error:
-        code = fail(f"repro: {error}", error.exit_code)
-        if words[:1] == ["run"] and one_of_several(words):
-            from repro.training.distributed import tell_others
-
-            tell_others(error)
-        return code
+        return fail(f"repro: {error}", error.exit_code)
     except BrokenPipeError:
         silence(sys.stdout)
         return 0
