@@ -276,14 +276,6 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
-def read(kind: type[T], path: Path) -> T:
-    """A YAML file as a struct or a type; ConfigError with the key that is wrong."""
-    try:
-        return msgspec.convert(read_yaml(path), kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{display_path(path)}: {error}") from error
-
-
 def pick(name: str, known: dict[str, T], kind: str) -> T:
     """known[name], or a ConfigError with the nearest name and all of them."""
     if name not in known:
@@ -297,8 +289,12 @@ def names_in(folder: str) -> list[str]:
 
 
 def read_named(kind: type[T], folder: str, what: str, name: str) -> T:
-    """One of the named files of a folder."""
-    return read(kind, experiments_dir() / pick(name, {one: f"{folder}/{one}.yaml" for one in names_in(folder)}, what))
+    """One of the named files of a folder, as a struct or a type; ConfigError with the key that is wrong."""
+    path = experiments_dir() / folder / f"{pick(name, {one: one for one in names_in(folder)}, what)}.yaml"
+    try:
+        return msgspec.convert(read_yaml(path), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
 # Names, and by name what a file says; ConfigError for an unknown name.

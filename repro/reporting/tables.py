@@ -112,13 +112,13 @@ def judged_row(row: PublishedRow, differences: Mapping[str, str], answers: Seque
         if column in row.values:
             cells[key] = f"{judged.summary(column).mean - row.compared(column):+.2f} ({judged.origin})"
     first = differences["difference"]
-    found = verdict(judged.summary(first), row.compared(first), *spreads)
-    status, text = found.text, f"{found.text} ({judged.origin}, z = {found.z:+.2f})"
+    difference, z, found = verdict(judged.summary(first), row.compared(first), *spreads)
+    status, text = found, f"{found} ({judged.origin}, z = {z:+.2f})"
     if judged.count < (row.runs or 1):
         status = f"partial {judged.count}/{row.runs}"
         text = f"{status}: {text}"
-    data |= {"judged": judged.origin, "difference": round(found.difference, 6), "z": round(found.z, 6)}
-    return TableRow(row.key, cells | {"verdict": text}, status, found.text, data)
+    data |= {"judged": judged.origin, "difference": round(difference, 6), "z": round(z, 6)}
+    return TableRow(row.key, cells | {"verdict": text}, status, found, data)
 
 
 # ---- CIFAR-10: Table 6 and the plain networks, which the paper publishes as curves only
