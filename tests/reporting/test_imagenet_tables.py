@@ -84,7 +84,7 @@ def test_an_ensemble_of_other_weights_does_not_count(results: Path, reference: P
 
 def test_publish_fills_the_reference_column_of_table5(direct, monkeypatch, tmp_path, make_run):
     results, reference = tmp_path / "results", tmp_path / "reference"
-    for module in ("repro.publishing", "repro.paths"):
+    for module in ("repro.runs", "repro.paths"):
         monkeypatch.setattr(f"{module}.reference_dir", lambda: reference)
         monkeypatch.setattr(f"{module}.in_tree", lambda: True)
     says(direct("publish", "ensembles/table5"), 2, "repro ensemble table5")
