@@ -6,7 +6,6 @@ reference.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -361,13 +360,6 @@ def count_verdict(count: float, printed: float, column: Column) -> str:
     last_digit = column.unit / 10**column.decimals
     exact, expected = count / last_digit, round(printed / last_digit)
     return AGREES if math.floor(exact + 0.5) == expected else CUT if math.floor(exact) == expected else DIFFERS
-
-
-def half_a_digit(printed: float) -> float:
-    """Until verification.py is gone: half a unit of the last digit that is not zero: 500000 for 3.858e9."""
-    exponent = Decimal(str(printed)).normalize().as_tuple().exponent
-    assert isinstance(exponent, int)
-    return 0.5 * 10.0**exponent
 
 
 def context_table(name: str, _: Sequence[RunSet]) -> Table:
