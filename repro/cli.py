@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
@@ -65,13 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ReproError as error:
-        code = fail(f"repro: {error}", error.exit_code)
-        if words[:1] == ["run"] and one_of_several(words):
-            from repro.training.distributed import tell_others
-
-            with suppress(KeyboardInterrupt, Signalled):
-                tell_others(error)
-        return code
+        return fail(f"repro: {error}", error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -146,19 +139,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def one_of_several(arguments: list[str]) -> bool:
-    """Whether torchrun or srun may have started this `repro run` as one of several processes that train together."""
-    alone = any(argument.lstrip("+") == "devices=1" for argument in arguments)
-    return not alone and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
-
-
 def run(arguments: list[str]) -> int:
     """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(RUN_USAGE, end="")
         return 0 if arguments else 2
-    if one_of_several(arguments):  # read when torch is imported: what it logs of a lost connection is C++ frames
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
