@@ -113,7 +113,11 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 2
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(word[0] == "-" or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # key=value behind a flag, which argparse takes for nothing that it knows
+        options.overrides += rest
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     only_result = getattr(options, "json", False) or arguments[0] == "eval"

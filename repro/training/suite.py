@@ -53,8 +53,9 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         # Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that
         # in float64 (fp32: 0.99), so that a short run would show the arithmetic and not the network.
         words.append("machine.precision=fp32")
-    plans = [plan(compose([f"experiment={experiment}", f"seed={seed}", *words]), command)
-             for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
+    configs = [compose([f"experiment={experiment}", *words]) for experiment in preset.experiments]
+    plans = [plan(replace(config, seed=seed), command)
+             for config in configs for seed in range(seeds or suite.seeds_of(config.name))]
     make_data(plans[0].config)
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
@@ -224,12 +225,14 @@ def run_pending(results: Path, names: list[str], overrides: list[str], max_secon
     open_runs = [(experiment, seed) for experiment, seed, state in lacking
                  if not state.startswith(("finished", "diverged"))]
     todo = dict.fromkeys(one for name in names for one in open_runs if name in (one[0], f"{one[0]}/seed{one[1]}"))
-    plans = [plan(compose([f"experiment={experiment}", f"seed={seed}", *overrides]), command)
-             for experiment, seed in (todo if names else open_runs)]
-    for one in plans:
-        if one.deviations:
-            raise ConfigError(f"this changes the numbers of {one.config.name}, and only the paper's runs count: "
-                              + "; ".join(one.deviations))
+    plans = list[Plan]()
+    for experiment, seed in todo if names else open_runs:
+        if not plans or plans[-1].config.name != experiment:
+            config = compose([f"experiment={experiment}", *overrides])
+        plans.append(plan(replace(config, seed=seed), command))
+        if plans[-1].deviations:
+            raise ConfigError(f"this changes the numbers of {experiment}, and only the paper's runs count: "
+                              + "; ".join(plans[-1].deviations))
     if dry_run or not plans:
         return []
     make_data(plans[0].config)
