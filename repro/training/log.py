@@ -205,7 +205,7 @@ class RunLog:
         if not self.world.is_main:
             return lambda: None
         copy = tree_map_only(Tensor, torch.clone, state)  # on the device: the host does not wait
-        taken = torch.cuda.current_stream(self.step.device).record_event() if self.fetching else None
+        taken: Any = torch.cuda.current_stream(self.step.device).record_event() if self.fetching else None
         meta = {"train_seconds": self.record.train_seconds, "evaluation_seconds": self.record.evaluation_seconds,
                 "identity": self.plan.config_hash, "numbers": checkpoint.seed_and_settings(self.plan.config),
                 "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
