@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 
-from repro import files
+from repro import files, weights
 from repro.config import ADDED_LATER, ANY, REMOVED, difference, paper_hashes, settings
 from repro.errors import ConfigError, DataError, StorageError
-from repro.evaluation.weight_files import with_settings
 from repro.files import read_json, write_atomic, write_json
 from repro.paths import display_path
 from repro.runs import Run, read_run
@@ -111,7 +110,7 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, An
 
 def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
     """Write a network's plain state_dict, on the CPU and contiguous, with its settings; the SHA-256 of the file."""
-    payload = serialize(with_settings(model.state_dict(), config))
+    payload = weights.serialize(model.state_dict(), weights.facts_of(config))
     write_atomic(path, payload)
     return hashlib.sha256(payload).hexdigest()
 

@@ -19,8 +19,7 @@ from repro.data.cifar10 import DeviceData
 from repro.devices import force_eager, new_stream
 from repro.errors import ConfigError
 from repro.evaluation.metrics import ErrorSums, Outcome, add_errors, evaluate_on
-from repro.models.blocks import BasicBlock, Bottleneck
-from repro.models.checkpointing import set_checkpointing
+from repro.models.blocks import BasicBlock, Bottleneck, set_checkpointing
 from repro.schema import Engine, RunConfig
 from repro.training.distributed import first_line
 from repro.training.step import TrainStep

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from repro.data.parts import cores_here
+from repro.data.loader import cores_here
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run
 from repro.stopping import SIGNALS, StopRequest, end_with_parent

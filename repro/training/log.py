@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from repro import files, provenance, runs
 from repro.config import to_dict
-from repro.data.parts import progress
+from repro.data.loader import progress
 from repro.devices import describe, is_out_of_memory, new_stream, peak_memory, synchronize
 from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now

@@ -22,6 +22,7 @@ from repro.runs import RESPONSE_COLUMNS, Run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
+from repro.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,6 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     """
     if not run.finished or run.record is None or run.record.config.data.name == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured of finished runs of CIFAR-10")
-    from repro.evaluation.weights import load_weights  # late: a run needs it not
 
     here = compose([f"experiment={run.record.experiment}", *overrides])  # this machine's device and data folder
     config = resolve(replace(run.record.config, machine=replace(here.machine, precision=Precision.fp32),

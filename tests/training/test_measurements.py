@@ -8,13 +8,13 @@ import torch
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, StorageError
 from repro.evaluation.metrics import evaluate_on
-from repro.evaluation.weights import load_weights
 from repro.files import file_sha256
 from repro.models import build_model
 from repro.record import Responses
 from repro.runs import read_run
 from repro.training import measurements, train
 from repro.training.step import TrainStep
+from repro.weights import load_weights
 from tests.made import run_config, tiny_config, tiny_data
 from tests.training.conftest import WORDS, same_end
 
