@@ -40,9 +40,9 @@ from repro.paths import own_module
 from repro.provenance import code_version, machine, package_versions
 from repro.schema import RunConfig
 from repro.training.execution import Execution
+from repro.training.measurements import best_seconds
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
-from repro.training.timing import best_seconds, with_memory_format
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -129,8 +129,6 @@ def train(contender: str, overrides: list[str], parameters: int, steps: int) -> 
     """Time `steps` updates on made images, after a third as many that warm up."""
     config = resolve(compose(overrides))
     ours, batch = contender == "repro", config.train.mini_batch_size
-    if ours:
-        config, _ = with_memory_format(config)
     device = set_up(config, allocator=ours)
     torch.manual_seed(config.seed)  # order and augmentation of the usual loops
     data, kind = made_data(device), "eager"
@@ -226,8 +224,8 @@ def measure_device(overrides: list[str]) -> Record:
     size, calls = (CUDA_ROWS, 10) if device.type == "cuda" else (ROWS, 1)
     source = torch.rand(4 * size, 4 * size, device=device)  # random: what a device draws, and its clock, depends on it
     target, left = torch.empty_like(source), source[:size, :size].to(dtype).contiguous()
-    copy = best_seconds(lambda: [target.copy_(source) for _ in range(calls)], 10, device) / calls
-    product = best_seconds(lambda: [left @ left for _ in range(calls)], 10, device) / calls
+    copy = best_seconds(lambda: [target.copy_(source) for _ in range(calls)], device, 10) / calls
+    product = best_seconds(lambda: [left @ left for _ in range(calls)], device, 10) / calls
     return {"device": describe(device), "bytes_per_second": 2 * 4 * source.numel() / copy,
             "operations_per_second": 2 * size**3 / product}
 
