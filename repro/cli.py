@@ -116,7 +116,11 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 2
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(word[0] == "-" or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # key=value behind a flag, which argparse takes for nothing that it knows
+        options.overrides += rest
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     only_result = getattr(options, "json", False) or arguments[0] == "eval"
@@ -142,19 +146,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def one_of_several(arguments: list[str]) -> bool:
-    """Whether torchrun or srun may have started this `repro run` as one of several processes that train together."""
-    alone = any(argument.lstrip("+") == "devices=1" for argument in arguments)
-    return not alone and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
-
-
 def run(arguments: list[str]) -> int:
     """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(RUN_USAGE, end="")
         return 0 if arguments else 2
-    if one_of_several(arguments):  # read when torch is imported: what it logs of a lost connection is C++ frames
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
