@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from repro.data import loader
-from repro.data.loader import in_order, progress, read_ahead
+from repro.data.loader import progress, read_ahead
 from repro.errors import ImageError, LostProcessError
 from repro.schema import Loader as Kind
 
@@ -195,14 +195,6 @@ def test_many_workers_are_processes_where_they_can_be_forked(monkeypatch, platfo
     monkeypatch.setattr(loader, "read_by_threads", lambda *_: "threads")
     monkeypatch.setattr(loader, "read_by_processes", lambda *_: "processes")
     assert read_ahead(read, [], kind, workers) == chosen
-
-
-def test_what_is_done_in_order_stops_when_nobody_asks_any_more():
-    done = []
-    for found in in_order(lambda item: done.append(item) or -item, range(10_000), 2):
-        if found == -3:
-            break
-    assert len(done) < 5_000
 
 
 def test_progress_is_logged_now_and_then(monkeypatch, caplog):
