@@ -180,5 +180,5 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     scores, labels = path.with_suffix(".npy"), path.with_suffix(".labels.npy")
     for file, key in ((scores, "probabilities_sha256"), (labels, "labels_sha256")):
         if not file.is_file() or file_sha256(file) != record.get(key):
-            raise StorageError(f"{display_path(file)} was changed after the test, or is lost")
+            raise StorageError(f"{display_path(file)} was changed after the test, or lost; resume=never tests again")
     return np.load(scores, mmap_mode="r"), np.load(labels)
