@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
-from repro.commands import COMMANDS, check_versions, program
+from repro.checks import check_versions
+from repro.commands import COMMANDS, program
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import Signalled, raise_signals
 from repro.streams import keep_on_without_output, open_streams, show_messages

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import shlex
 import sys
 import tempfile
@@ -15,14 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from repro import paths
+from repro.checks import FAIL, check_versions
 from repro.errors import ComparisonError, ConfigError, DataError, Stopped
 from repro.streams import keep_on_without_output
-from repro.wording import escape
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
     from repro.reporting.status import Pending
-    from repro.reporting.table import Table
     from repro.runs import Run
     from repro.schema import RunConfig
     from repro.training.schedule import Schedule
@@ -69,21 +69,17 @@ def flag(name: str, text: str) -> Argument:
 JSON = flag("--json", "print JSON")
 
 
+def whole_numbers(text: str) -> list[int]:
+    """The numbers of a list such as 20,56."""
+    return [int(word) for word in text.split(",")]
+
+
 def program() -> str:
     """How this program is called from here: by its name if it is on the PATH, else by its path."""
     import shutil
 
     called = Path(sys.argv[0])
     return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
-
-
-def check_versions() -> None:
-    """ConfigError naming the pair that is needed if Python, torch or torchvision is too old or they do not fit."""
-    from repro.versions import version_problems
-
-    problems = [problem for problem in version_problems() if problem.check in ("python", "torch", "torchvision")]
-    if problems:
-        raise ConfigError("\n".join(f"{problem.text}; {problem.next_step}" for problem in problems))
 
 
 def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
@@ -463,30 +459,6 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
           else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
 
 
-@command("complexity", "results", "count layers, parameters and multiply-adds of all networks, beside Table 1",
-         flag("--check", "exit 4 if a count is not that of golden_counts.yaml"), JSON)
-def show_complexity(options: argparse.Namespace) -> None:
-    """`repro complexity`."""
-    check_versions()
-    from repro.evaluation.analysis import count, networks
-    from repro.reporting.table import write
-    from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
-
-    counted = [
-        CountedNetwork(net.key, net.label, net.dataset, net.depth,
-                       net.shortcut_option.name if net.shortcut_option else None,
-                       net.stride_in.name if net.stride_in else None, **asdict(count(net)))
-        for net in networks()]
-    table = complexity_table(counted)
-    print(table.json() if options.json else table.markdown())
-    written = write(table, output_folder("tables", reference=False))
-    if not options.json:
-        print(f"written: {', '.join(map(paths.display_path, written))}")
-    wrong = count_differences(counted)
-    if wrong and options.check:
-        raise ComparisonError("counts that are not those of golden_counts.yaml: " + "; ".join(wrong))
-
-
 @command("claims", "results", "check the paper's statements against the runs that are there",
          argument("suite", nargs="?", default=None, help="only the claims of this suite"),
          flag("--reference", "from the committed runs only, beside them"),
@@ -644,8 +616,8 @@ def compare_runs(options: argparse.Namespace) -> None:
 def publish_run(options: argparse.Namespace) -> None:
     """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.paper import pick
-    from repro.publishing import ENSEMBLES, publish, publish_ensemble
     from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
+    from repro.runs import ENSEMBLES, publish, publish_ensemble
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
@@ -665,176 +637,110 @@ def publish_run(options: argparse.Namespace) -> None:
     print("the reference tables and figures are up to date with it")
 
 
-@command("data", "data", "fetch or verify a data set, or say where it is",
-         argument("action", choices=["fetch", "verify", "path"]),
+@command("data", "data", "fetch or verify a data set",
+         argument("action", choices=["fetch", "verify"]),
          argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"]),
          argument("settings", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
     """`repro data`."""
     settings = settings_of(options.settings)
-    root = paths.data_dir(settings.get(ROOT) or None)
-    imagenet = options.name == "imagenet"
-    if settings.get(WIRING_TEST, "false") not in ("true", "false") or (WIRING_TEST in settings and not imagenet):
-        raise ConfigError(f"{WIRING_TEST}={settings[WIRING_TEST]}: allowed is true or false, of imagenet only")
-    if options.action == "path":
-        print(root)
-    elif options.action == "fetch" and imagenet:
-        from repro.data.imagenet_files import BY_HAND
+    root, wiring_test = paths.data_dir(settings.get(ROOT) or None), settings.get(WIRING_TEST, "false")
+    if wiring_test not in ("true", "false"):
+        raise ConfigError(f"{WIRING_TEST}={wiring_test}: allowed is true or false")
+    if options.name == "imagenet":
+        from repro.data.imagenet_files import BY_HAND, verify
 
-        raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; then "
-                          "`repro data verify imagenet data.root=FOLDER`")
+        if options.action == "fetch":
+            raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
+                              "then `repro data verify imagenet data.root=FOLDER`")
+        verify(root, wiring_test == "true")
     elif options.action == "fetch":
         from repro.data.fetch import fetch
 
         fetch(root)
-    elif imagenet:
-        from repro.data import imagenet_verify
-
-        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true")
     else:
         from repro.data import cifar10_files
 
         print("\n".join(cifar10_files.verify(root)))
 
 
-@command("doctor", "setup", "check versions, devices, disk, data and environment",
+@command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
+         argument("words", nargs="*", metavar="[record] data.root=DIR",
+                  help="data.root=DIR: the folder that holds CIFAR-10; or `record FOLDER ...`: is a run's record that "
+                       "somebody else sends one that can be committed?"),
          flag("--full", "verify the data set byte for byte, too"), JSON)
-def show_doctor(options: argparse.Namespace) -> int:
-    """`repro doctor`: 0, or 2 if something keeps runs from working."""
-    from repro.checks import FAIL
-    from repro.doctor import environment, examine
-
-    found = environment()
-    checks = list(examine(options.full))
-    problems = sum(check.status == FAIL for check in checks)
-    if options.json:
-        print(json.dumps({"problems": problems, "checks": [asdict(check) for check in checks], "environment": found},
-                         indent=2))
-    else:
-        cpu = [line for line in (found.pop("cpu_info", None) or "").splitlines() if line.startswith("Model name")]
-        lines = [f"{name}: {value}" for name, value in found.items() if value is not None]
-        print("\n".join([*lines, *cpu, "", *map(str, checks)]))
-        print(f"problems: {problems}" + ("" if problems else "; runs can start"))
-    return 2 if problems else 0
-
-
-@command("verify", "setup", "check that this installation computes what it claims, in under a minute on a CPU",
-         argument("settings", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"), JSON)
-def verify(options: argparse.Namespace) -> None:
-    """`repro verify`; ComparisonError (4) if a check fails."""
-    root = paths.data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
+def check(options: argparse.Namespace) -> None:
+    """`repro check`; ComparisonError (4) if a check fails."""
+    if options.words[:1] == ["record"]:
+        check_records(options.words[1:], options.json)
+        return
+    root = paths.data_dir(settings_of(options.words, (ROOT,)).get(ROOT) or None)
     check_versions()
-    from repro import verification
-    from repro.checks import FAIL, SKIPPED
-    from repro.provenance import code_version, package_versions
+    from repro.checks import installation
 
     results = []
-    for name, check in verification.checks(root).items():
-        results.append(verification.perform(name, check))
+    for name, one in installation.checks(root, options.full).items():
+        results.append(installation.perform(name, one))
         if not options.json:
             print(results[-1], flush=True)
-    failed, skipped = ([one.check for one in results if one.status == status]
-                       for status in (FAIL, SKIPPED))
-    good, seconds = len(results) - len(failed) - len(skipped), sum(one.seconds or 0 for one in results)
+    failed = [one.check for one in results if one.status == FAIL]
     if options.json:
-        print(json.dumps({"ok": good, "failed": len(failed), "skipped": len(skipped), "seconds": round(seconds, 3),
-                          **code_version(), "versions": package_versions(), "checks": [asdict(one) for one in results]},
-                         indent=2))
+        print(json.dumps({"failed": len(failed), "checks": [asdict(one) for one in results]}, indent=2))
     else:
-        print(f"{good} of {len(results)} checks ok, {len(failed)} failed, {len(skipped)} skipped, in {seconds:.0f} s")
+        print(f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
     if failed:
-        raise ComparisonError(f"this installation does not compute what it claims: {', '.join(failed)}")
+        raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
 
-@command("verify-record", "setup", "check a run's record that somebody else sends, before it is committed",
-         argument("folders", nargs="+", metavar="FOLDER",
-                  help="a record: config.yaml, run.json, history.csv, timing.csv, and what belongs to them"), JSON)
-def verify_records(options: argparse.Namespace) -> None:
-    """`repro verify-record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
-    from repro.checks import FAIL
-    from repro.records.check import check_record
+def check_records(names: list[str], as_json: bool) -> None:
+    """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
+    from repro.checks.record import check_record
     from repro.runs import scan
 
-    folders = [paths.user_path(name) for name in options.folders]
-    committed = [run.folder for run in scan(paths.reference_dir() / "runs")]
+    if not names:
+        raise ConfigError("usage: repro check record FOLDER [FOLDER ...]")
+    folders = [paths.user_path(name) for name in names]
+    others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found, failed = [], []
     for folder in folders:
-        findings = check_record(folder, [*committed, *(other for other in folders if other != folder)])
-        name = printable_name(folder)
-        found.append({"folder": name, "findings": [asdict(one) for one in findings]})
-        if not options.json:
-            print("\n".join([name, *(f"  {one}" for one in findings)]))
-        checks = list(dict.fromkeys(one.check for one in findings[:-1] if one.status == FAIL))
-        failed += [f"{name}: checks that fail: {', '.join(checks)}"] if checks else []
-    if options.json:
+        results, name = check_record(folder, others), paths.display_path(folder)
+        found.append({"folder": name, "checks": [asdict(one) for one in results]})
+        if not as_json:
+            print("\n".join([name, *(f"  {one}" for one in results)]))
+        if wrong := [one.check for one in results[:-1] if one.status == FAIL]:
+            failed.append(f"{name}: checks that fail: {', '.join(wrong)}")
+    if as_json:
         print(json.dumps(found, indent=2))
     if failed:
         raise ComparisonError("\n".join(failed))
 
 
-def printable_name(folder: Path) -> str:
-    """A folder's name in characters that can be printed."""
-    return escape(paths.display_path(folder))
-
-
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",
          argument("overrides", nargs="*", metavar="[input] key=value",
-                  help="nets=20,56 contenders=repro,eager_loop,reduce_overhead,dataloader,repro:ENGINE rounds=5 "
-                       "steps=K, and any override of `repro run`, e.g. machine.precision=bf16; or `input`: how fast "
-                       "ImageNet images are read, data.root=DIR rounds=5 images=400 workers=N"),
-         flag("--quick", "20 layers against the DataLoader, 2 short rounds; under a minute on 2 cores"),
+                  help="overrides of `repro run`, e.g. machine.precision=bf16; or `input data.root=DIR`: how fast "
+                       "ImageNet's images are read"),
+         argument("--nets", type=whole_numbers, default=(), metavar="20,56", help="networks of so many layers"),
+         argument("--contenders", type=lambda text: text.split(","), default=(),
+                  metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
+         argument("--rounds", type=int, metavar="5"),
+         flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
 def run_bench(options: argparse.Namespace) -> None:
     """`repro bench` and `repro bench input`."""
+    rounds = options.rounds if options.rounds is not None else 2 if options.quick else 5
+    if options.reference and (options.quick or rounds < 5 or options.max_seconds is not None):
+        raise ConfigError("--reference: takes 5 rounds or more, no --quick and no --max-seconds")
+    check_versions()
+    from repro import bench
+
+    length = {"rounds": rounds, "quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     if options.overrides[:1] == ["input"]:
-        bench_input_command(options)
-        return
-    from repro.bench.plan import settings_of
-
-    settings = settings_of(options.overrides, options.quick, options.max_seconds)
-    check_evidence(options, settings.rounds)
-    check_versions()
-    from repro.bench.bench import bench
-    from repro.reporting.bench import bench_table
-
-    record = bench(settings)
-    keep(options, record, bench_table(record))
-
-
-def bench_input_command(options: argparse.Namespace) -> None:
-    """`repro bench input`."""
-    from repro.bench.input_plan import input_settings
-
-    if options.max_seconds is not None:
-        raise ConfigError("--max-seconds: the bench of the input takes rounds= and images= instead")
-    settings = input_settings(options.overrides[1:], options.quick)
-    check_evidence(options, settings.rounds)
-    check_versions()
-    from repro.bench.input import bench_input
-    from repro.reporting.bench import input_table
-
-    record = bench_input(settings)
-    keep(options, record, input_table(record))
-
-
-def check_evidence(options: argparse.Namespace, rounds: int) -> None:
-    """ConfigError if too few rounds are asked for as evidence."""
-    from repro.bench.plan import ROUNDS
-
-    if options.reference and (options.quick or rounds < ROUNDS or options.max_seconds is not None):
-        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more, no --quick and no --max-seconds")
-
-
-def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") -> None:
-    """Write the record and its table, and print one of them."""
-    from repro.files import write_atomic, write_json
-
-    folder = output_folder("bench", options.reference)
-    write_json(folder / f"{table.name}.json", record)
-    for suffix, text in (("md", table.markdown()), ("csv", table.csv())):
-        write_atomic(folder / f"{table.name}.{suffix}", text)
-    print(json.dumps(record, indent=2) if options.json else f"\n{table.markdown()}")
-    files = [paths.display_path(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")]
-    logger.info(f"written: {', '.join(files)}")
+        root = settings_of(options.overrides[1:], (ROOT,)).get(ROOT)
+        record = bench.bench_input(paths.data_dir(root), **length)
+    else:
+        record = bench.bench(options.overrides, options.nets, options.contenders, **length)
+    path = bench.save(record, output_folder("bench", options.reference))
+    print(json.dumps(record, indent=2) if options.json else f"\n{bench.render(record)}")
+    logger.info(f"written: {paths.display_path(path)}")

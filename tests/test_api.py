@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 import torch
-import torch._inductor.utils  # noqa: F401  (sets filters of warnings when it is imported; a first forward pass does so)
+import torch._inductor.utils  # sets filters of warnings when it is imported, by a first forward pass as well
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 

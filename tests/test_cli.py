@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import paths, publishing
-from repro.paths import TREE
+from repro import paths, runs
+from repro.paths import TREE, data_dir
 from repro.runs import read_run, scan
 from repro.streams import show_messages
 from tests.made_cli import TINY
@@ -64,12 +64,11 @@ WRONG = [
     (["table"], ["name", "usage: repro table"]),
     (["table", "table6", "--jsn"], ["--jsn"]),
     (["data", "fetsh"], ["fetsh", "fetch"]),
-    (["data", "path", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
+    (["data", "verify", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
     (["data", "fetch", "imagenet"], ["may not be passed on", "ILSVRC2012_img_train.tar", "data.root=FOLDER"]),
     (["data", "verify", "imagenet", "data.wiring_tset=true"], ["did you mean data.wiring_test?"]),
     (["data", "verify", "imagenet", "data.wiring_test=yes"], ["data.wiring_test=yes", "true or false"]),
-    (["data", "verify", "cifar10", "data.wiring_test=true"], ["data.wiring_test=true", "of imagenet only"]),
-    (["data", "path", "cifar10", "dta.root=x"], ["unknown key 'dta.root'", "did you mean data.root?"]),
+    (["data", "verify", "cifar10", "dta.root=x"], ["unknown key 'dta.root'", "did you mean data.root?"]),
     (["suite", "zzz"], ["no suite named 'zzz'", "cifar_plain_vs_res", "cifar_very_deep"]),
     (["suite", "cifar_plain_vs_res", "seeds=0"], ["seeds=0", "1 or more"]),
     (["suite", "cifar_plain_vs_res", "seeds=many"], ["seeds=many"]),
@@ -187,12 +186,12 @@ def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_data_path(direct, tmp_path, monkeypatch):
+def test_the_data_folder(direct, tmp_path, monkeypatch):
     monkeypatch.delenv("REPRO_DATA", raising=False)
-    assert direct("data", "path").out == f"{TREE / 'data'}\n"
+    assert data_dir() == TREE / "data"
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "a b"))
-    assert direct("data", "path").out == f"{tmp_path / 'a b'}\n"
-    assert direct("data", "path", "cifar10", "data.root=/x=y/ü, z").out == "/x=y/ü, z\n"
+    assert data_dir() == tmp_path / "a b"
+    assert str(data_dir("/x=y/ü, z")) == "/x=y/ü, z"
 
 
 # ---- no torch, and fast
@@ -217,7 +216,6 @@ WITHOUT_TORCH = """\
 0 list --json
 0 table all
 0 table table6 --json
-0 data path
 0 run experiment=cifar_resnet20 --cfg job
 2 run experiment=cifar_resnet20 train.lr=abc
 2 run experiment=cifar_resnet20 model.depth=21
@@ -489,7 +487,7 @@ def test_a_suite_runs_its_preset_and_writes_its_tables(here, tmp_path, monkeypat
 @pytest.fixture
 def other_reference(tmp_path, monkeypatch) -> Path:
     """A folder in the place of results/reference."""
-    for module in (paths, publishing):
+    for module in (paths, runs):
         monkeypatch.setattr(module, "reference_dir", lambda: tmp_path / "reference")
     return tmp_path / "reference"
 

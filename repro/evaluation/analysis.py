@@ -157,7 +157,7 @@ def networks() -> Iterator[Network]:
     For comparison there are options B and C on CIFAR-10, which the paper doesn't use there, and bottlenecks with the
     stride in the 3x3.
     """
-    from repro.models.imagenet import imagenet_config  # late: a run of CIFAR-10 needs neither
+    from repro.models.resnet import imagenet_config
     from repro.paper import golden_counts, published_table
 
     cifar = paper_config("cifar_resnet20").model

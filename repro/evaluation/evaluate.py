@@ -18,8 +18,7 @@ from repro.config import PAPER_PRECISIONS, difference, flat, to_dict
 from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
 from repro.data.imagenet_files import ImageSet, find
-from repro.data.loader import read_ahead
-from repro.data.parts import progress
+from repro.data.loader import progress, read_ahead
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts, evaluate_on

@@ -21,8 +21,7 @@ from repro.data.crops import Picture, center_crop, resized
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
 from repro.devices import autocast, is_out_of_memory, memory_format
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.models.imagenet import ImageNetNet
-from repro.models.vgg import MAP, Vgg
+from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
 from repro.paper import PROTOCOLS
 from repro.paths import display_path, results_dir
 from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
@@ -221,7 +220,7 @@ def dense_probabilities(model: nn.Module, images: Tensor, window: int = 7) -> Te
     fully-connected layers the first becomes a 7x7 convolution, the others 1x1; dropout is off.
     """
     if isinstance(model, Vgg):
-        logits, side = model.features(images), MAP
+        logits, side = model.features(images), VGG_MAP
         for layer in model.classifier:
             if isinstance(layer, nn.Linear):
                 logits = F.conv2d(logits, layer.weight.reshape(layer.out_features, -1, side, side), layer.bias)
