@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except ReproError as error:
         return fail(f"repro: {error}", error.exit_code)
+    except SystemExit as end:  # of argparse, here or in Hydra
+        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         silence(sys.stdout)
         return 0
