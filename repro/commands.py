@@ -5,7 +5,6 @@ import json
 import logging
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,10 +18,8 @@ from repro.wording import escape
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
-    from repro.reporting.status import Pending
     from repro.reporting.table import Table
     from repro.schema import RunConfig
-    from repro.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -176,17 +173,18 @@ def show_pending(options: argparse.Namespace) -> None:
     if seconds is not None and seconds <= 0:
         raise ConfigError(f"--max-seconds {seconds:g}: allowed is above 0")
     from repro.config import check_override_keys, compose, deviations
-    from repro.reporting.status import FINISHED, OPEN, pending
+    from repro.reporting.status import OPEN, lacking, run_text
+    from repro.schema import CIFAR10
 
     check_override_keys(words)
     results = paths.results_dir(compose(["experiment=cifar_resnet20", *words]).results)
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
-                     *(map(str, lacking) if lacking else ["  none"])]), flush=True)
-    todo = [one for one in lacking if one.state == OPEN]
+    found = [one for one in lacking(*runs_of(results=results)) if one["dataset"] == CIFAR10]
+    print("full-length runs that results/reference lacks, cheapest first:", *map(run_text, found), sep="\n", flush=True)
+    todo = [one for one in found if one["state"] == OPEN]
     if options.runs is not None:
         todo = in_order(options.runs.split(","), todo)
-    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo[: options.most]]
+    configs = [compose([f"experiment={one['experiment']}", f"seed={one['seed']}", *words])
+               for one in todo[: options.most]]
     for config in configs:
         if deviations(config):
             raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
@@ -211,15 +209,13 @@ def show_pending(options: argparse.Namespace) -> None:
             failures = run_each([plan(config, command) for config in configs], stop)
     except Stopped as error:
         failures = [Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code)]
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["", "now:", *(map(str, lacking) if lacking else ["  nothing is lacking"]),
-                     *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)]),
-          flush=True)
+    found = [one for one in lacking(*runs_of(results=results)) if one["dataset"] == CIFAR10]
+    print("\nnow:", *map(run_text, found), sep="\n", flush=True)
     if failures:
         raise failures[0]
 
 
-def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
+def in_order(names: list[str], lacking: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs of these names, in their order; ConfigError for a name that is no experiment's."""
     from repro.config import experiments, suggest
 
@@ -227,7 +223,7 @@ def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
     for name in names:
         if name.partition("/")[0] not in experiments():
             raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-        found += [one for one in lacking if name in (one.name, one.experiment) and one not in found]
+        found += [one for one in lacking if name in (one["run"], one["experiment"]) and one not in found]
     return found
 
 
@@ -393,16 +389,7 @@ def list_weights(options: argparse.Namespace) -> None:
     print(json.dumps(as_values(found), indent=2) if options.json else listing(found))
 
 
-@command("list", "results", "list experiments, suites, tables and figures", JSON)
-def show_list(options: argparse.Namespace) -> None:
-    """`repro list`."""
-    from repro.reporting.status import entries, listing
-
-    found = entries(*runs_of())
-    print(json.dumps(found, indent=2) if options.json else listing(found))
-
-
-@command("status", "results", "what the tables lack, what runs now, time left from measured speed", JSON)
+@command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
     """`repro status`."""
     from repro.reporting.status import status, status_text
@@ -464,13 +451,12 @@ def make_figures(options: argparse.Namespace) -> None:
 
 def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.reporting.figures import names
-    from repro.reporting.painting import draw
+    from repro.reporting.figures import draw, names
 
     written = draw(name, found, folder)
     others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
     print(f"{name}: {', '.join(map(paths.display_path, written))}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
+          else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
 
 
 @command("complexity", "results", "count layers, parameters and multiply-adds of all networks, beside Table 1",
@@ -522,16 +508,10 @@ def show_claims(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     """`repro report`."""
     from repro.files import write_atomic
-    from repro.reporting import figures
-    from repro.reporting.painting import draw
     from repro.reporting.report import report
 
-    found = runs_of(options.reference)
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = {name: draw(name, found, Path(folder)) for name in figures.names()}
-        drawings = {name: paths[0].read_text(encoding="utf-8") for name, paths in drawn.items() if paths}
     path = paths.user_path(options.output) if options.output else paths.results_dir() / "report.html"
-    write_atomic(path, report(found, drawings))
+    write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path.absolute())}")
 
 
@@ -543,110 +523,21 @@ def write_report(options: argparse.Namespace) -> None:
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     """`repro show`."""
-    if options.against is None:
-        if any("/" in word and "=" not in word for word in options.overrides):
-            raise ConfigError(f"{options.overrides[0]}: show compares a run with another one: --against RUN")
-        show_settings(options)
-    elif any("=" in word for word in options.overrides):
-        show_differences(options)
-    else:
-        compare_runs(options)
-
-
-def arguments_of(options: argparse.Namespace) -> list[str]:
-    """The arguments as `repro run` would get them."""
-    return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
-
-
-def show_settings(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME`."""
-    from msgspec import to_builtins
-
-    from repro.config import compose, deviations, with_config_dir
-    from repro.reporting.settings import cost_facts, facts_lines, folders, settings, settings_lines
-    from repro.schema import Family
-    from repro.training.schedule import Schedule
-
-    overrides = with_config_dir(arguments_of(options))
-    config = compose(overrides)
-    found, changes, schedule = settings(config, overrides), deviations(config), Schedule.of(config)
-    trained = config.model.family is not Family.vgg  # VGG is there for tests of imported weights
-    facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
-             "schedule": schedule_facts(config, schedule) if trained else None,
-             "cost": cost_facts(config, schedule.iterations, runs_of(results=paths.results_dir(config.results))),
-             "folders": folders(config), "deviations": changes, "reproduces": [] if changes else config.reproduces}
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(
-        [f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
-
-
-def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
-    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images.
-
-    The passes are null where nobody knows how many images there are, in a wiring test.
-    """
-    from repro.reporting.settings import training_images
-
-    images = training_images(config)
-    passes = None if images is None else config.train.mini_batch_size / images
-    starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
-    ends = [*starts[1:], schedule.iterations]
-    rates = [{"from": start, "to": end, "passes": passes and [round(start * passes, 2), round(end * passes, 2)],
-              "lr": schedule.rate(start)} for start, end in zip(starts, ends, strict=True)]
-    facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
-                             "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
-                             "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
-    ends_by = {"fixed400": f"for {schedule.warmup_max} updates",
-               "error80": f"until the training error is below {schedule.warmup_error:g} % over "
-                          f"{schedule.warmup_window} mini-batches, at most {schedule.warmup_max} updates"}
-    if schedule.warmup.name in ends_by:
-        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": ends_by[schedule.warmup.name]}
-    return facts
-
-
-def show_differences(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME --against NAME`."""
-    from msgspec import to_builtins
-
-    from repro import paper
-    from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import difference_lines, differences, sources
-
-    against = options.against
-    paper.pick(against, dict.fromkeys([*paper.recipes(), *experiments()]), "recipe or experiment")
-    recipe = paper.recipe(against) if against in paper.recipes() else None
-    words = arguments_of(options)
-    config = compose(with_config_dir(words))
-    their_words = [f"experiment={against}"]
-    if recipe:  # of others, for this experiment
-        named = [word for word in options.overrides if word.startswith("experiment=")]
-        their_words = [*named, *words[len(options.overrides):], f"recipe={against}"]
-    theirs = with_config_dir(their_words)
-    why = {key: source.text for key, source in sources(files_of(theirs)).items()} | (recipe.why if recipe else {})
-    standing = paper_config(config.name) if config.name in experiments() else compose(theirs)
-    found = differences(config, compose(theirs), standing, why)
-    command = " ".join([program(), "run", *their_words])
-    missing = recipe.not_expressed if recipe else ()
-    if options.json:
-        print(json.dumps({"experiment": config.name, "against": against, "differences": to_builtins(found),
-                          "not_expressed": missing, "command": command}, indent=2))
-        return
-    title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against
-    lines = [f"{config.name} against {title}", "", *difference_lines(found, against)]
-    if missing:
-        lines += ["", "not expressed by settings:", *(f"  - {text}" for text in missing)]
-    print("\n".join([*lines, "", f"theirs: {command}"]))
-
-
-def compare_runs(options: argparse.Namespace) -> None:
-    """`repro show RUN --against RUN`."""
-    from repro.reporting.settings import compare, comparison_lines
+    from repro.config import compose, with_config_dir
+    from repro.reporting import settings
     from repro.runs import find_run
 
-    if len(options.overrides) > 1:
-        raise ConfigError(f"--against compares one run with another, not {' '.join(options.overrides)}")
-    roots = paths.results_dir(), paths.reference_dir()
-    found = compare(find_run(options.overrides[0], *roots), find_run(options.against, *roots))
-    print(json.dumps(found, indent=2) if options.json else "\n".join(comparison_lines(found)))
+    words = with_config_dir([*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])])
+    if options.against is not None and len(words) == 1 and "=" not in words[0]:
+        roots = paths.results_dir(), paths.reference_dir()
+        found = settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+    elif options.against is not None:
+        found = settings.against(compose(words), words, options.against)
+    else:
+        config = compose(words)
+        found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    text = settings.facts_text if options.against is None else settings.differences_text
+    print(json.dumps(found, indent=2) if options.json else text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
@@ -664,14 +555,13 @@ def publish_run(options: argparse.Namespace) -> None:
     else:
         publish(options.run, paths.results_dir())
     from repro.reporting import figures, tables
-    from repro.reporting.painting import draw
     from repro.reporting.table import write
 
     found = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, found), paths.reference_dir() / "tables")
     for name in figures.names():
-        draw(name, found, paths.reference_dir() / "figures")
+        figures.draw(name, found, paths.reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
 
 

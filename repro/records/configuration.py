@@ -36,7 +36,7 @@ def read_record(raw: dict[str, Any]) -> Record:
         raise Refused(str(error)) from error
     name = record.experiment
     if name not in experiments():
-        raise Refused(f"there is no experiment {cut(name)}{suggest(cut(name), experiments())}; `repro list` names all")
+        raise Refused(f"there is no experiment {cut(name)}{suggest(cut(name), experiments())}; see `repro status`")
     wrong = list(lost_values(raw, msgspec.to_builtins(record)))
     wrong += [f"no {key}" for key in REQUIRED if raw.get(key) is None]
     wrong += [] if record.sessions else ["no sessions"]
