@@ -4,10 +4,8 @@ import argparse
 import json
 import logging
 import math
-import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +15,10 @@ import msgspec
 
 from repro import paths
 from repro.checks import FAIL, check_versions
-from repro.errors import ComparisonError, ConfigError, DataError, Stopped
-from repro.streams import keep_on_without_output
+from repro.errors import ComparisonError, ConfigError
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
-    from repro.reporting.status import Pending
     from repro.runs import Run
     from repro.schema import RunConfig
     from repro.training.schedule import Schedule
@@ -31,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 OWN_KEYS = ("weights=", "protocol=", "what=")  # of `repro eval`, beside those of a run's configuration
 ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
-RESERVE, RESERVE_SECONDS = 0.1, 20.0  # of --max-seconds, at most so many: for the last test and the last checkpoint
 
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -119,33 +114,34 @@ def run(options: argparse.Namespace) -> None:
 
 
 @command("suite", "train", "run all experiments of a suite, then its tables and figures",
-         argument("name", help="e.g. cifar_plain_vs_res"),
+         argument("name", help="e.g. cifar_plain_vs_res; pending: the full-length runs that results/reference lacks, "
+                               "cheapest first"),
          argument("overrides", nargs="*", metavar="key=value",
-                  help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
+                  help="preset=auto|paper|short, seeds=K, and any override of `repro run`"),
+         argument("--max-seconds", type=float, metavar="S", help="of pending: be done in this time, everything saved"),
+         flag("--dry-run", "of pending: only say what is lacking"),
+         argument("--runs", metavar="A,B,...", help="of pending: these and in this order, EXPERIMENT or "
+                                                    "EXPERIMENT/seedK"))
 def run_suite(options: argparse.Namespace) -> None:
     """`repro suite`."""
-    settings = {"preset": "auto", "seeds": "0"}
-    overrides = []
-    for override in options.overrides:
-        key, _, value = override.partition("=")
-        if key in settings:
-            settings[key] = value
-        else:
-            overrides.append(override)
-    if not settings["seeds"].isdigit() or ("seeds=0" in options.overrides):
-        raise ConfigError(f"seeds={settings['seeds']}: allowed is 1 or more")
     from repro.config import check_override_keys, compose
     from repro.paper import suite as read_suite
 
+    if options.name == "pending":
+        advance_pending(options)
+        return
+    overrides = [word for word in options.overrides if not word.startswith(("preset=", "seeds="))]
+    own = dict(word.split("=", 1) for word in options.overrides if word not in overrides)
+    seeds = own.get("seeds", "1")
+    if not seeds.isdigit() or int(seeds) < 1:
+        raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
     check_override_keys(overrides)
     first = compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    keep_on_without_output()
-
-    preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
-                               [program(), "suite", options.name, *options.overrides])
+    preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if "seeds" in own else None,
+                               overrides, [program(), "suite", options.name, *options.overrides])
     results = paths.results_dir(first.results)
     print()
     found = runs_of(results=results)
@@ -161,96 +157,34 @@ def run_suite(options: argparse.Namespace) -> None:
         raise failures[0]
 
 
-@command("pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
-         argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved"),
-         flag("--dry-run", "only say what is lacking"),
-         argument("--most", type=int, metavar="N", help="at most so many runs, the cheapest"),
-         argument("--runs", metavar="A,B,...",
-                  help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK"),
-         argument("overrides", nargs="*", metavar="key=value",
-                  help="overrides that change no number, such as engine= or machine.device="))
-def show_pending(options: argparse.Namespace) -> None:
-    """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    began, words, seconds = time.monotonic(), options.overrides, options.max_seconds
-    if seconds is not None and seconds <= 0:
-        raise ConfigError(f"--max-seconds {seconds:g}: allowed is above 0")
-    from repro.config import check_override_keys, compose, deviations
-    from repro.reporting.status import FINISHED, OPEN, pending
+def advance_pending(options: argparse.Namespace) -> None:
+    """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
+    from repro.config import check_override_keys, compose
 
-    check_override_keys(words)
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *words]).results)
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
-                     *(map(str, lacking) if lacking else ["  none"])]), flush=True)
-    todo = [one for one in lacking if one.state == OPEN]
-    if options.runs is not None:
-        todo = in_order(options.runs.split(","), todo)
-    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo[: options.most]]
-    for config in configs:
-        if deviations(config):
-            raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
-                              + "; ".join(deviations(config)))
-    if options.dry_run or not configs:
-        return
+    if options.max_seconds is not None and options.max_seconds <= 0:
+        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
+    check_override_keys(options.overrides)
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.overrides]).results)
     check_versions()
-    check_data(configs[0].data.root)
-    from repro.stopping import StopRequest
-    from repro.training.plan import plan
-    from repro.training.suite import run_each
+    from repro.training.suite import run_pending
 
-    keep_on_without_output()
-    left, command = None, [program(), "pending"]
-    if seconds is not None:
-        left = max(0.001, seconds - min(RESERVE_SECONDS, RESERVE * seconds) - (time.monotonic() - began))
-        command += ["--max-seconds", f"{seconds:g}"]
-    command += ["--runs", options.runs] if options.runs is not None else []
-    command += words
-    try:
-        with StopRequest(left) as stop:
-            failures = run_each([plan(config, command) for config in configs], stop)
-    except Stopped as error:
-        failures = [Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code)]
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["", "now:", *(map(str, lacking) if lacking else ["  nothing is lacking"]),
-                     *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)]),
-          flush=True)
+    given = {"--max-seconds": options.max_seconds, "--runs": options.runs}
+    words = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
+    failures = run_pending(results, options.runs.split(",") if options.runs is not None else [], options.overrides,
+                           options.max_seconds, options.dry_run,
+                           [program(), "suite", "pending", *words, *options.overrides])
     if failures:
         raise failures[0]
-
-
-def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
-    """The runs of these names, in their order; ConfigError for a name that is no experiment's."""
-    from repro.config import experiments, suggest
-
-    found = []
-    for name in names:
-        if name.partition("/")[0] not in experiments():
-            raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-        found += [one for one in lacking if name in (one.name, one.experiment) and one not in found]
-    return found
-
-
-def check_data(root: str | None) -> None:
-    """Raise DataError where CIFAR-10 is not on this machine."""
-    from repro.data import cifar10_files
-
-    folder = paths.data_dir(root)
-    if cifar10_files.find(folder) is None:
-        raise DataError(f"CIFAR-10 is not in {paths.display_path(folder)}; `{program()} data fetch cifar10` needs the "
-                        "network, or bring cifar-10-batches-py/ there yourself")
 
 
 @command("cost", "train", "measure a few steps and say what a suite would cost on this machine",
          argument("name", help="a suite"), argument("overrides", nargs="*", metavar="key=value"), JSON)
 def show_cost(options: argparse.Namespace) -> None:
     """`repro cost`."""
-    from repro.paper import suite as read_suite
-
-    suite = read_suite(options.name)
     check_versions()
-    from repro.training.suite import measure_cost
+    from repro.training.suite import measure_suite
 
-    costs = measure_cost(suite, options.overrides)
+    costs = measure_suite(options.name, options.overrides)
     if options.json:
         print(json.dumps(costs, indent=2))
 

@@ -26,8 +26,8 @@ FLOORS = (
     {"__main__"},
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
-NO_TORCH = {"__init__", "__main__", "api", "checks.__init__", "checks.record", "cli", "commands", "completion", "config",
-            "data.cifar10_files", "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
+NO_TORCH = {"__init__", "__main__", "api", "checks.__init__", "checks.record", "cli", "commands", "completion",
+            "config", "data.cifar10_files", "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
             "provenance", "record", "reporting", "runs", "schema", "stopping", "streams",
             "training.schedule", "wording"}
 TORCH_WHEN_CALLED = {"api", "cli", "commands", "data.cifar10_files", "data.imagenet_files"}
