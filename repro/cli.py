@@ -11,8 +11,8 @@ from repro import OLDEST_PYTHON, __version__
 from repro.checks import check_versions
 from repro.commands import COMMANDS, OWN_KEYS, program
 from repro.errors import ConfigError, ReproError, StorageError
-from repro.stopping import Signalled, raise_signals
-from repro.streams import open_streams, show_messages
+from repro.stopping import end_at_signals
+from repro.streams import open_streams, show_messages, silence
 from repro.wording import escape
 
 GROUPS = {"train": "repro suite cifar_plain_vs_res", "evaluate": "repro eval cifar_resnet20/seed0",
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:
             complete()
         open_streams()
-        raise_signals()
+        end_at_signals(f"go on with: {shlex.join([program(), *sys.argv[1:]])}")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         check_current_folder()
@@ -51,15 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # of argparse, here or in Hydra
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        silence(sys.stdout)
         return 0
-    except (KeyboardInterrupt, Signalled) as error:
-        reason, code = (error, error.exit_code) if isinstance(error, Signalled) else ("Ctrl-C", 130)
-        return fail(f"repro: stopped by {reason}; nothing that was saved is lost\n"
-                    f"go on with: {shlex.join([program(), *words])}", code)
+    except OSError as error:
+        if error.filename is None:
+            silence(sys.stdout)
+        what = "can't read or write" if error.filename is None else escape(str(error.filename))[:200]
+        return fail(f"repro: {what}: {error.strerror or error}", 5)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            return fail(f"repro: {escape(str(error.filename))[:200]}: {error.strerror}", 5)
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
                     "REPRO_DEBUG=1 shows where it happened", 1)
 
@@ -76,7 +75,10 @@ def fail(message: str, code: int) -> int:
     """Print the message (or, with REPRO_DEBUG=1, raise the error that is being handled) and return the code."""
     if os.environ.get("REPRO_DEBUG") == "1":
         raise
-    print(message, file=sys.stderr)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
     return code
 
 

@@ -24,6 +24,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
@@ -95,13 +96,17 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 def compose_node(overrides: Sequence[str], environment: bool = True) -> DictConfig:
     """What Hydra composes, its own section included, not checked yet. Raises ConfigError."""
     check_override_keys(overrides)
+    others = get_gh_backup()  # a notebook or hydra.main may have a Hydra of its own
     GlobalHydra.instance().clear()
     words = [*(environment_overrides() if environment else []), *quote_paths(overrides)]
-    with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        node = hydra_compose("config", words, return_hydra_config=True)
-        if own_folders(overrides):
-            plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
-            refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+    try:
+        with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            node = hydra_compose("config", words, return_hydra_config=True)
+            if own_folders(overrides):
+                plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
+                refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+    finally:
+        restore_gh_from_backup(others)
     return node
 
 

@@ -226,7 +226,7 @@ def test_every_file_that_a_sweep_may_use_is_checked_before_it_begins(here, own, 
 
 def test_the_compositions_of_files_that_a_sweep_uses():
     assert compositions(["experiment=a,b", "train.lr=1,2", "recipe=paper,fb", "seed=3"]) == [["seed=3", PLAIN], *(
-        ["seed=3", f"experiment={experiment}", f"recipe={recipe}"] for experiment in "ab" for recipe in ("paper", "fb"))]
+        ["seed=3", f"experiment={name}", f"recipe={recipe}"] for name in "ab" for recipe in ("paper", "fb"))]
 
 
 @pytest.mark.fault(4)
