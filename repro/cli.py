@@ -23,7 +23,7 @@ Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
 
   repro suite cifar_plain_vs_res          the central experiment, tables and figures included
   repro run experiment=cifar_resnet20     one run; any key=value of its configuration can follow
-  repro list                              experiments, suites, tables and figures, and what is there of them
+  repro status                            experiments, suites, tables and figures, what runs, what is lacking
   repro table table6                      a table: published, reference and yours side by side
 """
 RUN_USAGE = """\

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +19,6 @@ from repro.errors import ComparisonError, ConfigError
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
     from repro.runs import Run
-    from repro.schema import RunConfig
-    from repro.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -313,16 +310,7 @@ def export_weights(options: argparse.Namespace) -> None:
     print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
-@command("list", "results", "list experiments, suites, tables and figures", JSON)
-def show_list(options: argparse.Namespace) -> None:
-    """`repro list`."""
-    from repro.reporting.status import entries, listing
-
-    found = entries(*runs_of())
-    print(json.dumps(found, indent=2) if options.json else listing(found))
-
-
-@command("status", "results", "what the tables lack, what runs now, time left from measured speed", JSON)
+@command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
     """`repro status`."""
     from repro.reporting.status import status, status_text
@@ -384,13 +372,12 @@ def make_figures(options: argparse.Namespace) -> None:
 
 def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.reporting.figures import names
-    from repro.reporting.painting import draw
+    from repro.reporting.figures import draw, names
 
     written = draw(name, found, folder)
     others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
     print(f"{name}: {', '.join(map(paths.display_path, written))}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
+          else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
 
 
 @command("claims", "results", "check the paper's statements against the runs that are there",
@@ -418,16 +405,10 @@ def show_claims(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     """`repro report`."""
     from repro.files import write_atomic
-    from repro.reporting import figures
-    from repro.reporting.painting import draw
     from repro.reporting.report import report
 
-    found = runs_of(options.reference)
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = {name: draw(name, found, Path(folder)) for name in figures.names()}
-        drawings = {name: paths[0].read_text(encoding="utf-8") for name, paths in drawn.items() if paths}
     path = paths.user_path(options.output) if options.output else paths.results_dir() / "report.html"
-    write_atomic(path, report(found, drawings))
+    write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path.absolute())}")
 
 
@@ -439,110 +420,21 @@ def write_report(options: argparse.Namespace) -> None:
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     """`repro show`."""
-    if options.against is None:
-        if any("/" in word and "=" not in word for word in options.overrides):
-            raise ConfigError(f"{options.overrides[0]}: show compares a run with another one: --against RUN")
-        show_settings(options)
-    elif any("=" in word for word in options.overrides):
-        show_differences(options)
-    else:
-        compare_runs(options)
-
-
-def arguments_of(options: argparse.Namespace) -> list[str]:
-    """The arguments as `repro run` would get them."""
-    return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
-
-
-def show_settings(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME`."""
-    from msgspec import to_builtins
-
-    from repro.config import compose, deviations, with_config_dir
-    from repro.reporting.settings import cost_facts, facts_lines, folders, settings, settings_lines
-    from repro.schema import Family
-    from repro.training.schedule import Schedule
-
-    overrides = with_config_dir(arguments_of(options))
-    config = compose(overrides)
-    found, changes, schedule = settings(config, overrides), deviations(config), Schedule.of(config)
-    trained = config.model.family is not Family.vgg  # VGG is there for tests of imported weights
-    facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
-             "schedule": schedule_facts(config, schedule) if trained else None,
-             "cost": cost_facts(config, schedule.iterations, runs_of(results=paths.results_dir(config.results))),
-             "folders": folders(config), "deviations": changes, "reproduces": [] if changes else config.reproduces}
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(
-        [f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
-
-
-def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
-    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images.
-
-    The passes are null where nobody knows how many images there are, in a wiring test.
-    """
-    from repro.reporting.settings import training_images
-
-    images = training_images(config)
-    passes = None if images is None else config.train.mini_batch_size / images
-    starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
-    ends = [*starts[1:], schedule.iterations]
-    rates = [{"from": start, "to": end, "passes": passes and [round(start * passes, 2), round(end * passes, 2)],
-              "lr": schedule.rate(start)} for start, end in zip(starts, ends, strict=True)]
-    facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
-                             "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
-                             "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
-    ends_by = {"fixed400": f"for {schedule.warmup_max} updates",
-               "error80": f"until the training error is below {schedule.warmup_error:g} % over "
-                          f"{schedule.warmup_window} mini-batches, at most {schedule.warmup_max} updates"}
-    if schedule.warmup.name in ends_by:
-        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": ends_by[schedule.warmup.name]}
-    return facts
-
-
-def show_differences(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME --against NAME`."""
-    from msgspec import to_builtins
-
-    from repro import paper
-    from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import difference_lines, differences, sources
-
-    against = options.against
-    paper.pick(against, dict.fromkeys([*paper.recipes(), *experiments()]), "recipe or experiment")
-    recipe = paper.recipe(against) if against in paper.recipes() else None
-    words = arguments_of(options)
-    config = compose(with_config_dir(words))
-    their_words = [f"experiment={against}"]
-    if recipe:  # of others, for this experiment
-        named = [word for word in options.overrides if word.startswith("experiment=")]
-        their_words = [*named, *words[len(options.overrides):], f"recipe={against}"]
-    theirs = with_config_dir(their_words)
-    why = {key: source.text for key, source in sources(files_of(theirs)).items()} | (recipe.why if recipe else {})
-    standing = paper_config(config.name) if config.name in experiments() else compose(theirs)
-    found = differences(config, compose(theirs), standing, why)
-    command = " ".join([program(), "run", *their_words])
-    missing = recipe.not_expressed if recipe else ()
-    if options.json:
-        print(json.dumps({"experiment": config.name, "against": against, "differences": to_builtins(found),
-                          "not_expressed": missing, "command": command}, indent=2))
-        return
-    title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against
-    lines = [f"{config.name} against {title}", "", *difference_lines(found, against)]
-    if missing:
-        lines += ["", "not expressed by settings:", *(f"  - {text}" for text in missing)]
-    print("\n".join([*lines, "", f"theirs: {command}"]))
-
-
-def compare_runs(options: argparse.Namespace) -> None:
-    """`repro show RUN --against RUN`."""
-    from repro.reporting.settings import compare, comparison_lines
+    from repro.config import compose, with_config_dir
+    from repro.reporting import settings
     from repro.runs import find_run
 
-    if len(options.overrides) > 1:
-        raise ConfigError(f"--against compares one run with another, not {' '.join(options.overrides)}")
-    roots = paths.results_dir(), paths.reference_dir()
-    found = compare(find_run(options.overrides[0], *roots), find_run(options.against, *roots))
-    print(json.dumps(found, indent=2) if options.json else "\n".join(comparison_lines(found)))
+    words = with_config_dir([*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])])
+    if options.against is not None and len(words) == 1 and "=" not in words[0]:
+        roots = paths.results_dir(), paths.reference_dir()
+        found = settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+    elif options.against is not None:
+        found = settings.against(compose(words), words, options.against)
+    else:
+        config = compose(words)
+        found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    text = settings.facts_text if options.against is None else settings.differences_text
+    print(json.dumps(found, indent=2) if options.json else text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
@@ -560,14 +452,13 @@ def publish_run(options: argparse.Namespace) -> None:
     else:
         publish(options.run, paths.results_dir())
     from repro.reporting import figures, tables
-    from repro.reporting.painting import draw
     from repro.reporting.table import write
 
     found = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, found), paths.reference_dir() / "tables")
     for name in figures.names():
-        draw(name, found, paths.reference_dir() / "figures")
+        figures.draw(name, found, paths.reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
 
 
