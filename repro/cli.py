@@ -5,15 +5,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
 from repro.checks import check_versions
 from repro.commands import COMMANDS, program
 from repro.errors import ConfigError, ReproError, StorageError
-from repro.stopping import Signalled, raise_signals
-from repro.streams import keep_on_without_output, open_streams, show_messages
+from repro.stopping import end_at_signals
+from repro.streams import open_streams, show_messages, silence
 from repro.wording import escape
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
 
   repro suite cifar_plain_vs_res          the central experiment, tables and figures included
   repro run experiment=cifar_resnet20     one run; any key=value of its configuration can follow
-  repro list                              experiments, suites, tables and figures, and what is there of them
+  repro status                            experiments, suites, tables and figures, what runs, what is lacking
   repro table table6                      a table: published, reference and yours side by side
 """
 RUN_USAGE = """\
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             complete(build_parser())
         open_streams()
-        raise_signals()
+        end_at_signals(f"go on with: {shlex.join([program(), *sys.argv[1:]])}")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         check_current_folder()
@@ -66,23 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ReproError as error:
-        code = fail(f"repro: {error}", error.exit_code)
-        if words[:1] == ["run"] and one_of_several(words):
-            from repro.training.distributed import tell_others
-
-            with suppress(KeyboardInterrupt, Signalled):
-                tell_others(error)
-        return code
+        return fail(f"repro: {error}", error.exit_code)
+    except SystemExit as end:  # of argparse, here or in Hydra
+        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        silence(sys.stdout)
         return 0
-    except (KeyboardInterrupt, Signalled) as error:
-        reason, code = (error, error.exit_code) if isinstance(error, Signalled) else ("Ctrl-C", 130)
-        return fail(f"repro: stopped by {reason}; nothing that was saved is lost\n"
-                    f"go on with: {shlex.join([program(), *words])}", code)
+    except OSError as error:
+        if error.filename is None:
+            silence(sys.stdout)
+        what = "can't read or write" if error.filename is None else escape(str(error.filename))[:200]
+        return fail(f"repro: {what}: {error.strerror or error}", 5)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            return fail(f"repro: {escape(str(error.filename))[:200]}: {error.strerror}", 5)
         if isinstance(error, UnicodeEncodeError):
             return fail(f"repro: {escape(str(error.object))[:200]}: has characters that can't be written here", 2)
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
@@ -102,7 +96,10 @@ def fail(message: str, code: int) -> int:
     """Print the message (or, with REPRO_DEBUG=1, raise the error that is being handled) and return the code."""
     if os.environ.get("REPRO_DEBUG") == "1":
         raise
-    print(message, file=sys.stderr)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
     return code
 
 
@@ -121,7 +118,11 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 2
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(word[0] == "-" or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # key=value behind a flag, which argparse takes for nothing that it knows
+        options.overrides += rest
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
     only_result = getattr(options, "json", False) or arguments[0] == "eval"
@@ -147,19 +148,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def one_of_several(arguments: list[str]) -> bool:
-    """Whether torchrun or srun may have started this `repro run` as one of several processes that train together."""
-    alone = any(argument.lstrip("+") == "devices=1" for argument in arguments)
-    return not alone and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
-
-
 def run(arguments: list[str]) -> int:
     """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(RUN_USAGE, end="")
         return 0 if arguments else 2
-    if one_of_several(arguments):  # read when torch is imported: what it logs of a lost connection is C++ frames
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
@@ -167,7 +162,6 @@ def run(arguments: list[str]) -> int:
         from repro.training import launch
         from repro.training.plan import plan
 
-        keep_on_without_output()
         launch.run(plan(config, [program(), "run", *arguments]))
 
     words = with_config_dir(arguments)

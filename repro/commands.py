@@ -4,10 +4,7 @@ import argparse
 import json
 import logging
 import math
-import shlex
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +14,16 @@ import msgspec
 
 from repro import paths
 from repro.checks import FAIL, check_versions
-from repro.errors import ComparisonError, ConfigError, DataError, Stopped
-from repro.streams import keep_on_without_output
+from repro.errors import ComparisonError, ConfigError
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
-    from repro.reporting.status import Pending
     from repro.runs import Run
-    from repro.schema import RunConfig
-    from repro.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
 OWN_KEYS = ("weights=", "protocol=", "what=")  # of `repro eval`, beside those of a run's configuration
 ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
-RESERVE, RESERVE_SECONDS = 0.1, 20.0  # of --max-seconds, at most so many: for the last test and the last checkpoint
 
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -119,33 +111,34 @@ def run(options: argparse.Namespace) -> None:
 
 
 @command("suite", "train", "run all experiments of a suite, then its tables and figures",
-         argument("name", help="e.g. cifar_plain_vs_res"),
+         argument("name", help="e.g. cifar_plain_vs_res; pending: the full-length runs that results/reference lacks, "
+                               "cheapest first"),
          argument("overrides", nargs="*", metavar="key=value",
-                  help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
+                  help="preset=auto|paper|short, seeds=K, and any override of `repro run`"),
+         argument("--max-seconds", type=float, metavar="S", help="of pending: be done in this time, everything saved"),
+         flag("--dry-run", "of pending: only say what is lacking"),
+         argument("--runs", metavar="A,B,...", help="of pending: these and in this order, EXPERIMENT or "
+                                                    "EXPERIMENT/seedK"))
 def run_suite(options: argparse.Namespace) -> None:
     """`repro suite`."""
-    settings = {"preset": "auto", "seeds": "0"}
-    overrides = []
-    for override in options.overrides:
-        key, _, value = override.partition("=")
-        if key in settings:
-            settings[key] = value
-        else:
-            overrides.append(override)
-    if not settings["seeds"].isdigit() or ("seeds=0" in options.overrides):
-        raise ConfigError(f"seeds={settings['seeds']}: allowed is 1 or more")
     from repro.config import check_override_keys, compose
     from repro.paper import suite as read_suite
 
+    if options.name == "pending":
+        advance_pending(options)
+        return
+    overrides = [word for word in options.overrides if not word.startswith(("preset=", "seeds="))]
+    own = dict(word.split("=", 1) for word in options.overrides if word not in overrides)
+    seeds = own.get("seeds", "1")
+    if not seeds.isdigit() or int(seeds) < 1:
+        raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
     check_override_keys(overrides)
     first = compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    keep_on_without_output()
-
-    preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
-                               [program(), "suite", options.name, *options.overrides])
+    preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if "seeds" in own else None,
+                               overrides, [program(), "suite", options.name, *options.overrides])
     results = paths.results_dir(first.results)
     print()
     found = runs_of(results=results)
@@ -161,96 +154,34 @@ def run_suite(options: argparse.Namespace) -> None:
         raise failures[0]
 
 
-@command("pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
-         argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved"),
-         flag("--dry-run", "only say what is lacking"),
-         argument("--most", type=int, metavar="N", help="at most so many runs, the cheapest"),
-         argument("--runs", metavar="A,B,...",
-                  help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK"),
-         argument("overrides", nargs="*", metavar="key=value",
-                  help="overrides that change no number, such as engine= or machine.device="))
-def show_pending(options: argparse.Namespace) -> None:
-    """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    began, words, seconds = time.monotonic(), options.overrides, options.max_seconds
-    if seconds is not None and seconds <= 0:
-        raise ConfigError(f"--max-seconds {seconds:g}: allowed is above 0")
-    from repro.config import check_override_keys, compose, deviations
-    from repro.reporting.status import FINISHED, OPEN, pending
+def advance_pending(options: argparse.Namespace) -> None:
+    """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
+    from repro.config import check_override_keys, compose
 
-    check_override_keys(words)
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *words]).results)
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
-                     *(map(str, lacking) if lacking else ["  none"])]), flush=True)
-    todo = [one for one in lacking if one.state == OPEN]
-    if options.runs is not None:
-        todo = in_order(options.runs.split(","), todo)
-    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo[: options.most]]
-    for config in configs:
-        if deviations(config):
-            raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
-                              + "; ".join(deviations(config)))
-    if options.dry_run or not configs:
-        return
+    if options.max_seconds is not None and options.max_seconds <= 0:
+        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
+    check_override_keys(options.overrides)
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.overrides]).results)
     check_versions()
-    check_data(configs[0].data.root)
-    from repro.stopping import StopRequest
-    from repro.training.plan import plan
-    from repro.training.suite import run_each
+    from repro.training.suite import run_pending
 
-    keep_on_without_output()
-    left, command = None, [program(), "pending"]
-    if seconds is not None:
-        left = max(0.001, seconds - min(RESERVE_SECONDS, RESERVE * seconds) - (time.monotonic() - began))
-        command += ["--max-seconds", f"{seconds:g}"]
-    command += ["--runs", options.runs] if options.runs is not None else []
-    command += words
-    try:
-        with StopRequest(left) as stop:
-            failures = run_each([plan(config, command) for config in configs], stop)
-    except Stopped as error:
-        failures = [Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code)]
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["", "now:", *(map(str, lacking) if lacking else ["  nothing is lacking"]),
-                     *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)]),
-          flush=True)
+    given = {"--max-seconds": options.max_seconds, "--runs": options.runs}
+    words = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
+    failures = run_pending(results, options.runs.split(",") if options.runs is not None else [], options.overrides,
+                           options.max_seconds, options.dry_run,
+                           [program(), "suite", "pending", *words, *options.overrides])
     if failures:
         raise failures[0]
-
-
-def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
-    """The runs of these names, in their order; ConfigError for a name that is no experiment's."""
-    from repro.config import experiments, suggest
-
-    found = []
-    for name in names:
-        if name.partition("/")[0] not in experiments():
-            raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-        found += [one for one in lacking if name in (one.name, one.experiment) and one not in found]
-    return found
-
-
-def check_data(root: str | None) -> None:
-    """Raise DataError where CIFAR-10 is not on this machine."""
-    from repro.data import cifar10_files
-
-    folder = paths.data_dir(root)
-    if cifar10_files.find(folder) is None:
-        raise DataError(f"CIFAR-10 is not in {paths.display_path(folder)}; `{program()} data fetch cifar10` needs the "
-                        "network, or bring cifar-10-batches-py/ there yourself")
 
 
 @command("cost", "train", "measure a few steps and say what a suite would cost on this machine",
          argument("name", help="a suite"), argument("overrides", nargs="*", metavar="key=value"), JSON)
 def show_cost(options: argparse.Namespace) -> None:
     """`repro cost`."""
-    from repro.paper import suite as read_suite
-
-    suite = read_suite(options.name)
     check_versions()
-    from repro.training.suite import measure_cost
+    from repro.training.suite import measure_suite
 
-    costs = measure_cost(suite, options.overrides)
+    costs = measure_suite(options.name, options.overrides)
     if options.json:
         print(json.dumps(costs, indent=2))
 
@@ -379,16 +310,7 @@ def export_weights(options: argparse.Namespace) -> None:
     print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
-@command("list", "results", "list experiments, suites, tables and figures", JSON)
-def show_list(options: argparse.Namespace) -> None:
-    """`repro list`."""
-    from repro.reporting.status import entries, listing
-
-    found = entries(*runs_of())
-    print(json.dumps(found, indent=2) if options.json else listing(found))
-
-
-@command("status", "results", "what the tables lack, what runs now, time left from measured speed", JSON)
+@command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
     """`repro status`."""
     from repro.reporting.status import status, status_text
@@ -450,13 +372,12 @@ def make_figures(options: argparse.Namespace) -> None:
 
 def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.reporting.figures import names
-    from repro.reporting.painting import draw
+    from repro.reporting.figures import draw, names
 
     written = draw(name, found, folder)
     others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
     print(f"{name}: {', '.join(map(paths.display_path, written))}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
+          else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
 
 
 @command("claims", "results", "check the paper's statements against the runs that are there",
@@ -484,16 +405,10 @@ def show_claims(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     """`repro report`."""
     from repro.files import write_atomic
-    from repro.reporting import figures
-    from repro.reporting.painting import draw
     from repro.reporting.report import report
 
-    found = runs_of(options.reference)
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = {name: draw(name, found, Path(folder)) for name in figures.names()}
-        drawings = {name: paths[0].read_text(encoding="utf-8") for name, paths in drawn.items() if paths}
     path = paths.user_path(options.output) if options.output else paths.results_dir() / "report.html"
-    write_atomic(path, report(found, drawings))
+    write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path.absolute())}")
 
 
@@ -505,110 +420,21 @@ def write_report(options: argparse.Namespace) -> None:
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     """`repro show`."""
-    if options.against is None:
-        if any("/" in word and "=" not in word for word in options.overrides):
-            raise ConfigError(f"{options.overrides[0]}: show compares a run with another one: --against RUN")
-        show_settings(options)
-    elif any("=" in word for word in options.overrides):
-        show_differences(options)
-    else:
-        compare_runs(options)
-
-
-def arguments_of(options: argparse.Namespace) -> list[str]:
-    """The arguments as `repro run` would get them."""
-    return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
-
-
-def show_settings(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME`."""
-    from msgspec import to_builtins
-
-    from repro.config import compose, deviations, with_config_dir
-    from repro.reporting.settings import cost_facts, facts_lines, folders, settings, settings_lines
-    from repro.schema import Family
-    from repro.training.schedule import Schedule
-
-    overrides = with_config_dir(arguments_of(options))
-    config = compose(overrides)
-    found, changes, schedule = settings(config, overrides), deviations(config), Schedule.of(config)
-    trained = config.model.family is not Family.vgg  # VGG is there for tests of imported weights
-    facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
-             "schedule": schedule_facts(config, schedule) if trained else None,
-             "cost": cost_facts(config, schedule.iterations, runs_of(results=paths.results_dir(config.results))),
-             "folders": folders(config), "deviations": changes, "reproduces": [] if changes else config.reproduces}
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(
-        [f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
-
-
-def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
-    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images.
-
-    The passes are null where nobody knows how many images there are, in a wiring test.
-    """
-    from repro.reporting.settings import training_images
-
-    images = training_images(config)
-    passes = None if images is None else config.train.mini_batch_size / images
-    starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
-    ends = [*starts[1:], schedule.iterations]
-    rates = [{"from": start, "to": end, "passes": passes and [round(start * passes, 2), round(end * passes, 2)],
-              "lr": schedule.rate(start)} for start, end in zip(starts, ends, strict=True)]
-    facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
-                             "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
-                             "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
-    ends_by = {"fixed400": f"for {schedule.warmup_max} updates",
-               "error80": f"until the training error is below {schedule.warmup_error:g} % over "
-                          f"{schedule.warmup_window} mini-batches, at most {schedule.warmup_max} updates"}
-    if schedule.warmup.name in ends_by:
-        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": ends_by[schedule.warmup.name]}
-    return facts
-
-
-def show_differences(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME --against NAME`."""
-    from msgspec import to_builtins
-
-    from repro import paper
-    from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import difference_lines, differences, sources
-
-    against = options.against
-    paper.pick(against, dict.fromkeys([*paper.recipes(), *experiments()]), "recipe or experiment")
-    recipe = paper.recipe(against) if against in paper.recipes() else None
-    words = arguments_of(options)
-    config = compose(with_config_dir(words))
-    their_words = [f"experiment={against}"]
-    if recipe:  # of others, for this experiment
-        named = [word for word in options.overrides if word.startswith("experiment=")]
-        their_words = [*named, *words[len(options.overrides):], f"recipe={against}"]
-    theirs = with_config_dir(their_words)
-    why = {key: source.text for key, source in sources(files_of(theirs)).items()} | (recipe.why if recipe else {})
-    standing = paper_config(config.name) if config.name in experiments() else compose(theirs)
-    found = differences(config, compose(theirs), standing, why)
-    command = " ".join([program(), "run", *their_words])
-    missing = recipe.not_expressed if recipe else ()
-    if options.json:
-        print(json.dumps({"experiment": config.name, "against": against, "differences": to_builtins(found),
-                          "not_expressed": missing, "command": command}, indent=2))
-        return
-    title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against
-    lines = [f"{config.name} against {title}", "", *difference_lines(found, against)]
-    if missing:
-        lines += ["", "not expressed by settings:", *(f"  - {text}" for text in missing)]
-    print("\n".join([*lines, "", f"theirs: {command}"]))
-
-
-def compare_runs(options: argparse.Namespace) -> None:
-    """`repro show RUN --against RUN`."""
-    from repro.reporting.settings import compare, comparison_lines
+    from repro.config import compose, with_config_dir
+    from repro.reporting import settings
     from repro.runs import find_run
 
-    if len(options.overrides) > 1:
-        raise ConfigError(f"--against compares one run with another, not {' '.join(options.overrides)}")
-    roots = paths.results_dir(), paths.reference_dir()
-    found = compare(find_run(options.overrides[0], *roots), find_run(options.against, *roots))
-    print(json.dumps(found, indent=2) if options.json else "\n".join(comparison_lines(found)))
+    words = with_config_dir([*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])])
+    if options.against is not None and len(words) == 1 and "=" not in words[0]:
+        roots = paths.results_dir(), paths.reference_dir()
+        found = settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+    elif options.against is not None:
+        found = settings.against(compose(words), words, options.against)
+    else:
+        config = compose(words)
+        found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    text = settings.facts_text if options.against is None else settings.differences_text
+    print(json.dumps(found, indent=2) if options.json else text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
@@ -626,14 +452,13 @@ def publish_run(options: argparse.Namespace) -> None:
     else:
         publish(options.run, paths.results_dir())
     from repro.reporting import figures, tables
-    from repro.reporting.painting import draw
     from repro.reporting.table import write
 
     found = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, found), paths.reference_dir() / "tables")
     for name in figures.names():
-        draw(name, found, paths.reference_dir() / "figures")
+        figures.draw(name, found, paths.reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
 
 

@@ -197,7 +197,6 @@ SUITE, TABLE, ENSEMBLE = "suites/cifar_plain_vs_res", "published/table6", "ensem
     (SUITE, "question: ", "# ", "missing required field `question`"),
     (SUITE, "    overrides:", "    overides:", r"unknown field `overides` - at `\$.presets"),
     (SUITE, "tables: [table6, plain_nets]", "tables: table6", r"Expected `array`, got `str` - at `\$.tables`"),
-    (SUITE, "name: cifar_plain_vs_res", "name: cifar_plain_vs_res\nname: twice", "given twice"),
     (SUITE, "tables: [table6", "seeds: {cifar_plain20: 0}\ntables: [table6", r"`int` >= 1 - at `\$.seeds"),
     (SUITE, "paper: {}", "paper: {", "line"),
     (TABLE, "mean: 6.61", "maen: 6.61", r"unknown field `maen` - at `\$.rows\[10\]`"),

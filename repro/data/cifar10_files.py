@@ -55,7 +55,7 @@ class Cifar10Arrays:
 
 
 def containers(root: Path) -> list[Path]:
-    """What may hold CIFAR-10 in `root`, unchecked: the batches' folder, then cifar10.npz. StorageError if unreadable."""
+    """What may hold CIFAR-10 in `root`, unchecked: the official folder, then cifar10.npz."""
     try:
         names = os.listdir(root) if root.exists() else []
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A made data set of a few images in every published form, a misbehaving site, and the real data where they lie."""
+"""A made CIFAR-10 of a few images in every published form, a misbehaving site, and an ordinary user."""
 
 import hashlib
 import io
@@ -7,8 +7,6 @@ import os
 import pickle
 import socket
 import struct
-import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -24,9 +22,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from repro.data import cifar10_files, fetch
-from repro.data.cifar10_files import ARRAYS, FOLDER, Expected, containers
+from repro.data.cifar10_files import ARRAYS, FOLDER, Expected
 
-ROOT = Path(__file__).parents[2]
 PER_BATCH = 3
 
 
@@ -47,19 +44,14 @@ def batch_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
     return b"\x80\x02}(" + short("labels") + numbers + short("data") + array + b"u."
 
 
-def tar_bytes(entries: list[tuple[tarfile.TarInfo | str, bytes]]) -> bytes:
-    """A tar.gz with the given entries; a name stands for a regular file."""
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    """A tar.gz of these files."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
-        for entry, data in entries:
-            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
-            info.size = info.size or len(data)
-            if data or not info.size:
-                tar.addfile(info, io.BytesIO(data) if data else None)
-            else:  # a header that lies about its size, which tarfile itself refuses to write since Python 3.13
-                header = info.tobuf(tar.format, tar.encoding, tar.errors)
-                tar.fileobj.write(header)
-                tar.offset += len(header)
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
@@ -81,13 +73,6 @@ class Made:
             (folder / name).write_bytes(data)
         return folder
 
-    def entries(self) -> list[tuple[tarfile.TarInfo | str, bytes]]:
-        """What the official archive holds: a folder entry, a readme, the files in no order."""
-        folder = tarfile.TarInfo(FOLDER)
-        folder.type = tarfile.DIRTYPE
-        files = [(f"{FOLDER}/{name}", data) for name, data in reversed(self.files.items())]
-        return [(folder, b""), *files, (f"{FOLDER}/readme.html", b"<meta>")]
-
     def same(self, loaded: object) -> bool:
         """Whether loaded arrays are the made ones."""
         return all(np.array_equal(getattr(loaded, name), self.arrays[name]) for name in ARRAYS)
@@ -102,16 +87,15 @@ def make() -> Made:
     names = ("data_batch_1", "data_batch_2", "test_batch")
     files = {name: batch_pickle(images[i].reshape(PER_BATCH, 3072), labels[i].tolist()) for i, name in enumerate(names)}
     files["batches.meta"] = pickle.dumps({"label_names": ["a", "b"]}, 2)
-    package = [(f"package/{part}_lables.json", json.dumps(arrays[f"{part}_labels"].tolist()).encode())
-               for part in ("train", "test")]
+    package = {f"package/{part}_lables.json": json.dumps(arrays[f"{part}_labels"].tolist()).encode()
+               for part in ("train", "test")}
     for name, sheet in zip(names, images, strict=True):
         out = io.BytesIO()
         Image.fromarray(sheet.transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(out, "PNG")
-        package.append((f"package/{name}.png", out.getvalue()))
-    packed = tar_bytes(list(package))
-    expected = Expected(2 * PER_BATCH, PER_BATCH, {name: sha256(array.tobytes()) for name, array in arrays.items()})
-    unpacked = Made(arrays, files, b"", packed, expected)
-    return Made(arrays, files, tar_bytes(unpacked.entries()), packed, expected)
+        package[f"package/{name}.png"] = out.getvalue()
+    archive = {f"{FOLDER}/{name}": data for name, data in reversed(files.items())}
+    expected = Expected(tuple(sha256(array.tobytes()) for array in arrays.values()))
+    return Made(arrays, files, tar_bytes(archive | {f"{FOLDER}/readme.html": b"<meta>"}), tar_bytes(package), expected)
 
 
 MADE = make()
@@ -156,15 +140,11 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
                     site.released.wait(10)
                     return None
                 payload = b"<!DOCTYPE html><title>Log in</title>" if site.mode == "html" else site.payload
-                self.head(200, {"Content-Length": str(len(payload))})
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
                 self.wfile.write(payload[: len(payload) // 2] if site.mode == "cut" else payload)
             return None
-
-        def head(self, status: int, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
 
     return Handler
 
@@ -231,18 +211,3 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
-
-
-@pytest.fixture(scope="session")
-def real_root() -> Iterator[Path]:
-    """A folder with the real data: $REPRO_DATA, or unpacked from the packed copy beside the checkout."""
-    own = os.environ.get("REPRO_DATA")
-    unpack = ROOT.parent / "shared" / "data" / "cifar10" / "unpack.py"
-    if own and containers(Path(own)):
-        yield Path(own)
-    elif unpack.is_file():
-        with tempfile.TemporaryDirectory() as name:
-            subprocess.run([sys.executable, str(unpack), name], check=True, capture_output=True)
-            yield Path(name)
-    else:
-        pytest.skip("the real CIFAR-10 is neither in $REPRO_DATA nor beside the checkout")

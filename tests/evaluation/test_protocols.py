@@ -237,7 +237,7 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
     found = statistics(224)
     store(results_dir() / "data", found, 256, 224)
     mean = normalizer_of(config, tmp_path / "x.pt", "f").mean.numpy()
-    assert np.array_equal(mean, found.mean if per_pixel else found.channel_mean)
+    assert np.array_equal(mean, found.mean if per_pixel else found.mean_of_crops(None))
     with pytest.raises(DataError):
         normalizer_of(config, tmp_path / "x.pt", "another set")
 
