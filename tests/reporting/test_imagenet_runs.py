@@ -75,7 +75,7 @@ def test_a_wiring_test_is_never_evidence_and_named_everywhere(results: Path, ref
     assert "1 finished (wiring test)" in listing(entries(*pools(results, reference)))
     make_run(results, OPT_A, 1, test=1.0, overrides=SMOKE, status="interrupted")
     assert "seed1 (wiring test): iteration" in status_text(status(*pools(results, reference)))
-    with pytest.raises(ConfigError, match="wiring test, which is no evidence about ImageNet"):
+    with pytest.raises(ConfigError, match="is no evidence: wiring test"):
         publish(str(folder), results)
 
 
