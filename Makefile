@@ -45,7 +45,7 @@ cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a
 
 responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, and gradient norms
 	$(REPRO) suite cifar_responses preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
-	$(REPRO) responses $(DATA_OVERRIDE)
+	$(REPRO) eval what=responses $(DATA_OVERRIDE)
 
 imagenet-plain-vs-res: $(VENV)/.ready ## plain and residual nets of 18 and 34 layers on ImageNet: Table 2, Figure 4; DATA= its folder
 	$(REPRO) suite imagenet_plain_vs_res preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
@@ -60,7 +60,7 @@ imagenet-wiring: $(VENV)/.ready ## ResNet-34 learns a small folder of images by 
 	$(REPRO) run experiment=imagenet_optB machine=smoke $(DATA_OVERRIDE) $(ARGS)
 
 pending: $(VENV)/.ready ## advance the full-length runs that results/reference lacks, cheapest first; stop it when you like
-	$(REPRO) pending $(DATA_OVERRIDE) $(ARGS)
+	$(REPRO) suite pending $(DATA_OVERRIDE) $(ARGS)
 
 data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
 	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)

@@ -23,8 +23,7 @@ from repro.config import compose, experiments, paper_config
 from repro.data import cifar10_files
 from repro.devices import describe, find_device
 from repro.errors import ReproError, Stopped
-from repro.models import build_model
-from repro.models.build import build_imagenet_model
+from repro.models.resnet import build_model, imagenet_config
 from repro.paths import display_path, in_tree, reference_dir, results_dir
 from repro.provenance import code_version, package_versions
 from repro.reporting import tables
@@ -123,7 +122,7 @@ def torchvision_outputs() -> Found:
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=generator)
     wrong = []
     for layers in (18, 50):
-        ours = build_imagenet_model(layers, stride_in=StrideIn.conv3x3).double().eval()
+        ours = build_model(imagenet_config(layers, stride_in=StrideIn.conv3x3)).double().eval()
         for value in ours.state_dict().values():
             if value.dim() == 1:  # batch normalization: scales, shifts and statistics that are nothing special
                 value.uniform_(0.5, 1.5, generator=generator)

@@ -1,13 +1,12 @@
-"""Counter-based random numbers: a pure function of (seed, stream, counter) in integer tensor operations.
+"""Counter-based random numbers: a pure function of (seed, stream, counter), the same on CPU, CUDA and MPS.
 
-The same values on CPU, CUDA and MPS and in any order; nothing has to be saved for an exact resume. All arithmetic is
-on int64 tensors that hold 32-bit values; both multipliers are below 2^31, so no product overflows. The mixer is the
-two-round multiply-xorshift hash of C. Wellons' "hash-prospector" (bias 0.10 of an ideal avalanche).
+Nothing has to be saved for an exact resume. All arithmetic is on int64 tensors that hold 32-bit values; both
+multipliers are below 2^31, so no product overflows. The mixer is the two-round hash of C. Wellons' "hash-prospector".
 A position is the place of an image in the run: iteration x mini-batch size + place in the mini-batch.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,17 +15,11 @@ MASK = 0xFFFFFFFF
 ORDER_STREAM, ORDER_TIES_STREAM, AUGMENT_STREAM, SYNTHETIC_STREAM = 0, 1, 2, 3  # synthetic images use 3 and 4
 FLIP_STREAM, SIDE_STREAM, TOP_STREAM, LEFT_STREAM = 5, 6, 7, 8  # ImageNet's crops
 COLOR_STREAM = 9  # ImageNet: 9 to 12
+Bits = TypeVar("Bits", int, Tensor)
 
 
-def mix(x: Tensor) -> Tensor:
-    """A bijection of 32-bit values, int64 tensor of any shape."""
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & MASK
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & MASK
-    return x ^ (x >> 15)
-
-
-def mix_int(x: int) -> int:
-    """`mix` of one Python integer."""
+def mix(x: Bits) -> Bits:
+    """A bijection of 32-bit values: one integer, or an int64 tensor of any shape."""
     x = ((x ^ (x >> 16)) * 0x21F0AAAD) & MASK
     x = ((x ^ (x >> 15)) * 0x735A2D97) & MASK
     return x ^ (x >> 15)
@@ -38,8 +31,8 @@ def uniform_bits(counter: Tensor, seed: int, stream: int) -> Tensor:
     Two keys derived from (seed, stream) enter around a first mixing round, so that two seeds give unrelated sequences
     and not one sequence in another order.
     """
-    first = mix_int(mix_int(seed & MASK) ^ (0x9E3779B9 * (stream + 1) & MASK))
-    second = mix_int(first ^ 0x6A09E667)
+    first = mix(mix(seed & MASK) ^ (0x9E3779B9 * (stream + 1) & MASK))
+    second = mix(first ^ 0x6A09E667)
     return mix((mix((counter & MASK) ^ first) + second) & MASK)
 
 
@@ -76,8 +69,7 @@ def training_draws(position: Tensor, seed: int, low: int, high: int) -> Training
 def normals(position: Tensor, seed: int) -> Tensor:
     """Three draws of a standard normal distribution for each position (B,) int64: float32 (B, 3), by Box-Muller.
 
-    Computed in float64 (float32 on MPS, which has no other), so that devices differ by the last bit of float32 at most.
-    The largest possible value is 6.66.
+    Computed in float64 (float32 on MPS, which has no other): devices differ by the last bit of float32 at most.
     """
     bits = torch.stack([uniform_bits(position, seed, COLOR_STREAM + which) for which in range(4)], dim=-1)
     uniform = (bits + 1).to(torch.float32 if position.device.type == "mps" else torch.float64) / 2**32  # in (0, 1]

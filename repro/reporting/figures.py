@@ -1,76 +1,70 @@
-"""What each figure shows: the run behind each network's line, the values, and the words below. No matplotlib."""
+"""The paper's figures, drawn from runs as SVG and PNG; matplotlib is imported only to draw.
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+Networks are told apart without color: by a marker and a gray of their own; dashed (Figure 4: thin) and bold lines tell
+training and test error, by layer plain and residual networks apart.
+"""
 
-from msgspec import structs
+import io
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from repro.config import scale_lengths
-from repro.files import file_sha256, read_rows
-from repro.paper import Axis, Curve, Panel, PublishedFigure, pick, published_figure, published_table
+from repro.files import file_sha256, read_rows, write_atomic
+from repro.paper import Curve, PublishedFigure, pick, published_figure, published_table
 from repro.reporting import select
 from repro.reporting.select import RunSelection, RunSet
 from repro.runs import Run
 
-SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
 DRAWN = ("figure1", "figure4", "figure6", *select.LAYERS)
-VERY_DEEP = "cifar_resnet1202"  # what only the right panel of Figure 6 shows; without a run of it the panel is left out
-KEYS = {"training": "train_top1_error", "test": "test_top1_error",  # columns of history.csv
-        "validation": "val_top1_error"}
-LINES: dict[str, dict[str, Any]] = {
-    "dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
-    "bold": {"linestyle": "-", "linewidth": 1.5},
-    "thin": {"linestyle": "-", "linewidth": 0.6},
+SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
+COLUMNS = {"training": "train_top1_error", "test": "test_top1_error", "validation": "val_top1_error"}  # of history.csv
+STYLES: dict[str, dict[str, Any]] = {"dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
+                                     "bold": {"linewidth": 1.5}, "thin": {"linewidth": 0.6}}
+# (color, marker) by depth. Paul Tol's high-contrast set and its neighbors: safe for the color-blind, and each its
+# own gray when printed in black and white (luminance falls with depth).
+LOOKS = {20: ("#DDAA33", "o"), 32: ("#3FA7C4", "s"), 44: ("#BB5566", "^"), 56: ("#004488", "D"), 110: ("#000000", "v"),
+         1202: ("#997700", "P"), 18: ("#DDAA33", "h"), 34: ("#004488", ">")}
+SETTINGS: Any = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "legend.fontsize": 7, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.xmargin": 0.02,
+    "figure.constrained_layout.w_pad": 0.1, "svg.fonttype": "none", "svg.hashsalt": "repro", "path.simplify": False,
 }
+METADATA: Any = {"svg": {"Date": None, "Creator": "repro"}, "png": {"Software": "repro"}}
+WIDTH, HEIGHT = 3.6, 2.7  # inches of a panel; one by layer is twice as wide
+CHARACTERS_PER_INCH = 21  # of the notes, on the safe side
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a panel. Its label stands at its right end, of values by layer in the legend."""
-
-    net: str
-    label: str
-    id: str  # of its group in the SVG
-    x: Sequence[float]
-    y: Sequence[float]
-    style: Mapping[str, Any]
-    index: int  # of its network among those of the panel
-
-
-@dataclass(frozen=True)
-class DrawnPanel:
-    """One panel; `marks` are published test errors by network. Without limits of y its axis is logarithmic."""
-
-    title: str
-    x_label: str
-    y_label: str
-    x_limits: tuple[float, float]
-    y_limits: tuple[float, ...] | None
-    lines: Sequence[Line]
-    marks: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class DrawnFigure:
-    """Everything that is drawn and written below it: over iterations side by side, by layer one above the other."""
-
-    name: str
-    title: str
-    by_layer: bool
-    panels: Sequence[DrawnPanel]
-    notes: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One network with the run that is drawn of it, and that run's values."""
-
+class Shown(NamedTuple):
+    """One network: its runs that have the data, the one of them that is drawn, and its data."""
     curve: Curve
     answer: RunSelection
     run: Run
-    values: Any  # of Run.history, responses_of or gradients_of
+    data: Any  # rows of its history, or values by layer
+
+
+class Line(NamedTuple):
+    """One line of a panel; `id` names its group in the SVG, its label stands in the legend."""
+    net: str
+    id: str
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: Mapping[str, Any]
+
+
+class Panel(NamedTuple):
+    """One panel. A limit that is None follows from the data; without limits of y that axis is logarithmic."""
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    right: float | None = None
+    y_limits: tuple[float | None, ...] | None = None
+    marks: Mapping[str, float] = {}  # published test errors (percent) by network
 
 
 def names() -> list[str]:
@@ -78,97 +72,74 @@ def names() -> list[str]:
     return [*DRAWN, *(f"{variant}_{name}" for variant in select.SUITES for name in SHORTENED)]
 
 
-def gather(name: str, found: Sequence[RunSet]) -> DrawnFigure | None:
-    """A figure's content: of each network the first origin that has a run with the data; None if there is none.
+def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[str]] | None:
+    """A figure's title, panels and notes: of each network the first origin that has a run with the data, if any has.
 
-    Of several seeds it is the one closest to the median error. Raises ConfigError for an unknown name.
+    Of several seeds it is the one closest to the median error. ConfigError for an unknown name.
     """
     pick(name, dict.fromkeys(names()), "figure")
     variant, base = select.split_name(name)
-    by_layer = base in select.LAYERS
     preset = select.preset_of(variant, base) if variant else None
-    published = published_figure("figure7" if by_layer else base)  # gradients are drawn like Figure 7
-    if preset:
-        published = shorten(published, preset.experiments or ())
-    wanted = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment}
-    sides = [{answer.experiment: answer for answer in select.short_runs(pool, preset)[1]} if preset
-             else {experiment: select.paper_runs(pool, experiment) for experiment in wanted} for pool in found]
+    published = published_figure("figure7" if base == "gradients" else base)
+    curves = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment
+              and (preset is None or curve.experiment in (preset.experiments or ()))}
+    origins = [{answer.experiment: answer for answer in select.preset_runs(pool, preset)} if preset
+               else {experiment: select.paper_runs(pool, experiment) for experiment in curves} for pool in found]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
-    drawn: dict[str, Drawn] = {}
-    missing: list[str] = []
-    for experiment, curve in wanted.items():
-        one, reasons = first_with_data(curve, [side[experiment] for side in sides], read)
-        if one is not None:
-            drawn[experiment] = one
-        missing += reasons or ([] if one else [f"{select.net_name(experiment)}: not run"])
-    if not drawn:
+    shown: dict[str, Shown] = {}
+    for experiment, curve in curves.items():
+        answers = [with_data(origin[experiment], read) for origin in origins]
+        if answer := next((answer for answer in answers if answer.runs), None):
+            run = select.median_run(answer)
+            shown[experiment] = Shown(curve, answer, run, read(run))
+    if not shown:
         return None
-    number = f"Figure {base.removeprefix('figure')}"
-    title = "Norms of gradients by layer" if base == "gradients" else f"{number}: {published.title}"
-    notes = []
-    if preset:  # nobody can take its title for the paper's
-        what = {"figure7": "Figure 7: std of layer responses", "gradients": "the norms of gradients by layer"}
-        made = variant == select.SYNTHETIC
-        title = (f"{select.NOT_CIFAR}. " * made
-                 + f"Short version of {what.get(base, number)} ({select.schedule_text(preset)})")
-        notes = [f"{select.NOT_CIFAR}; " * made + f"not the paper's schedule: it shows {preset.shows}; it cannot show "
-                 + preset.cannot_show]
-    runs = select.machine_notes((replace(one.answer, runs=(one.run,)) for one in drawn.values()), net_and_seed)
-    if by_layer:
-        panels, reading = (response_panels if base == "figure7" else gradient_panels)(published, list(drawn.values()))
-        notes = [*notes, *reading, *runs, *([f"not drawn: {'; '.join(missing)}"] if missing else [])]
-    else:
-        panels, reading = curve_panels(published, drawn, marked=preset is None)
-        notes = [*reading, *notes, *runs, *median_notes(drawn, published)]
-        if missing := [select.net_name(experiment) for experiment in wanted if experiment not in drawn]:
-            notes.append(f"not run: {', '.join(missing)}")
-    return DrawnFigure(name, title, by_layer, panels, notes)
+    panels, notes = (layer_panels(published, base, list(shown.values())) if base in select.LAYERS
+                     else curve_panels(published, shown, full=preset is None))
+    title = "Norms of gradients by layer" if base == "gradients" else f"Figure {base[-1]}"
+    if preset:  # nobody can take it for the paper's
+        made = f"{select.NOT_CIFAR}. " if variant == select.SYNTHETIC else ""
+        title = f"{made}Short version: {title} ({select.schedule_text(preset)})"
+        notes.insert(0, f"{made}not the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}")
+    elif base != "gradients":
+        title += f": {published.title}"
+    notes += select.machine_notes(replace(one.answer, runs=(one.run,)) for one in shown.values())
+    if several := [f"{one.run.name} of {len(one.answer.runs)} seeds" for one in shown.values()
+                   if len(one.answer.runs) > 1]:
+        notes.append(f"closest to the median error: {', '.join(several)}")
+    if missing := [select.net_name(experiment) for experiment in curves if experiment not in shown]:
+        notes.append(f"no run with these data: {', '.join(missing)}")
+    return title, panels, notes
 
 
-def shorten(figure: PublishedFigure, members: Sequence[str]) -> PublishedFigure:
-    """The description of a variant: its own axes, and the networks of its preset."""
-    panels = [structs.replace(panel, curves=tuple(curve for curve in panel.curves if curve.experiment in members))
-              for panel in figure.panels]
-    return structs.replace(figure, x=Axis("iterations"), y=Axis(figure.y.label, limits=(0, 100)),
-                           panels=tuple(panel for panel in panels if panel.curves))
+def with_data(answer: RunSelection, read: Callable[[Run], Any]) -> RunSelection:
+    """The runs of an answer from which the data can be read."""
+    runs = []
+    for run in answer.runs:
+        with suppress(ValueError, KeyError):
+            runs += [run] if read(run) else []
+    return replace(answer, runs=tuple(runs))
 
 
-def net_and_seed(run: Run) -> str:
-    """'ResNet-20 (seed 0)'."""
-    return f"{select.net_name(run.experiment)} (seed {run.seed})"
-
-
-def first_with_data(curve: Curve, answers: Iterable[RunSelection],
-                    read: Callable[[Run], Any]) -> tuple[Drawn | None, list[str]]:
-    """The median run of the first origin that has the data, and why runs before it have none."""
-    reasons: list[str] = []
-    for answer in answers:
-        usable: list[tuple[Run, Any]] = []
-        for run in answer.runs:
-            try:
-                usable.append((run, read(run)))
-            except (ValueError, KeyError) as error:
-                reasons.append(f"{net_and_seed(run)} ({answer.origin}): {error}")
-        if usable:
-            kept = replace(answer, runs=tuple(run for run, _ in usable))
-            median = select.median_run(kept)
-            return Drawn(curve, kept, median, next(values for run, values in usable if run is median)), reasons
-    return None, reasons
-
-
-# ---- curves over the iterations
-
-
-def curve_panels(published: PublishedFigure, drawn: Mapping[str, Drawn],
-                 marked: bool) -> tuple[list[DrawnPanel], list[str]]:
-    """The panels that are drawn, with published test errors where they are marked, and how to read them."""
-    shown = [panel for panel in published.panels  # ResNet-110 of Figure 6's right panel is in the middle too
-             if VERY_DEEP in drawn or all(curve.experiment != VERY_DEEP for curve in panel.curves)]
-    table6 = {row.key: row.compared("test_top1_error") for row in published_table("table6").rows
-              if not row.published_only}
-    panels = [curve_panel(panel, published, drawn, table6 if marked else {}) for panel in shown]
-    styles = ", ".join(f"{style}: {error} error" for error, style in published.styles.items()
-                       if any(error in panel.errors for panel in shown))
+def curve_panels(published: PublishedFigure, shown: Mapping[str, Shown], full: bool) -> tuple[list[Panel], list[str]]:
+    """Errors over the iterations, and how to read them; published test errors stand beside full-length runs."""
+    table6 = {row.key: row.compared("test_top1_error") for row in published_table("table6").rows}
+    unit = published.x.unit if full else 1
+    right = published.x.limits[-1] if full and published.x.limits else None
+    panels: list[Panel] = []
+    for panel in published.panels:
+        here = [shown[str(curve.experiment)] for curve in panel.curves if curve.experiment in shown]
+        lines = [Line(one.curve.net, f"{one.curve.net}-{error}", one.curve.label if error == panel.errors[-1] else "",
+                      [row["iteration"] / unit for row in one.data], [row[COLUMNS[error]] for row in one.data],
+                      STYLES[published.styles[error]]) for one in here for error in panel.errors]
+        if {line.id for line in lines} <= {line.id for other in panels for line in other.lines}:
+            continue  # without a run, or nothing but what another panel has: ResNet-110 on Figure 6's right
+        marks = {net: table6[net] for net in (one.curve.net for one in here)
+                 if full and "test" in panel.errors and net in table6}
+        panels.append(Panel(panel.title, published.x.label if full else "iterations",
+                            panel.y_label or published.y.label, lines, right,
+                            published.y.limits if full else (0, 100), marks))
+    styles = ", ".join(f"{style}: {error} error" for error, style in published.styles.items())
     notes = [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
              *published.notes]
     if any(panel.marks for panel in panels):
@@ -176,96 +147,107 @@ def curve_panels(published: PublishedFigure, drawn: Mapping[str, Drawn],
     return panels, notes
 
 
-def median_notes(drawn: Mapping[str, Drawn], published: PublishedFigure) -> list[str]:
-    """Which seed is drawn of several."""
-    several = ", ".join(f"{select.net_name(experiment)} (seed {one.run.seed} of {len(one.answer.runs)} seeds)"
-                        for experiment, one in drawn.items() if len(one.answer.runs) > 1)
-    error = list(published.styles)[-1]
-    return [f"drawn of several seeds: the one closest to the median {error} error: {several}"] if several else []
-
-
-def curve_panel(panel: Panel, published: PublishedFigure, drawn: Mapping[str, Drawn],
-                marks: Mapping[str, float]) -> DrawnPanel:
-    """The errors of a panel's networks that have a run, and their published test errors."""
-    here = [drawn[name] for curve in panel.curves if (name := str(curve.experiment)) in drawn]
-    lines = [Line(one.curve.net, one.curve.label if error == panel.errors[-1] else "",  # test or validation error
-                  f"{one.curve.net}-{error}", [point["iteration"] / published.x.unit for point in one.values],
-                  [point[KEYS[error]] for point in one.values], LINES[published.styles[error]], index)
-             for index, one in enumerate(here) for error in panel.errors]
-    last = max((line.x[-1] for line in lines), default=1.0)  # without a run: an empty panel
-    right = published.x.limits[-1] if published.x.limits else 1.02 * last
-    nets = [one.curve.net for one in here]
-    return DrawnPanel(panel.title, published.x.label, panel.y_label or published.y.label, (0, right),
-                      published.y.limits or (0, 100), lines,
-                      {net: value for net, value in marks.items() if net in nets and "test" in panel.errors})
-
-
-# ---- values by layer
-
-
-def response_panels(published: PublishedFigure, drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
-    """Figure 7: layers in their order, and sorted by magnitude."""
-    images = sorted({found.images for one in drawn if (found := select.record(one.run).responses)})
-    top, bottom = (panel.title for panel in published.panels)
-    panels = [layer_panel(top, "layer index", published.y.label, [one.values for one in drawn], drawn, 0),
-              layer_panel(bottom, "layer index (sorted by magnitude)", published.y.label,
-                          [sorted(one.values, reverse=True) for one in drawn], drawn, 1)]
-    return panels, [f"{'; '.join(published.notes)}; {' or '.join(f'{count:,}' for count in images)} test images, "
-                    "evaluation mode; Choice: one std over all images, channels and positions of a layer"]
-
-
-def gradient_panels(_: PublishedFigure, drawn: Sequence[Drawn]) -> tuple[list[DrawnPanel], list[str]]:
-    """Norm of the gradient of each layer's weight after the first update, at the end of the first rate, at the end."""
-    common = sorted(set.intersection(*(set(one.values) for one in drawn)))
-    config = select.record(drawn[0].run).config
-    drops = [scale_lengths(drop, config.scale) for drop in config.train.lr_drops[:1]]
-    chosen = sorted({common[0], common[-1]} | (set(drops) & set(common)))
-    panels = [layer_panel(f"update {iteration:,}", "layer index", "norm of gradient",
-                          [one.values[iteration] for one in drawn], drawn, number, logarithmic=True)
-              for number, iteration in enumerate(chosen)]
-    norms = {select.net_name(one.run.experiment): [norm for iteration in chosen for norm in one.values[iteration]]
-             for one in drawn}
-    ranges = "; ".join(f"{net} {min(values):.3g} to {max(values):.3g}" for net, values in norms.items())
-    return panels, [
-        "the paper draws no such figure; it says that these norms are healthy in plain nets with BN (Sec. 4.1)",
-        "L2 norm of the gradient of the loss, without weight decay, of one mini-batch with respect to each weight",
-        f"smallest and largest norm in these panels: {ranges}"]
-
-
-def layer_panel(title: str, x_label: str, y_label: str, values: Sequence[Sequence[float]], drawn: Sequence[Drawn],
-                number: int, logarithmic: bool = False) -> DrawnPanel:
-    """A panel of the values of each network; plain networks dashed, residual ones solid."""
-    lines = [Line(one.curve.net, one.curve.label, f"{one.curve.net}-{number}", range(1, len(own) + 1), own,
-                  LINES["dashed" if one.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1}, index)
-             for index, (one, own) in enumerate(zip(drawn, values, strict=True))]
-    y_limits = None if logarithmic else (0, 1.08 * max(map(max, values)))
-    return DrawnPanel(title, x_label, y_label, (0, 1.02 * max(map(len, values))), y_limits, lines, {})
+def layer_panels(published: PublishedFigure, base: str, shown: Sequence[Shown]) -> tuple[list[Panel], list[str]]:
+    """Values by layer: responses in order and sorted (Figure 7), or gradients of the first update, first drop, end."""
+    if base == "figure7":
+        y_label, y_limits = published.y.label, (0, None)
+        orders: list[Callable[[Any], list[float]]] = [list, lambda values: sorted(values, reverse=True)]
+        parts = [(panel.title, [order(one.data) for one in shown])
+                 for panel, order in zip(published.panels, orders, strict=True)]
+        images = {found.images for one in shown if (found := select.record(one.run).responses)}
+        notes = [*published.notes, f"{' or '.join(f'{count:,}' for count in sorted(images))} test images, evaluation "
+                 "mode; Choice: one std over all images, channels and positions of a layer"]
+    else:
+        y_label, y_limits = "norm of gradient", None
+        common = sorted(set.intersection(*(set(one.data) for one in shown)))
+        config = select.record(shown[0].run).config
+        chosen = {common[0], scale_lengths(config.train.lr_drops[0], config.scale), common[-1]}
+        parts = [(f"update {at:,}", [one.data[at] for one in shown]) for at in common if at in chosen]
+        notes = ["the paper draws no such figure; it calls these norms healthy in plain nets with BN (Sec. 4.1)",
+                 "L2 norm of the gradient of the loss of one mini-batch, without weight decay, for each weight"]
+    panels = []
+    for number, (title, values) in enumerate(parts):
+        lines = [Line(one.curve.net, f"{one.curve.net}-{number}", one.curve.label, range(1, len(y) + 1), y,
+                      STYLES["dashed" if one.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1})
+                 for one, y in zip(shown, values, strict=True)]
+        panels.append(Panel(title, published.x.label, y_label, lines, None, y_limits))
+    return panels, notes
 
 
 def responses_of(run: Run) -> list[float]:
-    """The std of each layer's responses; ValueError if responses.csv is missing, changed or damaged."""
+    """The std of each layer's responses; ValueError if responses.csv is missing or changed."""
     recorded = select.record(run).responses
-    return layers_of(run, "responses.csv", "std", recorded.sha256 if recorded else None)[0]
+    return [float(row["std"]) for row in recorded_rows(run, "responses.csv", recorded.sha256 if recorded else None)]
 
 
 def gradients_of(run: Run) -> dict[int, list[float]]:
-    """{iteration: norm of each layer's gradient}; ValueError if gradients.csv is missing, changed or damaged."""
-    return layers_of(run, "gradients.csv", "norm", select.record(run).gradients_sha256)
+    """{iteration: norm of the gradient of each layer's weight}; ValueError if gradients.csv is missing or changed."""
+    norms: dict[int, list[float]] = {}
+    for row in recorded_rows(run, "gradients.csv", select.record(run).gradients_sha256):
+        norms.setdefault(int(row["iteration"]), []).append(float(row["norm"]))
+    return norms
 
 
-def layers_of(run: Run, file: str, column: str, recorded: str | None) -> dict[int, list[float]]:
-    """{iteration (0 where the file has none): one value for each layer, in forward order} of a recorded file."""
+def recorded_rows(run: Run, file: str, sha256: str | None) -> list[dict[str, str]]:
+    """Rows of a file of a run that is the recorded one, else ValueError; by layer in forward order."""
     path = run.folder / file
-    if not path.is_file():
-        raise ValueError(f"no {file}")
-    if file_sha256(path) != recorded:
-        raise ValueError(f"{file} is not the recorded one")
-    layers: dict[int, list[float]] = {}
-    for row in read_rows(path):
-        values = layers.setdefault(int(row.get("iteration", 0)), [])
-        values.append(float(row[column]))
-        if int(row["layer"]) != len(values) or not 0 <= values[-1] < math.inf:
-            raise ValueError(f"{file} has not every layer once, or values that are no sizes")
-    if not layers:
-        raise ValueError(f"{file} is empty")
-    return layers
+    if not path.is_file() or file_sha256(path) != sha256:
+        raise ValueError(f"{file} is missing, or not the recorded one")
+    return read_rows(path)
+
+
+def draw(name: str, found: Sequence[RunSet], folder: Path) -> list[Path]:
+    """Write name.svg and name.png to `folder` and return their paths; [] if there is no run to draw."""
+    files = {folder / f"{name}.{kind}": data for kind, data in render(name, found).items()}
+    for path, data in files.items():
+        write_atomic(path, data)
+    return list(files)
+
+
+def render(name: str, found: Sequence[RunSet], kinds: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+    """A figure in each kind; {} if there is no run to draw. The same runs give the same bytes."""
+    content = gather(name, found)
+    if content is None:
+        return {}
+    import matplotlib as mpl
+
+    made = {}
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a matplotlibrc of the user changes nothing
+        mpl.rcParams.update(SETTINGS)
+        figure = paint(*content, by_layer=name.endswith(select.LAYERS))
+        for kind in kinds:
+            figure.savefig(data := io.BytesIO(), format=kind, dpi=200, metadata=METADATA[kind])
+            made[kind] = data.getvalue()
+    return made
+
+
+def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: bool) -> Any:
+    """The whole figure as matplotlib's Figure: panels over iterations side by side, by layer one above the other."""
+    from matplotlib.figure import Figure
+
+    rows, columns = (len(panels), 1) if by_layer else (1, len(panels))
+    width = WIDTH * (2 if by_layer else max(2, columns))
+    below = [line for note in notes
+             for line in textwrap.wrap(note, int(width * CHARACTERS_PER_INCH), subsequent_indent="   ")]
+    above = textwrap.wrap(title, int(width * 12))
+    figure = Figure((width, HEIGHT * rows + 0.11 * len(below) + 0.2 * len(above)), layout="constrained")
+    figure.suptitle("\n".join(above), x=0.02, ha="left", fontsize=9, parse_math=False)
+    figure.supxlabel("\n".join(below), x=0.02, ha="left", fontsize=6, color="#333333", parse_math=False)
+    for ax, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
+        for line in panel.lines:
+            color, marker = LOOKS[int(line.net.rpartition("-")[2])]
+            ax.plot(line.x, line.y, color=color, marker=marker, markersize=3.2, markevery=max(1, len(line.y) // 8),
+                    label=line.label, gid=line.id, **line.style)
+        ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label, xlim=(0, panel.right))
+        if panel.y_limits is None:
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(*panel.y_limits)
+            ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
+        ax.grid(axis="y", linewidth=0.4, color="#CCCCCC", linestyle=(0, (1, 2)))
+        ax.legend(ncols=2)
+        for net, value in panel.marks.items():
+            ax.plot([1.012], [value], transform=ax.get_yaxis_transform(), marker="<", markersize=3.5, linestyle="none",
+                    color=LOOKS[int(net.rpartition("-")[2])][0], markeredgecolor="black", clip_on=False)
+    return figure

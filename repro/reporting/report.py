@@ -1,55 +1,43 @@
-"""One self-contained HTML page: claims, tables, figures, a card for each run. Imports neither torch nor matplotlib."""
+"""One self-contained HTML page: claims, tables, figures, a card for each run. Imports no torch."""
 
-import re
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from repro import __version__
 from repro.files import utc_now
-from repro.paper import PROTOCOL_LABELS
 from repro.record import Session
-from repro.reporting import select, tables
+from repro.reporting import figures, select, tables
 from repro.reporting.claims import counts, evaluate, short_label
 from repro.reporting.select import RunSet
 from repro.runs import Run
 
-TITLE = "Deep Residual Learning for Image Recognition, reproduced"
-HEADINGS = {None: ("tables", "Tables and figures", ""),
+SECTIONS = {None: ("tables", "Tables and figures", ""),
             select.SHORT: ("short", "Short runs", "not the paper's schedule"),
             select.SYNTHETIC: ("synthetic", "Synthetic images", select.NOT_CIFAR)}
 
 
-def report(runs: Sequence[RunSet], drawings: Mapping[str, str]) -> str:
-    """The page. `drawings` maps names of figures to SVG texts made by repro.reporting.painting.
-
-    Everything from a record is escaped. The same runs give the same page but for its date.
-    """
-    found = evaluate(runs)
-    cards = [card(run, pool.origin) for pool in runs for run in pool.runs]
-    made = [tables.build(name, runs) for name in tables.names() if name != "claims"]
+def report(runs: Sequence[RunSet]) -> str:
+    """The page. Everything from a record is escaped; the same runs give the same page but for its date."""
+    claims, cards = evaluate(runs), [card(run, pool.origin) for pool in runs for run in pool.runs]
     sections = []
-    for variant, (key, title, warning) in HEADINGS.items():
-        drawn = {name: inline(name, svg) for name, svg in drawings.items() if select.split_name(name)[0] == variant}
-        if drawn or variant != select.SYNTHETIC:
-            sections.append({"id": key, "title": title, "warning": warning, "figures": drawn, "tables": [
-                table for table in made if select.split_name(table.name)[0] == variant]})
+    for variant, (key, title, warning) in SECTIONS.items():
+        drawn = {name: figures.render(name, runs, ["svg"]) for name in figures.names()
+                 if select.split_name(name)[0] == variant}
+        images = {name: base64.b64encode(made["svg"]).decode() for name, made in drawn.items() if made}
+        if images or variant != select.SYNTHETIC:
+            sections.append({"id": key, "title": title, "warning": warning, "figures": images, "tables": [
+                tables.build(name, runs) for name in tables.names()
+                if name != "claims" and select.split_name(name)[0] == variant]})
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html.j2").render(
-        title=TITLE, claims=found, short_label=short_label(), cards=cards, version=__version__, date=utc_now(),
-        summary=f"{len(cards)} runs; {counts(found)}.", sections=sections)
-
-
-def inline(name: str, svg: str) -> Markup:
-    """An SVG of ours as part of a page: without its prolog, its ids made the figure's own."""
-    body = svg[svg.index("<svg"):]
-    for old in sorted(set(re.findall(r'\bid="([^"]+)"', body)), key=len, reverse=True):
-        body = re.sub(rf'(\bid="|href="#|url\(#){re.escape(old)}(?=["\)])', rf"\g<1>{name}-{old}", body)
-    return Markup(re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL))  # made by matplotlib
+        title="Deep Residual Learning for Image Recognition, reproduced", claims=claims, short_label=short_label(),
+        cards=cards, version=__version__, date=utc_now(), summary=f"{len(cards)} runs; {counts(claims)}.",
+        sections=sections)
 
 
 def card(run: Run, origin: str) -> dict[str, Any]:
@@ -60,33 +48,24 @@ def card(run: Run, origin: str) -> dict[str, Any]:
     badges = [origin, None if run.finished else run.problem or run.status, run.no_evidence,
               "short run" if content.config.scale != 1 else None]
     session = content.sessions[-1] if content.sessions else Session()
-    environment, data, averaged = content.environment, content.data, content.recomputed_batch_norm
-    facts = {"result": errors(content.result or {}), **tests(run),
-             "averaged BN": f"{errors(averaged)} over {averaged['images']:,} training images" if averaged else "",
-             "not the paper's": "; ".join(content.deviations or []) or "nothing",
+    environment, data = content.environment, content.data
+    facts = {"about": content.config.description, "result": errors(content.result or {}),
+             "averaged BN": errors(content.recomputed_batch_norm or {}),
+             **{protocol.replace("_", "-"): errors(test) for protocol in ("center", "ten_crop", "multi_scale")
+                if (test := select.read_evaluation(run, protocol))
+                and select.evaluation_problem(run, protocol, test) is None},
+             "not the paper's": "; ".join(content.deviations or []),
              "device": f"{environment.device or '?'}, {select.precision(run)}",
              "time": f"{content.train_seconds + content.evaluation_seconds:.0f} s, {len(content.sessions)} session(s)",
-             "versions": ", ".join(f"{key} {version}" for key in ("python", "torch", "torchvision")
-                                   if (version := getattr(environment, key))),
-             "commit": f"{str(session.commit)[:12]}{' with uncommitted changes' if session.dirty else ''}",
-             "identity": run.identity,
-             "data": f"{data.name}, split {data.split}, sha256 {data.sha256[:12]}" if data else "",
-             "history": f"sha256 {(content.history_sha256 or 'not recorded')[:12]}",
-             "about": content.config.description}
+             "versions": f"Python {environment.python}, torch {environment.torch}",
+             "commit": f"{str(session.commit)[:12]}{' with uncommitted changes' * bool(session.dirty)}",
+             "identity": run.identity, "data": data and f"{data.name}, {data.split}, sha256 {data.sha256[:12]}",
+             "history": f"sha256 {(content.history_sha256 or 'not recorded')[:12]}"}
     return {"name": run.name, "badges": [badge for badge in badges if badge],
             "facts": {key: value for key, value in facts.items() if value}}
 
 
-def tests(run: Run) -> dict[str, str]:
-    """What the paper's ways of testing gave of an ImageNet run, by their names, where they count."""
-    found = {protocol: select.read_evaluation(run, protocol) for protocol in PROTOCOL_LABELS}
-    return {PROTOCOL_LABELS[protocol]: f"val error {content['val_top1_error']:.2f} %, "
-                                       f"top-5 {content['val_top5_error']:.2f} %"
-            for protocol, content in found.items() if select.evaluation_problem(run, protocol, content) is None}
-
-
-def errors(values: Mapping[str, float]) -> str:
-    """'train error 0.50 %, test error 8.00 %'; '-' without a result."""
-    shown = [f"{key.removesuffix('_top1_error')} error {value:.2f} %" for key, value in values.items()
-             if key.endswith("top1_error")]
-    return ", ".join(shown) or "-"
+def errors(values: Mapping[str, Any]) -> str:
+    """'train top1 error 0.50 %, test top1 error 8.00 %'; '' without a result."""
+    return ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in values.items()
+                     if key.endswith("_error"))

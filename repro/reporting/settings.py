@@ -1,21 +1,24 @@
-"""The settings of a run with their sources, and how two configurations or two runs differ. Never imports torch.
+"""What `repro show` says: a run's settings with their sources, schedule and cost, and what differs. No torch.
 
-The comments in conf/ are the only text about sources: `sources` reads them from the files a run is composed of.
+The comments in conf/ are the only text about sources: `sources` reads them from the files that a run is composed of.
 """
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-from msgspec import UNSET, Struct, UnsetType, to_builtins
+from msgspec import to_builtins
 
 from repro import paper
 from repro.config import (
     ENVIRONMENT,
     PAPER_PRECISIONS,
+    compose,
     config_hash,
     deviations,
     difference,
@@ -23,311 +26,169 @@ from repro.config import (
     files_of,
     flat,
     paper_config,
+    scale_lengths,
     to_dict,
     with_precision,
 )
-from repro.config import settings as number_settings
+from repro.config import settings as hashed_settings
 from repro.errors import ConfigError
 from repro.paths import display_path
 from repro.record import Session
-from repro.reporting.select import RunSet, record, result
-from repro.reporting.status import benchmarks, measured_times
-from repro.reporting.table import one_line
+from repro.reporting.select import RunSet
+from repro.reporting.status import measured_times
 from repro.runs import Run, run_folder
-from repro.schema import (
-    CLASSES,
-    FIELDS,
-    IMAGENET,
-    SYNTHETIC,
-    TRAINING_IMAGES,
-    Architecture,
-    Device,
-    Precision,
-    RunConfig,
-    StrideIn,
-)
+from repro.schema import CIFAR10, CLASSES, IMAGENET, TRAINING_IMAGES, Device, Family, LrPolicy, Precision, RunConfig
 from repro.wording import duration
 
-IMAGE_SIDE = 224  # Table 1: pixels of the images whose multiply-adds are counted
-NAMES = ("name", "description", "reproduces")  # of the experiment; they configure nothing
 
-
-class Source(NamedTuple):
-    """Where a value comes from: the comment beside it ('' if there is none) and its file."""
-
-    text: str = ""
-    file: str = ""
-
-
-class Setting(Struct):
-    """One setting of a run; the paper's value and source where the experiment as it stands has another one."""
-
-    key: str
-    value: Any
-    source: str
-    file: str
-    paper: Any = UNSET
-    paper_source: str | UnsetType = UNSET
-
-
-class Difference(Struct, kw_only=True):
-    """One setting that two configurations have different values for; the paper's value where it is neither."""
-
-    key: str
-    here: Any
-    theirs: Any
-    paper: Any = UNSET
-    why: str
-
-
-def sources(files: Sequence[Path]) -> dict[str, Source]:
-    """{dotted key: its source} over configuration files; the last file that sets a key wins."""
-    found: dict[str, Source] = {}
+def sources(files: Sequence[Path]) -> dict[str, tuple[str, str]]:
+    """{dotted key: (the comment beside it or beside its section, its file)}; the last file that sets a key wins."""
+    found: dict[str, tuple[str, str]] = {}
     for path in files:
-        try:
-            text = path.read_text(encoding="utf-8")
-            root = yaml.compose(text)
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{display_path(path)}: {error}") from error
-        lines = text.splitlines()
-        package = next((line.split("@package")[1].strip() for line in lines if line.startswith("# @package")),
-                       "_global_")
-        prefix = "" if package == "_global_" else f"{package}."
-        found |= {key: Source(comment, display_path(path)) for key, comment in comments(root, prefix, lines).items()
-                  if key.split(".")[0] not in ("defaults", "hydra")}
+        text = path.read_text(encoding="utf-8")
+        package = re.search(r"^# @package (?!_global_)(\w+)", text, re.MULTILINE)
+        keys: list[str] = []  # that lead to the line
+        comments: dict[str, str] = {}
+        for line in text.splitlines():
+            if match := re.match(r"( *)(\w+):(?:.*?\s#\s*(.*))?", line):
+                keys[len(match[1]) // 2:] = [match[2]]
+                comments[".".join(keys)] = match[3] or ""
+        for key in flat(paper.read_yaml(path) or {}):
+            comment = comments.get(key) or comments.get(key.partition(".")[0], "")
+            found[f"{package[1]}.{key}" if package else key] = comment, display_path(path)
     return found
 
 
-def comments(node: yaml.Node | None, prefix: str, lines: list[str]) -> dict[str, str]:
-    """{dotted key: the comment that follows its value in the line where the value ends}."""
-    if not isinstance(node, yaml.MappingNode):
-        return {}
-    found: dict[str, str] = {}
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        if isinstance(value, yaml.MappingNode):
-            found |= comments(value, f"{name}.", lines)
-            continue
-        last = key.end_mark if isinstance(value, yaml.SequenceNode) and not value.flow_style else value.end_mark
-        rest = lines[last.line][last.column :] if last.line < len(lines) else ""
-        found[name] = rest.partition("#")[2].strip()
-    return found
-
-
-def settings(config: RunConfig, overrides: Sequence[str]) -> list[Setting]:
-    """Every setting of the run that these overrides give, in the order of the schema."""
-    found, given = sources(files_of(overrides)), given_keys(overrides)
-    papers: dict[str, Any] = {}
-    their_sources: dict[str, Source] = {}
+def settings(config: RunConfig, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Each setting's key, value, source and file; the paper's value and source where the experiment has another."""
+    found, papers, theirs = sources(files_of(overrides)), {}, {}
     if config.name in experiments():  # none of the user's own
-        papers = flat(to_dict(paper_config(config.name)))
-        their_sources = sources(files_of([f"experiment={config.name}"]))
-    shown = []
-    for key, value in flat(to_dict(config)).items():
-        if key in NAMES:
-            continue
-        how = next((how for name, how in given.items() if key == name or key.startswith(f"{name}.")), None)
-        if key in ("model.depth", "model.blocks_per_stage"):  # two spellings of one setting
-            how = how or given.get("model.depth") or given.get("model.blocks_per_stage")
-        own = Source(how) if how else found.get(key, Source())
-        shown.append(Setting(key, value, own.text, own.file))
-        if key in papers and papers[key] != value:
-            shown[-1].paper, shown[-1].paper_source = papers[key], their_sources.get(key, Source()).text or "conf/"
-    return shown
-
-
-def given_keys(overrides: Sequence[str]) -> dict[str, str]:
-    """{key or section: how it was given} by the environment and by the overrides, which win."""
+        papers, theirs = flat(to_dict(paper_config(config.name))), sources(files_of([f"experiment={config.name}"]))
     given = {key: f"${name}" for name, key in ENVIRONMENT.items() if os.environ.get(name)}
-    names = [override.partition("=")[0].lstrip("+~") for override in overrides]
-    return given | {name: "override" for name in names if name in FIELDS}
+    given |= {word.partition("=")[0].lstrip("+"): "override" for word in overrides}
+    if "model.depth" in given:  # another spelling
+        given["model.blocks_per_stage"] = given["model.depth"]
+    rows = []
+    for key, value in flat(to_dict(config)).items():
+        source, file = (given[key], "") if key in given else found.get(key, ("", ""))
+        row = {"key": key, "value": value, "source": source, "file": file}
+        if key in papers and papers[key] != value:
+            row |= {"paper": papers[key], "paper_source": theirs.get(key, ("conf/", ""))[0]}
+        rows += [row] if key not in ("name", "description", "reproduces") else []  # these configure nothing
+    return rows
 
 
-def differences(here: RunConfig, theirs: RunConfig, standing: RunConfig, why: Mapping[str, str]) -> list[Difference]:
-    """What changes numbers and differs between two configurations, beside the paper's value."""
-    papers = number_settings(standing)
-    if {here.machine.precision, theirs.machine.precision} <= {Precision.auto, *PAPER_PRECISIONS}:
-        theirs = with_precision(theirs, here.machine.precision)
-    return [Difference(key=key, here=mine, theirs=other, why=why.get(key, ""),
-                       paper=UNSET if papers[key] in (mine, other) else papers[key])
-            for key, (mine, other) in difference(number_settings(here), number_settings(theirs)).items()]
+def facts(config: RunConfig, overrides: Sequence[str], found: Sequence[RunSet]) -> dict[str, Any]:
+    """Everything `repro show experiment=NAME` says, as plain values; a folder for each precision that auto may mean."""
+    on = {Device.cpu: PAPER_PRECISIONS[:1], Device.cuda: PAPER_PRECISIONS[1:]}
+    auto = config.machine.precision is Precision.auto
+    runs = [with_precision(config, precision) for precision in (
+        on.get(config.machine.device, PAPER_PRECISIONS) if auto else [config.machine.precision])]
+    changes = deviations(config)
+    return {"experiment": config.name, "description": config.description, "settings": settings(config, overrides),
+            "schedule": None if config.model.family is Family.vgg else schedule(config),  # VGG is not trained here
+            "cost": counts(config), "times": measured_times(config.name, set(map(config_hash, runs)), *found),
+            "folders": [{"folder": display_path(run_folder(run)), "identity": config_hash(run),
+                         "precision": run.machine.precision.name} for run in runs],
+            "deviations": changes, "reproduces": [] if changes else config.reproduces}
 
 
-def format_value(value: Any) -> str:
-    """A value as it stands in YAML: null, true, [1, 2]."""
-    return value if isinstance(value, str) else json.dumps(value)
+def schedule(config: RunConfig) -> dict[str, Any]:
+    """The schedule as it runs, lengths in iterations; `passes` over the training images where their number is known."""
+    train, data, scale = config.train, config.data, config.scale
+    length = scale_lengths(train.iterations, scale)
+    drops = [scale_lengths(drop, scale) for drop in train.lr_drops] if train.lr_policy is LrPolicy.drops else []
+    images = {CIFAR10: 45_000 if data.split.name == "45k" else 50_000, IMAGENET: TRAINING_IMAGES}.get(data.name)
+    passes = round(length * train.mini_batch_size / images, 2) if images and not data.wiring_test else None
+    return {"scale": scale, "iterations": length, "passes": passes,
+            "rates": [{"from": start, "to": end, "lr": round(train.lr * train.lr_factor**number, 12)} for
+                      number, (start, end) in enumerate(pairwise([0, *(d for d in drops if d < length), length]))],
+            "evaluation_interval": scale_lengths(config.evaluation.interval, scale)}
 
 
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of texts as lines in columns; the last one is free."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]
-
-
-def settings_lines(found: Sequence[Setting]) -> list[str]:
-    """The settings by section, for a person."""
-    sections: dict[str, list[tuple[str, str, str]]] = {}
-    for one in found:
-        instead = "" if one.paper is UNSET else f"; instead of {format_value(one.paper)} ({one.paper_source})"
-        section, _, rest = one.key.partition(".")
-        sections.setdefault(section if rest else "run", []).append(
-            (one.key, format_value(one.value), one.source + instead))
-    return [line for section, rows in sections.items() for line in ("", f"{section}:", *align(rows))]
-
-
-def difference_lines(found: Sequence[Difference], name: str) -> list[str]:
-    """The differences for a person."""
-    rows = [("setting", "here", name, "the paper", "why it matters")]
-    rows += [(one.key, format_value(one.here), format_value(one.theirs),
-              "" if one.paper is UNSET else format_value(one.paper), one_line(one.why)) for one in found]
-    return align(rows) if found else ["  no setting that changes numbers differs"]
-
-
-def facts_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Schedule, cost, folder, deviations and rows for a person."""
-    schedule, cost = facts["schedule"], facts["cost"]
-    lines = ["", "schedule:", f"  not trained here; `repro eval experiment={facts['experiment']} weights=FILE` tests "
-             "imported weights"]
-    if schedule:
-        lines = ["", "schedule:" if schedule["scale"] == 1 else f"schedule (shortened, scale={schedule['scale']}):",
-                 f"  {schedule['iterations']} iterations, "
-                 + (f"{schedule['passes']:g} passes over the training images; " if schedule["passes"] else "")
-                 + f"tested every {schedule['evaluation_interval']} iterations"]
-        lines += [f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}"
-                  + (f" (passes {one['passes'][0]:g} to {one['passes'][1]:g})" if one["passes"] else "")
-                  for one in schedule["rates"]]
-        lines.append(f"  warm-up: lr {schedule['warmup_lr']:g} {schedule['warmup_ends']}"
-                     if "warmup_lr" in schedule else "  no warm-up")
-    lines += ["", "cost:", f"  parameters: {cost['parameters']:,}" if "parameters" in cost
-              else "  parameters: not in golden_counts.yaml"]
-    if "multiply_adds" in cost:
-        lines.append(f"  multiply-adds: {cost['multiply_adds']:.4g} for one image, "
-                     f"{cost['forward_multiply_adds']:.4g} for the forward passes of all training mini-batches")
-    if schedule:
-        lines += time_lines(cost["times"], cost["suite"])
-    lines += ["", "folder and identity:"]
-    lines += [f"  {one['folder']}  {one['identity']}  ({one['precision']})" for one in facts["folders"]]
-    lines += ["", "deviations from the experiment:", *(f"  {text}" for text in facts["deviations"] or ["none"])]
-    return [*lines, "", "reproduces: " + (", ".join(facts["reproduces"]) or "no row of a table")]
-
-
-def time_lines(times: Sequence[Mapping[str, Any]], suite: str | None) -> list[str]:
-    """The measured times for a person, each with its duration as `text`, or how to measure one."""
-    lines = []
-    for one in times:
-        hours = f", {one['seconds'] * one['devices'] / 3600:.2g} GPU-hours" if one.get("devices", 1) > 1 else ""
-        source = (f"finished run {one['from']}{hours}" if one["kind"] == "run"
-                  else f"computed from measured updates, {one['from']}")
-        lines.append(f"  time: {one['text']} on {one['device']}, {one['precision']} ({source})")
-    return lines or [f"  time: not measured: repro cost {suite or 'SUITE'}"]
-
-
-def counts(config: RunConfig, iterations: int) -> dict[str, Any]:
-    """Parameters, multiply-adds of one image, and of all training images of the run (forward passes), if counted.
-
-    From experiments/published/golden_counts.yaml; {} for a network that is not counted there. The multiply-adds of
-    an ImageNet network are those of a 224x224 image.
-    """
-    model, golden = config.model, paper.golden_counts()
-    imagenet = model.architecture is Architecture.imagenet
-    nets = golden.imagenet if imagenet else golden.cifar10
-    found = next((count for count in nets if count.layers == model.depth), None)
-    if found is None or model.num_classes != (CLASSES if imagenet else 10):
-        return {}
+def counts(config: RunConfig) -> dict[str, Any]:
+    """Parameters, and multiply-adds of one image (ImageNet: 224x224); None where golden_counts.yaml has none."""
+    model, imagenet = config.model, config.data.name == IMAGENET
+    count = paper.golden_counts().by_depth()[IMAGENET if imagenet else CIFAR10].get(model.depth or 0)
+    known = count if count and model.num_classes == (CLASSES if imagenet else 10) else None
     option = model.shortcut_option.name
-    result: dict[str, Any] = {"parameters": found.parameters[option]} if option in found.parameters else {}
-    one = found.multiply_adds.get(option)
-    if imagenet and found.layers >= 50 and model.stride_in is StrideIn.conv3x3:  # of bottlenecks another count
-        one = found.multiply_adds_stride_in_3x3
-    if one is not None and (not imagenet or config.data.crop_size == IMAGE_SIDE):
-        result |= {"multiply_adds": one, "forward_multiply_adds": one * iterations * config.train.mini_batch_size}
-    return result
+    adds = known and (known.multiply_adds_stride_in_3x3 if model.stride_in.name == "conv3x3" else None)
+    return {"parameters": known and known.parameters.get(option),
+            "multiply_adds": adds or (known and known.multiply_adds.get(option))}
 
 
-def training_images(config: RunConfig) -> int | None:
-    """Images that one pass has: of the split, of ImageNet, or made ones; None of a wiring test, which takes any."""
-    if config.data.name == SYNTHETIC:
-        from repro.data.synthetic import TRAIN_IMAGES  # late: it needs torch
-
-        return TRAIN_IMAGES
-    if config.data.wiring_test:
-        return None
-    if config.data.name == IMAGENET:
-        return TRAINING_IMAGES
-    return 45_000 if config.data.split.name == "45k" else 50_000  # Sec. 4.2
-
-
-def cost_facts(config: RunConfig, iterations: int, found: Sequence[RunSet]) -> dict[str, Any]:
-    """What the run costs: counted, and measured where there is a run or a committed benchmark of it."""
-    times = measured_times(config.name, {one["identity"] for one in folders(config)}, found)
-    times += [] if deviations(config) else benchmarks(config.name, found[-1].root)
-    suite = next((name for name in paper.suites() if config.name in paper.suite(name).experiments), None)
-    return {**counts(config, iterations), "suite": suite,
-            "times": [{**one, "text": duration(one["seconds"])} for one in times]}
+def against(config: RunConfig, overrides: Sequence[str], name: str) -> dict[str, Any]:
+    """What differs, of all that changes numbers, from a recipe of others or another experiment, and why it matters."""
+    paper.pick(name, dict.fromkeys([*paper.recipes(), *experiments()]), "recipe or experiment")
+    recipe = paper.recipe(name) if name in paper.recipes() else None
+    own = [word for word in overrides if word.startswith(("experiment=", "hydra.searchpath="))]
+    words = [*own, f"recipe={name}"] if recipe else [f"experiment={name}"]
+    theirs = compose(words)
+    if {config.machine.precision, theirs.machine.precision} <= {Precision.auto, *PAPER_PRECISIONS}:  # all the paper's
+        theirs = with_precision(theirs, config.machine.precision)
+    standing = hashed_settings(paper_config(config.name)) if config.name in experiments() else {}
+    why = {key: comment for key, (comment, _) in sources(files_of(words)).items()} | (recipe.why if recipe else {})
+    rows = [{"key": key, "here": here, "there": there, "paper": standing.get(key), "why": why.get(key, "")}
+            for key, (here, there) in difference(hashed_settings(config), hashed_settings(theirs)).items()]
+    notes = [f"not expressed by settings: {text}" for text in recipe.not_expressed] if recipe else []
+    notes.append(f"theirs: repro run {shlex.join(words)}")
+    return {"names": [config.name, name], "differences": rows, "notes": notes}
 
 
-def folders(config: RunConfig) -> list[dict[str, str]]:
-    """Identity and folder of the run in each precision that `auto` may mean."""
-    precisions = [config.machine.precision]
-    if config.machine.precision is Precision.auto:
-        on = {Device.auto: [Precision.fp32, Precision.tf32], Device.cuda: [Precision.tf32]}
-        precisions = on.get(config.machine.device, [Precision.fp32])
-    return [{"precision": one.machine.precision.name, "identity": config_hash(one),
-             "folder": display_path(run_folder(one))}
-            for one in (with_precision(config, precision) for precision in precisions)]
-
-
-def compare(first: Run, second: Run) -> dict[str, Any]:
-    """What two runs differ in, and their errors, as plain values; ConfigError for an unreadable record."""
-    for run in (first, second):
-        if run.record is None:
+def compare(*runs: Run) -> dict[str, Any]:
+    """What two runs and their last errors (percent) differ in; ConfigError for an unreadable record."""
+    known, histories = [], []
+    for run in runs:
+        if (record := run.record) is None:
             raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
-    errors = [errors_of(run) for run in (first, second)]
-    rows = [{row["iteration"]: row for row in run.history()} for run in (first, second)]
-    common = sorted(rows[0].keys() & rows[1].keys())
-    return {"runs": [label(first), label(second)],
-            "settings": [{"key": key, "values": list(values)}
-                         for key, values in difference(compared_facts(first), compared_facts(second)).items()],
-            "errors": {key: [one.get(key) for one in errors] for key in {**errors[0], **errors[1]}},
-            "common_evaluations": len(common),
-            "first_difference": next((int(at) for at in common if rows[0][at] != rows[1][at]), None)}
+        session = record.sessions[-1] if record.sessions else Session()
+        histories.append(run.history())
+        known.append({**hashed_settings(record.config), "seed": run.seed, "status": run.problem or run.status,
+                      "data sha256": record.data and record.data.sha256, "commit": session.commit,
+                      "uncommitted changes": session.dirty, **to_builtins(record.environment),
+                      **{key: value for row in histories[-1][-1:] for key, value in row.items() if "_error" in key}})
+    rows = [{"key": key, "here": here, "there": there} for key, (here, there) in difference(*known).items()]
+    at = next((one["iteration"] for one, other in zip(*histories, strict=False) if one != other), None)
+    return {"names": [run.name + f" ({run.no_evidence})" * bool(run.no_evidence) for run in runs], "differences": rows,
+            "notes": [f"the histories differ from iteration {at:g} on" if at else "the histories agree"]}
 
 
-def label(run: Run) -> str:
-    """The run's name with what one must know of it: unfinished, synthetic images, a wiring test, a short schedule."""
-    scale = record(run).config.scale
-    notes = [] if run.finished else [f"{run.problem or run.status} at iteration {record(run).iteration}"]
-    notes += [run.no_evidence] if run.no_evidence else []
-    notes += [f"scale {scale:g}"] if scale != 1 else []
-    return run.name + (f" ({', '.join(notes)})" if notes else "")
+def align(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Rows as lines in columns, values as they stand in YAML (null, true, [1, 2]); the last column is free."""
+    texts = [[value if isinstance(value, str) else json.dumps(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in texts]
 
 
-def compared_facts(run: Run) -> dict[str, Any]:
-    """What changes a run's numbers, by key: its settings, seed, data, code, versions and device."""
-    content = record(run)
-    session = content.sessions[-1] if content.sessions else Session()
-    return {**number_settings(content.config), "seed": run.seed, "split tested": content.evaluated_on,
-            "data sha256": content.data and content.data.sha256, "commit": session.commit,
-            "uncommitted changes": session.dirty, **to_builtins(content.environment)}
+def facts_text(found: Mapping[str, Any]) -> str:
+    """A run's settings and facts for a person."""
+    sections: dict[str, list[list[Any]]] = {}
+    for one in found["settings"]:
+        instead = f"; instead of {json.dumps(one['paper'])} ({one['paper_source']})" if "paper" in one else ""
+        section = one["key"].rpartition(".")[0] or "run"
+        sections.setdefault(section, []).append([one["key"], one["value"], one["source"] + instead])
+    parts = {section: align(rows) for section, rows in sections.items()}
+    parts["schedule"] = [f"  not trained here; `repro eval experiment={found['experiment']} weights=FILE` tests it"]
+    if plan := found["schedule"]:
+        passes = f", {plan['passes']:g} passes over the training images" if plan["passes"] else ""
+        parts["schedule"] = [
+            f"  {plan['iterations']} iterations (scale {plan['scale']:g}){passes}; tested every "
+            f"{plan['evaluation_interval']}",
+            *(f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}" for one in plan["rates"])]
+    parts["cost"] = [f"  {key}: {f'{count:,.0f}' if count else 'not in golden_counts.yaml'}"
+                     for key, count in found["cost"].items()]
+    parts["cost"] += [f"  time: {duration(one['seconds'])} on {one['device']}, {one['precision']} ({one['source']})"
+                      for one in found["times"]] or ["  time: not measured; --measure does it"]
+    parts["folder and identity"] = align([list(one.values()) for one in found["folders"]])
+    parts["deviations from the experiment"] = [f"  {text}" for text in found["deviations"] or ["none"]]
+    parts["reproduces"] = [f"  {', '.join(found['reproduces']) or 'no row of a table'}"]
+    return "\n".join([f"{found['experiment']}: {found['description']}",
+                      *(line for title, lines in parts.items() for line in ("", f"{title}:", *lines))])
 
 
-def errors_of(run: Run) -> dict[str, float]:
-    """Errors (percent) at a run's end, of an unfinished one at its last evaluation."""
-    found = {"": result(run) or (run.history() or [{}])[-1],
-             ", averaged BN": record(run).recomputed_batch_norm or {}}
-    return {f"{key}{note}": float(value) for note, errors in found.items() for key, value in errors.items()
-            if key.endswith("_error")}
-
-
-def comparison_lines(found: Mapping[str, Any]) -> list[str]:
-    """Two runs side by side for a person."""
-    settings = [("setting", "A", "B"), *((one["key"], *map(format_value, one["values"])) for one in found["settings"])]
-    errors = [("error (%)", "A", "B", "B - A")]
-    for key, (one, other) in found["errors"].items():
-        difference = None if one is None or other is None else other - one
-        errors.append((key, *("-" if value is None else f"{value:.2f}" for value in (one, other, difference))))
-    at = found["first_difference"]
-    return [*(f"{name}: {run}" for name, run in zip("AB", found["runs"], strict=True)), "",
-            *(align(settings) if found["settings"] else ["  no setting differs"]), "", *align(errors), "",
-            f"  the histories differ from iteration {at} on" if at is not None
-            else f"  the histories agree in {found['common_evaluations']} common evaluations"]
+def differences_text(found: Mapping[str, Any]) -> str:
+    """What `against` or `compare` found for a person."""
+    heads = ["setting", *found["names"], "the paper", "why it matters"]
+    rows = [list(one.values()) for one in found["differences"]]
+    table = align([heads[: len(rows[0])], *rows]) if rows else ["  nothing that changes numbers differs"]
+    return "\n".join([*table, "", *found["notes"]])

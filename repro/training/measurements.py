@@ -1,17 +1,30 @@
 """What is measured of a trained network once, after its last iteration: for the record, never for the result."""
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from torch import nn
 
 from repro import files, runs
 from repro.config import compose
 from repro.data.cifar10 import DeviceData, load_arrays, on_device
-from repro.devices import autocast, describe, exact_fp32, memory_format, place, resolve, restore_settings, set_up
+from repro.devices import (
+    autocast,
+    describe,
+    exact_fp32,
+    memory_format,
+    place,
+    resolve,
+    restore_settings,
+    set_up,
+    synchronize,
+)
 from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
 from repro.models import build_model
@@ -22,6 +35,7 @@ from repro.runs import RESPONSE_COLUMNS, Run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
+from repro.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +44,7 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
     """For the record: the error with plainly averaged BN statistics, and what responses.csv and gradients.csv hold."""
     measured: dict[str, Any] = {}
     data, size = step.data, config.train.mini_batch_size
-    batches = config.evaluation.batch_norm_images // size
-    if batches:
+    if batches := config.evaluation.batch_norm_images // size:
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
         step.world.average_buffers(averaged)
@@ -39,14 +52,11 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
         logger.info(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics "
                     f"averaged over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
-            "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
-            **outcome.errors_on(data.evaluated_on)}
-    if not step.world.is_main:
-        return measured
-    if config.evaluation.responses:
+            "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss, **outcome.errors_on(data.evaluated_on)}
+    if step.world.is_main and config.evaluation.responses:
         assert isinstance(data, DeviceData)
         measured["responses"] = measure_responses(step.model, data, config, folder)
-    if config.evaluation.gradient_iterations:
+    if step.world.is_main and config.evaluation.gradient_iterations:
         measured["gradients_sha256"] = files.file_sha256(folder / "gradients.csv")
     return measured
 
@@ -66,6 +76,17 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
                      sha256=files.file_sha256(folder / "responses.csv"))
 
 
+def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Seconds of the fastest call, after one that is not counted: other work on the machine only ever adds."""
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
 @restore_settings()
 def add_responses(run: Run, overrides: list[str]) -> None:
     """Measure the responses of a finished run from its weights.pt and put them beside its record.
@@ -73,13 +94,8 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     ConfigError for a run that is not finished or is of ImageNet (Fig. 7 is of CIFAR-10); StorageError (5) where
     weights.pt is missing or can't be read.
     """
-    if not run.finished or run.record is None:
-        raise ConfigError(f"{display_path(run.folder)} is not finished: {run.problem or run.status}")
-    if run.record.config.data.name == IMAGENET:
-        raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
-                          "(Fig. 7), this is a run of ImageNet")
-
-    from repro.evaluation.weights import load_weights  # late: a run needs it not
+    if not run.finished or run.record is None or run.record.config.data.name == IMAGENET:
+        raise ConfigError(f"{display_path(run.folder)}: layer responses are measured of finished runs of CIFAR-10")
 
     here = compose([f"experiment={run.record.experiment}", *overrides])  # this machine's device and data folder
     config = resolve(replace(run.record.config, machine=replace(here.machine, precision=Precision.fp32),
