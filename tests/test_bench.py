@@ -218,7 +218,6 @@ def test_a_process_without_a_result_is_a_failure(code, said, monkeypatch):
 def test_a_real_process_measures(images):
     job = {"work": "read", "contender": "pillow", "root": str(images / "val"), "images": 2}
     assert bench.fresh_process(job, 600)["per_core"] > 0
-    assert bench.fresh_process(job | {"contender": "plain", "root": "/nowhere"}, 600)["failed"].startswith("FileNotFound")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to do it")
