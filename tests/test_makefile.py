@@ -64,7 +64,7 @@ COMMANDS = [
     (["imagenet-deeper", "SEEDS=3"], ["suite", "imagenet_deeper", "preset=auto", "seeds=3"]),
     (["imagenet-wiring", "DATA=/images"], ["run", "experiment=imagenet_optB", "machine=smoke", "data.root=/images"]),
     (["cifar-very-deep"], ["suite", "cifar_very_deep", "preset=auto"]),
-    (["pending", "DATA=/my data", "ARGS=--max-seconds 60"], ["pending", "data.root=/my data", "--max-seconds", "60"]),
+    (["pending", "DATA=/my data", "ARGS=--max-seconds 60"], ["suite", "pending", "data.root=/my data", "--max-seconds", "60"]),
     (["bench", "ARGS=--quick"], ["bench", "--quick"]),
     (["cifar-very-deep", "SEEDS=2", "DATA=d", "ARGS=max_seconds=60"],
      ["suite", "cifar_very_deep", "preset=auto", "seeds=2", "data.root=d", "max_seconds=60"]),
