@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,6 @@ from repro.schema import RunConfig
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
-from repro.training.timing import best_seconds, with_memory_format
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -129,14 +128,13 @@ def train(contender: str, overrides: list[str], parameters: int, steps: int) -> 
     """Time `steps` updates on made images, after a third as many that warm up."""
     config = resolve(compose(overrides))
     ours, batch = contender == "repro", config.train.mini_batch_size
-    if ours:
-        config, _ = with_memory_format(config)
     device = set_up(config, allocator=ours)
     torch.manual_seed(config.seed)  # order and augmentation of the usual loops
     data, kind = made_data(device), "eager"
-    model: nn.Module = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
+    model: nn.Module
+    model, reference = (build_model(config.model, config.seed, batch_norm_group(config)).to(device) for _ in range(2))
     shared, labels = normalize(data.train_images[:batch], data.mean), data.train_labels[:batch]
-    expected = float(F.cross_entropy(build_model(config.model, config.seed).to(device)(shared), labels).detach())
+    expected = float(F.cross_entropy(reference(shared), labels).detach())
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with autocast(device, config.machine.precision):
@@ -160,17 +158,11 @@ def train(contender: str, overrides: list[str], parameters: int, steps: int) -> 
                 torch.autograd.backward(loss_of(*batch))
                 optimizer.step()
 
-    def seconds_of(updates: int) -> float:
-        synchronize(device, all_streams=True)
-        began = time.perf_counter()
-        advance(updates)
-        synchronize(device, all_streams=True)
-        return time.perf_counter() - began
-
     first = float(loss_of(shared, labels).detach())
     # What a DataLoader's workers have made ahead is not timed.
-    seconds_of(max(steps // 3, 2 * cores_here() if contender == "dataloader" else 1))
-    seconds, last = seconds_of(steps), float(loss_of(shared, labels).detach())
+    advance(max(steps // 3, 2 * cores_here() if contender == "dataloader" else 1))
+    seconds = seconds_until_done(lambda: advance(steps), device)
+    last = float(loss_of(shared, labels).detach())
     found = sum(p.numel() for p in model.parameters())
     if found != parameters or abs(first - expected) > 0.03 * expected:  # in 16 bits: 1 percent
         raise RuntimeError(f"another network: {found} parameters, a loss of {first:.5g} and not {expected:.5g}")
@@ -226,10 +218,21 @@ def measure_device(overrides: list[str]) -> Record:
     size, calls = (CUDA_ROWS, 10) if device.type == "cuda" else (ROWS, 1)
     source = torch.rand(4 * size, 4 * size, device=device)  # random: what a device draws, and its clock, depends on it
     target, left = torch.empty_like(source), source[:size, :size].to(dtype).contiguous()
-    copy = best_seconds(lambda: [target.copy_(source) for _ in range(calls)], 10, device) / calls
-    product = best_seconds(lambda: [left @ left for _ in range(calls)], 10, device) / calls
-    return {"device": describe(device), "bytes_per_second": 2 * 4 * source.numel() / copy,
-            "operations_per_second": 2 * size**3 / product}
+
+    def seconds_of(work: Callable[[], object]) -> float:  # of the fastest of 10, after one that is not counted
+        return min([seconds_until_done(lambda: [work() for _ in range(calls)], device) for _ in range(11)][1:]) / calls
+
+    return {"bytes_per_second": 2 * 4 * source.numel() / seconds_of(lambda: target.copy_(source)),
+            "operations_per_second": 2 * size**3 / seconds_of(lambda: left @ left)}
+
+
+def seconds_until_done(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds from the call until the device has done what it was given."""
+    synchronize(device, all_streams=True)
+    began = time.perf_counter()
+    work()
+    synchronize(device, all_streams=True)
+    return time.perf_counter() - began
 
 
 def least_work(config: RunConfig) -> dict[str, int]:
@@ -298,7 +301,7 @@ def render(record: Record) -> str:
     training, code = record["bench"] == "training", record["code"]
     key, title, reference = ("ms", "ms/step", "repro") if training else ("per_core", "images/s per core", "plain")
     good = {name: [one for one in rounds if "failed" not in one] for name, rounds in record["results"].items()}
-    table = [["contender", "executed as", title, "min to max", "images/s", f"/ {reference}"], ["---"] * 6]
+    table = [["contender", "executed as", title, "min to max", "images/s", f"relative to {reference}"], ["---"] * 6]
     for name, rounds in good.items():
         net, _, contender = name.rpartition(" ")
         if rounds and contender in CONTENDERS:

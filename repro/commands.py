@@ -4,10 +4,8 @@ import argparse
 import json
 import logging
 import math
-import shlex
+import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +15,20 @@ import msgspec
 
 from repro import paths
 from repro.checks import FAIL, check_versions
-from repro.errors import ComparisonError, ConfigError, DataError, Stopped
-from repro.streams import keep_on_without_output
+from repro.errors import ComparisonError, ConfigError
+from repro.streams import show_messages
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
-    from repro.reporting.status import Pending
     from repro.runs import Run
     from repro.schema import RunConfig
-    from repro.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = ("weights=", "protocol=", "what=")  # of `repro eval`, beside those of a run's configuration
+OWN_KEYS: dict[str, dict[str, Sequence[str]]] = {  # beside those of a run's configuration, with their values
+    "eval": {"weights": (), "protocol": ("center", "ten_crop", "multi_scale"), "what": ("errors", "responses")},
+    "suite": {"preset": ("auto", "paper", "short"), "seeds": ()}}
 ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
-RESERVE, RESERVE_SECONDS = 0.1, 20.0  # of --max-seconds, at most so many: for the last test and the last checkpoint
 
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -109,13 +106,45 @@ def settings_of(arguments: list[str], known: Sequence[str] = (ROOT, WIRING_TEST)
     return found
 
 
-@command("run", "train", "train one experiment, or sweep over several (repro run --help)",
-         argument("overrides", nargs="*", metavar="key=value"),
-         argument("--cfg", choices=("job", "hydra", "all")), argument("--config-dir", metavar="DIR"),
-         flag("--multirun", "a sweep"), flag("--resolve", "with --cfg"), flag("--info", "of Hydra"),
-         flag("--package", "of --cfg"), flag("--hydra-help", "of Hydra"))
-def run(options: argparse.Namespace) -> None:
-    """`repro run`, whose words go to Hydra and never to argparse (see `repro.cli.run`); here for the completion."""
+RUN_USAGE = """\
+usage: repro run experiment=NAME [key=value ...]        one run (again: goes on where it stopped)
+       repro run -m experiment=A,B seed=0,1 [...]       a sweep, as Hydra does it
+       repro run experiment=NAME --cfg job              the composed configuration, nothing runs
+
+Keys are described in repro/schema.py; the most used ones: seed=0, scale=0.01 (shortens every length alike),
+max_seconds=600, resume=never, data.root=FOLDER, data.split=45k, model.shortcut_option=B, model.depth=32,
+machine.device=cpu, machine.precision=fp32, --config-dir DIR for configuration files of your own.
+REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and machine.device.
+"""
+
+
+@command("run", "train", "train one experiment, or sweep over several with -m",
+         argument("words", nargs="*", metavar="key=value"), argument("--cfg", choices=("job", "hydra", "all")),
+         argument("--config-dir"), argument("--multirun"), argument("--resolve"), argument("--info"),
+         argument("--package"))  # for the completion: these words are Hydra's and never reach argparse
+def run(options: argparse.Namespace) -> int:
+    """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
+    if not options.words or {"-h", "--help"} & set(options.words):
+        print(RUN_USAGE, end="")
+        return 0 if options.words else 2
+    # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from repro.config import compose, sweep, with_config_dir
+
+    def train(config: "RunConfig") -> None:
+        check_versions()
+        from repro.training import launch
+        from repro.training.plan import plan
+
+        with show_messages():  # also in the processes of a launcher
+            launch.run(plan(config, [program(), "run", *options.words]))
+
+    words = with_config_dir(options.words)
+    if any(word.startswith("-") for word in words):
+        sweep(words, train)
+    else:
+        train(compose(words))
+    return 0
 
 
 @command("suite", "train", "run all experiments of a suite, then its tables and figures",
@@ -124,36 +153,29 @@ def run(options: argparse.Namespace) -> None:
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
     """`repro suite`."""
-    settings = {"preset": "auto", "seeds": "0"}
-    overrides = []
-    for override in options.overrides:
-        key, _, value = override.partition("=")
-        if key in settings:
-            settings[key] = value
-        else:
-            overrides.append(override)
-    if not settings["seeds"].isdigit() or ("seeds=0" in options.overrides):
-        raise ConfigError(f"seeds={settings['seeds']}: allowed is 1 or more")
+    own = dict(word.split("=", 1) for word in options.overrides if word.partition("=")[0] in OWN_KEYS["suite"])
+    overrides = [word for word in options.overrides if word.partition("=")[0] not in own]
+    seeds = own.get("seeds")
+    if seeds is not None and not (seeds.isdigit() and int(seeds) > 0):
+        raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
     from repro.config import check_override_keys, compose
     from repro.paper import suite as read_suite
 
     check_override_keys(overrides)
-    first = compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
+    suite = read_suite(options.name)
+    results = paths.results_dir(compose([f"experiment={suite.experiments[0]}", *overrides]).results)
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    keep_on_without_output()
-
-    preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
+    preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if seeds else None, overrides,
                                [program(), "suite", options.name, *options.overrides])
-    results = paths.results_dir(first.results)
     print()
     found = runs_of(results=results)
     for name in preset.tables or ():
         make_table(name, found, results / "tables")
     for name in preset.figures or ():
         make_figure(name, found, results / "figures")
-    if read_suite(options.name).claims:
+    if suite.claims:
         from repro.reporting.claims import claims_text, evaluate
 
         print(f"\nclaims of the paper (repro claims {options.name}):\n{claims_text(evaluate(found, options.name))}")
@@ -161,98 +183,30 @@ def run_suite(options: argparse.Namespace) -> None:
         raise failures[0]
 
 
-@command("pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
+@command("suite pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved"),
          flag("--dry-run", "only say what is lacking"),
-         argument("--most", type=int, metavar="N", help="at most so many runs, the cheapest"),
          argument("--runs", metavar="A,B,...",
                   help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK"),
          argument("overrides", nargs="*", metavar="key=value",
                   help="overrides that change no number, such as engine= or machine.device="))
-def show_pending(options: argparse.Namespace) -> None:
-    """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    began, words, seconds = time.monotonic(), options.overrides, options.max_seconds
-    if seconds is not None and seconds <= 0:
-        raise ConfigError(f"--max-seconds {seconds:g}: allowed is above 0")
-    from repro.config import check_override_keys, compose, deviations
-    from repro.reporting.status import FINISHED, OPEN, pending
+def advance_pending(options: argparse.Namespace) -> None:
+    """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
+    if options.max_seconds is not None and options.max_seconds <= 0:
+        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
+    from repro.config import compose
 
-    check_override_keys(words)
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *words]).results)
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["full-length runs that results/reference lacks, cheapest first:",
-                     *(map(str, lacking) if lacking else ["  none"])]), flush=True)
-    todo = [one for one in lacking if one.state == OPEN]
-    if options.runs is not None:
-        todo = in_order(options.runs.split(","), todo)
-    configs = [compose([f"experiment={one.experiment}", f"seed={one.seed}", *words]) for one in todo[: options.most]]
-    for config in configs:
-        if deviations(config):
-            raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
-                              + "; ".join(deviations(config)))
-    if options.dry_run or not configs:
-        return
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.overrides]).results)
     check_versions()
-    check_data(configs[0].data.root)
-    from repro.stopping import StopRequest
-    from repro.training.plan import plan
-    from repro.training.suite import run_each
+    from repro.training.suite import run_pending
 
-    keep_on_without_output()
-    left, command = None, [program(), "pending"]
-    if seconds is not None:
-        left = max(0.001, seconds - min(RESERVE_SECONDS, RESERVE * seconds) - (time.monotonic() - began))
-        command += ["--max-seconds", f"{seconds:g}"]
-    command += ["--runs", options.runs] if options.runs is not None else []
-    command += words
-    try:
-        with StopRequest(left) as stop:
-            failures = run_each([plan(config, command) for config in configs], stop)
-    except Stopped as error:
-        failures = [Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code)]
-    lacking = pending(*runs_of(results=results))
-    print("\n".join(["", "now:", *(map(str, lacking) if lacking else ["  nothing is lacking"]),
-                     *(f"next: {program()} publish {one.name}" for one in lacking if one.state == FINISHED)]),
-          flush=True)
+    command = [program(), "suite", "pending", *options.overrides]
+    command += [f"--max-seconds={options.max_seconds:g}"] if options.max_seconds else []
+    command += [f"--runs={options.runs}"] if options.runs else []
+    names = options.runs.split(",") if options.runs is not None else []
+    failures = run_pending(results, names, options.overrides, options.max_seconds, options.dry_run, command)
     if failures:
         raise failures[0]
-
-
-def in_order(names: list[str], lacking: list["Pending"]) -> list["Pending"]:
-    """The runs of these names, in their order; ConfigError for a name that is no experiment's."""
-    from repro.config import experiments, suggest
-
-    found = []
-    for name in names:
-        if name.partition("/")[0] not in experiments():
-            raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-        found += [one for one in lacking if name in (one.name, one.experiment) and one not in found]
-    return found
-
-
-def check_data(root: str | None) -> None:
-    """Raise DataError where CIFAR-10 is not on this machine."""
-    from repro.data import cifar10_files
-
-    folder = paths.data_dir(root)
-    if cifar10_files.find(folder) is None:
-        raise DataError(f"CIFAR-10 is not in {paths.display_path(folder)}; `{program()} data fetch cifar10` needs the "
-                        "network, or bring cifar-10-batches-py/ there yourself")
-
-
-@command("cost", "train", "measure a few steps and say what a suite would cost on this machine",
-         argument("name", help="a suite"), argument("overrides", nargs="*", metavar="key=value"), JSON)
-def show_cost(options: argparse.Namespace) -> None:
-    """`repro cost`."""
-    from repro.paper import suite as read_suite
-
-    suite = read_suite(options.name)
-    check_versions()
-    from repro.training.suite import measure_cost
-
-    costs = measure_cost(suite, options.overrides)
-    if options.json:
-        print(json.dumps(costs, indent=2))
 
 
 @command("eval", "evaluate", "evaluate a network: a finished run's weights, or those in a file",
@@ -268,8 +222,8 @@ def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.schema import IMAGENET
 
     names = [word for word in options.words if "=" not in word]
-    own = dict(word.split("=", 1) for word in options.words if word.startswith(OWN_KEYS))
-    overrides = [word for word in options.words if word not in names and not word.startswith(OWN_KEYS)]
+    own = dict(word.split("=", 1) for word in options.words if word.partition("=")[0] in OWN_KEYS["eval"])
+    overrides = [word for word in options.words if word not in names and word.partition("=")[0] not in OWN_KEYS["eval"]]
     what = pick(own.get("what", "errors"), {name: name for name in ("errors", "responses")}, "what")
     check_override_keys(overrides)
 
@@ -379,16 +333,7 @@ def export_weights(options: argparse.Namespace) -> None:
     print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
-@command("list", "results", "list experiments, suites, tables and figures", JSON)
-def show_list(options: argparse.Namespace) -> None:
-    """`repro list`."""
-    from repro.reporting.status import entries, listing
-
-    found = entries(*runs_of())
-    print(json.dumps(found, indent=2) if options.json else listing(found))
-
-
-@command("status", "results", "what the tables lack, what runs now, time left from measured speed", JSON)
+@command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
     """`repro status`."""
     from repro.reporting.status import status, status_text
@@ -450,13 +395,12 @@ def make_figures(options: argparse.Namespace) -> None:
 
 def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
     """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.reporting.figures import names
-    from repro.reporting.painting import draw
+    from repro.reporting.figures import draw, names
 
     written = draw(name, found, folder)
     others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
     print(f"{name}: {', '.join(map(paths.display_path, written))}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro list){others}")
+          else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
 
 
 @command("claims", "results", "check the paper's statements against the runs that are there",
@@ -484,131 +428,64 @@ def show_claims(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     """`repro report`."""
     from repro.files import write_atomic
-    from repro.reporting import figures
-    from repro.reporting.painting import draw
     from repro.reporting.report import report
 
-    found = runs_of(options.reference)
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = {name: draw(name, found, Path(folder)) for name in figures.names()}
-        drawings = {name: paths[0].read_text(encoding="utf-8") for name, paths in drawn.items() if paths}
     path = paths.user_path(options.output) if options.output else paths.results_dir() / "report.html"
-    write_atomic(path, report(found, drawings))
+    write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path.absolute())}")
 
 
-@command("show", "results", "show a run's settings, sources, schedule, cost and folder, or what two runs differ in",
-         argument("overrides", nargs="+", metavar="key=value | RUN",
-                  help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder"),
+@command("show", "results", "a run's settings, sources, schedule and cost, or what differs from another",
+         argument("words", nargs="+", metavar="key=value | RUN | SUITE",
+                  help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder; with "
+                       "--measure also a suite"),
          argument("--against", metavar="NAME | RUN",
                   help="what differs from akamaster, fb, torchvision, another experiment; of a run, from another run"),
+         flag("--measure", "time a few real updates and say what the whole run, or suite, would take here"),
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     """`repro show`."""
-    if options.against is None:
-        if any("/" in word and "=" not in word for word in options.overrides):
-            raise ConfigError(f"{options.overrides[0]}: show compares a run with another one: --against RUN")
-        show_settings(options)
-    elif any("=" in word for word in options.overrides):
-        show_differences(options)
-    else:
-        compare_runs(options)
-
-
-def arguments_of(options: argparse.Namespace) -> list[str]:
-    """The arguments as `repro run` would get them."""
-    return [*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])]
-
-
-def show_settings(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME`."""
-    from msgspec import to_builtins
-
-    from repro.config import compose, deviations, with_config_dir
-    from repro.reporting.settings import cost_facts, facts_lines, folders, settings, settings_lines
-    from repro.schema import Family
-    from repro.training.schedule import Schedule
-
-    overrides = with_config_dir(arguments_of(options))
-    config = compose(overrides)
-    found, changes, schedule = settings(config, overrides), deviations(config), Schedule.of(config)
-    trained = config.model.family is not Family.vgg  # VGG is there for tests of imported weights
-    facts = {"experiment": config.name, "description": config.description, "settings": to_builtins(found),
-             "schedule": schedule_facts(config, schedule) if trained else None,
-             "cost": cost_facts(config, schedule.iterations, runs_of(results=paths.results_dir(config.results))),
-             "folders": folders(config), "deviations": changes, "reproduces": [] if changes else config.reproduces}
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(
-        [f"{config.name}: {config.description}", *settings_lines(found), *facts_lines(facts)]))
-
-
-def schedule_facts(config: "RunConfig", schedule: "Schedule") -> dict[str, Any]:
-    """The schedule as it runs, scaled: rates by interval in iterations and in passes over the training images.
-
-    The passes are null where nobody knows how many images there are, in a wiring test.
-    """
-    from repro.reporting.settings import training_images
-
-    images = training_images(config)
-    passes = None if images is None else config.train.mini_batch_size / images
-    starts = [0, *(drop for drop in schedule.drops if drop < schedule.iterations)]
-    ends = [*starts[1:], schedule.iterations]
-    rates = [{"from": start, "to": end, "passes": passes and [round(start * passes, 2), round(end * passes, 2)],
-              "lr": schedule.rate(start)} for start, end in zip(starts, ends, strict=True)]
-    facts: dict[str, Any] = {"scale": config.scale, "iterations": schedule.iterations,
-                             "passes": passes and round(schedule.iterations * passes, 2), "rates": rates,
-                             "evaluation_interval": schedule.interval, "warmup": schedule.warmup.name}
-    ends_by = {"fixed400": f"for {schedule.warmup_max} updates",
-               "error80": f"until the training error is below {schedule.warmup_error:g} % over "
-                          f"{schedule.warmup_window} mini-batches, at most {schedule.warmup_max} updates"}
-    if schedule.warmup.name in ends_by:
-        facts |= {"warmup_lr": schedule.warmup_lr, "warmup_ends": ends_by[schedule.warmup.name]}
-    return facts
-
-
-def show_differences(options: argparse.Namespace) -> None:
-    """`repro show experiment=NAME --against NAME`."""
-    from msgspec import to_builtins
-
-    from repro import paper
-    from repro.config import compose, experiments, files_of, paper_config, with_config_dir
-    from repro.reporting.settings import difference_lines, differences, sources
-
-    against = options.against
-    paper.pick(against, dict.fromkeys([*paper.recipes(), *experiments()]), "recipe or experiment")
-    recipe = paper.recipe(against) if against in paper.recipes() else None
-    words = arguments_of(options)
-    config = compose(with_config_dir(words))
-    their_words = [f"experiment={against}"]
-    if recipe:  # of others, for this experiment
-        named = [word for word in options.overrides if word.startswith("experiment=")]
-        their_words = [*named, *words[len(options.overrides):], f"recipe={against}"]
-    theirs = with_config_dir(their_words)
-    why = {key: source.text for key, source in sources(files_of(theirs)).items()} | (recipe.why if recipe else {})
-    standing = paper_config(config.name) if config.name in experiments() else compose(theirs)
-    found = differences(config, compose(theirs), standing, why)
-    command = " ".join([program(), "run", *their_words])
-    missing = recipe.not_expressed if recipe else ()
-    if options.json:
-        print(json.dumps({"experiment": config.name, "against": against, "differences": to_builtins(found),
-                          "not_expressed": missing, "command": command}, indent=2))
-        return
-    title = f"{against} ({recipe.repository}, {recipe.dataset}): {recipe.summary}" if recipe else against
-    lines = [f"{config.name} against {title}", "", *difference_lines(found, against)]
-    if missing:
-        lines += ["", "not expressed by settings:", *(f"  - {text}" for text in missing)]
-    print("\n".join([*lines, "", f"theirs: {command}"]))
-
-
-def compare_runs(options: argparse.Namespace) -> None:
-    """`repro show RUN --against RUN`."""
-    from repro.reporting.settings import compare, comparison_lines
+    from repro.config import compose, with_config_dir
+    from repro.reporting import settings
     from repro.runs import find_run
 
-    if len(options.overrides) > 1:
-        raise ConfigError(f"--against compares one run with another, not {' '.join(options.overrides)}")
-    roots = paths.results_dir(), paths.reference_dir()
-    found = compare(find_run(options.overrides[0], *roots), find_run(options.against, *roots))
-    print(json.dumps(found, indent=2) if options.json else "\n".join(comparison_lines(found)))
+    words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
+    names = [word for word in words if "=" not in word]
+    if options.measure and names:
+        measure_suite(names[0], [word for word in words if word not in names], options.json)
+        return
+    if options.against is not None and names == words:
+        roots = paths.results_dir(), paths.reference_dir()
+        found = settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+    elif options.against is not None:
+        found = settings.against(compose(words), words, options.against)
+    else:
+        config = compose(words)
+        found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+        if options.measure:
+            check_versions()
+            from repro.training.suite import measure_cost
+
+            cost = measure_cost(config)
+            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"], "devices": 1,
+                                      "precision": cost["precision"], "source": "computed from updates just measured"})
+    text = settings.facts_text if options.against is None else settings.differences_text
+    print(json.dumps(found, indent=2) if options.json else text(found))
+
+
+def measure_suite(name: str, overrides: list[str], as_json: bool) -> None:
+    """`repro show SUITE --measure`, also written to results/bench."""
+    from repro.paper import suite
+
+    suite(name)
+    check_versions()
+    from repro.files import write_json
+    from repro.training.suite import measure_suite as measure
+
+    costs = measure(name, overrides)
+    path = output_folder("bench", reference=False) / f"cost_{name}.json"
+    write_json(path, costs)
+    print(json.dumps(costs, indent=2) if as_json else f"written: {paths.display_path(path)}")
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
@@ -626,14 +503,13 @@ def publish_run(options: argparse.Namespace) -> None:
     else:
         publish(options.run, paths.results_dir())
     from repro.reporting import figures, tables
-    from repro.reporting.painting import draw
     from repro.reporting.table import write
 
     found = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, found), paths.reference_dir() / "tables")
     for name in figures.names():
-        draw(name, found, paths.reference_dir() / "figures")
+        figures.draw(name, found, paths.reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
 
 

@@ -4,7 +4,6 @@ A process reads each file once. ConfigError (exit 2) names the file and the key 
 that does not exist. Errors of networks are in percent. Never imports torch.
 """
 
-from collections.abc import Hashable
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -252,35 +251,13 @@ class Suite(Strict, frozen=True):
                                           if getattr(chosen, key) is None})
 
 
-class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML in which a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of a node; ConstructorError with file and line for a second key of the same name."""
-        seen = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-            seen.add(str(key.value))
-        result: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return result
-
-
 @cache
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, read once; ConfigError with file and line if it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            return yaml.load(file, UniqueKeyLoader)
+            return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{display_path(path)}: {error}") from error
-
-
-def read(kind: type[T], path: Path) -> T:
-    """A YAML file as a struct or a type; ConfigError with the key that is wrong."""
-    try:
-        return msgspec.convert(read_yaml(path), kind)
-    except msgspec.ValidationError as error:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
@@ -297,8 +274,12 @@ def names_in(folder: str) -> list[str]:
 
 
 def read_named(kind: type[T], folder: str, what: str, name: str) -> T:
-    """One of the named files of a folder."""
-    return read(kind, experiments_dir() / pick(name, {one: f"{folder}/{one}.yaml" for one in names_in(folder)}, what))
+    """One of the named files of a folder, as a struct or a type; ConfigError with the key that is wrong."""
+    path = experiments_dir() / folder / f"{pick(name, {one: one for one in names_in(folder)}, what)}.yaml"
+    try:
+        return msgspec.convert(read_yaml(path), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
 # Names, and by name what a file says; ConfigError for an unknown name.
@@ -311,11 +292,6 @@ suite = partial(read_named, Suite, "suites", "suite")
 second_references = partial(read_named, SecondReferences, "published", "file", "second_references")
 golden_counts = partial(read_named, GoldenCounts, "published", "file", "golden_counts")
 pinned_hashes = partial(read_named, dict[str, str], "", "file", "identities")  # of each experiment, in fp32
-
-
-def published_dir() -> Path:
-    """The folder of the paper's facts."""
-    return experiments_dir() / "published"
 
 
 def golden_count(dataset: str, layers: int) -> GoldenCount:

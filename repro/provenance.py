@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,9 @@ def git(*arguments: str) -> str | None:
         return None
 
 
-def package_versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def slurm_job() -> dict[str, Any]:

@@ -151,15 +151,6 @@ def test_table_json_is_json(direct, tmp_path):
     assert "resnet-1202" in outcome.out
 
 
-def test_list_json_and_text_name_the_same(direct):
-    listed = json.loads(direct("list", "--json").out)
-    text = direct("list").out
-    names = [entry["name"] for key in ("experiments", "suites") for entry in listed[key]]
-    assert len(listed["experiments"]) == 22
-    assert not [name for name in [*names, *listed["tables"], *listed["figures"]] if name not in text]
-    assert all(entry["yours"] == "-" for entry in listed["experiments"])
-
-
 @pytest.mark.fault(41)
 def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "reference_dir", lambda: tmp_path / "reference")
@@ -212,8 +203,9 @@ for line in sys.stdin.read().splitlines():
 WITHOUT_TORCH = """\
 0 --help
 0 run --help
-0 list
-0 list --json
+0 status
+0 status --json
+0 show experiment=cifar_resnet20 --against fb
 0 table all
 0 table table6 --json
 0 run experiment=cifar_resnet20 --cfg job

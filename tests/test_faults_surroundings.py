@@ -154,7 +154,7 @@ def test_a_results_folder_with_an_awkward_name_is_made_and_used(both, direct, mo
     assert both.results.name == AWKWARD
     assert not (both.results.parent / "executed").exists()
     monkeypatch.setenv("REPRO_RESULTS", str(both.results))
-    for command in (["list"], ["table", "synthetic_demo"]):
+    for command in (["status"], ["table", "synthetic_demo"]):
         outcome = direct(*command)
         assert (outcome.code, outcome.err) == (0, ""), command
     assert (both.results / "tables" / "synthetic_demo.md").is_file()
@@ -195,7 +195,7 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
     assert record.train_seconds > 0
     seconds = [float(row["train_seconds"]) for row in files.read_rows(run.folder / "timing.csv")]
     assert seconds == sorted(seconds), "durations are not differences of that clock"
-    assert here("list").code == 0
+    assert here("status").code == 0
 
 
 # ---- terminals and readers
@@ -218,7 +218,7 @@ def test_the_bar_stays_within_a_terminal_of_20_columns(both):
 @pytest.mark.fault(44)
 def test_a_command_on_a_narrow_terminal(tmp_path):
     ours, theirs = terminal(COLUMNS)
-    process = subprocess.Popen([sys.executable, "-m", "repro", "list"], stdout=theirs, stderr=theirs, stdin=theirs,
+    process = subprocess.Popen([sys.executable, "-m", "repro", "status"], stdout=theirs, stderr=theirs, stdin=theirs,
                                cwd=tmp_path, env=environment())
     os.close(theirs)
     blocks: list[bytes] = []
@@ -244,7 +244,7 @@ def test_a_reader_of_one_line_is_no_error(tmp_path):
 @pytest.mark.fault(44)
 def test_what_goes_into_a_pipe_has_no_control_codes(here):
     outcome = here("run", *TINY, "train.iterations=2")
-    lists = [here(*command) for command in (["list"], ["table", "table6"], ["show", *TINY])]
+    lists = [here(*command) for command in (["status"], ["table", "table6"], ["show", *TINY])]
     assert [text for one in (outcome, *lists) for text in one if not isinstance(text, int)
             and re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)] == []
 
@@ -280,8 +280,8 @@ def test_a_command_whose_output_has_no_room_is_5_and_its_exit_code_needs_no_stan
         with Path("/dev/full").open("w") as full:
             return subprocess.run([sys.executable, "-m", "repro", *arguments], env=environment(), stdout=full,
                                   stderr=full if error is None else error, text=True, check=False, cwd=tmp_path)
-    says(ended("list"), 5, "can't write standard output: No space left on device")
-    ascii_alone = subprocess.run([sys.executable, "-m", "repro", "list", "--results", "/tmp/é"], capture_output=True,
+    says(ended("status"), 5, "can't read or write: No space left on device")
+    ascii_alone = subprocess.run([sys.executable, "-m", "repro", "status", "--results", "/tmp/é"], capture_output=True,
                                  env=environment() | {"PYTHONIOENCODING": "ascii"}, text=True, check=False)
     assert "\\xe9" in ascii_alone.stdout + ascii_alone.stderr
     assert ended("lisst", error=None).returncode == 2
@@ -292,7 +292,8 @@ def test_a_current_folder_that_was_deleted_is_one_line(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
     done = subprocess.run(["sh", "-c", 'rmdir "$1" && shift && exec "$@"', "sh", folder, sys.executable, "-P", "-m",
-                           "repro", "list"], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+                           "repro", "status"], cwd=folder, env=environment(), capture_output=True, text=True,
+                          check=False)
     says(done, 5, "the current folder was deleted", "cd")
 
 
@@ -400,7 +401,7 @@ def test_a_results_folder_that_can_not_be_written_is_5_with_its_path(as_nobody, 
 
 @pytest.mark.fault(39)
 def test_a_command_that_only_reads_needs_no_right_to_write(as_nobody, locked):
-    outcome = as_nobody("list", results=locked)
+    outcome = as_nobody("status", results=locked)
     assert (outcome.code, outcome.err) == (0, "")
 
 

@@ -34,7 +34,7 @@ def test_whatever_a_recipe_changes_has_a_reason_and_the_other_way_round(name):
 def test_every_value_of_a_recipe_names_its_source(name):
     found = sources([conf_dir() / "recipe" / f"{name}.yaml"])
     assert len(found) > 15
-    assert [key for key, source in found.items() if not source.text.startswith(name)] == []
+    assert [key for key, (comment, _) in found.items() if not comment.startswith(name)] == []
 
 
 def test_lengths_are_epochs_of_each_recipe():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from repro.config import scale_lengths
 from repro.files import file_sha256, read_rows, write_atomic
@@ -18,9 +18,6 @@ from repro.paper import Curve, PublishedFigure, pick, published_figure, publishe
 from repro.reporting import select
 from repro.reporting.select import RunSelection, RunSet
 from repro.runs import Run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DRAWN = ("figure1", "figure4", "figure6", *select.LAYERS)
 SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
@@ -86,7 +83,7 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
     published = published_figure("figure7" if base == "gradients" else base)
     curves = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment
               and (preset is None or curve.experiment in (preset.experiments or ()))}
-    origins = [{answer.experiment: answer for answer in select.short_runs(pool, preset)[1]} if preset
+    origins = [{answer.experiment: answer for answer in select.preset_runs(pool, preset)} if preset
                else {experiment: select.paper_runs(pool, experiment) for experiment in curves} for pool in found]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
     shown: dict[str, Shown] = {}
@@ -225,8 +222,8 @@ def render(name: str, found: Sequence[RunSet], kinds: Sequence[str] = ("svg", "p
     return made
 
 
-def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: bool) -> "Figure":
-    """The whole figure: over iterations side by side, by layer one above the other."""
+def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: bool) -> Any:
+    """The whole figure as matplotlib's Figure: panels over iterations side by side, by layer one above the other."""
     from matplotlib.figure import Figure
 
     rows, columns = (len(panels), 1) if by_layer else (1, len(panels))

@@ -1,7 +1,6 @@
 """Which runs, and which tests of them, stand in a table or figure, and why others do not. Errors in percent."""
 
 import functools
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -321,12 +320,6 @@ def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any] | None =
     return None
 
 
-def evaluation_command(run: Run, protocol: str) -> str:
-    """What tests a finished run."""
-    seed = f" seed={run.seed}" if run.seed else ""
-    return f"repro eval {shlex.quote(f'experiment={run.experiment}')}{seed} protocol={protocol}"
-
-
 def read_ensemble(root: Path) -> dict[str, Any]:
     """The record that `repro ensemble table5` wrote below a results folder; {} without a readable one."""
     return read_object(root / "ensembles" / f"{ENSEMBLE}.json")
@@ -390,13 +383,3 @@ def schedule_text(preset: Preset) -> str:
     full = config.train.iterations
     short, *drops = (scale_lengths(length, config.scale) for length in (full, *config.train.lr_drops))
     return f"{short:,} iterations instead of {full:,}, drops at {' and '.join(map(str, drops))}"
-
-
-def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelection]]:
-    """Until figures.py calls preset_runs."""
-    return None, preset_runs(pool, preset)
-
-
-def data_root(run: Run) -> str:
-    """Until status.py does without it: records name no folder."""
-    return ""

@@ -3,7 +3,6 @@
 import math
 import statistics
 from dataclasses import dataclass
-from typing import NamedTuple
 
 REPRODUCED, BETTER, WORSE = "reproduced", "better than published", "worse than published"
 FEW_RUNS = 3  # Choice: below this, the spread of our own runs is not a usable estimate
@@ -51,19 +50,13 @@ def best_and_spread(best: float, mean: float | None, std: float | None) -> str:
     return f"{best:.2f}" if mean is None or std is None else f"{best:.2f} ({mean:.2f} +- {std:.2f})"
 
 
-class Verdict(NamedTuple):
-    """Our mean minus the published number, in points and in standard deviations, and what that amounts to."""
+def verdict(ours: Summary, published: float, published_std: float,
+            few_runs_std: float = FEW_RUNS_STD) -> tuple[float, float, str]:
+    """Our mean minus the published number, in points and in standard deviations, and what that amounts to.
 
-    difference: float
-    z: float
-    text: str
-
-
-def verdict(ours: Summary, published: float, published_std: float, few_runs_std: float = FEW_RUNS_STD) -> Verdict:
-    """Judge our mean against the published number: reproduced if |difference| <= 2 sqrt(s^2 + published_std^2).
-
-    s is the spread of our runs, published_std that of the paper's. Too low an error is flagged like too high a one.
+    Reproduced: |difference| <= 2 sqrt(s^2 + published_std^2) with s the spread of our runs, published_std that of the
+    paper's. Too low an error is flagged like too high a one.
     """
     scale, difference = math.hypot(ours.spread(few_runs_std), published_std), ours.mean - published
     text = BETTER if difference < 0 else WORSE
-    return Verdict(difference, difference / scale, REPRODUCED if abs(difference) <= WIDTH * scale + ROUNDING else text)
+    return difference, difference / scale, REPRODUCED if abs(difference) <= WIDTH * scale + ROUNDING else text

@@ -94,13 +94,13 @@ def measured_times(experiment: str, identities: Collection[str], *found: RunSet)
     """Seconds of whole runs: of finished ones with these identities, then the committed estimates of the paper's."""
     times = []
     for run in (run for pool in found for run in pool.runs if run.experiment == experiment):
-        if run.finished and run.identity in identities:
-            record = select.record(run)
-            times.append({"seconds": record.train_seconds + record.evaluation_seconds, "device": select.device(run),
-                          "devices": record.environment.devices or 1, "precision": select.precision(run),
-                          "source": f"finished run {run.name}"})
+        if run.finished and run.identity in identities and (record := select.record(run)).train_seconds:
+            devices = record.environment.devices or 1
+            times.append({"seconds": record.train_seconds + record.evaluation_seconds, "devices": devices,
+                          "device": f"{devices} x " * (devices > 1) + select.device(run),
+                          "precision": select.precision(run), "source": f"finished run {run.name}"})
     if paper_hashes(experiment) & set(identities):
-        times += [{"seconds": one["run_seconds"], "device": one["device"], "devices": 1, "precision": one["precision"],
+        times += [{"seconds": one["run_seconds"], "devices": 1, "device": one["device"], "precision": one["precision"],
                    "source": f"computed from measured updates, {path.name}"}
                   for path in sorted((found[-1].root / "bench").glob("cost_*.json"))
                   for one in read_json(path)["experiments"] if one["experiment"] == experiment]

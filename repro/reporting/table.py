@@ -92,8 +92,3 @@ def write(table: Table, folder: Path) -> list[Path]:
     for path, text in paths.items():
         write_atomic(path, text)
     return list(paths)
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks."""
-    return " ".join(text.split())

@@ -6,7 +6,6 @@ reference.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,13 +111,13 @@ def judged_row(row: PublishedRow, differences: Mapping[str, str], answers: Seque
         if column in row.values:
             cells[key] = f"{judged.summary(column).mean - row.compared(column):+.2f} ({judged.origin})"
     first = differences["difference"]
-    found = verdict(judged.summary(first), row.compared(first), *spreads)
-    status, text = found.text, f"{found.text} ({judged.origin}, z = {found.z:+.2f})"
+    difference, z, found = verdict(judged.summary(first), row.compared(first), *spreads)
+    status, text = found, f"{found} ({judged.origin}, z = {z:+.2f})"
     if judged.count < (row.runs or 1):
         status = f"partial {judged.count}/{row.runs}"
         text = f"{status}: {text}"
-    data |= {"judged": judged.origin, "difference": round(found.difference, 6), "z": round(found.z, 6)}
-    return TableRow(row.key, cells | {"verdict": text}, status, found.text, data)
+    data |= {"judged": judged.origin, "difference": round(difference, 6), "z": round(z, 6)}
+    return TableRow(row.key, cells | {"verdict": text}, status, found, data)
 
 
 # ---- CIFAR-10: Table 6 and the plain networks, which the paper publishes as curves only
@@ -361,13 +360,6 @@ def count_verdict(count: float, printed: float, column: Column) -> str:
     last_digit = column.unit / 10**column.decimals
     exact, expected = count / last_digit, round(printed / last_digit)
     return AGREES if math.floor(exact + 0.5) == expected else CUT if math.floor(exact) == expected else DIFFERS
-
-
-def half_a_digit(printed: float) -> float:
-    """Until verification.py is gone: half a unit of the last digit that is not zero: 500000 for 3.858e9."""
-    exponent = Decimal(str(printed)).normalize().as_tuple().exponent
-    assert isinstance(exponent, int)
-    return 0.5 * 10.0**exponent
 
 
 def context_table(name: str, _: Sequence[RunSet]) -> Table:

@@ -18,7 +18,7 @@ from repro.data.loader import cores_here
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run
 from repro.stopping import SIGNALS, StopRequest, end_with_parent
-from repro.streams import keep_on_without_output, open_streams, show_messages
+from repro.streams import open_streams, show_messages
 from repro.training.distributed import rank_from_environment
 from repro.training.plan import Plan
 from repro.training.train import train_here
@@ -96,7 +96,6 @@ def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: in
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
     open_streams()
-    keep_on_without_output()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(plan.devices), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine

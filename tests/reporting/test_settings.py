@@ -1,139 +1,164 @@
-"""Sources read from configuration files, settings, differences, and what is known of a run's cost."""
+"""`repro show`: settings with their sources, schedule, cost, and what differs from recipes, experiments and runs."""
 
 import json
 import re
 
 import pytest
-from msgspec import UNSET
 
-from repro.config import ENVIRONMENT, compose, files_of, paper_config, paper_hashes
-from repro.errors import ConfigError
+from repro.config import ENVIRONMENT, compose, config_hash, files_of, paper_config, paper_hashes, with_precision
 from repro.reporting.select import pools
-from repro.reporting.settings import (
-    NAMES,
-    compare,
-    counts,
-    differences,
-    settings,
-    sources,
-    time_lines,
-)
-from repro.reporting.status import benchmarks, measured_times
-from repro.runs import read_run
+from repro.reporting.settings import counts, settings, sources
+from repro.reporting.status import measured_times
+from repro.schema import Precision
+from tests.outcome import says
 from tests.reporting.conftest import write_run
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet110", "imagenet_optB"])
-def test_every_setting_of_an_experiment_has_a_source(name, monkeypatch):
+@pytest.mark.parametrize("words", [
+    ["experiment=cifar_resnet110"], ["experiment=imagenet_optB"],
+    *(["experiment=cifar_resnet20", word] for word in (
+        "recipe=akamaster", "recipe=fb", "recipe=torchvision", "data=synthetic", "machine=cpu", "machine=gpu",
+        "model=plain"))], ids=lambda words: words[-1])
+def test_every_setting_of_every_file_has_a_source(words, monkeypatch):
     for variable in ENVIRONMENT:
         monkeypatch.delenv(variable, raising=False)
-    found = settings(paper_config(name), [f"experiment={name}"])
-    assert [one.key for one in found if not one.source.strip()] == []
-    assert [one.key for one in found if not one.file.endswith(".yaml")] == []
-    assert not {one.key for one in found} & set(NAMES)
+    group, _, name = words[-1].partition("=")
+    assert f"{group}/{name}.yaml" in [f"{path.parent.name}/{path.name}" for path in files_of(words)]
+    found = settings(compose(words), words)
+    assert [one["key"] for one in found if not one["source"].strip() or not one["file"].endswith(".yaml")] == []
     assert len(found) > 40
-
-
-@pytest.mark.parametrize("words", [["recipe=akamaster"], ["recipe=fb"], ["recipe=torchvision"], ["data=synthetic"],
-                                   ["machine=cpu"], ["machine=gpu"], ["model=plain"]])
-def test_so_has_every_setting_of_every_other_file(words):
-    overrides = ["experiment=cifar_resnet20", *words]
-    files = files_of(overrides)
-    group, _, name = words[0].partition("=")
-    assert f"{group}/{name}.yaml" in [f"{path.parent.name}/{path.name}" for path in files]
-    found = settings(compose(overrides), overrides)
-    assert [one.key for one in found if not one.source.strip()] == []
 
 
 def test_the_last_file_that_sets_a_key_wins():
     found = sources(files_of(["experiment=cifar_resnet110", "recipe=fb"]))
-    assert found["train.warmup"].file.endswith("recipe/fb.yaml")
-    assert found["model.blocks_per_stage"].file.endswith("experiment/cifar_resnet110.yaml")
-    assert found["train.loss_scale"].file.endswith("dataset_recipe/cifar10.yaml")
-    assert sources(files_of(["experiment=cifar_resnet110"]))["train.warmup"].text.startswith("Sec. 4.2: lr 0.01 until")
+    assert found["train.warmup"] == ("fb train.lua: none", "conf/recipe/fb.yaml")
+    assert found["model.blocks_per_stage"][1] == "conf/experiment/cifar_resnet110.yaml"
+    assert found["train.loss_scale"][1] == "conf/dataset_recipe/cifar10.yaml"
 
 
 def test_comments_of_every_way_to_write_a_value(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("# @package train\nlr: 0.1  # one\nname: 'a # b'   # two\nnothing:\nlist: [1,\n  2]  # three\n"
-                    "inner: {a: 1}  # four\nblock:  # five\n  - 1\nplain: 5\n")
-    found = {key: source.text for key, source in sources([path]).items()}
-    assert found == {"train.lr": "one", "train.name": "two", "train.nothing": "", "train.list": "three",
-                     "train.inner.a": "four", "train.block": "five",
-                     "train.plain": ""}
-    path.write_text("a: [")
-    with pytest.raises(ConfigError, match=r"mine\.yaml"):
-        sources([path])
+    path.write_text("# @package train\nlr: 0.1  # one\nnothing:\nlist: [1, 2]  # three\ninner: {a: 1}  # four\n"
+                    "block:  # five\n  - 1\ndeep:\n  key: 1   # six\nplain: 5\n")
+    assert {key: comment for key, (comment, _) in sources([path]).items()} == {
+        "train.lr": "one", "train.nothing": "", "train.list": "three", "train.inner.a": "four", "train.block": "five",
+        "train.deep.key": "six", "train.plain": ""}
 
 
 def test_an_override_shows_the_value_that_it_replaces():
     words = ["experiment=cifar_resnet20", "train.lr=0.2", "model.depth=32"]
-    found = {one.key: one for one in settings(compose(words), words)}
-    lr, blocks = found["train.lr"], found["model.blocks_per_stage"]
-    assert (lr.value, lr.source, lr.paper, lr.paper_source) == (0.2, "override", 0.1, "Sec. 4.2")
-    assert (blocks.value, blocks.source, blocks.paper, blocks.paper_source) == (5, "override", 3, "Sec. 4.2: n = 3")
-    assert found["train.momentum"].paper is UNSET
-
-
-def test_differences_name_the_papers_value_where_it_is_a_third_one():
-    paper = paper_config("cifar_resnet20")
-    here, theirs = (compose(["experiment=cifar_resnet20", *words]) for words in (
-        ["train.iterations=1000", "train.lr=0.2", "machine.precision=fp32"], ["recipe=fb"]))
-    found = {one.key: one for one in differences(here, theirs, paper, {"train.lr": "because"})}
-    assert found["train.iterations"].paper == 64_000
-    assert (found["train.lr"].paper, found["train.lr"].why) == (UNSET, "because")
-    assert "machine.precision" not in found, "fp32 and auto are the paper's"
-    assert differences(here, here, paper, {}) == []
+    found = {one["key"]: one for one in settings(compose(words), words)}
+    assert found["train.lr"] == {"key": "train.lr", "value": 0.2, "source": "override", "file": "", "paper": 0.1,
+                                 "paper_source": "Sec. 4.2"}
+    assert [found["model.blocks_per_stage"][key] for key in ("value", "source", "paper")] == [5, "override", 3]
+    assert "paper" not in found["train.momentum"]
 
 
 def test_counts_are_those_of_the_golden_counts_and_none_for_another_network():
-    plain = counts(paper_config("cifar_plain20"), 64000)
-    assert plain == {"parameters": 269722, "multiply_adds": 40.55e6,
-                     "forward_multiply_adds": pytest.approx(40.55e6 * 64000 * 128)}
-    assert counts(compose(["experiment=cifar_resnet20", "model.shortcut_option=B"]), 10) == {"parameters": 272474}
-    assert counts(compose(["experiment=cifar_resnet20", "model.depth=26"]), 10) == {}
+    assert counts(paper_config("cifar_plain20")) == {"parameters": 269722, "multiply_adds": 40.55e6}
+    assert counts(paper_config("imagenet_resnet50"))["parameters"] == 25557032
+    words = ["experiment=cifar_resnet20", "model.shortcut_option=B"]
+    assert counts(compose(words)) == {"parameters": 272474, "multiply_adds": None}
+    assert counts(compose(["experiment=cifar_resnet20", "model.depth=26"])) == {
+        "parameters": None, "multiply_adds": None}
 
 
-def test_times_come_from_benchmarks_and_finished_runs_alone(tmp_path):
-    assert measured_times("cifar_resnet20", {"x"}, pools(None, tmp_path)) == []
-    assert benchmarks("cifar_resnet20", tmp_path) == []
+def test_times_come_from_finished_runs_and_committed_estimates_alone(tmp_path):
+    own, found = paper_hashes("cifar_resnet20"), lambda: pools(None, tmp_path)
+    assert measured_times("cifar_resnet20", own, *found()) == []
     write_run(tmp_path, "cifar_resnet20", seed=1)
     write_run(tmp_path, "cifar_resnet20", seed=2, status="interrupted")
-    own = paper_hashes("cifar_resnet20")
-    run, = measured_times("cifar_resnet20", own, pools(None, tmp_path))
-    assert (run["seconds"], run["device"], run["from"]) == (123.4, "made-up device", "cifar_resnet20/seed1")
-    assert measured_times("cifar_resnet20", {"x"}, pools(None, tmp_path)) == []
-    assert "2 min on made-up device, fp32 (finished run" in time_lines([run | {"text": "2 min"}], None)[0]
     (tmp_path / "bench").mkdir()
-    entry = {"experiment": "cifar_resnet20", "run_seconds": 50.0, "iterations": 64000, "device": "a machine",
-             "precision": "fp32"}
+    entry = {"experiment": "cifar_resnet20", "run_seconds": 50.0, "device": "a machine", "precision": "fp32"}
     (tmp_path / "bench" / "cost_a.json").write_text(json.dumps({"experiments": [entry]}))
-    assert [one["seconds"] for one in benchmarks("cifar_resnet20", tmp_path)] == [50.0]
-    assert benchmarks("cifar_resnet56", tmp_path) == []
-    assert "not measured: repro cost demo" in time_lines([], "demo")[0]
+    run, estimate = measured_times("cifar_resnet20", own, *found())
+    assert (run["seconds"], run["device"]) == (123.4, "made-up device")
+    assert run["source"] == "finished run cifar_resnet20/seed1"
+    assert estimate["seconds"] == 50.0
+    assert measured_times("cifar_resnet20", {"x"}, *found()) == []
 
 
-def test_two_runs_side_by_side(direct, results, make_run):
-    plain = make_run(results, "cifar_plain20", 0, test=9.6, train=1.0, device="one")
-    residual = make_run(results, "cifar_resnet20", 1, test=8.1, train=0.5, device="two")
+def test_show_names_settings_schedule_cost_and_folder(direct):
+    out = direct("show", "experiment=cifar_resnet110", "machine.device=cpu").out
+    assert re.search(r"train\.lr +0\.1  ", out)
+    for words in ("64000 iterations (scale 1), 163.84 passes", "lr 0.01 for iterations 32000 to 48000",
+                  "parameters: 1,727,962", "table6/resnet-110", "23.9 h on AMD EPYC", "cost_cifar_very_deep.json",
+                  config_hash(with_precision(paper_config("cifar_resnet110"), Precision.fp32))):
+        assert words in out, words
+    assert "schedule:\n  not trained here" in direct("show", "experiment=imagenet_vgg16").out
+
+
+def test_show_of_a_changed_run_says_what_changed(direct, monkeypatch):
+    words = ("show", "experiment=cifar_resnet20", "scale=0.5", "train.lr=0.2", "data.split='45k'")
+    facts = json.loads(direct(*words, "--json").out)
+    found = {one["key"]: one for one in facts["settings"]}
+    assert (found["train.lr"]["source"], found["machine.device"]["source"]) == ("override", "$REPRO_DEVICE")
+    assert (facts["schedule"]["iterations"], facts["schedule"]["passes"]) == (32000, 91.02)
+    assert [one["lr"] for one in facts["schedule"]["rates"]] == [0.2, 0.02, 0.002]
+    assert (facts["times"], facts["reproduces"], len(facts["deviations"])) == ([], [], 3)
+    assert "@" in facts["folders"][0]["folder"]
+    assert "time: not measured" in direct(*words).out
+    monkeypatch.delenv("REPRO_DEVICE")
+    folders = json.loads(direct("show", "experiment=cifar_resnet20", "--json").out)["folders"]
+    assert [one["precision"] for one in folders] == ["fp32", "tf32"], "auto may mean both"
+
+
+def test_against_a_recipe_says_why_it_matters_and_what_is_missing(direct):
+    out = direct("show", "experiment=cifar_resnet20", "train.iterations=1000", "--against", "akamaster").out
+    line, = [line for line in out.splitlines() if line.strip().startswith("train.iterations")]
+    assert line.split()[:4] == ["train.iterations", "1000", "78200", "64000"]
+    assert "not expressed by settings: The reported number is the best epoch's error on the test set" in out
+    assert "theirs: repro run experiment=cifar_resnet20 recipe=akamaster" in out
+    assert "machine.precision" not in out, "fp32, tf32 and auto are all the paper's"
+    same = json.loads(direct("show", "experiment=cifar_plain20", "recipe=fb", "--against", "fb", "--json").out)
+    assert same["differences"] == []
+    assert len(same["notes"]) == 3
+
+
+def test_against_an_experiment(direct):
+    found = json.loads(direct("show", "experiment=cifar_resnet20", "--against", "cifar_plain32", "--json").out)
+    assert {one["key"]: (one["here"], one["there"]) for one in found["differences"]} == {
+        "model.family": ("residual", "plain"), "model.blocks_per_stage": (3, 5)}
+    assert all(one["why"] for one in found["differences"])
+
+
+def test_two_runs_side_by_side(direct, results):
+    write_run(results, "cifar_plain20", 0, test=9.6, train=1.0, device="one")
+    residual = write_run(results, "cifar_resnet20", 1, test=8.1, train=0.5, device="two")
+    write_run(results, "cifar_plain20", 1, status="interrupted", overrides=("data=synthetic",))
     found = json.loads(direct("show", "cifar_plain20/seed0", "--against", str(residual), "--json").out)
-    assert {entry["key"]: entry["values"] for entry in found["settings"]} == {
-        "model.family": ["plain", "residual"], "seed": [0, 1], "device": ["one", "two"]}
-    assert found["errors"]["test_top1_error"] == [9.6, 8.1]
-    assert found["first_difference"] == 390
-    text = direct("show", str(plain), "--against", str(residual)).out
-    assert "A: cifar_plain20/seed0\nB: cifar_resnet20/seed1\n" in text
-    assert re.search(r"test_top1_error +9\.60 +8\.10 +-1\.50\n", text)
-    assert "the histories differ from iteration 390 on" in text
-    assert f"the histories agree in {found['common_evaluations']} common evaluations" in direct(
-        "show", str(plain), "--against", str(plain)).out
-    assert "no setting differs" in direct("show", str(plain), "--against", str(plain)).out
+    assert {one["key"]: [one["here"], one["there"]] for one in found["differences"]} == {
+        "model.family": ["plain", "residual"], "seed": [0, 1], "device": ["one", "two"],
+        "train_top1_error": [1.0, 0.5], "test_top1_error": [9.6, 8.1]}
+    assert found["notes"] == ["the histories differ from iteration 390 on"]
+    out = direct("show", "cifar_plain20/seed0", "--against", "cifar_plain20/seed0").out
+    assert "nothing that changes numbers differs" in out
+    assert "the histories agree" in out
+    folder, = results.glob("runs/cifar_plain20@*/seed1")
+    out = direct("show", "cifar_plain20/seed0", "--against", str(folder)).out
+    assert "(synthetic images)" in out
+    assert re.search(r"status +finished +interrupted", out)
+    (residual / "run.json").write_text("{")
+    says(direct("show", "cifar_plain20/seed0", "--against", str(residual)), 2, "unreadable run.json")
 
 
-def test_unfinished_and_synthetic_runs_are_labeled(results, make_run):
-    stopped = read_run(make_run(results, "cifar_plain20", 0, status="interrupted"))
-    made = read_run(make_run(results, "cifar_plain20", 0, precision="fp32", overrides=(
-        "data=synthetic", "scale=0.001875", "evaluation.interval=10240")))
-    first, second = compare(stopped, made)["runs"]
-    assert "interrupted at iteration" in first
-    assert "synthetic images, scale 0.001875" in second
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("experiment=cifar_resnet20", "--against", "akamastr"), ["akamastr", "did you mean akamaster?"]),
+    (("cifar_resnet20/seed0", "--against", "cifar_resnet20/seed1"), ["no run 'cifar_resnet20/seed0'"]),
+    (("experiment=cifar_resnet21", "--against", "fb"), ["cifar_resnet21", "did you mean"]),
+    (("experiment=cifar_resnet20", "train.lrr=1"), ["did you mean train.lr?"]),
+    (("cifar_resnet20",), ["experiment=cifar_resnet20"]),
+    ((), ["key=value"])])
+def test_mistakes_are_named(direct, arguments, words):
+    says(direct("show", *arguments), 2, *words)
+
+
+def test_an_experiment_of_ones_own(direct, tmp_path):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nname: mine\nmodel: {blocks_per_stage: 4}  # my choice\n")
+    words = ["show", "experiment=mine", "--config-dir", str(tmp_path / "own")]
+    out = direct(*words).out
+    for text in ("my choice", "an experiment of your own", "not in golden_counts.yaml"):
+        assert text in out
+    assert "recipe=fb" in direct(*words, "--against", "fb").out

@@ -1,12 +1,15 @@
-"""`repro status`: looks at locks without touching them."""
+"""`repro status`: what there is, runs, was interrupted, is lacking; it looks at locks without touching them."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from repro.files import hold_lock
 from repro.reporting.select import pools
-from repro.reporting.status import status, status_text
+from repro.reporting.status import DIVERGED, FINISHED, IN_USE, OPEN, lacking, status, status_text
+from tests.reporting.conftest import write_evaluation, write_run
 
 HOLD = """
 import sys, time
@@ -14,79 +17,91 @@ from pathlib import Path
 from repro.files import hold_lock
 with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
-def test_what_is_lacking_counts_seeds(results, reference, make_run):
-    for seed in (0, 1):
-        make_run(results, "cifar_resnet110", seed, test=6.5 + seed)
-    make_run(reference, "cifar_resnet20", 0)
-    found = {entry["experiment"]: entry for entry in status(*pools(results, reference))["lacking"]}
-    assert "cifar_resnet20" not in found
-    assert (found["cifar_resnet110"]["seeds"], found["cifar_resnet110"]["needed"]) == (2, 5)
-    assert found["cifar_resnet110"]["status"] == "partial 2/5"
-    assert found["cifar_resnet110"]["seconds"] == 3 * (100.4 + 23.0)
-    assert found["cifar_resnet32"]["seconds"] is None
-    assert "not measured" in status_text(status(*pools(results, reference)))
+def test_without_a_run_all_are_lacking_cheapest_first(results, reference):
+    found = lacking(*pools(results, reference))
+    runs = [one["run"] for one in found]
+    assert runs[:4] == ["cifar_plain20/seed0", "cifar_resnet20/seed0", "cifar_plain32/seed0", "cifar_resnet32/seed0"]
+    assert [run for run in runs if "resnet110" in run] == [f"cifar_resnet110/seed{k}" for k in range(5)]
+    assert [run for run in runs if "resnet152" in run] == ["imagenet_resnet152/seed0", "imagenet_resnet152/seed1"]
+    assert "vgg" not in str(runs)
+    datasets = [one["dataset"] for one in found]
+    assert datasets == sorted(datasets), "ImageNet's are last"
+    assert {(one["state"], one["seconds_left"]) for one in found} == {(OPEN, None)}
 
 
-def test_a_row_needs_the_seeds_of_suites_that_feed_its_table(results, reference, make_run):
-    """No run in 16 bits fills a row."""
-    for seed in range(3):
-        make_run(results, "cifar_resnet20", seed, test=8.0 + seed, precision="fp16")
-    found = {entry["row"]: entry for entry in status(*pools(results, reference))["lacking"]}
-    assert {row: entry["needed"] for row, entry in found.items() if entry["needed"] > 1} == {
-        "table6/resnet-110": 5, "table5/resnet-ilsvrc15": 6}, "one network of 152 layers is enough for a row"
-    assert (found["table6/resnet-20"]["seeds"], found["table6/resnet-20"]["needed"]) == (0, 1)
-    assert {row.partition("/")[0] for row in found} == {"table2", "table3", "table4", "table5", "table6",
-                                                              "plain_nets"}
-    make_run(results, "cifar_resnet20", 3, precision="tf32")
-    assert "table6/resnet-20" not in {entry["row"] for entry in status(*pools(results, reference))["lacking"]}
+def test_what_counts_in_the_reference_is_not_lacking(results, reference):
+    write_run(reference, "cifar_resnet20", precision="tf32")
+    write_run(reference, "cifar_resnet110", 3)
+    write_run(reference, "cifar_plain20", precision="bf16")
+    write_run(reference, "cifar_plain20", overrides=("scale=0.5",))
+    write_run(reference, "cifar_resnet32", status="interrupted")
+    found = {one["run"]: one for one in lacking(*pools(results, reference))}
+    assert "cifar_resnet20/seed0" not in found
+    assert [run for run in found if "resnet110" in run] == [f"cifar_resnet110/seed{k}" for k in (0, 1, 2, 4)]
+    assert {"cifar_plain20/seed0", "cifar_resnet32/seed0"} <= found.keys()
+    assert found["cifar_resnet110/seed0"]["seconds_left"] == 123.4, "as long as the one that is there took"
 
 
-def test_a_running_run_is_seen_and_left_alone(results, reference, make_run):
-    folder = make_run(results, "cifar_resnet20", status="running")
+def test_each_state_is_told_apart(results, reference):
+    write_run(results, "cifar_plain20", 0)
+    write_run(results, "cifar_resnet20", 0, status="diverged")
+    folder = write_run(results, "cifar_plain32", 0, status="running")
+    write_run(results, "cifar_resnet32", 0, status="interrupted")
+    tested = write_run(results, "imagenet_plain18")
+    write_run(results, "imagenet_resnet18")
+    write_evaluation(tested, "ten_crop")
+    with hold_lock(folder):
+        found = {one["run"]: one for one in lacking(*pools(results, reference))}
+    assert [found[f"cifar_{name}/seed0"]["state"] for name in ("plain20", "resnet20", "plain32", "resnet32", "plain44")
+            ] == [FINISHED, DIVERGED, IN_USE, OPEN, OPEN]
+    assert 0 < found["cifar_resnet32/seed0"]["iteration"] < 64000
+    assert found["cifar_plain20/seed0"]["go_on"] == "repro publish cifar_plain20/seed0"
+    assert found["imagenet_plain18/seed0"]["go_on"] == "repro publish imagenet_plain18/seed0"
+    assert found["imagenet_resnet18/seed0"]["go_on"] == (
+        "repro eval experiment=imagenet_resnet18 seed=0 protocol=ten_crop")
+
+
+def test_a_running_run_is_seen_and_left_alone(results, reference):
+    folder = write_run(results, "cifar_resnet20", status="running")
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         lock = (folder / "run.lock").read_bytes()
         found = status(*pools(results, reference))
-        assert found["running"][0]["owner"]["pid"] == process.pid
         assert found["interrupted"] == []
-        assert f"pid {process.pid}" in status_text(found)
+        assert f"pid {process.pid} " in found["running"][0]["state"]
         assert (folder / "run.lock").read_bytes() == lock
         process.kill()
     found = status(*pools(results, reference))
     assert found["running"] == []
-    assert "killed" in found["interrupted"][0]["note"]
+    assert "killed" in found["interrupted"][0]["state"]
     assert (folder / "run.lock").exists(), "the next run of it takes over the lock"
 
 
-def test_an_interrupted_run_says_how_to_go_on(results, reference, make_run):
-    make_run(results, "cifar_resnet20", 3, status="interrupted", overrides=("model.shortcut_option=B",),
-             change={"iteration": 32000})
-    (entry,) = status(*pools(results, reference))["interrupted"]
-    assert entry["go_on"] == "repro run experiment=cifar_resnet20 seed=3 model.shortcut_option=B"
-    assert entry["iterations"] == 64000
-    assert abs(entry["seconds_left"] - 123.4) < 5
-    assert "interrupted (the same command goes on)" in status_text(status(*pools(results, reference)))
+@pytest.mark.fault(71, 76)
+def test_an_interrupted_run_says_how_to_go_on(results, reference):
+    write_run(results, "cifar_resnet20", 3, status="interrupted", overrides=("model.shortcut_option=B",),
+              change={"iteration": 32000})
+    write_run(results, "cifar_resnet20", status="interrupted", change={"experiment": "x; touch executed"})
+    (write_run(results, "cifar_plain20") / "run.json").write_text("{")
+    found = status(*pools(results, reference))
+    own, changed = found["interrupted"]
+    assert own["go_on"] == "repro run 'experiment=x; touch executed' seed=0"
+    assert changed["go_on"] == "repro run experiment=cifar_resnet20 seed=3 model.shortcut_option=B"
+    assert changed["seconds_left"] == pytest.approx(123.4)
+    assert changed["go_on"] in status_text(found)
 
 
-def test_a_broken_record_is_no_reason_to_stop(results, reference, make_run):
-    (make_run(results, "cifar_resnet20") / "run.json").write_text("{")
-    assert status(*pools(results, reference))["running"] == []
-
-
-def test_the_command_loads_no_torch(direct):
-    outcome = direct("status")
-    assert outcome.code == 0
-    assert "what the tables lack" in outcome.out
-    assert "computed from a few measured steps" in outcome.out
-    assert max(map(len, outcome.out.splitlines())) <= 100
-
-
-@pytest.mark.fault(76)
-def test_a_name_from_a_record_is_quoted_in_the_command(results, reference, make_run):
-    make_run(results, "cifar_resnet20", status="interrupted", change={"experiment": "x; touch executed"})
-    assert "repro run 'experiment=x; touch executed' seed=0" in status_text(status(*pools(results, reference)))
+def test_json_and_text_are_of_one_structure(direct):
+    found = json.loads(direct("status", "--json").out)
+    text = direct("status").out
+    assert len(found["experiments"]) == 22
+    for name in (*(one["name"] for one in found["experiments"]), *found["suites"], *found["tables"], *found["figures"],
+                 *(one["run"] for one in found["lacking"])):
+        assert name in text
+    assert "23.9 h left" in text
+    assert "computed from measured updates, cost_cifar_very_deep.json" in text

@@ -18,7 +18,6 @@ from repro.config import compose
 from repro.data import loader
 from repro.errors import LostProcessError, OutOfMemoryError, StorageError
 from repro.files import hold_lock
-from repro.paths import TREE
 from repro.runs import read_run, run_folder, scan, write_record
 from repro.training import checkpoint, log
 from repro.training.execution import Execution
@@ -226,33 +225,6 @@ def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_pat
 
 
 # ---- signals and kills
-
-DURING_IMPORT = """
-import os, signal, sys
-from repro import stopping
-stopping.raise_signals()
-for number in map(int, sys.argv[1:]):
-    try:
-        import whole  # whose import is interrupted by a signal
-        with stopping.StopRequest():
-            print("begun")
-    except (stopping.Signalled, KeyboardInterrupt) as error:
-        print(type(error).__name__, "whole" in sys.modules)
-    del sys.modules["whole"]
-"""
-
-
-@pytest.mark.fault(67)
-def test_a_signal_during_an_import_waits_for_its_end_and_is_never_swallowed(tmp_path):
-    """What an import swallows, `except BaseException` stands for here; of C++ code it would be an abort."""
-    (tmp_path / "whole.py").write_text(
-        "import os, sys\nfrom contextlib import suppress\nwith suppress(BaseException):\n"
-        "    os.kill(os.getpid(), int(sys.argv[1]))\n    sum(range(10**6))\n    complete = True\nassert complete\n")
-    for number, name in ((signal.SIGTERM, "Signalled"), (signal.SIGINT, "KeyboardInterrupt")):
-        done = subprocess.run([sys.executable, "-c", DURING_IMPORT, str(int(number))], capture_output=True, text=True,
-                              check=True, timeout=240, env=os.environ | {"PYTHONPATH": f"{TREE}:{tmp_path}"})
-        assert (done.stdout, done.stderr) == (f"{name} True\n", "")
-
 
 @pytest.mark.fault(22, 23, 67)
 def test_a_signal_while_torch_is_imported_is_one_message_and_the_code_that_goes_on(tmp_path):
