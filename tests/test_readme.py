@@ -58,7 +58,8 @@ def check(kind, arguments):
     elif kind == "figure":
         assert arguments[0] in figures.names()
     elif kind == "eval":
-        compose([a for a in arguments if not a.startswith(("weights=", "protocol="))])
+        words = [a for a in arguments if "=" in a and not a.startswith(("weights=", "protocol=", "what="))]
+        assert not any(word.startswith("experiment=") for word in words) or compose(words)
     elif kind == "ensemble":
         assert ensemble(arguments[0]).members
     elif kind == "show":
@@ -68,7 +69,7 @@ def check(kind, arguments):
     elif kind == "claims":
         assert all(suite(name).claims for name in arguments)
     else:
-        assert kind in ("responses", "report", "status", "check",
+        assert kind in ("report", "status", "check",
                         "bench", "pending", "data", "weights")
 
 
