@@ -21,7 +21,7 @@ SEEDS_ASKED := $(if $(filter command environment,$(firstword $(origin SEEDS))),s
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cifar-plain-vs-res cifar-very-deep responses imagenet-plain-vs-res imagenet-options
 .PHONY: imagenet-deeper imagenet-wiring pending data tables figures claims report status bench gpu-check
-.PHONY: doctor check verify test test-all test-oldest torture lint clean
+.PHONY: check test test-all test-oldest torture lint clean
 
 help: ## list the targets
 	@echo 'Deep Residual Learning for Image Recognition, reproduced. Targets:'
@@ -45,7 +45,7 @@ cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a
 
 responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, and gradient norms
 	$(REPRO) suite cifar_responses preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
-	$(REPRO) responses $(DATA_OVERRIDE)
+	$(REPRO) eval what=responses $(DATA_OVERRIDE)
 
 imagenet-plain-vs-res: $(VENV)/.ready ## plain and residual nets of 18 and 34 layers on ImageNet: Table 2, Figure 4; DATA= its folder
 	$(REPRO) suite imagenet_plain_vs_res preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)
@@ -86,14 +86,8 @@ bench: $(VENV)/.ready ## training speed against usual loops and the device's flo
 gpu-check: $(VENV)/.ready-dev ## does this GPU work, is it right, how fast is it? tests and a bench in 4 minutes
 	PYTHON=$(VENV)/bin/python OUT=results/gpu-check bash tools/borrowed_gpu/check.sh 240 $(ARGS)
 
-doctor: $(VENV)/.ready ## check versions, devices, disk and data
-	$(REPRO) doctor
-
-check: $(VENV)/.ready ## check the committed tables against their records
-	$(REPRO) table all --check
-
-verify: $(VENV)/.ready ## does this installation compute what it claims? under a minute on a CPU
-	$(REPRO) verify $(DATA_OVERRIDE) $(ARGS)
+check: $(VENV)/.ready ## can runs start here, and is what is computed right? committed tables too; a minute on a CPU
+	$(REPRO) check $(DATA_OVERRIDE) $(ARGS)
 
 test: $(VENV)/.ready-dev ## run the test suite
 	$(VENV)/bin/python -m pytest -n auto -m "not slow" $(TESTS)

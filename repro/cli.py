@@ -5,14 +5,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
-from repro.commands import COMMANDS, check_versions, program
+from repro.checks import check_versions
+from repro.commands import COMMANDS, program
 from repro.errors import ConfigError, ReproError, StorageError
-from repro.stopping import Signalled, raise_signals
-from repro.streams import keep_on_without_output, open_streams, show_messages
+from repro.stopping import end_at_signals
+from repro.streams import open_streams, show_messages, silence
 from repro.wording import escape
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             complete(build_parser())
         open_streams()
-        raise_signals()
+        end_at_signals(f"go on with: {shlex.join([program(), *sys.argv[1:]])}")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         check_current_folder()
@@ -65,23 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ReproError as error:
-        code = fail(f"repro: {error}", error.exit_code)
-        if words[:1] == ["run"] and one_of_several(words):
-            from repro.training.distributed import tell_others
-
-            with suppress(KeyboardInterrupt, Signalled):
-                tell_others(error)
-        return code
+        return fail(f"repro: {error}", error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        silence(sys.stdout)
         return 0
-    except (KeyboardInterrupt, Signalled) as error:
-        reason, code = (error, error.exit_code) if isinstance(error, Signalled) else ("Ctrl-C", 130)
-        return fail(f"repro: stopped by {reason}; nothing that was saved is lost\n"
-                    f"go on with: {shlex.join([program(), *words])}", code)
+    except OSError as error:
+        if error.filename is None:
+            silence(sys.stdout)
+        what = "can't read or write" if error.filename is None else escape(str(error.filename))[:200]
+        return fail(f"repro: {what}: {error.strerror or error}", 5)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            return fail(f"repro: {escape(str(error.filename))[:200]}: {error.strerror}", 5)
         if isinstance(error, UnicodeEncodeError):
             return fail(f"repro: {escape(str(error.object))[:200]}: has characters that can't be written here", 2)
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
@@ -101,7 +94,10 @@ def fail(message: str, code: int) -> int:
     """Print the message (or, with REPRO_DEBUG=1, raise the error that is being handled) and return the code."""
     if os.environ.get("REPRO_DEBUG") == "1":
         raise
-    print(message, file=sys.stderr)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
     return code
 
 
@@ -166,7 +162,6 @@ def run(arguments: list[str]) -> int:
         from repro.training import launch
         from repro.training.plan import plan
 
-        keep_on_without_output()
         launch.run(plan(config, [program(), "run", *arguments]))
 
     words = with_config_dir(arguments)

@@ -3,27 +3,26 @@
 import argparse
 import json
 import logging
-import shlex
+import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from repro import paths
-from repro.errors import ComparisonError, ConfigError, DataError, Stopped
-from repro.streams import keep_on_without_output
-from repro.wording import escape
+from repro.checks import FAIL, check_versions
+from repro.errors import ComparisonError, ConfigError
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
-    from repro.reporting.table import Table
-    from repro.schema import RunConfig
+    from repro.runs import Run
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = ("weights", "protocol")  # of `repro eval`, beside those of a run's configuration
+OWN_KEYS = ("weights=", "protocol=", "what=")  # of `repro eval`, beside those of a run's configuration
 ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
 RESERVE, RESERVE_SECONDS = 0.1, 20.0  # of --max-seconds, at most so many: for the last test and the last checkpoint
 
@@ -63,21 +62,17 @@ def flag(name: str, text: str) -> Argument:
 JSON = flag("--json", "print JSON")
 
 
+def whole_numbers(text: str) -> list[int]:
+    """The numbers of a list such as 20,56."""
+    return [int(word) for word in text.split(",")]
+
+
 def program() -> str:
     """How this program is called from here: by its name if it is on the PATH, else by its path."""
     import shutil
 
     called = Path(sys.argv[0])
     return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
-
-
-def check_versions() -> None:
-    """ConfigError naming the pair that is needed if Python, torch or torchvision is too old or they do not fit."""
-    from repro.versions import version_problems
-
-    problems = [problem for problem in version_problems() if problem.check in ("python", "torch", "torchvision")]
-    if problems:
-        raise ConfigError("\n".join(f"{problem.text}; {problem.next_step}" for problem in problems))
 
 
 def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
@@ -140,8 +135,6 @@ def run_suite(options: argparse.Namespace) -> None:
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    keep_on_without_output()
-
     preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
                                [program(), "suite", options.name, *options.overrides])
     results = paths.results_dir(first.results)
@@ -162,144 +155,109 @@ def run_suite(options: argparse.Namespace) -> None:
 @command("pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved"),
          flag("--dry-run", "only say what is lacking"),
-         argument("--most", type=int, metavar="N", help="at most so many runs, the cheapest"),
          argument("--runs", metavar="A,B,...",
                   help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK"),
          argument("overrides", nargs="*", metavar="key=value",
                   help="overrides that change no number, such as engine= or machine.device="))
-def show_pending(options: argparse.Namespace) -> None:
+def advance_pending(options: argparse.Namespace) -> None:
     """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    began, words, seconds = time.monotonic(), options.overrides, options.max_seconds
-    if seconds is not None and seconds <= 0:
-        raise ConfigError(f"--max-seconds {seconds:g}: allowed is above 0")
-    from repro.config import check_override_keys, compose, deviations
-    from repro.reporting.status import OPEN, lacking, run_text
-    from repro.schema import CIFAR10
+    if options.max_seconds is not None and options.max_seconds <= 0:
+        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
+    from repro.config import compose
 
-    check_override_keys(words)
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *words]).results)
-    found = [one for one in lacking(*runs_of(results=results)) if one["dataset"] == CIFAR10]
-    print("full-length runs that results/reference lacks, cheapest first:", *map(run_text, found), sep="\n", flush=True)
-    todo = [one for one in found if one["state"] == OPEN]
-    if options.runs is not None:
-        todo = in_order(options.runs.split(","), todo)
-    configs = [compose([f"experiment={one['experiment']}", f"seed={one['seed']}", *words])
-               for one in todo[: options.most]]
-    for config in configs:
-        if deviations(config):
-            raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
-                              + "; ".join(deviations(config)))
-    if options.dry_run or not configs:
-        return
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.overrides]).results)
     check_versions()
-    check_data(configs[0].data.root)
-    from repro.stopping import StopRequest
-    from repro.training.plan import plan
-    from repro.training.suite import run_each
+    from repro.training.suite import run_pending
 
-    keep_on_without_output()
-    left, command = None, [program(), "pending"]
-    if seconds is not None:
-        left = max(0.001, seconds - min(RESERVE_SECONDS, RESERVE * seconds) - (time.monotonic() - began))
-        command += ["--max-seconds", f"{seconds:g}"]
-    command += ["--runs", options.runs] if options.runs is not None else []
-    command += words
-    try:
-        with StopRequest(left) as stop:
-            failures = run_each([plan(config, command) for config in configs], stop)
-    except Stopped as error:
-        failures = [Stopped(f"{str(error).splitlines()[0]}\ngo on with: {shlex.join(command)}", error.exit_code)]
-    found = [one for one in lacking(*runs_of(results=results)) if one["dataset"] == CIFAR10]
-    print("\nnow:", *map(run_text, found), sep="\n", flush=True)
+    command = [program(), "pending", *options.overrides]
+    command += [f"--max-seconds={options.max_seconds:g}"] if options.max_seconds else []
+    command += [f"--runs={options.runs}"] if options.runs else []
+    names = options.runs.split(",") if options.runs is not None else []
+    failures = run_pending(results, names, options.overrides, options.max_seconds, options.dry_run, command)
     if failures:
         raise failures[0]
-
-
-def in_order(names: list[str], lacking: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs of these names, in their order; ConfigError for a name that is no experiment's."""
-    from repro.config import experiments, suggest
-
-    found = []
-    for name in names:
-        if name.partition("/")[0] not in experiments():
-            raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-        found += [one for one in lacking if name in (one["run"], one["experiment"]) and one not in found]
-    return found
-
-
-def check_data(root: str | None) -> None:
-    """Raise DataError where CIFAR-10 is not on this machine."""
-    from repro.data import cifar10_files
-
-    folder = paths.data_dir(root)
-    if cifar10_files.find(folder) is None:
-        raise DataError(f"CIFAR-10 is not in {paths.display_path(folder)}; `{program()} data fetch cifar10` needs the "
-                        "network, or bring cifar-10-batches-py/ there yourself")
 
 
 @command("cost", "train", "measure a few steps and say what a suite would cost on this machine",
          argument("name", help="a suite"), argument("overrides", nargs="*", metavar="key=value"), JSON)
 def show_cost(options: argparse.Namespace) -> None:
     """`repro cost`."""
-    from repro.paper import suite as read_suite
-
-    suite = read_suite(options.name)
     check_versions()
-    from repro.training.suite import measure_cost
+    from repro.training.suite import measure_suite
 
-    costs = measure_cost(suite, options.overrides)
+    costs = measure_suite(options.name, options.overrides)
     if options.json:
         print(json.dumps(costs, indent=2))
 
 
-@command("eval", "evaluate", "evaluate a network: its finished run's weights, or those in a file",
-         argument("overrides", nargs="+", metavar="key=value",
-                  help="experiment=NAME; weights=FILE (a plain state_dict, or what `repro weights` wrote; without it, "
-                       "those of the finished run); protocol=center|ten_crop|multi_scale (ImageNet); any override of "
-                       "`repro run`"), JSON)
+@command("eval", "evaluate", "evaluate a network: a finished run's weights, or those in a file",
+         argument("words", nargs="+", metavar="RUN | key=value",
+                  help="EXPERIMENT/seedK or a run's folder, or experiment=NAME and its overrides, or weights=FILE (a "
+                       "plain state_dict, or what `repro weights` wrote); protocol=center|ten_crop|multi_scale "
+                       "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
     """`repro eval`."""
+    from repro.config import check_override_keys, compose
     from repro.paper import PROTOCOLS, pick
+    from repro.runs import Run, find_run, read_run, run_folder
     from repro.schema import IMAGENET
 
-    overrides, own = split_keys(options.overrides)
-    config = configuration(overrides, own.get("weights"))
-    known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
-    protocol = pick(own.get("protocol") or known[0], {name: name for name in known},
-                    f"protocol with data.name={config.data.name}")
+    names = [word for word in options.words if "=" not in word]
+    own = dict(word.split("=", 1) for word in options.words if word.startswith(OWN_KEYS))
+    overrides = [word for word in options.words if word not in names and not word.startswith(OWN_KEYS)]
+    what = pick(own.get("what", "errors"), {name: name for name in ("errors", "responses")}, "what")
+    check_override_keys(overrides)
+
+    def named_run() -> Run:
+        if names:
+            return find_run(names[0], paths.results_dir())
+        config = compose(overrides)
+        check_versions()
+        from repro.devices import resolve
+
+        return read_run(run_folder(resolve(config)))
+
+    if what == "responses":
+        every = not names and not any(word.startswith("experiment=") for word in overrides)
+        measure_responses(None if every else named_run(), overrides)
+        return
+    run = None if "weights" in own else named_run()
+    path = run.folder / "weights.pt" if run else paths.user_path(own["weights"])
+    if run and not (run.finished and path.is_file()):
+        raise ConfigError(f"no finished run with weights in {paths.display_path(run.folder)} "
+                          f"({run.problem or run.status}): train it with `repro run`, or give weights=FILE")
     check_versions()
-    from repro.evaluation.weights import evaluate_file, weights_of
+    from repro.evaluation.evaluate import evaluate
+    from repro.weights import compose_for
 
-    weights = weights_of(config, own.get("weights"))
-    if config.data.name == IMAGENET:
-        from repro.evaluation.evaluate import evaluate
-
-        text, values = evaluate(config, protocol, weights)
-    else:
-        text, values = evaluate_file(config, weights)
+    config, note = compose_for(overrides, path) if names or run is None else (compose(overrides), "")
+    known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
+    protocol = pick(own.get("protocol", known[0]), {name: name for name in known},
+                    f"protocol with data.name={config.data.name}")
+    if note:
+        print(note, file=sys.stderr)
+    text, values = evaluate(config, protocol, path)
     print(json.dumps(values, indent=2) if options.json else text)
 
 
-def configuration(overrides: Sequence[str], weights: str | None) -> "RunConfig":
-    """What the overrides say, with the settings that a weights file carries, which are then named in a line."""
-    from repro.config import check_override_keys, compose
+def measure_responses(run: "Run | None", overrides: list[str]) -> None:
+    """Write responses.csv of a finished run, or of all of CIFAR-10 that lack it, and draw Figure 7."""
+    from repro.reporting import figures
+    from repro.runs import scan
+    from repro.schema import IMAGENET
 
-    if weights is None:
-        return compose(overrides)
-    check_override_keys(overrides)
-    check_versions()
-    from repro.evaluation.weight_files import with_carried_settings
+    wanted = [run] if run else [
+        one for one in scan(paths.results_dir() / "runs") if one.finished and not one.responses() and one.record
+        and one.record.config.data.name != IMAGENET and (one.folder / "weights.pt").is_file()]
+    if wanted:
+        check_versions()
+        from repro.training.measurements import add_responses
 
-    config, note = with_carried_settings(overrides, paths.user_path(weights))
-    if note:
-        print(note, file=sys.stderr)
-    return config
-
-
-def split_keys(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Overrides of a configuration, and the values of our own keys."""
-    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN_KEYS}
-    return [word for word in words if word.partition("=")[0] not in OWN_KEYS], own
+        for one in wanted:
+            add_responses(one, overrides)
+    for name in figures.names():
+        if name.endswith("figure7"):
+            make_figure(name, runs_of(), paths.results_dir() / "figures")
 
 
 @command("ensemble", "evaluate", "average the kept class probabilities of several networks",
@@ -319,74 +277,41 @@ def combine_networks(options: argparse.Namespace) -> None:
     print(json.dumps(values, indent=2) if options.json else text)
 
 
-@command("responses", "evaluate", "measure the layer responses of finished runs that lack them, and draw Figure 7",
-         argument("runs", nargs="*", metavar="RUN | key=value",
-                  help="EXPERIMENT/seedK or a run's folder (none: all of CIFAR-10 that lack them); data.root=, "
-                       "machine.device="))
-def show_responses(options: argparse.Namespace) -> None:
-    """`repro responses`."""
-    from repro.reporting import figures
-    from repro.runs import find_run, scan
-    from repro.schema import IMAGENET
-
-    results = paths.results_dir()
-    overrides = [word for word in options.runs if "=" in word and not Path(word).exists()]
-    named = [find_run(word, results) for word in options.runs if word not in overrides]
-    wanted = named or [run for run in scan(results / "runs") if run.finished and not run.responses()
-                       and run.record is not None and run.record.config.data.name != IMAGENET
-                       and (run.folder / "weights.pt").is_file()]
-    if wanted:
-        check_versions()
-        from repro.training.measurements import add_responses
-
-        for run in wanted:
-            add_responses(run, overrides)
-    for name in figures.names():
-        if name.endswith("figure7"):
-            make_figure(name, runs_of(results=results), results / "figures")
-
-
 @command("weights import", "evaluate", "map a public checkpoint onto our network, for `repro eval`",
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
-         argument("--from", dest="form", required=True, choices=("akamaster", "torchvision"),
+         argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
                   help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
-         argument("--output", metavar="OUT", help="the file to write (default: in results/imported)"), JSON)
+         argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
     """`repro weights import`."""
     check_versions()
-    from repro.weights.importing import import_file
+    from repro import weights
 
-    output = paths.user_path(options.output) if options.output else None
-    text, values = import_file(paths.user_path(options.file), options.form, output, paths.results_dir() / "imported")
-    print(json.dumps(values, indent=2) if options.json else text)
+    file = paths.user_path(options.file)
+    if options.output and paths.user_path(options.output).exists():
+        raise ConfigError(f"{options.output} is there already; give another --output")
+    output = (paths.user_path(options.output) if options.output else
+              paths.results_dir() / "imported" / f"{file.stem}-{options.layout}.pt")
+    facts = weights.import_weights(file, options.layout, output)
+    shown = paths.display_path(output)
+    print(json.dumps({"output": str(output), **msgspec.structs.asdict(facts)}, indent=2) if options.json else
+          f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
 
 
 @command("weights export", "evaluate", "write the weights of a finished run as a plain file, with a model card",
          argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"),
-         argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"),
-         argument("--format", dest="form", choices=("auto", "pt", "safetensors"), default="auto",
-                  help="auto: safetensors where that package is installed"), JSON)
+         argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"))
 def export_weights(options: argparse.Namespace) -> None:
     """`repro weights export`."""
     from repro.runs import find_run
 
     run = find_run(options.run, paths.results_dir())
     check_versions()
-    from repro.weights.exporting import export
+    from repro import weights
 
     folder = paths.user_path(options.output) if options.output else paths.results_dir() / "exported"
-    text, values = export(run, folder, options.form)
-    print(json.dumps(values, indent=2) if options.json else text)
-
-
-@command("weights list", "evaluate", "list the weights that are committed, exported, imported, or of runs", JSON)
-def list_weights(options: argparse.Namespace) -> None:
-    """`repro weights list`."""
-    check_versions()
-    from repro.weights.listing import as_values, entries, listing
-
-    found = entries(paths.results_dir(), paths.reference_dir())
-    print(json.dumps(as_values(found), indent=2) if options.json else listing(found))
+    path = weights.export_weights(run, folder)
+    print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
 @command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
@@ -459,30 +384,6 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
           else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
 
 
-@command("complexity", "results", "count layers, parameters and multiply-adds of all networks, beside Table 1",
-         flag("--check", "exit 4 if a count is not that of golden_counts.yaml"), JSON)
-def show_complexity(options: argparse.Namespace) -> None:
-    """`repro complexity`."""
-    check_versions()
-    from repro.evaluation.analysis import count, networks
-    from repro.reporting.table import write
-    from repro.reporting.tables import CountedNetwork, complexity_table, count_differences
-
-    counted = [
-        CountedNetwork(net.key, net.label, net.dataset, net.depth,
-                       net.shortcut_option.name if net.shortcut_option else None,
-                       net.stride_in.name if net.stride_in else None, **asdict(count(net)))
-        for net in networks()]
-    table = complexity_table(counted)
-    print(table.json() if options.json else table.markdown())
-    written = write(table, output_folder("tables", reference=False))
-    if not options.json:
-        print(f"written: {', '.join(map(paths.display_path, written))}")
-    wrong = count_differences(counted)
-    if wrong and options.check:
-        raise ComparisonError("counts that are not those of golden_counts.yaml: " + "; ".join(wrong))
-
-
 @command("claims", "results", "check the paper's statements against the runs that are there",
          argument("suite", nargs="?", default=None, help="only the claims of this suite"),
          flag("--reference", "from the committed runs only, beside them"),
@@ -545,8 +446,8 @@ def show(options: argparse.Namespace) -> None:
 def publish_run(options: argparse.Namespace) -> None:
     """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.paper import pick
-    from repro.publishing import ENSEMBLES, publish, publish_ensemble
     from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
+    from repro.runs import ENSEMBLES, publish, publish_ensemble
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
@@ -565,176 +466,110 @@ def publish_run(options: argparse.Namespace) -> None:
     print("the reference tables and figures are up to date with it")
 
 
-@command("data", "data", "fetch or verify a data set, or say where it is",
-         argument("action", choices=["fetch", "verify", "path"]),
+@command("data", "data", "fetch or verify a data set",
+         argument("action", choices=["fetch", "verify"]),
          argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"]),
          argument("settings", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
     """`repro data`."""
     settings = settings_of(options.settings)
-    root = paths.data_dir(settings.get(ROOT) or None)
-    imagenet = options.name == "imagenet"
-    if settings.get(WIRING_TEST, "false") not in ("true", "false") or (WIRING_TEST in settings and not imagenet):
-        raise ConfigError(f"{WIRING_TEST}={settings[WIRING_TEST]}: allowed is true or false, of imagenet only")
-    if options.action == "path":
-        print(root)
-    elif options.action == "fetch" and imagenet:
-        from repro.data.imagenet_files import BY_HAND
+    root, wiring_test = paths.data_dir(settings.get(ROOT) or None), settings.get(WIRING_TEST, "false")
+    if wiring_test not in ("true", "false"):
+        raise ConfigError(f"{WIRING_TEST}={wiring_test}: allowed is true or false")
+    if options.name == "imagenet":
+        from repro.data.imagenet_files import BY_HAND, verify
 
-        raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; then "
-                          "`repro data verify imagenet data.root=FOLDER`")
+        if options.action == "fetch":
+            raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
+                              "then `repro data verify imagenet data.root=FOLDER`")
+        verify(root, wiring_test == "true")
     elif options.action == "fetch":
         from repro.data.fetch import fetch
 
         fetch(root)
-    elif imagenet:
-        from repro.data import imagenet_verify
-
-        imagenet_verify.verify(root, settings.get(WIRING_TEST) == "true")
     else:
         from repro.data import cifar10_files
 
         print("\n".join(cifar10_files.verify(root)))
 
 
-@command("doctor", "setup", "check versions, devices, disk, data and environment",
+@command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
+         argument("words", nargs="*", metavar="[record] data.root=DIR",
+                  help="data.root=DIR: the folder that holds CIFAR-10; or `record FOLDER ...`: is a run's record that "
+                       "somebody else sends one that can be committed?"),
          flag("--full", "verify the data set byte for byte, too"), JSON)
-def show_doctor(options: argparse.Namespace) -> int:
-    """`repro doctor`: 0, or 2 if something keeps runs from working."""
-    from repro.checks import FAIL
-    from repro.doctor import environment, examine
-
-    found = environment()
-    checks = list(examine(options.full))
-    problems = sum(check.status == FAIL for check in checks)
-    if options.json:
-        print(json.dumps({"problems": problems, "checks": [asdict(check) for check in checks], "environment": found},
-                         indent=2))
-    else:
-        cpu = [line for line in (found.pop("cpu_info", None) or "").splitlines() if line.startswith("Model name")]
-        lines = [f"{name}: {value}" for name, value in found.items() if value is not None]
-        print("\n".join([*lines, *cpu, "", *map(str, checks)]))
-        print(f"problems: {problems}" + ("" if problems else "; runs can start"))
-    return 2 if problems else 0
-
-
-@command("verify", "setup", "check that this installation computes what it claims, in under a minute on a CPU",
-         argument("settings", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"), JSON)
-def verify(options: argparse.Namespace) -> None:
-    """`repro verify`; ComparisonError (4) if a check fails."""
-    root = paths.data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
+def check(options: argparse.Namespace) -> None:
+    """`repro check`; ComparisonError (4) if a check fails."""
+    if options.words[:1] == ["record"]:
+        check_records(options.words[1:], options.json)
+        return
+    root = paths.data_dir(settings_of(options.words, (ROOT,)).get(ROOT) or None)
     check_versions()
-    from repro import verification
-    from repro.checks import FAIL, SKIPPED
-    from repro.provenance import code_version, package_versions
+    from repro.checks import installation
 
     results = []
-    for name, check in verification.checks(root).items():
-        results.append(verification.perform(name, check))
+    for name, one in installation.checks(root, options.full).items():
+        results.append(installation.perform(name, one))
         if not options.json:
             print(results[-1], flush=True)
-    failed, skipped = ([one.check for one in results if one.status == status]
-                       for status in (FAIL, SKIPPED))
-    good, seconds = len(results) - len(failed) - len(skipped), sum(one.seconds or 0 for one in results)
+    failed = [one.check for one in results if one.status == FAIL]
     if options.json:
-        print(json.dumps({"ok": good, "failed": len(failed), "skipped": len(skipped), "seconds": round(seconds, 3),
-                          **code_version(), "versions": package_versions(), "checks": [asdict(one) for one in results]},
-                         indent=2))
+        print(json.dumps({"failed": len(failed), "checks": [asdict(one) for one in results]}, indent=2))
     else:
-        print(f"{good} of {len(results)} checks ok, {len(failed)} failed, {len(skipped)} skipped, in {seconds:.0f} s")
+        print(f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
     if failed:
-        raise ComparisonError(f"this installation does not compute what it claims: {', '.join(failed)}")
+        raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
 
-@command("verify-record", "setup", "check a run's record that somebody else sends, before it is committed",
-         argument("folders", nargs="+", metavar="FOLDER",
-                  help="a record: config.yaml, run.json, history.csv, timing.csv, and what belongs to them"), JSON)
-def verify_records(options: argparse.Namespace) -> None:
-    """`repro verify-record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
-    from repro.checks import FAIL
-    from repro.records.check import check_record
+def check_records(names: list[str], as_json: bool) -> None:
+    """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
+    from repro.checks.record import check_record
     from repro.runs import scan
 
-    folders = [paths.user_path(name) for name in options.folders]
-    committed = [run.folder for run in scan(paths.reference_dir() / "runs")]
+    if not names:
+        raise ConfigError("usage: repro check record FOLDER [FOLDER ...]")
+    folders = [paths.user_path(name) for name in names]
+    others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found, failed = [], []
     for folder in folders:
-        findings = check_record(folder, [*committed, *(other for other in folders if other != folder)])
-        name = printable_name(folder)
-        found.append({"folder": name, "findings": [asdict(one) for one in findings]})
-        if not options.json:
-            print("\n".join([name, *(f"  {one}" for one in findings)]))
-        checks = list(dict.fromkeys(one.check for one in findings[:-1] if one.status == FAIL))
-        failed += [f"{name}: checks that fail: {', '.join(checks)}"] if checks else []
-    if options.json:
+        results, name = check_record(folder, others), paths.display_path(folder)
+        found.append({"folder": name, "checks": [asdict(one) for one in results]})
+        if not as_json:
+            print("\n".join([name, *(f"  {one}" for one in results)]))
+        if wrong := [one.check for one in results[:-1] if one.status == FAIL]:
+            failed.append(f"{name}: checks that fail: {', '.join(wrong)}")
+    if as_json:
         print(json.dumps(found, indent=2))
     if failed:
         raise ComparisonError("\n".join(failed))
 
 
-def printable_name(folder: Path) -> str:
-    """A folder's name in characters that can be printed."""
-    return escape(paths.display_path(folder))
-
-
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",
          argument("overrides", nargs="*", metavar="[input] key=value",
-                  help="nets=20,56 contenders=repro,eager_loop,reduce_overhead,dataloader,repro:ENGINE rounds=5 "
-                       "steps=K, and any override of `repro run`, e.g. machine.precision=bf16; or `input`: how fast "
-                       "ImageNet images are read, data.root=DIR rounds=5 images=400 workers=N"),
-         flag("--quick", "20 layers against the DataLoader, 2 short rounds; under a minute on 2 cores"),
+                  help="overrides of `repro run`, e.g. machine.precision=bf16; or `input data.root=DIR`: how fast "
+                       "ImageNet's images are read"),
+         argument("--nets", type=whole_numbers, default=(), metavar="20,56", help="networks of so many layers"),
+         argument("--contenders", type=lambda text: text.split(","), default=(),
+                  metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
+         argument("--rounds", type=int, metavar="5"),
+         flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
 def run_bench(options: argparse.Namespace) -> None:
     """`repro bench` and `repro bench input`."""
+    rounds = options.rounds if options.rounds is not None else 2 if options.quick else 5
+    if options.reference and (options.quick or rounds < 5 or options.max_seconds is not None):
+        raise ConfigError("--reference: takes 5 rounds or more, no --quick and no --max-seconds")
+    check_versions()
+    from repro import bench
+
+    length = {"rounds": rounds, "quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     if options.overrides[:1] == ["input"]:
-        bench_input_command(options)
-        return
-    from repro.bench.plan import settings_of
-
-    settings = settings_of(options.overrides, options.quick, options.max_seconds)
-    check_evidence(options, settings.rounds)
-    check_versions()
-    from repro.bench.bench import bench
-    from repro.reporting.bench import bench_table
-
-    record = bench(settings)
-    keep(options, record, bench_table(record))
-
-
-def bench_input_command(options: argparse.Namespace) -> None:
-    """`repro bench input`."""
-    from repro.bench.input_plan import input_settings
-
-    if options.max_seconds is not None:
-        raise ConfigError("--max-seconds: the bench of the input takes rounds= and images= instead")
-    settings = input_settings(options.overrides[1:], options.quick)
-    check_evidence(options, settings.rounds)
-    check_versions()
-    from repro.bench.input import bench_input
-    from repro.reporting.bench import input_table
-
-    record = bench_input(settings)
-    keep(options, record, input_table(record))
-
-
-def check_evidence(options: argparse.Namespace, rounds: int) -> None:
-    """ConfigError if too few rounds are asked for as evidence."""
-    from repro.bench.plan import ROUNDS
-
-    if options.reference and (options.quick or rounds < ROUNDS or options.max_seconds is not None):
-        raise ConfigError(f"--reference: takes {ROUNDS} rounds or more, no --quick and no --max-seconds")
-
-
-def keep(options: argparse.Namespace, record: dict[str, Any], table: "Table") -> None:
-    """Write the record and its table, and print one of them."""
-    from repro.files import write_atomic, write_json
-
-    folder = output_folder("bench", options.reference)
-    write_json(folder / f"{table.name}.json", record)
-    for suffix, text in (("md", table.markdown()), ("csv", table.csv())):
-        write_atomic(folder / f"{table.name}.{suffix}", text)
-    print(json.dumps(record, indent=2) if options.json else f"\n{table.markdown()}")
-    files = [paths.display_path(folder / f"{table.name}.{suffix}") for suffix in ("json", "md", "csv")]
-    logger.info(f"written: {', '.join(files)}")
+        root = settings_of(options.overrides[1:], (ROOT,)).get(ROOT)
+        record = bench.bench_input(paths.data_dir(root), **length)
+    else:
+        record = bench.bench(options.overrides, options.nets, options.contenders, **length)
+    path = bench.save(record, output_folder("bench", options.reference))
+    print(json.dumps(record, indent=2) if options.json else f"\n{bench.render(record)}")
+    logger.info(f"written: {paths.display_path(path)}")

@@ -18,7 +18,7 @@ from repro.schema import FIELDS, allowed_values
 NAMES: dict[str, Callable[[], list[str]]] = {
     "suite": paper.suites, "cost": paper.suites, "ensemble": paper.ensembles, "table": table_names,
     "figure": figure_names}
-OWN_KEYS = {"eval": ("weights", "protocol"), "suite": ("preset", "seeds"),
+OWN_KEYS = {"eval": ("weights", "protocol", "what"), "suite": ("preset", "seeds"),
             "bench": ("nets", "contenders", "rounds", "steps")}
 
 

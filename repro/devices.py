@@ -5,7 +5,7 @@ import ctypes
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,19 +19,15 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
-def available(device: Device) -> bool:
-    """Whether torch can compute on this kind of device here."""
-    return device is Device.cpu or (device is Device.cuda and torch.cuda.is_available()) or (
-        device is Device.mps and torch.backends.mps.is_available())
-
-
 def find_device(asked: Device) -> Device:
     """The kind of device that is asked for, `auto` being the best that is here; ConfigError if there is none."""
+    available: dict[Device, Callable[[], bool]] = {
+        Device.cuda: torch.cuda.is_available, Device.mps: torch.backends.mps.is_available, Device.cpu: lambda: True}
     if asked is Device.auto:
-        return next(device for device in (Device.cuda, Device.mps, Device.cpu) if available(device))
+        return next(device for device, is_available in available.items() if is_available())
     with warnings.catch_warnings(record=True) as told:  # torch says of a driver that is too old which one it found
         warnings.simplefilter("always")
-        there = available(asked)
+        there = available[asked]()
     if not there:
         reason = str(told[0].message).split("(Triggered")[0].strip() if told else "driver missing or too old?"
         raise ConfigError(f"machine.device={asked.name}: torch {torch.__version__} finds none here ({reason}); "
@@ -40,32 +36,25 @@ def find_device(asked: Device) -> Device:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here.
-
-    machine.channels_last stays None on CUDA, where a run measures it.
-    """
-    machine = config.machine
-    device = find_device(machine.device)
-    precision = machine.precision
+    """Replace every `auto` by what it means on this machine. ConfigError if a device is asked for that is not here."""
+    machine, engine, devices = config.machine, config.engine, config.devices or 1
+    device, precision = find_device(machine.device), machine.precision
     if precision is Precision.auto:
         precision = Precision.tf32 if device is Device.cuda else Precision.fp32
     if precision is Precision.tf32 and device is not Device.cuda:
         raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
-    if machine.device is Device.auto and device is not Device.cuda and (config.devices or 1) > 1:
-        raise ConfigError(f"devices={config.devices}: {config.devices} asked, 1 found (no CUDA device here); "
-                          f"machine.device=cpu starts {config.devices} processes on the CPU, devices=1 one")
-    engine = config.engine
-    if (config.devices or 1) > 1:
-        if device is Device.mps:
-            raise ConfigError(f"devices={config.devices}: one only with machine.device=mps")
+    if devices > 1:
+        if device is Device.mps or (machine.device is Device.auto and device is Device.cpu):
+            raise ConfigError(f"devices={devices}: {devices} asked, 1 found (no CUDA device here); "
+                              f"machine.device=cpu starts {devices} processes on the CPU, devices=1 one")
         if engine in (Engine.graph, Engine.compile):
             raise ConfigError(f"engine={engine.name}: with one device only; engine=eager takes several")
         engine = Engine.eager
     if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
-    if channels_last is None and device is not Device.cuda:  # there `repro.training.timing.with_memory_format` measures
-        channels_last = device is Device.cpu  # measured faster on CPUs
+    if channels_last is None:  # measured faster on CPUs; Choice: on CUDA where tensor cores compute, which want it
+        channels_last = device is Device.cpu or (device is Device.cuda and precision is not Precision.fp32)
     machine = replace(machine, device=device, precision=precision, channels_last=channels_last)
     return replace(config, engine=engine, machine=machine)
 
@@ -91,21 +80,20 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
-def set_tf32(on: bool) -> None:
-    """Matrix products and convolutions on CUDA in TF32, or in plain fp32.
+def fp32_operations() -> list[Any]:
+    """Where torch's newer interface keeps the fp32 precision of matrix products and of cuDNN."""
+    cudnn: Any = torch.backends.cudnn
+    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
 
-    torch has two interfaces for it. The older one sets its own flags and some of the newer one's; each getter raises
-    where they disagree, also within torch's compiler and torch.export.
+
+def set_tf32(on: bool) -> None:
+    """Matrix products and convolutions on CUDA in TF32, or in plain fp32, by both of torch's interfaces.
+
+    The older one's getters raise where the two disagree, also within torch's compiler and torch.export.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
     for operation in fp32_operations():
         operation.fp32_precision = "tf32" if on else "ieee"
-
-
-def fp32_operations() -> list[Any]:
-    """Where torch keeps the fp32 precision of matrix products and of cuDNN."""
-    cudnn: Any = torch.backends.cudnn
-    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
 
 
 @contextlib.contextmanager
@@ -113,14 +101,13 @@ def restore_settings() -> Iterator[None]:
     """Leave torch's process-wide settings (see `set_up`) as they were before."""
     operations = [*fp32_operations(), torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     precisions = [operation.fp32_precision for operation in operations]
-    products, convolutions = "highest", True  # torch's own, where the two interfaces disagree and it does not tell
+    products, convolutions = "highest", True  # torch's own, where its interfaces disagree
     with contextlib.suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
     with contextlib.suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32
     benchmark, threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
@@ -131,7 +118,7 @@ def restore_settings() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         torch.set_num_threads(threads)
         if torch.are_deterministic_algorithms_enabled() != deterministic:
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.use_deterministic_algorithms(deterministic)
 
 
 @contextlib.contextmanager
@@ -162,24 +149,14 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, limit)
 
 
-@contextlib.contextmanager
-def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
     """16-bit autocast for bf16 and fp16, nothing for fp32 and tf32."""
-    if precision in AUTOCAST:
-        with torch.autocast(device.type, AUTOCAST[precision]):
-            yield
-    else:
-        yield
+    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else contextlib.nullcontext()
 
 
-@contextlib.contextmanager
-def force_eager(compiled: bool) -> Iterator[None]:
+def force_eager(compiled: bool) -> contextlib.AbstractContextManager[Any]:
     """Compiled modules run as they are written, where there are any."""
-    if compiled:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

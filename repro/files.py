@@ -1,8 +1,8 @@
 """Files: atomic writes, JSON and CSV that may be torn, and the lock of a folder. Never imports torch."""
 
 import csv
-import ctypes
 import errno
+import fcntl
 import functools
 import glob
 import hashlib
@@ -14,7 +14,6 @@ import shutil
 import socket
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -28,13 +27,8 @@ from repro.paths import display_path
 
 LOCK = "run.lock"
 LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
-LEFT_SECONDS = 3600.0  # Choice: after which a half-written file is of a process that was killed
-RENAME_EXCHANGE = RENAME_SWAP = 2  # linux/fs.h; macOS sys/stdio.h
-AT_FDCWD = -100  # linux/fcntl.h
-NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
-# What a file system answers that has no locks, or can't bring a folder to its disk.
-UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
-_held: set[Path] = set()  # the folders that this process holds
+NO_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
+_held: dict[Path, str] = {}  # the folders that this process holds, and what it wrote into their locks
 
 
 def open_plain(path: Path) -> io.BufferedReader:
@@ -58,11 +52,10 @@ def read_json(path: Path) -> Any:
 
 def read_object(path: Path) -> dict[str, Any]:
     """What a file of JSON holds; {} if it is missing, torn or no mapping."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    with suppress(OSError, ValueError):
+        if isinstance(content := read_json(path), dict):
+            return content
+    return {}
 
 
 def file_sha256(path: Path) -> str:
@@ -74,11 +67,9 @@ def file_sha256(path: Path) -> str:
 def read_history(path: Path) -> list[dict[str, float]]:
     """A CSV of numbers as dicts; [] if there is none; it ends before the first line that is not whole."""
     result = []
-    for row in read_rows(path):
-        try:
+    with suppress(TypeError, ValueError):
+        for row in read_rows(path):
             result.append({key: float(value) for key, value in row.items()})
-        except (TypeError, ValueError):
-            break
     return result
 
 
@@ -88,12 +79,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open_plain(path) as file:
         text = file.read().decode("utf-8", errors="replace")
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    found = []
+    rows = []
     with suppress(csv.Error):  # a field that is too long
-        for row in rows:
-            found.append(row)
-    return found
+        for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
+            rows.append(row)
+    return rows
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -104,16 +94,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     payload = data.encode() if isinstance(data, str) else data
     held = check_held(path.parent)
-    part = temporary_path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        if not held:
+        if held:  # nobody else writes here: what a killed process left half written goes
+            for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+                old.unlink()
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             file.write(payload)
             file.flush()
-            sync(file.fileno(), path.parent)
+            os.fsync(file.fileno())
         part.replace(path)
-        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -121,24 +113,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file so that it survives a power cut; StorageError if that fails, InUseError as of `check_held`."""
+    """Append to a file so that it survives a power cut; StorageError if that fails."""
     check_held(path.parent)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            sync(file.fileno(), path.parent)
+            os.fsync(file.fileno())
     except OSError as error:
         raise write_problem(path, len(text.encode()), error) from error
-
-
-def temporary_path(path: Path) -> Path:
-    """A name that nobody else has, beside a path, for what will take its place; what killed writers left there goes."""
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > LEFT_SECONDS:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def write_problem(path: Path, size: int, error: OSError) -> StorageError:
@@ -150,45 +133,10 @@ def write_problem(path: Path, size: int, error: OSError) -> StorageError:
     return StorageError(f"can't write {display_path(path)}: {error.strerror} ({size} bytes needed{free})")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut, where its file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        sync(descriptor, folder)
-    finally:
-        os.close(descriptor)
-
-
-def sync(descriptor: int, folder: Path) -> None:
-    """Bring a file of this folder, or the folder itself, to the disk; where its file system can't, that is said."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        say_once(f"{display_path(folder)}: its file system can't be told to write at once ({error.strerror}): what was "
-                 "written last may be lost in a power cut")
-
-
 @functools.cache
 def say_once(text: str) -> None:
     """Print a line on standard error that nobody needs twice."""
     print(text, file=sys.stderr, flush=True)
-
-
-def exchange(left: Path, right: Path) -> None:
-    """Swap two folders in one step of the kernel. OSError where the system or its file system can't."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(left), os.fsencode(right)
-    try:
-        if sys.platform == "darwin":
-            failed = libc.renamex_np(*names, RENAME_SWAP)
-        else:
-            failed = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
-    except AttributeError:  # a C library without this function
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if failed:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -205,125 +153,82 @@ def utc_now() -> str:
 def hold_lock(folder: Path) -> Iterator[str | None]:
     """Hold a run folder for this process, whose death frees it; yields a note if a dead process's lock was taken over.
 
-    Raises InUseError (exit 7) while another process, here or on another host, holds it.
+    The kernel's lock on run.lock decides on this machine, what is written in it between machines. InUseError (exit 7)
+    while another process holds it.
     """
-    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout  # late: every command imports this module
+    from filelock import FileLock, Timeout  # late: every command imports this module
 
     path, kernel = folder / LOCK, True
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
             try:
-                stack.enter_context(lock.acquire(LET_GO_SECONDS))
+                stack.enter_context(FileLock(path, fallback_to_soft=False).acquire(LET_GO_SECONDS))
             except OSError as error:
-                if error.errno not in UNSUPPORTED:
+                if error.errno not in NO_LOCKS:
                     raise
+                kernel = False
                 say_once(f"{display_path(folder)}: its file system can't lock files ({error.strerror}): two processes "
                          "that begin there at the same moment are not surely kept apart")
-                lock, kernel = SoftFileLock(folder / f"{LOCK}.soft"), False
-                stack.enter_context(lock.acquire(LET_GO_SECONDS))
             before = read_object(path)
-            if before and not is_gone(before, kernel):
-                raise InUseError(f"{in_use_message(folder, before)}; if that machine is gone, delete {path}")
+            if before and not (kernel and is_here(before)):
+                raise InUseError(f"{in_use_message(folder, before)}; if that process is gone, delete {path}")
+            text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
             try:
-                path.write_text(json.dumps({**process(os.getpid()), "since": utc_now()}), encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
             except OSError:
-                path.unlink()
+                path.unlink()  # half a lock would be nobody's
                 raise
         except Timeout:
             raise InUseError(in_use_message(folder, read_object(path))) from None
         except OSError as error:
             raise StorageError(f"can't write {display_path(path)}: {error.strerror}") from error
-        _held.add(folder)
+        _held[folder] = text
         try:
             yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
         finally:
-            _held.discard(folder)
+            del _held[folder]
             with suppress(OSError):  # if an error is on its way, it is the one to know
-                if is_ours(path):
+                if path.read_text(encoding="utf-8") == text:
                     path.unlink()
                 folder.rmdir()  # leave no empty folders behind a run that never began
                 folder.parent.rmdir()
 
 
 def check_held(folder: Path) -> bool:
-    """Whether this process holds a folder, or a lock in it.
+    """Whether this process holds a folder, or one around it; StorageError if it has lost it.
 
-    Where it has lost it, what it would write appears in another folder, or between what others write: StorageError (5)
-    if the lock is gone, with its folder or alone; InUseError (7) if another process has it.
+    What it would write then appears in another folder, or between what others write.
     """
     holds = [held for held in _held if folder in (held, held.parent)]
     for held in holds:
-        if not (held / LOCK).is_file():
-            raise StorageError(f"{display_path(held)}: its {LOCK} is gone in mid-run: the folder was moved, removed or "
-                               "unmounted, or that file was deleted. Nothing was written since; what this run has "
-                               "written must be back there before it goes on")
-        if not is_ours(held / LOCK):
-            raise InUseError(f"{in_use_message(held, read_object(held / LOCK))}; the {LOCK} of this one was deleted, "
-                             "and it has written nothing since")
+        try:
+            there = (held / LOCK).read_text(encoding="utf-8")
+        except OSError:
+            there = ""
+        if there != _held[held]:
+            raise StorageError(f"{display_path(held)}: its {LOCK} is {'of another process' if there else 'gone'} in "
+                               "mid-run: the folder was moved, removed or unmounted, or that file was deleted. Nothing "
+                               "was written since; what this run has written must be back there before it goes on")
     return bool(holds)
-
-
-def is_ours(path: Path) -> bool:
-    """Whether this process has written a lock."""
-    return process(os.getpid()).items() <= read_object(path).items()
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
     """Who holds a folder now, as far as its lock tells; None if nobody."""
     owner = read_object(folder / LOCK)
-    return owner if owner and not is_gone(owner) else None
+    if owner and is_here(owner):
+        with suppress(OSError), (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None  # the kernel would not give it while its holder lives
+    return owner or None
 
 
-def is_gone(owner: dict[str, Any], kernel: bool = False) -> bool:
-    """Whether the process that a lock names has surely ended; of one on another machine nobody can tell.
-
-    kernel: whether we have the kernel's lock on the file, which it would have if it lived on this machine.
-    """
-    here = process(os.getpid())
-    same_host = bool(owner.get("host") == here["host"])
-    if owner.get("boot") != here["boot"] or (here["boot"] is None and not same_host):
-        return same_host and owner.get("machine") == here["machine"] is not None  # booted since
-    if kernel:
-        return True
-    pid = owner.get("pid")
-    if owner.get("namespace") != here["namespace"] or not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return owner.get("began") != start_of_process(pid)  # another one has its number by now
+def is_here(owner: dict[str, Any]) -> bool:
+    """Whether a lock was written on this machine, whose kernel then knows if it is still held."""
+    return bool(owner.get("host") == socket.gethostname())
 
 
 def in_use_message(folder: Path, owner: dict[str, Any]) -> str:
     """One line that says who holds a run folder."""
     return (f"{display_path(folder)}: this run is in progress by pid {owner.get('pid', '?')} "
             f"on {owner.get('host', '?')} since {owner.get('since', '?')}")
-
-
-@functools.cache
-def process(pid: int) -> dict[str, Any]:
-    """A process of this machine, so that another one can tell whether it still lives; None for what can't be known."""
-    namespace = None
-    with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return {"pid": pid, "host": socket.gethostname(), "machine": read_small_file("/etc/machine-id"),
-            "namespace": namespace,
-            "boot": read_small_file("/proc/sys/kernel/random/boot_id"), "began": start_of_process(pid)}
-
-
-def read_small_file(path: str) -> str | None:
-    """What a small file of the system says; None if it is not there."""
-    with suppress(OSError, ValueError):
-        return Path(path).read_text(encoding="utf-8").strip() or None
-    return None
-
-
-def start_of_process(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks since it was booted itself (proc(5), field 22)."""
-    stat = read_small_file(f"/proc/{pid}/stat")
-    return stat.rpartition(")")[2].split()[19] if stat else None

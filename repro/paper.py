@@ -4,8 +4,7 @@ A process reads each file once. ConfigError (exit 2) names the file and the key 
 that does not exist. Errors of networks are in percent. Never imports torch.
 """
 
-import functools
-from collections.abc import Hashable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -18,7 +17,6 @@ from repro.errors import ConfigError
 from repro.paths import conf_dir, display_path, experiments_dir
 
 T = TypeVar("T")
-S = TypeVar("S", bound="Strict")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 PROTOCOL_LABELS = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
@@ -31,7 +29,6 @@ class Strict(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Column(Strict, frozen=True):
     """One column of numbers of a published table, printed as value / unit with so many decimals."""
-
     key: str
     title: str
     decimals: int = 2
@@ -40,7 +37,6 @@ class Column(Strict, frozen=True):
 
 class PublishedRow(Strict, frozen=True):
     """One row as printed. `values` hold what stands first; mean, std and runs where the paper gives them."""
-
     key: str
     label: str
     values: Annotated[dict[str, float], Meta(min_length=1)]
@@ -64,7 +60,6 @@ class PublishedRow(Strict, frozen=True):
 
 class PublishedTable(Strict, frozen=True):
     """One table of the paper with what is needed to reproduce its numbers."""
-
     name: str
     page: int
     title: str
@@ -83,7 +78,6 @@ class PublishedTable(Strict, frozen=True):
 
 class Axis(Strict, frozen=True):
     """An axis: its label, what one tick of 1 stands for, and its limits in ticks."""
-
     label: str
     unit: float = 1.0
     limits: tuple[float, ...] | None = None
@@ -91,7 +85,6 @@ class Axis(Strict, frozen=True):
 
 class Curve(Strict, frozen=True):
     """One network of a panel; `experiment` is None while the project has none for it."""
-
     net: str
     label: str
     experiment: str | None = None
@@ -99,7 +92,6 @@ class Curve(Strict, frozen=True):
 
 class Panel(Strict, frozen=True):
     """One panel: its curves, and which errors (training, test, validation, responses) are drawn of each."""
-
     name: str
     errors: tuple[str, ...]
     curves: tuple[Curve, ...]
@@ -109,7 +101,6 @@ class Panel(Strict, frozen=True):
 
 class Fact(Strict, frozen=True):
     """A bound in percent that caption or text give for a network."""
-
     net: str
     error: str
     above: float | None = None
@@ -119,7 +110,6 @@ class Fact(Strict, frozen=True):
 
 class PublishedFigure(Strict, frozen=True):
     """The description of one figure of the paper; `styles` maps each error to its line style."""
-
     name: str
     title: str
     dataset: str
@@ -133,14 +123,12 @@ class PublishedFigure(Strict, frozen=True):
 
 class Errors(Strict, frozen=True):
     """Test error of somebody else's run, and its training error where known."""
-
     test: float
     train: float | None = None
 
 
 class SecondReference(Strict, frozen=True):
     """Somebody else's results with the paper's recipe, by network ("resnet-20")."""
-
     key: str
     repository: str
     protocol: str
@@ -151,7 +139,6 @@ class SecondReference(Strict, frozen=True):
 
 class AuthorsWeights(Strict, frozen=True):
     """ImageNet validation error of the authors' released weights."""
-
     net: str
     protocol: str
     top1_error: float
@@ -160,7 +147,6 @@ class AuthorsWeights(Strict, frozen=True):
 
 class SecondReferences(Strict, frozen=True):
     """All results of others; `usual` is [from, to] or [about] for a network."""
-
     sources: tuple[SecondReference, ...]
     usual: dict[str, tuple[float, ...]]
     run_to_run_std: tuple[float, ...]
@@ -170,7 +156,6 @@ class SecondReferences(Strict, frozen=True):
 
 class GoldenCount(Strict, frozen=True):
     """Exact parameters and multiply-adds of a network, by shortcut option; plain networks have those of A."""
-
     layers: int
     multiply_adds: dict[str, float]
     parameters: dict[str, int] = {}
@@ -179,7 +164,6 @@ class GoldenCount(Strict, frozen=True):
 
 class GoldenCounts(Strict, frozen=True):
     """Counts for a 32x32 (CIFAR-10) and a 224x224 (ImageNet) image."""
-
     cifar10: tuple[GoldenCount, ...]
     imagenet: tuple[GoldenCount, ...]
     vgg: tuple[GoldenCount, ...]
@@ -192,7 +176,6 @@ class GoldenCounts(Strict, frozen=True):
 
 class ClaimTest(Strict, frozen=True):
     """What must hold for a claim: a measure of some experiments' runs, and how its values must stand to each other."""
-
     measure: Literal["training_error", "convergence_area", "final_error", "responses"]
     relation: Literal["rising", "not_falling", "close", "below"]
     experiments: tuple[str, ...]
@@ -201,7 +184,6 @@ class ClaimTest(Strict, frozen=True):
 
 class Claim(Strict, frozen=True):
     """One statement of the paper that the program can check."""
-
     id: str
     statement: str
     source: str
@@ -210,28 +192,21 @@ class Claim(Strict, frozen=True):
 
 class Member(Strict, frozen=True):
     """One network of an ensemble: the run of an experiment with this seed."""
-
     experiment: str
     seed: int = 0
 
 
 class Ensemble(Strict, frozen=True):
     """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
-
     name: str
     description: str
     protocol: Protocol
-    members: tuple[Member, ...]
+    members: Annotated[tuple[Member, ...], Meta(min_length=2)]
     reproduces: str | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.members) < 2 or len(set(self.members)) < len(self.members):
-            raise ValueError("members: needed are at least two, each of them once")
 
 
 class Recipe(Strict, frozen=True):
     """A well-known recipe of others, whose values stand in conf/recipe; `why` says by key why a value matters."""
-
     name: str
     repository: str
     dataset: str
@@ -240,15 +215,8 @@ class Recipe(Strict, frozen=True):
     not_expressed: tuple[str, ...] = ()
 
 
-class Reproduced(Struct, frozen=True):
-    """The rows of the paper's tables that an experiment of conf/ answers."""
-
-    reproduces: tuple[str, ...] = ()
-
-
 class Preset(Strict, frozen=True):
     """A variant of a suite; None stands for what the suite says."""
-
     experiments: tuple[str, ...] | None = None
     overrides: tuple[str, ...] = ()
     tables: tuple[str, ...] | None = None
@@ -259,7 +227,6 @@ class Preset(Strict, frozen=True):
 
 class Suite(Strict, frozen=True):
     """Experiments that answer one question together, in the order in which they run."""
-
     name: str
     question: str
     experiments: tuple[str, ...]
@@ -280,58 +247,25 @@ class Suite(Strict, frozen=True):
         """The preset with the suite's own lists filled in; `paper` exists unless the suite has another default."""
         paper = {"paper": Preset()} if self.default_preset == "auto" else {}
         chosen = pick(name, paper | self.presets, f"preset in suite {self.name}")
-        inherited = {key: getattr(self, key) for key in ("experiments", "tables", "figures")
-                     if getattr(chosen, key) is None}
-        return structs.replace(chosen, **inherited)
+        return structs.replace(chosen, **{key: getattr(self, key) for key in ("experiments", "tables", "figures")
+                                          if getattr(chosen, key) is None})
 
 
-class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML in which a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of a node; ConstructorError with file and line for a second key of the same name."""
-        seen = set()
-        for key_node, _ in node.value:
-            if str(key_node.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} is given twice",
-                                                        key_node.start_mark)
-            seen.add(str(key_node.value))
-        result: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return result
-
-
-@functools.cache
+@cache
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, read once; ConfigError with file and line if it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            return yaml.load(file, UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"{display_path(path)}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{display_path(path)}: {error}") from error
-
-
-def read(kind: type[T], path: Path) -> T:
-    """A YAML file as a struct or a type; ConfigError with the key that is wrong."""
-    try:
-        return msgspec.convert(read_yaml(path), kind)
-    except msgspec.ValidationError as error:
+            return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
 def pick(name: str, known: dict[str, T], kind: str) -> T:
     """known[name], or a ConfigError with the nearest name and all of them."""
-    check_names([name], known, kind)
+    if name not in known:
+        raise ConfigError(f"no {kind} named {name!r}{suggest(name, list(known))}\nthere are: {', '.join(known)}")
     return known[name]
-
-
-def check_names(names: Iterable[str], known: Iterable[str], kind: str) -> None:
-    """ConfigError with the nearest name and all of them, for the first name that is not known."""
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"no {kind} named {name!r}{suggest(name, known)}\nthere are: {', '.join(known)}")
 
 
 def names_in(folder: str) -> list[str]:
@@ -339,98 +273,40 @@ def names_in(folder: str) -> list[str]:
     return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 
-def read_named(kind: type[S], folder: str, name: str, what: str) -> S:
-    """One of the named files of a folder, whose own `name` must agree with its file's."""
-    check_names([name], names_in(folder), what)
-    path = experiments_dir() / folder / f"{name}.yaml"
-    result = read(kind, path)
-    if (own := getattr(result, "name", None)) != name:
-        raise ConfigError(f"{display_path(path)}: name is {own!r}, not {name!r}")
-    return result
+def read_named(kind: type[T], folder: str, what: str, name: str) -> T:
+    """One of the named files of a folder, as a struct or a type; ConfigError with the key that is wrong."""
+    path = experiments_dir() / folder / f"{pick(name, {one: one for one in names_in(folder)}, what)}.yaml"
+    try:
+        return msgspec.convert(read_yaml(path), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
-recipes, ensembles, suites = (functools.partial(names_in, folder) for folder in ("recipes", "ensembles", "suites"))
-
-
-def published_dir() -> Path:
-    """The folder of the paper's facts."""
-    return experiments_dir() / "published"
-
-
-def published_table(name: str) -> PublishedTable:
-    """One table as printed."""
-    return read_named(PublishedTable, "published", name, "published table")
-
-
-def published_figure(name: str) -> PublishedFigure:
-    """The description of one figure that the project redraws."""
-    return read_named(PublishedFigure, "published", name, "published figure")
-
-
-def second_references() -> SecondReferences:
-    """What others measured with the paper's recipe."""
-    return read(SecondReferences, published_dir() / "second_references.yaml")
-
-
-def golden_counts() -> GoldenCounts:
-    """Exact counts of parameters and multiply-adds."""
-    return read(GoldenCounts, published_dir() / "golden_counts.yaml")
+# Names, and by name what a file says; ConfigError for an unknown name.
+recipes, ensembles, suites = (partial(names_in, folder) for folder in ("recipes", "ensembles", "suites"))
+published_table = partial(read_named, PublishedTable, "published", "published table")
+published_figure = partial(read_named, PublishedFigure, "published", "published figure")
+recipe = partial(read_named, Recipe, "recipes", "recipe")
+ensemble = partial(read_named, Ensemble, "ensembles", "ensemble")
+suite = partial(read_named, Suite, "suites", "suite")
+second_references = partial(read_named, SecondReferences, "published", "file", "second_references")
+golden_counts = partial(read_named, GoldenCounts, "published", "file", "golden_counts")
+pinned_hashes = partial(read_named, dict[str, str], "", "file", "identities")  # of each experiment, in fp32
 
 
 def golden_count(dataset: str, layers: int) -> GoldenCount:
     """The counts of one network of `cifar10` or `imagenet`; ConfigError if it is not counted."""
-    nets: dict[str, GoldenCount] = {str(count.layers): count for count in getattr(golden_counts(), dataset)}
+    nets = {str(depth): count for depth, count in golden_counts().by_depth()[dataset].items()}
     return pick(str(layers), nets, f"{dataset} network in golden_counts.yaml")
 
 
 def claims() -> tuple[Claim, ...]:
     """The paper's statements that can be checked."""
-    return read(dict[str, tuple[Claim, ...]], published_dir() / "claims.yaml")["claims"]
+    return read_named(dict[str, tuple[Claim, ...]], "published", "file", "claims")["claims"]
 
 
-def pinned_hashes() -> dict[str, str]:
-    """The configuration hash of each experiment as the paper has it, in fp32."""
-    return read(dict[str, str], experiments_dir() / "identities.yaml")
-
-
-def recipe(name: str) -> Recipe:
-    """One recipe of others."""
-    return read_named(Recipe, "recipes", name, "recipe")
-
-
-def ensemble(name: str) -> Ensemble:
-    """One ensemble, of experiments and for a row that exist."""
-    found = read_named(Ensemble, "ensembles", name, "ensemble")
-    check_names([one.experiment for one in found.members], experiments(),
-                f"experiment (in ensembles/{name}.yaml: members)")
-    if found.reproduces is not None:
-        table, _, row = found.reproduces.partition("/")
-        published_table(table).row(row)
-    return found
-
-
-def suite(name: str) -> Suite:
-    """One suite, of experiments, claims and ensembles that exist."""
-    found = read_named(Suite, "suites", name, "suite")
-    where = f"suites/{name}.yaml"
-    check_names(found.claims, [claim.id for claim in claims()], f"claim (in {where}: claims)")
-    check_names(found.experiments, experiments(), f"experiment (in {where}: experiments)")
-    check_names(found.seeds, found.experiments, f"experiment of the suite (in {where}: seeds)")
-    check_names(found.ensembles, ensembles(), f"ensemble (in {where}: ensembles)")
-    for preset_name, preset in found.presets.items():
-        check_names(preset.experiments or (), found.experiments,
-                    f"experiment of the suite (in {where}: presets.{preset_name}.experiments)")
-    return found
-
-
-@functools.cache
+@cache
 def reproduced_rows() -> dict[str, str]:
     """{"table6/resnet-20": "cifar_resnet20", ...} from the `reproduces:` lists of conf/experiment."""
-    rows: dict[str, str] = {}
-    for name in experiments():
-        path = conf_dir() / "experiment" / f"{name}.yaml"
-        for row in read(Reproduced, path).reproduces:
-            if row in rows:
-                raise ConfigError(f"{display_path(path)}: {rows[row]} also reproduces {row}")
-            rows[row] = name
-    return rows
+    return {row: name for name in experiments()
+            for row in read_yaml(conf_dir() / "experiment" / f"{name}.yaml").get("reproduces", ())}

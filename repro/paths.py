@@ -16,37 +16,19 @@ def in_tree() -> bool:
     return (TREE / "pyproject.toml").is_file() and (TREE / "conf").is_dir()
 
 
-def own_module(name: str) -> list[str]:
-    """A command that runs a module of ours and imports as this process does, nothing of the folder it starts in."""
-    path = [folder or str(TREE) for folder in sys.path]  # '' is whatever folder is the current one
-    code = f"import runpy, sys; sys.path[:] = {path!a}; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
-    return [sys.executable, "-P", "-c", code]
-
-
 def conf_dir() -> Path:
     """The folder of Hydra's configuration files."""
-    return TREE / "conf" if in_tree() else PACKAGE / "conf"
+    return (TREE if in_tree() else PACKAGE) / "conf"
 
 
 def experiments_dir() -> Path:
     """The folder of published numbers and suites."""
-    return TREE / "experiments" if in_tree() else PACKAGE / "experiments"
+    return (TREE if in_tree() else PACKAGE) / "experiments"
 
 
 def reference_dir() -> Path:
     """The committed evidence: runs, tables, figures and bench."""
     return TREE / "results" / "reference" if in_tree() else PACKAGE / "reference"
-
-
-def user_path(text: str) -> Path:
-    """The path that a person typed, ~ expanded; ConfigError if that names nobody, or it is no UTF-8."""
-    try:
-        text.encode()
-        return Path(text).expanduser()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{escape(text)}: a path that is no UTF-8") from error
-    except RuntimeError as error:
-        raise ConfigError(f"{escape(text)}: no user of that name has a home here") from error
 
 
 def results_dir(setting: str | None = None) -> Path:
@@ -65,9 +47,25 @@ def user_folder(setting: str | None, name: str) -> Path:
     return user_path(chosen).absolute() if chosen else (TREE if in_tree() else Path.cwd()) / name
 
 
+def user_path(text: str) -> Path:
+    """The path that a person typed, ~ expanded; ConfigError if that names nobody, or it is no UTF-8."""
+    try:
+        text.encode()
+        return Path(text).expanduser()
+    except (UnicodeEncodeError, RuntimeError) as error:
+        raise ConfigError(f"{escape(text)}: a path that is no UTF-8, or a user who has no home here") from error
+
+
 def display_path(path: Path) -> str:
     """The path as a person would type it: relative where it lies below the current folder, and printable."""
     try:
         return escape(str(path.relative_to(Path.cwd())))
     except (ValueError, FileNotFoundError):  # elsewhere, or there is no current folder any more
         return escape(str(path))
+
+
+def own_module(name: str) -> list[str]:
+    """A command that runs a module of ours and imports as this process does, nothing of the folder it starts in."""
+    path = [folder or str(TREE) for folder in sys.path]  # '' is whatever folder is the current one
+    code = f"import runpy, sys; sys.path[:] = {path!a}; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-P", "-c", code]

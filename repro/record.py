@@ -21,7 +21,7 @@ Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")]
 ConfigHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
 
 
-class Part(Struct, omit_defaults=True):
+class Part(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A mapping in a record; what it lacks is None."""
 
 
@@ -66,7 +66,7 @@ class Slurm(Part):
 
 
 class Session(Place):
-    """One stretch of training without interruption; times in ISO form, UTC."""
+    """One stretch of training without interruption."""
 
     started: Time | None = None
     from_iteration: Count | None = None
@@ -118,7 +118,7 @@ class Record(Part, kw_only=True):
     identity: ConfigHash  # config_hash of the configuration
     status: Text  # running, interrupted, finished, diverged or out of memory
     config: RunConfig  # resolved; without this machine's folders
-    deviations: list[Text] | None = None  # from the paper's settings; None: it was not recorded
+    deviations: list[Text] | None = None  # from the paper's settings
     evaluated_on: Text | None = None
     iterations: Count  # of the whole run
     iteration: Count = 0  # done and saved

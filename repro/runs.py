@@ -1,4 +1,4 @@
-"""Run folders, records and locks: everything about a run that lies on disk, weights aside. Never imports torch.
+"""Runs on disk: where they lie, their records, and the copy that is committed. Never imports torch.
 
 A run lives in `<results>/runs/<experiment>/seed<k>/`, or in `<experiment>@<identity>/seed<k>/` if any override changes
 its numbers. It holds config.yaml, run.json (the record), history.csv and timing.csv; while it is not finished also
@@ -12,9 +12,19 @@ from pathlib import Path
 import msgspec
 
 from repro.config import config_hash, paper_hashes, scale_lengths, suggest
-from repro.errors import ConfigError
-from repro.files import file_sha256, read_history, read_json, read_rows, say_once, write_json
-from repro.paths import display_path, results_dir
+from repro.errors import ConfigError, StorageError
+from repro.files import (
+    file_sha256,
+    hold_lock,
+    read_history,
+    read_json,
+    read_object,
+    read_rows,
+    say_once,
+    write_atomic,
+    write_json,
+)
+from repro.paths import display_path, in_tree, reference_dir, results_dir
 from repro.record import Record, parse_record
 from repro.schema import IMAGENET, SYNTHETIC, RunConfig
 
@@ -22,6 +32,9 @@ GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
 TIMING_COLUMNS = ("iteration", "train_seconds", "evaluation_seconds", "images_per_second", "utc")
 OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
+PUBLISHED_FILES = ("config.yaml", "history.csv", "timing.csv", "run.json")  # run.json last: without it there is no run
+EXTRA_FILES = ("responses.csv", "gradients.csv")  # what redraws figures without weights
+ENSEMBLES = "ensembles/"  # where ensembles lie below a results folder
 
 
 @dataclass(frozen=True)
@@ -44,17 +57,17 @@ class Run:
 
     @property
     def experiment(self) -> str:
-        """Name of the experiment, from the folder where there is no record."""
+        """Name of the experiment, from the folder where there is no record; so for the seed."""
         return self.record.experiment if self.record else self.folder.parent.name.split("@")[0]
 
     @property
     def seed(self) -> int:
-        """The seed, from the folder where there is no record."""
+        """The seed."""
         return self.record.seed if self.record else int(self.folder.name.removeprefix("seed"))
 
     @property
     def identity(self) -> str:
-        """The recorded identity ('' where there is no record)."""
+        """The recorded hash of the configuration ('' where there is no record)."""
         return self.record.identity if self.record else ""
 
     @property
@@ -93,12 +106,8 @@ class Run:
         return "val" if self.record is not None and self.record.config.data.name == IMAGENET else "test"
 
     def responses(self) -> list[dict[str, str]]:
-        """Rows of responses.csv: layer (from 1), name, channels, mean, std, as text; [] if there is none."""
+        """Rows of responses.csv as text; [] if there is none."""
         return read_rows(self.folder / "responses.csv")
-
-    def gradients(self) -> list[dict[str, str]]:
-        """Rows of gradients.csv: iteration, layer (from 1), name, norm, as text; [] if there is none."""
-        return read_rows(self.folder / "gradients.csv")
 
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv as numbers; a torn last line is left out."""
@@ -131,29 +140,13 @@ def find_run(name: str, *roots: Path) -> Run:
 
 def scan(root: Path) -> list[Run]:
     """All runs below `root` (a `runs` folder), by experiment and seed; unreadable ones carry their problem."""
-    folders = [folder for experiment in list_folder(root) for folder in list_folder(experiment)
-               if re.fullmatch(r"seed\d+", folder.name)]
+    folders = []
+    for folder in root.glob("*/seed*"):
+        if not folder.parent.name.isprintable():
+            say_once(f"{display_path(folder.parent)} is left out: its name has characters that can't be printed")
+        elif re.fullmatch(r"seed\d+", folder.name):
+            folders.append(folder)
     return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.parent.name, int(f.name[4:])))]
-
-
-def list_folder(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing if it is none. What can't be looked into, or printed, is said to be left out."""
-    try:
-        found = list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        leave_out(folder, str(error.strerror))
-        return []
-    for path in found:
-        if not path.name.isprintable():
-            leave_out(path, "its name has characters that can't be printed")
-    return [path for path in found if path.name.isprintable()]
-
-
-def leave_out(path: Path, reason: str) -> None:
-    """Say once that something is left out, and why."""
-    say_once(f"{display_path(path)} is left out: {reason}")
 
 
 def read_run(folder: Path) -> Run:
@@ -185,7 +178,7 @@ def history_problem(folder: Path, record: Record) -> str | None:
         return None
     rows, config = read_history(folder / "history.csv"), record.config
     last = scale_lengths(config.train.iterations, config.scale)
-    if not rows or rows[-1]["iteration"] != last or record.iterations != last:
+    if not rows or rows[-1].get("iteration") != last or record.iterations != last:
         return "history.csv does not reach the last iteration"
     interval = scale_lengths(config.evaluation.interval, config.scale)
     marks = range(interval, last, interval)
@@ -193,6 +186,58 @@ def history_problem(folder: Path, record: Record) -> str | None:
         return "history.csv has not every evaluation once"
     if record.history_sha256 not in (None, file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
-    if record.result is None or any(rows[-1].get(key) != value for key, value in record.result.items()):
+    if record.result != rows[-1]:
         return "history.csv and the recorded result differ"
     return None
+
+
+def publish(name: str, results: Path) -> Path:
+    """Copy the record of a finished run, given by its folder or as EXPERIMENT/seedK, to results/reference.
+
+    Weights, probabilities, checkpoints and TensorBoard files stay where they are; run.json is copied last, so that
+    there is no half of a record. ConfigError if the run is no evidence or another one stands in its place.
+    """
+    if not in_tree():
+        raise ConfigError("repro publish writes into a checkout's results/reference; this is an installed package")
+    run = find_run(name, results)
+    folder, record = run.folder, run.record
+    if record is None or not run.finished:
+        raise ConfigError(f"{display_path(folder)} is not finished: {run.problem or run.status}")
+    if run.no_evidence or config_hash(record.config) != run.identity:
+        raise ConfigError(f"{display_path(folder)} is no evidence: "
+                          + (run.no_evidence or "its recorded configuration and identity differ"))
+    experiment = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
+    target = reference_dir() / "runs" / experiment / f"seed{run.seed}"
+    with hold_lock(target):
+        there = read_run(target).record
+        if there is not None and there != record:
+            raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete the "
+                              "folder first (README quotes it)")
+        tests = [str(path.relative_to(folder)) for path in sorted(folder.glob("evaluations/*.json"))
+                 if read_object(path).get("finished") is True]
+        extra = [file for file in EXTRA_FILES if (folder / file).is_file()]
+        for file in (*tests, *extra, *PUBLISHED_FILES):
+            copy_file(folder / file, target / file)
+    print(f"published {display_path(target)}")
+    return target
+
+
+def publish_ensemble(name: str, results: Path, problem: str | None) -> Path:
+    """Copy the record of an ensemble, called ensembles/NAME; ConfigError if there is none or a problem with it."""
+    source, target = results / f"{name}.json", reference_dir() / f"{name}.json"
+    if not source.is_file():
+        raise ConfigError(f"no {display_path(source)}: `repro ensemble {name.removeprefix(ENSEMBLES)}` makes it")
+    if problem is not None or not in_tree():
+        raise ConfigError(f"{display_path(source)} is no evidence: {problem or 'this is an installed package'}")
+    copy_file(source, target)
+    print(f"published {display_path(target)}")
+    return target
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a small file atomically; StorageError if it can't be read or written."""
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise StorageError(f"can't read {display_path(source)}: {error.strerror}") from error
+    write_atomic(target, data)

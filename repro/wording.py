@@ -1,22 +1,16 @@
-"""Words for a person: the nearest known name, a duration. Never imports torch."""
+"""Words for a person: the nearest known name, printable text, a duration. Never imports torch."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from os.path import commonprefix
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known name that was most likely meant, capitals aside: one that holds the word, or is like it at the end.
-
-    Of several that are equally alike it is the one that begins alike.
-    """
-    typed = word.casefold()
-
-    def likeness(known_name: str) -> tuple[float, int]:
-        name = known_name.casefold()
-        pairs = (typed, name), (typed.rpartition(".")[2], name.rpartition(".")[2])
-        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
-        return (len(typed) > 2 and typed in name) + ratio, len(commonprefix(pairs[0]))  # noqa: RUF071
+    """The known name that was most likely meant, capitals aside: one that holds the word, or is like it, or its end."""
+    def likeness(known_name: str) -> tuple[float, bool]:
+        typed, name = word.casefold(), known_name.casefold()
+        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
+        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
 
     best = max(known, key=likeness, default="")
     return best if likeness(best)[0] >= 0.6 else None
@@ -24,16 +18,14 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 def escape(text: str) -> str:
     """The text in characters that can be printed anywhere and move no cursor; others as their escape sequence."""
-    return text if text.isprintable() else "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def duration(seconds: float | None) -> str:
     """Seconds in words: 45 s, 12 min, 3.4 h, 2.5 days; '?' where nothing was measured."""
     if seconds is None:
         return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+    for least, unit, length in ((48 * 3600, "days", 86400), (90 * 60, "h", 3600), (90, "min", 60)):
+        if seconds >= least:
+            return f"{seconds / length:.{0 if unit == 'min' else 1}f} {unit}"
+    return f"{seconds:.0f} s"

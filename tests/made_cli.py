@@ -6,7 +6,7 @@ from typing import Any
 
 from repro.cli import main
 from repro.data.cifar10 import DeviceData
-from repro.evaluation import weights
+from repro.evaluation import evaluate
 from repro.schema import DataConfig
 from repro.training import measurements, suite, train
 from tests.made import tiny_data
@@ -28,8 +28,8 @@ def use_made_data(set_attribute: Any = setattr) -> None:
     set_attribute(suite, "make_data", lambda config: None)
     set_attribute(measurements, "load_arrays", lambda config: None)
     set_attribute(measurements, "on_device", lambda loaded, config, device: made_data(config))
-    set_attribute(weights, "load_arrays", lambda config: None)
-    set_attribute(weights, "on_device", lambda loaded, config, device: made_data(config))
+    set_attribute(evaluate, "load_arrays", lambda config: None)
+    set_attribute(evaluate, "on_device", lambda loaded, config, device: made_data(config))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 import json
 import logging
 import os
-import pickle
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import paths, publishing
-from repro.paths import TREE
+from repro import paths, runs
+from repro.paths import TREE, data_dir
 from repro.runs import read_run, scan
 from repro.streams import show_messages
 from tests.made_cli import TINY
@@ -66,12 +64,11 @@ WRONG = [
     (["table"], ["name", "usage: repro table"]),
     (["table", "table6", "--jsn"], ["--jsn"]),
     (["data", "fetsh"], ["fetsh", "fetch"]),
-    (["data", "path", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
+    (["data", "verify", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
     (["data", "fetch", "imagenet"], ["may not be passed on", "ILSVRC2012_img_train.tar", "data.root=FOLDER"]),
     (["data", "verify", "imagenet", "data.wiring_tset=true"], ["did you mean data.wiring_test?"]),
     (["data", "verify", "imagenet", "data.wiring_test=yes"], ["data.wiring_test=yes", "true or false"]),
-    (["data", "verify", "cifar10", "data.wiring_test=true"], ["data.wiring_test=true", "of imagenet only"]),
-    (["data", "path", "cifar10", "dta.root=x"], ["unknown key 'dta.root'", "did you mean data.root?"]),
+    (["data", "verify", "cifar10", "dta.root=x"], ["unknown key 'dta.root'", "did you mean data.root?"]),
     (["suite", "zzz"], ["no suite named 'zzz'", "cifar_plain_vs_res", "cifar_very_deep"]),
     (["suite", "cifar_plain_vs_res", "seeds=0"], ["seeds=0", "1 or more"]),
     (["suite", "cifar_plain_vs_res", "seeds=many"], ["seeds=many"]),
@@ -180,12 +177,12 @@ def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_data_path(direct, tmp_path, monkeypatch):
+def test_the_data_folder(direct, tmp_path, monkeypatch):
     monkeypatch.delenv("REPRO_DATA", raising=False)
-    assert direct("data", "path").out == f"{TREE / 'data'}\n"
+    assert data_dir() == TREE / "data"
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "a b"))
-    assert direct("data", "path").out == f"{tmp_path / 'a b'}\n"
-    assert direct("data", "path", "cifar10", "data.root=/x=y/ü, z").out == "/x=y/ü, z\n"
+    assert data_dir() == tmp_path / "a b"
+    assert str(data_dir("/x=y/ü, z")) == "/x=y/ü, z"
 
 
 # ---- no torch, and fast
@@ -211,7 +208,6 @@ WITHOUT_TORCH = """\
 0 show experiment=cifar_resnet20 --against fb
 0 table all
 0 table table6 --json
-0 data path
 0 run experiment=cifar_resnet20 --cfg job
 2 run experiment=cifar_resnet20 train.lr=abc
 2 run experiment=cifar_resnet20 model.depth=21
@@ -478,95 +474,12 @@ def test_a_suite_runs_its_preset_and_writes_its_tables(here, tmp_path, monkeypat
     says(here("suite", "cifar_plain_vs_res", "preset=shrt"), 2, "shrt", "short", "paper")
 
 
-# ---- eval and publish
-
-def test_eval_of_a_runs_weights_gives_its_recorded_error(finished, here):
-    record = read_run(finished.folder).record
-    weights = f"weights={finished.folder / 'weights.pt'}"
-    outcome = here("eval", *TINY, weights, "--json")
-    assert outcome.code == 0, outcome.err
-    values = json.loads(outcome.out)
-    assert values["test_top1_error"] == record.result["test_top1_error"]
-    assert (values["split"], values["images"]) == ("full", 30)
-    text = here("eval", *TINY, weights).out
-    assert f"test error {record.result['test_top1_error']:.2f} %" in text
-    assert "split full" in text
-    says(here("eval", *TINY, weights, "model.blocks_per_stage=2"), 2, "of another network", "model.depth=8 there")
-    bare = finished.folder / "bare.pt"
-    torch.save(dict(torch.load(finished.folder / "weights.pt", weights_only=True)), bare)
-    says(here("eval", *TINY, f"weights={bare}", "model.blocks_per_stage=2"), 5, "weights of another network", "bare.pt")
-
-
-@pytest.mark.fault(50)
-def test_the_weights_of_a_run_carry_its_settings_wherever_they_go(here, tmp_path):
-    assert here("run", *TINY, "model.zero_padding=both_sides", "data.split=45k").code == 0
-    run, = scan(tmp_path / "results" / "runs")
-    moved, bare = tmp_path / "moved.pt", tmp_path / "bare.pt"
-    shutil.copy(run.folder / "weights.pt", moved)
-    state = torch.load(moved, weights_only=True)
-    torch.save(dict(state), bare)
-    for path in (run.folder / "weights.pt", moved):
-        outcome = here("eval", *TINY, f"weights={path}", "--json")
-        assert "model.zero_padding=both_sides data.split=45k" in outcome.err
-        values = json.loads(outcome.out)
-        assert values["val_loss"] == run.record.result["val_loss"]
-        assert (values["split"], "test_loss" in values) == ("45k", False)
-        says(here("eval", *TINY, f"weights={path}", "data.split=full"), 2, "data.split=full contradicts",
-             "need data.split=45k")
-    other = here("eval", *TINY, f"weights={bare}")
-    assert "does not say how its weights were trained" in other.out
-    assert json.loads(here("eval", *TINY, f"weights={bare}", "--json").out)["test_loss"] != values["val_loss"]
-    state.repro |= {"run": "\x1b[2J", "deviations": 5}
-    torch.save(state, moved)
-    assert "weights of \\x1b[2J; deviations from the paper: none" in here("eval", *TINY, f"weights={moved}").out
-
-
-@pytest.mark.fault(65)
-def test_weights_that_were_changed_after_their_run_are_refused(here, tmp_path):
-    assert here("run", *TINY, "evaluation.responses=false").code == 0
-    run, = scan(tmp_path / "results" / "runs")
-    path = run.folder / "weights.pt"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    for words in (["eval", *TINY], ["eval", *TINY, f"weights={path}"], ["responses"]):
-        says(here(*words), 5, "weights.pt was changed after the run")
-
-
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, command: str):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-@pytest.mark.fault(28)
-@pytest.mark.parametrize("content", ["missing", "empty", "text", "pickle", "torch", "list", "numbers", "folder", "cut"])
-def test_eval_of_what_is_no_state_dict(here, tmp_path, content):
-    path = tmp_path / "my weights.pt"
-    evil = Evil(f"touch '{tmp_path}/executed'")
-    if content == "torch":
-        torch.save({"conv.weight": evil}, path)
-    elif content in ("list", "numbers"):
-        torch.save([torch.zeros(1)] if content == "list" else {"a": 1}, path)
-    elif content == "cut":
-        torch.save({"a": torch.zeros(1000)}, path)
-        path.write_bytes(path.read_bytes()[:2000])
-    elif content == "folder":
-        path.mkdir()
-    elif content != "missing":
-        path.write_bytes({"empty": b"", "text": b"no weights", "pickle": pickle.dumps(evil, protocol=2)}[content])
-    says(here("eval", *TINY, f"weights={path}"), 5, "my weights.pt")
-    assert not (tmp_path / "executed").exists()
-
+# ---- publish
 
 @pytest.fixture
 def other_reference(tmp_path, monkeypatch) -> Path:
     """A folder in the place of results/reference."""
-    for module in (paths, publishing):
+    for module in (paths, runs):
         monkeypatch.setattr(module, "reference_dir", lambda: tmp_path / "reference")
     return tmp_path / "reference"
 

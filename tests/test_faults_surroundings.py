@@ -280,7 +280,7 @@ def test_a_command_whose_output_has_no_room_is_5_and_its_exit_code_needs_no_stan
         with Path("/dev/full").open("w") as full:
             return subprocess.run([sys.executable, "-m", "repro", *arguments], env=environment(), stdout=full,
                                   stderr=full if error is None else error, text=True, check=False, cwd=tmp_path)
-    says(ended("status"), 5, "can't write standard output: No space left on device")
+    says(ended("status"), 5, "can't read or write: No space left on device")
     ascii_alone = subprocess.run([sys.executable, "-m", "repro", "status", "--results", "/tmp/é"], capture_output=True,
                                  env=environment() | {"PYTHONIOENCODING": "ascii"}, text=True, check=False)
     assert "\\xe9" in ascii_alone.stdout + ascii_alone.stderr

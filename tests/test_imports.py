@@ -10,27 +10,27 @@ from repro.paths import PACKAGE
 
 # From the bottom up: a module of repro/ or a package may import what stands on a lower floor, and its own package.
 FLOORS = (
-    {"__init__", "checks", "errors", "schema", "stopping", "wording"},
+    {"__init__", "errors", "schema", "stopping", "wording"},
     {"paths", "streams"},
-    {"files", "hydra_cli", "provenance", "versions"},
+    {"files", "hydra_cli", "provenance"},
     {"config"},
     {"paper", "record"},
     {"runs"},
-    {"publishing", "devices", "models", "data"},
+    {"devices", "models", "data"},
+    {"weights"},
     {"evaluation", "reporting"},
     {"training"},
-    {"bench", "completion", "doctor", "records", "weights"},
-    {"verification"},
-    {"commands"},
+    {"bench", "checks", "completion"},
+    {"api", "commands"},
     {"cli"},
     {"__main__"},
 )
 # To import these never loads torch (2 s); they, some aside, need none inside functions either.
-NO_TORCH = {"__init__", "__main__", "checks", "cli", "commands", "completion", "config", "data.cifar10_files",
-            "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
-            "provenance", "publishing", "record", "records", "reporting", "runs", "schema", "stopping", "streams",
-            "training.schedule", "versions", "wording"}
-TORCH_WHEN_CALLED = {"cli", "commands", "data.cifar10_files", "data.imagenet_files"}
+NO_TORCH = {"__init__", "__main__", "api", "checks.__init__", "checks.record", "cli", "commands", "completion",
+            "config", "data.cifar10_files", "data.imagenet_files", "errors", "files", "hydra_cli", "paper", "paths",
+            "provenance", "record", "reporting", "runs", "schema", "stopping", "streams",
+            "training.schedule", "wording"}
+TORCH_WHEN_CALLED = {"api", "cli", "commands", "data.cifar10_files", "data.imagenet_files"}
 HYDRA = {"config", "hydra_cli", "schema"}
 
 SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}

@@ -71,9 +71,8 @@ COMMANDS = [
     (["data"], ["data", "fetch", "cifar10"]),
     (["data", "DATA=/my data"], ["data", "fetch", "cifar10", "data.root=/my data"]),
     (["tables"], ["table", "all"]),
-    (["check"], ["table", "all", "--check"]),
-    (["verify"], ["verify"]),
-    (["verify", "DATA=/my data", "ARGS=--json"], ["verify", "data.root=/my data", "--json"]),
+    (["check"], ["check"]),
+    (["check", "DATA=/my data", "ARGS=--json"], ["check", "data.root=/my data", "--json"]),
 ]
 
 

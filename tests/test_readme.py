@@ -68,7 +68,7 @@ def check(kind, arguments):
     elif kind == "claims":
         assert all(suite(name).claims for name in arguments)
     else:
-        assert kind in ("complexity", "responses", "report", "status", "doctor",
+        assert kind in ("responses", "report", "status", "check",
                         "bench", "pending", "data", "weights")
 
 

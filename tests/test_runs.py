@@ -1,7 +1,9 @@
-"""Records as they are read, and where runs lie."""
+"""Records as they are read, where runs lie, and what is published of them."""
 
 import json
-import tempfile
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 from repro import runs
 from repro.config import compose, config_hash, paper_hashes, to_dict, with_precision
-from repro.files import read_history
-from repro.runs import read_run, run_folder, scan
+from repro.errors import ConfigError
+from repro.runs import EXTRA_FILES, PUBLISHED_FILES, publish, read_run, run_folder, scan
 from repro.schema import Precision
-from tests.data.conftest import ordinary_user
+from tests.checks.made import put, write_record
+from tests.outcome import says
 
 HEADER = "iteration,learning_rate,train_top1_error,test_top1_error"
 CONFIG = to_dict(compose(["experiment=cifar_resnet20", "train.iterations=20", "train.lr_drops=[]",
@@ -27,17 +30,10 @@ def finished(tmp_path) -> Path:
     folder.mkdir(parents=True)
     result = {"iteration": 20, "learning_rate": 0.1, "train_top1_error": 60.5, "test_top1_error": 61.25}
     record = {"schema": 1, "experiment": "cifar_resnet20", "seed": 0, "identity": "0" * 12, "status": "finished",
-              "config": CONFIG, "iterations": 20,
-              "result": result}
+              "config": CONFIG, "iterations": 20, "result": result}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text(f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n")
     return folder
-
-
-def rewrite(folder: Path, **changes: object) -> None:
-    """Replace keys of a record; a value of `...` removes the key."""
-    record = json.loads((folder / "run.json").read_text()) | changes
-    (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
 
 
 # ---- reading records
@@ -53,9 +49,8 @@ def test_a_finished_run(finished):
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(("content", "word"), [
-    ("", "truncated"), ("{", "truncated"), ("[]", "no mapping"), ("null", "no mapping"),
-    ('{"experiment": "x"}', "config is no section"), ("\x00\x00", "malformed"), ('{"seed": NaN}', "malformed"),
-    ('{"config": ' + "[" * 5000, "recursion"),
+    ("", "truncated"), ("{", "truncated"), ("[]", "no mapping"), ('{"experiment": "x"}', "config is no section"),
+    ("\x00\x00", "malformed"), ('{"seed": NaN}', "malformed"), ('{"config": ' + "[" * 5000, "recursion"),
 ])
 def test_a_torn_or_foreign_record_is_a_problem_and_no_exception(finished, content, word):
     (finished / "run.json").write_text(content)
@@ -82,97 +77,96 @@ def test_no_damage_to_a_record_raises_or_passes_for_another_result(finished, cut
 @pytest.mark.parametrize("key", ["experiment", "seed", "identity", "status", "config", "iterations", "schema",
                                  "result"])
 def test_a_record_without_one_of_its_keys_does_not_count(finished, key):
-    rewrite(finished, **{key: ...})
-    run = read_run(finished)
-    assert not run.finished
-    assert key in run.problem
-
-
-@pytest.mark.parametrize("result", [None, [], "8.75", 3])
-def test_a_finished_record_without_a_result_does_not_count(finished, result):
-    rewrite(finished, result=result)
-    assert read_run(finished).problem
+    put(finished, ..., key)
     assert not read_run(finished).finished
+    assert key in read_run(finished).problem
 
 
-def test_a_newer_records_schema_is_named_and_not_guessed_at(finished):
-    rewrite(finished, schema=2, status={"new": "form"})
-    run = read_run(finished)
-    assert run.record is None
-    assert run.problem == "unreadable run.json or history.csv (record of schema 2; this version reads up to 1)"
+@pytest.mark.parametrize(("value", "path", "words"), [
+    (2, ["schema"], "record of schema 2; this version reads up to 1"), (True, ["seed"], "got `bool` - at `seed`"),
+    (1, ["paramters"], "`paramters`"), ("auto", ["config", "machine", "precision"], "machine.precision=auto"),
+    (0.1, ["config", "train", "lrr"], "unknown key config.train.lrr; did you mean train.lr?"),
+    ("8.75", ["result"], "at `result`"), ({}, ["result"], "differ"), ("main", ["sessions"], "at `sessions`")])
+def test_a_record_of_another_form_is_named(finished, value, path, words):
+    put(finished, value, *path)
+    assert words in read_run(finished).problem
+
+
+def test_a_text_of_a_record_can_be_printed(finished):
+    put(finished, ["\x1b[31m${x}\u202e"], "deviations")
+    assert read_run(finished).record.deviations == ["\\x1b[31m${x}\\u202e"]
 
 
 @pytest.mark.parametrize(("history", "word"), [
     (None, "does not reach"), ("", "does not reach"), (f"{HEADER}\n", "does not reach"),
     (f"{HEADER}\n10,0.1,80.0,82.5\n", "does not reach"),
     (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25", "does not reach"),  # torn: no end of line
+    (f"{HEADER}\n20,0.1,60.5,61.25\n", "not every evaluation"),
     (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.2\n", "differ"),
-    (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5\n", "does not reach"),
-    (f"{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n30,0.1,1,1\n", "does not reach"),
+    (f"null{HEADER}\n10,0.1,80.0,82.5\n20,0.1,60.5,61.25\n", "does not reach"),
+    ("\xff\x00\n\x00\n", "does not reach"),
 ])
 def test_a_finished_record_must_agree_with_its_history(finished, history, word):
     (finished / "history.csv").unlink()
     if history is not None:
         (finished / "history.csv").write_text(history)
-    run = read_run(finished)
-    assert word in run.problem
-    assert not run.finished
-
-
-def test_history_that_is_no_text_is_a_problem(finished):
-    (finished / "history.csv").write_bytes(b"\xff\xfe\n\x00\n")
-    assert read_run(finished).problem
-
-
-@pytest.mark.fault(40)
-@pytest.mark.parametrize("tail", ["3", "30", "30,", "30,0.1", "30,0.1,60.5,61.2", "30,0.1,abc,1\n", "30,0.1\n", "\x00",
-                                  "30,0.1,1,2,3\n"])
-def test_a_torn_last_line_of_a_history_is_dropped(finished, tail):
-    path = finished / "history.csv"
-    whole = read_history(path)
-    path.write_text(path.read_text() + tail)
-    assert read_history(path) == whole
+    assert word in read_run(finished).problem
+    assert not read_run(finished).finished
 
 
 def test_an_interrupted_run_is_no_problem_but_not_finished(finished):
-    rewrite(finished, status="interrupted", result=...)
+    put(finished, "interrupted", "status")
     run = read_run(finished)
     assert (run.status, run.problem, run.finished) == ("interrupted", None, False)
 
 
-def test_scan_finds_runs_by_experiment_and_seed_and_nothing_else(tmp_path, finished):
+@pytest.mark.fault(76)
+def test_scan_finds_runs_by_experiment_and_seed_and_nothing_else(tmp_path, finished, capsys):
     root = tmp_path / "runs"
     for name in ("cifar_resnet20/seed10", "cifar_resnet20/seed2", "cifar_plain20@abc/seed0", "cifar_plain20/seed0",
-                 "cifar_resnet20/seed0.old-1", "cifar_resnet20/seedx", "cifar_resnet20/tensorboard"):
+                 "cifar_resnet20/seed0.old-1", "cifar_resnet20/seedx", "odd\x1b[2J/seed0"):
         (root / name).mkdir(parents=True)
     (root / "stray.txt").write_text("")
-    found = [str(run.folder.relative_to(root)) for run in scan(root)]
-    assert found == ["cifar_plain20/seed0", "cifar_plain20@abc/seed0", "cifar_resnet20/seed0", "cifar_resnet20/seed2",
-                     "cifar_resnet20/seed10"]
+    assert [run.name for run in scan(root)] == ["cifar_plain20/seed0", "cifar_plain20@abc/seed0",
+                                                "cifar_resnet20/seed0", "cifar_resnet20/seed2", "cifar_resnet20/seed10"]
     assert [run.problem for run in scan(root)].count("no run.json") == 4
     assert scan(root)[1].experiment == "cifar_plain20"
-
-
-@pytest.mark.fault(76)
-def test_folders_that_cant_be_read_or_printed_are_said_to_be_left_out(capsys):
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
-        root = Path(name)
-        root.chmod(0o755)
-        for folder in ("closed/seed0", "own/seed0", "odd\x1b[2J/seed0"):
-            (root / folder).mkdir(parents=True)
-        (root / "closed").chmod(0)
-        with ordinary_user():
-            found = [run.folder.parent.name for run in (*scan(root), *scan(root))]
-        (root / "closed").chmod(0o755)
-        assert found == ["own", "own"]
-        said = capsys.readouterr().err
-        assert f"{root}/closed is left out: Permission denied\n" in said
-        assert f"{root}/odd\\x1b[2J is left out: its name has characters that can't be printed\n" in said
-        assert said.count("left out") == 2
-
-
-def test_scan_of_a_folder_that_is_not_there(tmp_path):
+    assert capsys.readouterr().err.count("odd\\x1b[2J is left out: its name has characters that can't be printed") == 1
     assert scan(tmp_path / "none") == []
+
+
+def hostile(folder: Path, kind: str) -> None:
+    """Make a record one that does harm where it is read carelessly."""
+    if kind == "nested":
+        (folder / "run.json").write_text('{"experiment": ' + "[" * 100_000)
+    elif kind == "null":
+        put(folder, None, "config", "data")
+    elif kind == "endless":
+        put(folder, 2**62, "iterations")
+        put(folder, 2**62, "config", "train", "iterations")
+        put(folder, 1, "config", "evaluation", "interval")
+    elif kind == "long field":
+        (folder / "history.csv").write_text("1" * 200_000 + "\n")
+    else:
+        (folder / kind).unlink()
+        os.mkfifo(folder / kind)
+
+
+@pytest.mark.fault(71)
+def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
+    root = tmp_path / "results" / "runs"
+    write_record(root)
+    for seed, kind in enumerate(("nested", "null", "endless", "long field", "run.json", "history.csv"), 1):
+        hostile(write_record(root, seed=seed), kind)
+    assert [run.finished for run in scan(root)] == [True] + 6 * [False]
+    outcome = direct("table", "table6")
+    assert outcome.code == 0
+    assert "8.50" in outcome.out
+    assert outcome.out.count(": incomplete: unreadable run.json") == 4
+    assert outcome.out.count(": incomplete: history.csv") == 2
+    assert direct("status").code == 0
+    says(direct("show", str(root / "cifar_resnet20" / "seed0"), "--against", str(root / "cifar_resnet20" / "seed1")), 2,
+         "unreadable run.json")
 
 
 # ---- where a run lies
@@ -183,8 +177,8 @@ def test_a_paper_run_has_its_experiments_plain_name(tmp_path, precision):
     assert run_folder(config) == tmp_path / "runs" / "cifar_resnet20" / "seed3"
 
 
-@pytest.mark.parametrize("override", ["machine.precision=bf16", "scale=0.01", "data.split=45k", "train.lr=0.05"])
-def test_any_other_run_has_its_identity_in_its_folders_name(tmp_path, override):
+@pytest.mark.parametrize("override", ["machine.precision=bf16", "scale=0.01", "data.split=45k"])
+def test_any_other_run_has_its_hash_in_its_folders_name(tmp_path, override):
     config = compose(["experiment=cifar_resnet20", f"results={tmp_path}", "machine.precision=fp32", override])
     assert config_hash(config) not in paper_hashes("cifar_resnet20")
     assert run_folder(config) == tmp_path / "runs" / f"cifar_resnet20@{config_hash(config)}" / "seed0"
@@ -196,3 +190,54 @@ def test_results_setting_beats_the_environment_which_beats_the_default(tmp_path,
     assert run_folder(compose([*overrides, "results='a b/ü'"])).is_relative_to(Path.cwd() / "a b" / "ü")
     monkeypatch.delenv("REPRO_RESULTS")
     assert run_folder(compose(overrides)).is_relative_to(runs.results_dir())
+
+
+# ---- what is published
+
+@pytest.fixture
+def reference(tmp_path, monkeypatch) -> Path:
+    """A folder in the place of results/reference."""
+    monkeypatch.setattr(runs, "reference_dir", lambda: tmp_path / "reference")
+    return tmp_path / "reference"
+
+
+def test_a_record_is_copied_without_anything_heavy_and_another_one_stays(tmp_path, reference, capsys):
+    folder = write_record(tmp_path / "results" / "runs")
+    for name in ("weights.pt", "checkpoint-1.pt", "run.lock.soft"):
+        (folder / name).write_text("x")
+    target = publish("cifar_resnet20/seed0", tmp_path / "results")
+    assert target == reference / "runs" / "cifar_resnet20" / "seed0"
+    assert {path.name for path in target.iterdir()} == {*PUBLISHED_FILES, *EXTRA_FILES}
+    assert read_run(target).record == read_run(folder).record
+    assert publish(str(folder), tmp_path) == target, "the same run again"
+    put(folder, 1.0, "train_seconds")
+    with pytest.raises(ConfigError, match=r"holds a record already; .* delete the folder first"):
+        publish(str(folder), tmp_path)
+
+
+@pytest.mark.parametrize(("overrides", "value", "key", "words"), [
+    ((), "interrupted", "status", "is not finished: interrupted"), ((), "0" * 12, "identity", "and identity differ"),
+    (("data=synthetic",), "finished", "status", "is no evidence: synthetic images")])
+def test_what_is_no_evidence_is_not_published(tmp_path, reference, overrides, value, key, words):
+    folder = write_record(tmp_path, "cifar_resnet20", *overrides)
+    put(folder, value, key)
+    with pytest.raises(ConfigError, match=words):
+        publish(str(folder), tmp_path)
+    assert not reference.exists()
+
+
+@pytest.mark.fault(66)
+def test_of_two_who_publish_one_run_at_once_one_has_its_way(tmp_path, reference):
+    folders = [write_record(tmp_path / mark) for mark in "12"]
+    put(folders[1], 1.0, "train_seconds")
+    code = ("import sys; from pathlib import Path; from repro import runs\n"
+            "runs.reference_dir = lambda: Path(sys.argv[2])\nruns.publish(sys.argv[1], Path())")
+    writers = [subprocess.Popen([sys.executable, "-c", code, folder, reference], stderr=subprocess.PIPE, text=True)
+               for folder in folders]
+    said = [writer.communicate()[1] for writer in writers]
+    assert sorted(writer.returncode for writer in writers) == [0, 1]
+    assert ["holds a record already" in text or "in progress by" in text for text in said].count(True) == 1
+    target = reference / "runs" / "cifar_resnet20" / "seed0"
+    winner = folders[[writer.returncode for writer in writers].index(0)]
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        path.name: path.read_bytes() for path in winner.iterdir()}

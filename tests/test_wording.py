@@ -1,44 +1,38 @@
-"""The nearest name, and what a key may hold, in words."""
+"""The nearest name, what a key may hold, and durations, in words."""
 
 import pytest
 
 from repro.config import experiments
 from repro.schema import FIELDS, SECTIONS, allowed_values
-from repro.wording import nearest
+from repro.wording import duration, escape, nearest
+
+EXPERIMENTS = {"optb": "imagenet_optB", "OPTB": "imagenet_optB", "optA": "imagenet_optA", "resnet20": "cifar_resnet20",
+               "imagenet_optb": "imagenet_optB", "cifar_resnet21": "cifar_resnet20", "cifarplain20": "cifar_plain20",
+               "CIFAR_RESNET110": "cifar_resnet110", "resnet152": "imagenet_resnet152", "zzz": None, "": None}
+KEYS = {"train.lrr": "train.lr", "lr": "train.lr", "Train.LR": "train.lr", "sede": "seed", "train.seed": "seed",
+        "batch_size": "train.mini_batch_size", "learning_rate_x_y_z": None, "threads": "machine.threads",
+        "device": "machine.device"}
+WORDS = {"seed": "a whole number", "devices": "a whole number or null", "train.lr": "a number",
+         "data.flip": "true or false", "train.lr_drops": "a list of whole numbers, as [1,2]", "name": "a text",
+         "data.split": "full or 45k", "train": "a section: set its keys, as train.mini_batch_size", "no": None,
+         "data.channel_mean": "a list of numbers, as [1,2] or null"}
 
 
-@pytest.mark.fault(6)
-@pytest.mark.parametrize(("typed", "meant"), [
-    ("optb", "imagenet_optB"), ("OPTB", "imagenet_optB"), ("optA", "imagenet_optA"), ("imagenet_optb", "imagenet_optB"),
-    ("resnet20", "cifar_resnet20"), ("cifar_resnet21", "cifar_resnet20"), ("cifarplain20", "cifar_plain20"),
-    ("CIFAR_RESNET110", "cifar_resnet110"), ("resnet152", "imagenet_resnet152"), ("zzz", None), ("", None)])
-def test_the_nearest_experiment(typed, meant):
-    assert nearest(typed, experiments()) == meant
-
-
-@pytest.mark.fault(1)
-@pytest.mark.parametrize(("typed", "meant"), [
-    ("train.lrr", "train.lr"), ("lr", "train.lr"), ("LR", "train.lr"), ("Train.LR", "train.lr"), ("sede", "seed"),
-    ("batch_size", "train.mini_batch_size"), ("learning_rate_x_y_z", None), ("threads", "machine.threads"),
-    ("device", "machine.device"), ("train.seed", "seed")])
-def test_the_nearest_key(typed, meant):
-    assert nearest(typed, [*SECTIONS, *FIELDS]) == meant
-
-
-def test_the_first_of_two_that_differ_in_capitals_alone():
+@pytest.mark.fault(1, 6)
+def test_the_nearest_experiment_and_key():
+    assert {typed: nearest(typed, experiments()) for typed in EXPERIMENTS} == EXPERIMENTS
+    assert {typed: nearest(typed, [*SECTIONS, *FIELDS]) for typed in KEYS} == KEYS
     assert nearest("A", ["a", "A"]) == "a"
     assert nearest("x", []) is None
 
 
 @pytest.mark.fault(3)
-@pytest.mark.parametrize(("key", "words"), [
-    ("seed", "a whole number"), ("devices", "a whole number or null"), ("train.lr", "a number"),
-    ("data.flip", "true or false"), ("train.lr_drops", "a list of whole numbers, as [1,2]"), ("name", "a text"),
-    ("data.split", "full or 45k"), ("train", "a section: set its keys, as train.mini_batch_size"), ("no", None),
-    ("data.channel_mean", "a list of numbers, as [1,2] or null")])
-def test_what_a_key_may_hold(key, words):
-    assert allowed_values(key) == words
-
-
-def test_every_key_of_the_schema_has_words():
+def test_what_a_key_may_hold():
+    assert {key: allowed_values(key) for key in WORDS} == WORDS
     assert [key for key in (*SECTIONS, *FIELDS) if not allowed_values(key)] == []
+
+
+def test_durations_and_printable_text():
+    seconds = (0, 89, 90, 5399, 5400, 172_799, 172_800, None)
+    assert [*map(duration, seconds)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h", "48.0 h", "2.0 days", "?"]
+    assert escape("a ü\n\x1b[2J") == "a ü\\n\\x1b[2J"

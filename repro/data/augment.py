@@ -11,20 +11,19 @@ from repro.data.random import AUGMENT_STREAM, uniform_bits
 
 
 def augment_batch(images: Tensor, mean: Tensor, index: Tensor, position: Tensor, seed: int,
-                    padding: int, flip: bool, std: Tensor | None = None, black: bool = False) -> Tensor:
+                  padding: int, flip: bool, std: Tensor | None = None, black: bool = False) -> Tensor:
     """The training images `index`, normalized, padded, cropped and flipped, each by its own draw.
 
-    images: (N, 3, H, W) uint8; mean, std: float32, see `normalized`; index: (B,) int64; position: (B,) int64, the
+    images: (N, 3, H, W) uint8; mean, std: float32, see `normalize`; index: (B,) int64; position: (B,) int64, the
     place of each image in the run (iteration x mini-batch + place in the batch), which with the seed fixes its draw.
     Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the border is the mean color.
     `black`: padded with pixels of 0, cropped and flipped first and normalized last, as torchvision's pipelines do.
     """
-    down, right, mirrored = draw(position, seed, padding, flip)
-    if black:
-        raw = images[index]
-        return normalize(crop_and_flip(F.pad(raw, (padding,) * 4), down, right, mirrored, raw.shape[-2:]), mean, std)
-    batch = normalize(images[index], mean, std)
-    return crop_and_flip(F.pad(batch, (padding,) * 4), down, right, mirrored, batch.shape[-2:])
+    batch = images[index]
+    if not black:
+        batch = normalize(batch, mean, std)
+    batch = crop_and_flip(F.pad(batch, (padding,) * 4), *draw(position, seed, padding, flip), batch.shape[-2:])
+    return normalize(batch, mean, std) if black else batch
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:

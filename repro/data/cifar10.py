@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from repro.data import cifar10_files
+from repro.data import cifar10_files, synthetic
 from repro.data.augment import normalize
 from repro.data.cifar10_files import Cifar10Arrays
 from repro.data.random import permutation
@@ -41,6 +41,13 @@ class DeviceData:
             yield normalize(batch, self.mean, self.std), target
 
 
+def load_arrays(config: DataConfig) -> Cifar10Arrays:
+    """CIFAR-10 from the user's folder, or the synthetic images; DataError (3) if CIFAR-10 is missing or damaged."""
+    if config.name == IMAGENET:
+        raise ConfigError(f"data.name={IMAGENET}: its images are not loaded into memory, as CIFAR-10's are")
+    return synthetic.make() if config.name == SYNTHETIC else cifar10_files.load(data_dir(config.root))
+
+
 def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:
     """Split the arrays as the configuration says and put them on the device.
 
@@ -48,25 +55,20 @@ def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -
     evaluated on; the mean image comes from the 45,000 alone.
     """
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
-    held_out = VALIDATION_IMAGES if config.split.name == "45k" else 0
-    kept = len(images) - held_out
-    if held_out:
+    if config.split.name == "45k":
+        kept = len(images) - VALIDATION_IMAGES
         eval_images, eval_labels, evaluated_on = images[kept:], labels[kept:], "val"
+        images, labels = images[:kept], labels[:kept]
     else:
         eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
         evaluated_on = "test"
-    mean, std = statistics(images[:kept], config)
-    return DeviceData(images[:kept].to(device), labels[:kept].to(device), eval_images.to(device),
-                      eval_labels.to(device), mean.to(device),
-                      split=config.split.name, evaluated_on=evaluated_on, sha256=arrays.sha256,
-                      std=None if std is None else std.to(device))
-
-
-def statistics(images: Tensor, config: DataConfig) -> tuple[Tensor, Tensor | None]:
-    """Mean and standard deviation that images are normalized with, float32 in 0..255: computed, or as configured."""
     if config.normalization is Normalization.per_pixel_mean:
-        return per_pixel_mean(images), None
-    return channel_statistics(config)
+        mean, std = per_pixel_mean(images), None
+    else:
+        mean, std = channel_statistics(config)
+        std = std.to(device)
+    return DeviceData(images.to(device), labels.to(device), eval_images.to(device), eval_labels.to(device),
+                      mean.to(device), config.split.name, evaluated_on, arrays.sha256, std)
 
 
 def channel_statistics(config: DataConfig) -> tuple[Tensor, Tensor]:
@@ -107,17 +109,3 @@ class TrainingOrder:
         self.start.fill_(epoch * self.images)
         self.epoch = epoch
         return True
-
-
-def load_arrays(config: DataConfig) -> Cifar10Arrays:
-    """CIFAR-10 from the user's folder, or the synthetic images; DataError (3) if CIFAR-10 is missing or damaged.
-
-    ConfigError for ImageNet, whose images are read from their files one by one.
-    """
-    if config.name == IMAGENET:
-        raise ConfigError(f"data.name={IMAGENET}: its images are not loaded into memory, as CIFAR-10's are")
-    if config.name == SYNTHETIC:
-        from repro.data import synthetic
-
-        return synthetic.make()
-    return cifar10_files.load(data_dir(config.root))

@@ -28,34 +28,24 @@ class Picture(NamedTuple):
     path: Path
     image: Image.Image
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.image.size
-
 
 def open_rgb(path: Path) -> Picture:
     """Decode a file of any kind that Pillow reads; the first picture if it holds several.
 
     Gray levels become equal red, green and blue; CMYK and palettes are converted by Pillow; of 16-bit samples the upper
     8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a rotation noted in EXIF and color
-    profiles are not applied. DataError naming the file if it is missing, truncated, damaged, no image, or larger than
-    Pillow accepts.
+    profiles are not applied. ImageError (DataError) naming the file if it is missing, damaged or no image.
     """
     try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
             return Picture(path, as_rgb(image))
     except MemoryError:
         raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{display_path(path)}: {'the file is empty' if not data else 'this is no image'}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{display_path(path)}: more than {MOST_PIXELS:,} pixels, which Pillow refuses") from error
-    except OSError as error:
-        raise ImageError(f"{display_path(path)}: {error.strerror or f'the image is damaged: {error}'}") from error
     except Exception as error:  # what Pillow raises for damaged files depends on their kind: SyntaxError, ValueError...
-        raise ImageError(f"{display_path(path)}: the image is damaged: {error}") from error
+        reason = getattr(error, "strerror", None) or f"the image is damaged: {error}"
+        if isinstance(error, UnidentifiedImageError):
+            reason = "this is no image"
+        raise ImageError(f"{display_path(path)}: {reason}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -63,9 +53,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "I" and image.format == "PNG":  # 16-bit gray in Pillow before 12
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # so in Pillow before 12
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"samples of mode {image.mode}, whose range is not known")
@@ -74,8 +62,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resized_size(width: int, height: int, shorter_side: int) -> tuple[int, int]:
+def resized_size(image: Image.Image, shorter_side: int) -> tuple[int, int]:
     """Width and height after a resize to this shorter side, as torchvision's Resize computes them."""
+    width, height = image.size
     if width <= height:
         return shorter_side, int(shorter_side * height / width)
     return int(shorter_side * width / height), shorter_side
@@ -86,11 +75,12 @@ def resized(picture: Picture, shorter_side: int) -> np.ndarray:
 
     DataError if that would have more than 178,956,970 pixels: an image of a huge aspect ratio.
     """
-    size = resized_size(*picture.size, shorter_side)
+    path, image = picture
+    size = resized_size(image, shorter_side)
     if size[0] * size[1] > MOST_PIXELS:
-        raise DataError(f"{display_path(picture.path)}: {picture.size[0]}x{picture.size[1]} pixels would become "
+        raise DataError(f"{display_path(path)}: {image.size[0]}x{image.size[1]} pixels would become "
                         f"{size[0]}x{size[1]}, too large to be tested whole")
-    return np.array(window(picture, size, 0, 0, *size))
+    return np.array(window(image, size, 0, 0, *size))
 
 
 def center_crop(picture: Picture, shorter_side: int, size: int) -> np.ndarray:
@@ -98,8 +88,9 @@ def center_crop(picture: Picture, shorter_side: int, size: int) -> np.ndarray:
 
     The offset is rounded as by torchvision's CenterCrop: halves to the even number.
     """
-    width, height = resized_size(*picture.size, shorter_side)
-    return np.array(window(picture, (width, height), round((width - size) / 2), round((height - size) / 2), size, size))
+    width, height = resized_size(picture.image, shorter_side)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.array(window(picture.image, (width, height), left, top, size, size))
 
 
 def random_crop(picture: Picture, shorter_side: int, top_bits: int, left_bits: int, flip: bool,
@@ -108,20 +99,15 @@ def random_crop(picture: Picture, shorter_side: int, top_bits: int, left_bits: i
 
     32 random bits each choose the rows and columns; every offset is as likely as any other to 1 part in 2^32 / offsets.
     """
-    width, height = resized_size(*picture.size, shorter_side)
+    width, height = resized_size(picture.image, shorter_side)
     left, top = (left_bits * (width - size + 1)) >> BITS, (top_bits * (height - size + 1)) >> BITS
-    return finished(window(picture, (width, height), left, top, size, size), flip)
+    crop = window(picture.image, (width, height), left, top, size, size)
+    return np.array(crop.transpose(MIRROR) if flip else crop)
 
 
-def window(picture: Picture, size: tuple[int, int], left: int, top: int, width: int, height: int) -> Image.Image:
-    """The part at (left, top) of this width and height of the picture resized to `size` (width, height)."""
-    whole_width, whole_height = picture.size
-    across, down = whole_width / size[0], whole_height / size[1]
-    x0, x1 = left * across, min((left + width) * across, whole_width)
-    y0, y1 = top * down, min((top + height) * down, whole_height)
-    return picture.image.resize((width, height), BILINEAR, (x0, y0, x1, y1))
-
-
-def finished(image: Image.Image, flip: bool) -> np.ndarray:
-    """(H, W, 3) uint8, mirrored where asked."""
-    return np.array(image.transpose(MIRROR) if flip else image)
+def window(image: Image.Image, size: tuple[int, int], left: int, top: int, width: int, height: int) -> Image.Image:
+    """The part at (left, top) of this width and height of the image resized to `size` (width, height)."""
+    across, down = image.size[0] / size[0], image.size[1] / size[1]
+    x0, x1 = left * across, min((left + width) * across, image.size[0])
+    y0, y1 = top * down, min((top + height) * down, image.size[1])
+    return image.resize((width, height), BILINEAR, (x0, y0, x1, y1))

@@ -15,27 +15,13 @@ from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
 from repro.data.imagenet_files import ImageNetFiles, ImageSet
 from repro.data.imagenet_statistics import ImageStatistics
-from repro.data.loader import Read, read_ahead
-from repro.data.parts import cores_here
+from repro.data.loader import Read, cores_here, read_ahead
 from repro.data.random import normals, training_draws
 from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
 MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pixels, of which the mean image is made
 MOST_TESTED_AT_ONCE = 250  # Choice: images of 224x224 that a test puts through the network together
-
-
-@dataclass(frozen=True)
-class TrainingCrop:
-    """Reads an image and cuts a random crop from it; a small object, so that it can go to other processes."""
-
-    images: ImageSet
-    size: int
-
-    def __call__(self, request: Request) -> np.ndarray:
-        """(index, draws...) -> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        index, side, top, left, flip = request
-        return crops.random_crop(crops.open_rgb(self.images.path(index)), side, top, left, bool(flip), self.size)
 
 
 @dataclass(frozen=True)
@@ -57,85 +43,79 @@ class ImageNetData:
 
     mean: float32 in 0..255, (3, H, W) per pixel or (3, 1, 1) per channel; std likewise, or None: no division.
     components: (3, 3) float32, what a standard normal draw for each principal component adds to red, green and blue,
-    in 0..255; None: no color noise.
+    in 0..255; None: no color noise. crop_size: pixels of one side of what the network sees.
     """
 
     files: ImageNetFiles
     config: DataConfig
     machine: MachineConfig
+    crop_size: int
     statistics: ImageStatistics | None
     mean: Tensor
     std: Tensor | None
     components: Tensor | None
+    sha256: str
     split: str = "full"
     evaluated_on: str = "val"
-
-    @property
-    def sha256(self) -> str:
-        """The fingerprint of both sets of files."""
-        return self.files.fingerprint
-
-    @property
-    def crop_size(self) -> int:
-        """Pixels of one side of what the network sees."""
-        assert self.config.crop_size is not None
-        return self.config.crop_size
 
     def read_ahead(self, read: Read, requests: Iterable[Sequence[Any]]) -> Generator[Any, None, None]:
         """`repro.data.loader.read_ahead` as the machine is configured."""
         return read_ahead(read, requests, self.machine.loader, self.machine.workers or workers_of_each())
 
     def training_crops(self, requests: Iterable[Sequence[Request]]) -> Generator[Any, None, None]:
-        """The crops (B, S, S, 3) uint8 of each of `training_requests`."""
-        return self.read_ahead(TrainingCrop(self.files.train, self.crop_size), requests)
+        """The crops (B, S, S, 3) uint8 of each of `training_requests`. DataError naming a file that can't be read."""
+        def read(request: Request) -> np.ndarray:
+            index, side, top, left, flip = request
+            picture = crops.open_rgb(self.files.train.path(index))
+            return crops.random_crop(picture, side, top, left, bool(flip), self.crop_size)
+
+        return self.read_ahead(read, requests)
 
     def training_requests(self, index: Tensor, position: Tensor, seed: int) -> list[Request]:
         """What `training_crops` needs for the images `index` (B,) at the positions (B,) of a run."""
         assert self.config.shorter_side is not None
-        drawn = training_draws(position, seed, *self.config.shorter_side)
-        flip = drawn.flip & self.config.flip
-        columns = [index, *drawn._replace(flip=flip)]
+        side, top, left, flip = training_draws(position, seed, *self.config.shorter_side)
+        columns = index, side, top, left, flip & self.config.flip
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def training_images(self, pixels: Tensor, position: Tensor, seed: int) -> Tensor:
         """Crops (B, H, W, 3) uint8 at these positions of a run -> (B, 3, H, W) float32, color noise included."""
-        if self.components is None:
-            return normalize(pixels.permute(0, 3, 1, 2), self.mean, self.std)
-        # No matrix product: autocast and TF32 would round it.
-        noise = (normals(position, seed)[:, :, None] * self.components).sum(1)
-        return normalize(pixels.permute(0, 3, 1, 2) + noise[:, :, None, None], self.mean, self.std)
+        pixels = pixels.permute(0, 3, 1, 2)
+        if self.components is not None:  # no matrix product: autocast and TF32 would round it
+            pixels = pixels + (normals(position, seed)[:, :, None] * self.components).sum(1)[:, :, None, None]
+        return normalize(pixels, self.mean, self.std)
 
     def evaluation_batches(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """The center crop of every `size`-th validation image from `rank` on: (B, 3, H, W) float32 and (B,) int64."""
         images, labels = self.files.val, torch.from_numpy(self.files.val.labels)
         assert self.config.test_shorter_side is not None
-        indices = list(range(rank, len(images), size))
-        batch_size = min(batch_size, MOST_TESTED_AT_ONCE)
-        parts = [indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)]
+        indices, step = range(rank, len(images), size), min(batch_size, MOST_TESTED_AT_ONCE)
+        parts = [indices[begin : begin + step] for begin in range(0, len(indices), step)]
         read = CenterCrop(images, self.config.test_shorter_side, self.crop_size)
         with closing(self.read_ahead(read, parts)) as batches:
             for part, pixels in zip(parts, batches, strict=True):
                 on_device = torch.from_numpy(pixels).to(self.mean.device)
                 yield (normalize(on_device.permute(0, 3, 1, 2), self.mean, self.std),
-                       labels[part].to(self.mean.device))
+                       labels[list(part)].to(self.mean.device))
 
 
 def on_device(config: RunConfig, files: ImageNetFiles, statistics: ImageStatistics | None,
-                 device: torch.device) -> ImageNetData:
+              device: torch.device) -> ImageNetData:
     """The data of a resolved configuration's run. `statistics` are needed for the mean image and for color noise."""
     data = config.data
+    assert data.crop_size is not None
     if data.normalization is Normalization.per_pixel_mean:
         assert statistics is not None
         mean, std = torch.from_numpy(statistics.mean_of_crops(data.crop_size)), None
     else:
         mean, std = channel_statistics(data)
+        std = std.to(device)
     components = None
     if data.color_noise_std > 0:
         assert statistics is not None
-        components = torch.from_numpy(color_components(statistics, data.color_noise_std))
-    return ImageNetData(files, data, config.machine, statistics, mean.to(device),
-                        None if std is None else std.to(device),
-                        None if components is None else components.to(device))
+        components = torch.from_numpy(color_components(statistics, data.color_noise_std)).to(device)
+    return ImageNetData(files, data, config.machine, data.crop_size, statistics, mean.to(device), std, components,
+                        files.fingerprint)
 
 
 def color_components(statistics: ImageStatistics, std: float) -> np.ndarray:

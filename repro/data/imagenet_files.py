@@ -1,45 +1,47 @@
 """ImageNet as files: where the images lie, of which class each is, and whether the set is whole.
 
 root/train/<wnid>/* and root/val/<wnid>/*, listed as torchvision's ImageFolder does; or a flat root/val/ with labels
-beside it (see repro/data/imagenet_labels.py). A wiring test takes any folders of classes, and one of them for both
-sets. Every file is looked at once (one stat: kind and size); nothing is opened. Names are kept as bytes in one array,
-so that 1.28 million of them take some 40 MB. Never imports torch before it must.
+beside it: Kaggle's table, or a text file with one wnid a line in the order of the images' numbers. A wiring test takes
+any folders of classes, and one of them for both sets. Every file is looked at once (one stat: kind and size).
 """
 
+import csv
 import hashlib
 import logging
 import os
+import re
 import stat
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torchvision.datasets.folder import is_image_file, make_dataset
 
-from repro.data.cifar10_files import present
-from repro.data.imagenet_labels import IMAGE, WNID, validation_wnids
-from repro.data.parts import in_order
+from repro.data.crops import open_rgb
+from repro.data.loader import in_order, in_parts, progress
 from repro.errors import DataError, StorageError
 from repro.paths import display_path
 from repro.schema import CLASSES
 
 TRAIN, VAL = "train", "val"
-LAYOUT = ("train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with Kaggle's LOC_val_solution.csv "
-          "beside val/")
-ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+SOLUTION = "LOC_val_solution.csv"  # Kaggle's
+LISTS = ("val_labels.txt", "imagenet_2012_validation_synset_labels.txt")
+LABELS = f"{SOLUTION} (Kaggle's), or {LISTS[0]} with one wnid a line"
 # What a person has to do, since nobody may pass these images on.
-BY_HAND = (f"get {' and '.join(ARCHIVES)} with an account of image-net.org, unpack the images into one folder as "
-           f"{LAYOUT}, and name it by data.root=FOLDER or REPRO_DATA")
+BY_HAND = ("get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar with an account of image-net.org, unpack the "
+           "images into one folder as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with "
+           f"{SOLUTION} beside val/, and name it by data.root=FOLDER or REPRO_DATA")
 OTHERS = "images of other sets can only make a wiring test: data.wiring_test=true"
-FEW, MOST_NAMED = 5, 10  # classes and bad files in a message
+WNID = re.compile(r"n\d{8}")
+MOST_NAMED = 10  # classes and bad files in a message
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
-SAY_SECONDS = 5.0  # between lines while a set is listed
 BLOCK = 10_000  # files that are hashed at once
+Looked = tuple[NDArray[np.bytes_], NDArray[np.int64], list[str]]  # see `look_at`
 logger = logging.getLogger(__name__)
-Names = NDArray[np.bytes_]
-Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,15 @@ OFFICIAL = Expected(CLASSES, 1_281_167, 50_000)  # Sec. 4.1: 1.28 million and 50
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images by class and name: paths (N,) bytes relative to `root`, and labels (N,) int64, places in the wnids."""
+    """Images by class and name: paths (N,) relative to `root`, which take 40 MB as bytes of one array, their bytes
+    (N,) int64, labels (N,) int64: places in `wnids`; and what is wrong with files that are left out."""
 
     root: Path
-    names: Names
-    labels: Numbers
+    names: NDArray[np.bytes_]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    wnids: tuple[str, ...]
+    bad: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,10 +78,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ImageNetFiles:
-    """Both sets; the classes' names, sorted: label k is wnids[k].
+    """Both sets, their labels places in the sorted `wnids`; `one_folder`: both are the same images (wiring tests only).
 
-    fingerprint: SHA-256 over path, bytes and label of every file of both; one_folder: whether both are the same images
-    (wiring tests only).
+    fingerprint: SHA-256 over path below train/ or val/, bytes and label of every file, a line each.
     """
 
     train: ImageSet
@@ -83,38 +88,6 @@ class ImageNetFiles:
     wnids: tuple[str, ...]
     fingerprint: str
     one_folder: bool
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The images of a set by class and name: paths (N,) relative to `folder`, bytes, and places (N,) in `classes`;
-    what is wrong with some of them."""
-
-    folder: Path
-    names: Names
-    sizes: Numbers
-    places: Numbers
-    classes: tuple[str, ...]
-    bad: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Listings:
-    """The files of both sets as they were found below `root`; `val` is `train` where one folder serves as both."""
-
-    root: Path
-    train: Listing
-    val: Listing
-
-    @property
-    def one_folder(self) -> bool:
-        """Whether one folder serves as both sets."""
-        return self.train is self.val
-
-    @property
-    def each(self) -> list[Listing]:
-        """One or two of them."""
-        return [self.train] if self.one_folder else [self.train, self.val]
 
 
 def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
@@ -125,112 +98,94 @@ def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
     missing or the first bad files, and what to do; StorageError (exit 5) for a folder that can't be read.
     """
     try:
-        found = list_sets(root, wiring_test, val_alone)
+        train, val = list_sets(root, wiring_test, val_alone)
     except OSError as error:
         raise StorageError(f"can't read {display_path(Path(error.filename or root))}: {error.strerror}") from error
-    if val_alone and not len(found.train.names):
-        expected = replace(expected, train=0)
-    wrong = [*differences(found, expected, wiring_test),
-             *(f"{len(one.bad):,} bad: {', '.join(one.bad[:MOST_NAMED])}{and_more(len(one.bad))}"
-               for one in found.each if one.bad)]
+    lonely = set(val.wnids) - set(train.wnids) if wiring_test else set(val.wnids) ^ set(train.wnids)
+    wrong = [f"classes in one set only: {first_of(sorted(lonely))}"] if lonely else []
+    if not wiring_test:
+        for images, count in ((train, expected.train if len(train) or not val_alone else 0), (val, expected.val)):
+            if (len(images), len(images.wnids)) != (count, expected.classes):
+                wrong.append(f"{len(images):,} good images in {len(images.wnids):,} classes in "
+                             f"{display_path(images.root)}, expected {count:,} in {expected.classes:,}")
+    for images in [train] if train is val else [train, val]:
+        if images.bad:
+            wrong.append(f"{len(images.bad):,} bad: {first_of(images.bad)}")
     if wrong:
         raise DataError(f"the images in {display_path(root)} are not as they should be: {'; '.join(wrong)}. Put it "
                         f"right, or name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
-    train, val = found.train, found.val
-    first, second = image_set(train, train.classes), image_set(val, train.classes)
-    return ImageNetFiles(first, second, train.classes, fingerprint((train, first), (val, second)), found.one_folder)
+    one_folder = train is val
+    if val.wnids != train.wnids:  # in a wiring test; both are sorted
+        places = np.searchsorted(np.array(train.wnids), np.array(val.wnids))
+        val = replace(val, labels=places[val.labels], wnids=train.wnids)
+    digest = hashlib.sha256()
+    for name, images in ((TRAIN, train), (VAL, val)):
+        for begin in range(0, len(images), BLOCK):
+            columns = (column[begin : begin + BLOCK].tolist() for column in (images.names, images.sizes, images.labels))
+            digest.update(b"".join(b"%s/%s\0%d\0%d\n" % (name.encode(), *row) for row in zip(*columns, strict=True)))
+    return ImageNetFiles(train, val, train.wnids, digest.hexdigest(), one_folder)
 
 
-def list_sets(root: Path, wiring_test: bool, val_alone: bool) -> Listings:
-    """List the files of both sets. DataError where there are none, StorageError for a folder that can't be read."""
-    if val_alone and not wiring_test and (root / VAL).is_dir() and not (root / TRAIN).exists():
-        val = listed(root / VAL)
-        none = replace(val, names=val.names[:0], sizes=val.sizes[:0], places=val.places[:0], bad=())
-        return Listings(root, none, val)
-    train_folder, val_folder = set_folders(root, wiring_test)
-    train = listed(train_folder)
-    return Listings(root, train, train if train_folder == val_folder else listed(val_folder))
+def first_of(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
-def set_folders(root: Path, wiring_test: bool) -> tuple[Path, Path]:
-    """The folders of the training and validation images, the same one for both where a wiring test has but one.
-
-    DataError if they are not there, with a hint where something like them is.
-    """
-    if not present(root):
-        raise DataError(f"ImageNet is not in {root}: there is no such folder; {BY_HAND}")
-    found = [name for name in (TRAIN, VAL) if (root / name).is_dir()]
-    if len(found) == 2:
-        return root / TRAIN, root / VAL
-    if wiring_test:
-        only = root / found[0] if found else root
-        return only, only
-    missing = " and ".join(f"{name}/" for name in (TRAIN, VAL) if name not in found)
-    raise DataError(f"ImageNet is not in {root}: {missing} missing{hint(root)}; {BY_HAND}; {OTHERS}")
-
-
-def hint(root: Path) -> str:
-    """What else is in a folder that should hold train/ and val/."""
-    if any(WNID.fullmatch(name) for name in os.listdir(root)):
-        return " (it holds the classes' folders itself: name the folder above it)"
-    if (root / "ILSVRC" / "Data" / "CLS-LOC").is_dir():
-        return f" (is it data.root={root / 'ILSVRC' / 'Data' / 'CLS-LOC'}? LOC_val_solution.csv belongs there)"
-    archives = [name for name in ARCHIVES if (root / name).is_file()]
-    return f" ({' and '.join(archives)} must be unpacked)" if archives else ""
+def list_sets(root: Path, wiring_test: bool, val_alone: bool) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images, the same object where one folder serves as both. DataError without them."""
+    found = [name for name in (TRAIN, VAL) if name in (os.listdir(root) if root.exists() else ())]
+    if found == [TRAIN, VAL]:
+        return list_images(root / TRAIN), list_images(root / VAL)
+    if wiring_test and root.is_dir():
+        both = list_images(root / found[0] if found else root)
+        return both, both
+    if val_alone and found == [VAL]:
+        val = list_images(root / VAL)
+        return replace(val, names=val.names[:0], sizes=val.sizes[:0], labels=val.labels[:0], bad=()), val
+    missing = " and ".join(f"{name}/" for name in (TRAIN, VAL) if name not in found) + " missing"
+    raise DataError(f"ImageNet is not in {root}: {missing if root.exists() else 'there is no such folder'}; {BY_HAND}; "
+                    f"{OTHERS}")
 
 
-def listed(folder: Path) -> Listing:
+def list_images(folder: Path) -> ImageSet:
     """The images of a folder of classes, or of a flat val/. DataError if there is neither."""
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    if classes:
-        return list_classes(folder, classes)
-    if folder.name == VAL and os.listdir(folder):
+    if not classes:
         return list_flat(folder)
-    raise DataError(f"{display_path(folder)} holds no folders of classes; expected is {LAYOUT}")
 
-
-def list_classes(folder: Path, classes: list[str]) -> Listing:
-    """The images in the folders of their classes."""
-    from torchvision.datasets.folder import make_dataset
-
-    def list_class(wnid: str) -> tuple[Names, Numbers, list[str]]:
+    def list_class(wnid: str) -> Looked:
         paths = [path for path, _ in make_dataset(str(folder), {wnid: 0}, is_valid_file=is_image, allow_empty=True)]
         if not paths:
             os.listdir(folder / wnid)  # raises where it may not be read, which torchvision passes over
-            return np.array([], np.bytes_), np.array([], np.int64), [f"{display_path(folder / wnid)} (no images)"]
         names, sizes, bad = look_at(folder, [os.path.relpath(path, folder) for path in paths])
-        return names, sizes, bad
+        return names, sizes, bad if paths else [f"{display_path(folder / wnid)} (no images)"]
 
-    found, began = [], time.monotonic()
-    for number, one in enumerate(in_order(list_class, classes, AT_ONCE), 1):
-        found.append(one)
-        if time.monotonic() - began >= SAY_SECONDS:
-            began = time.monotonic()
-            logger.info(f"  listing {display_path(folder)}: {sum(len(names) for names, *_ in found):,} images in "
-                        f"{number:,} of {len(classes):,} folders")
+    found = []
+    with progress(f"list {display_path(folder)}", len(classes), unit="folder") as advance:
+        for one in in_order(list_class, classes, AT_ONCE):
+            found.append(one)
+            advance(1)
     names, sizes, bad = zip(*found, strict=True)
-    return Listing(folder, np.concatenate(names), np.concatenate(sizes),
-                   np.repeat(np.arange(len(classes)), list(map(len, names))), tuple(classes),
-                   tuple(text for texts in bad for text in texts))
+    return ImageSet(folder, np.concatenate(names), np.concatenate(sizes),
+                    np.repeat(np.arange(len(classes)), list(map(len, names))), tuple(classes), tuple(chain(*bad)))
 
 
 def is_image(path: str) -> bool:
     """Whether torchvision takes a file of this name for an image; those that begin with a dot are none."""
-    from torchvision.datasets.folder import is_image_file
-
     return is_image_file(path) and not os.path.basename(path).startswith(".")
 
 
-def look_at(folder: Path, paths: list[str]) -> tuple[Names, Numbers, list[str]]:
-    """Good files among these: names (N,) and bytes (N,); and what is wrong with the others."""
+def look_at(folder: Path, paths: list[str]) -> Looked:
+    """Names (N,) and bytes (N,) of the good files among these; what is wrong with the others."""
     good, bad = [], []
     for path in paths:
         try:
             status = os.stat(folder / path)
             reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty file"
         except OSError:
-            reason = "a link to nothing"
+            reason = "missing, or a link to nothing"
         if reason:
             bad.append(f"{display_path(folder / path)} ({reason})")
         else:
@@ -239,74 +194,69 @@ def look_at(folder: Path, paths: list[str]) -> tuple[Names, Numbers, list[str]]:
     return np.array(names, np.bytes_), np.array(sizes, np.int64), bad
 
 
-def list_flat(folder: Path) -> Listing:
-    """ImageNet's validation images in one folder, with the labels that lie beside it.
-
-    DataError if there are no labels or not one for each image, bad ones included.
-    """
-    source, wnids = validation_wnids(folder.parent)
-    paths = sorted(name for name in os.listdir(folder) if IMAGE.fullmatch(os.fsencode(name)))
-    numbers = {int(name[15:23]) for name in paths}
-    if len(paths) != len(wnids) or numbers != set(range(1, len(wnids) + 1)):
-        lacking = set(range(1, len(wnids) + 1)) - numbers
-        raise DataError(f"{display_path(source)} has labels of {len(wnids):,} images, ILSVRC2012_val_00000001 and so "
-                        f"on, but {display_path(folder)} holds {len(paths):,} of such a name"
-                        f"{f' (there is no {min(lacking):08d})' if lacking else ''}; make both complete")
-    names, sizes, bad = look_at(folder, paths)
+def list_flat(folder: Path) -> ImageSet:
+    """ImageNet's validation images in one folder, with the labels that lie beside it. DataError without labels."""
+    wnids = validation_wnids(folder)
+    names, sizes, bad = look_at(folder, [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(wnids) + 1)])
     classes, of_number = np.unique(np.array(wnids), return_inverse=True)
-    places = of_number.reshape(-1)[[int(name[15:23]) - 1 for name in names.tolist()]]
-    order = np.argsort(places, kind="stable")  # by name within a class
-    return Listing(folder, names[order], sizes[order], places[order].astype(np.int64), tuple(classes.tolist()),
-                   tuple(bad))
+    labels = of_number.reshape(-1)[[int(name[15:23]) - 1 for name in names.tolist()]].astype(np.int64)
+    order = np.argsort(labels, kind="stable")  # by name within a class
+    return ImageSet(folder, names[order], sizes[order], labels[order], tuple(classes.tolist()), tuple(bad))
 
 
-def and_more(count: int) -> str:
-    """Words about those of so many files that are not named."""
-    return f" and {count - MOST_NAMED:,} more" if count > MOST_NAMED else ""
+def validation_wnids(folder: Path) -> list[str]:
+    """The wnid of each image of a flat val/ in the order of their numbers; DataError if there are none to be read."""
+    path = next((path for name in (SOLUTION, *LISTS) if (path := folder.parent / name).is_file()), None)
+    if folder.name != VAL or path is None:
+        raise DataError(f"{display_path(folder)} holds no folders of classes"
+                        + (f", and the labels of its images are not beside it: {LABELS}" if folder.name == VAL else "")
+                        + f"; {BY_HAND}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no label
+        wnids = text.split()
+        if path.name == SOLUTION:  # ImageId, and PredictionString that begins with the wnid; in any order
+            rows = sorted((row["ImageId"], row["PredictionString"].split()[0])
+                          for row in csv.DictReader(text.splitlines()))
+            if [name for name, _ in rows] != [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(rows) + 1)]:
+                raise ValueError("an image is missing or there twice")
+            wnids = [wnid for _, wnid in rows]
+        if wrong := [wnid for wnid in wnids if not WNID.fullmatch(wnid)]:
+            raise ValueError(f"{wrong[0][:40]!r} is no wnid such as n01440764")
+    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        raise DataError(f"{display_path(path)}: the labels of the validation images can't be read from it ({error}); "
+                        f"expected is {LABELS}") from error
+    return wnids
 
 
-def differences(found: Listings, expected: Expected, wiring_test: bool) -> Iterator[str]:
-    """What is wrong with classes and numbers of images; in a wiring test the classes of the training set may be any."""
-    train, val = found.train, found.val
-    only_val = sorted(set(val.classes) - set(train.classes))
-    if only_val:
-        yield f"{few(only_val)} only in {display_path(val.folder)}"
-    if wiring_test:
-        return
-    for listing, wanted in ((train, expected.train), (val, expected.val)):
-        name, count = display_path(listing.folder), len(listing.names)
-        odd = [wnid for wnid in listing.classes if not WNID.fullmatch(wnid)]
-        if odd:
-            yield f"{few(odd)} in {name}: not a wnid such as n01440764"
-        if len(listing.classes) != expected.classes:
-            yield f"{len(listing.classes):,} classes in {name}, expected {expected.classes:,}"
-        if count != wanted:
-            yield f"{count:,} good images in {name}, expected {wanted:,}"
-    only_train = sorted(set(train.classes) - set(val.classes))
-    if only_train:
-        yield f"{few(only_train)} only in {display_path(train.folder)}"
+def verify(root: Path, wiring_test: bool, expected: Expected = OFFICIAL) -> None:
+    """Check what `find` checks, then decode every image; says what there is.
+
+    DataError (exit 3) that names the first images that can't be read, all of which are counted before.
+    """
+    files = find(root, wiring_test, expected)
+    sets = [files.train] if files.one_folder else [files.train, files.val]
+    logger.info(f"{display_path(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
+                + " and ".join(f"{len(images):,} images in {display_path(images.root)}" for images in sets)
+                + f", {len(files.wnids):,} classes, fingerprint {files.fingerprint}")
+    bad, total = [], sum(map(len, sets))
+    with progress(f"verify {display_path(root)}", total) as advance:
+        for images in sets:
+            for problems in in_parts(partial(decode, images), range(len(images))):
+                bad += [problem for problem in problems if problem]
+                advance(len(problems))
+    if bad:
+        raise DataError(f"{len(bad):,} of {total:,} images can't be read: {first_of(bad)}. Put them there again from "
+                        "the official archives")
+    logger.info(f"all {total:,} images can be read")
 
 
-def few(names: list[str]) -> str:
-    """Some names of classes."""
-    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
-    return ("class " if len(names) == 1 else "classes ") + ", ".join(names[:FEW]) + more
-
-
-def image_set(listing: Listing, wnids: tuple[str, ...]) -> ImageSet:
-    """The listed images with labels by their places in `wnids`, which hold all of the listing's classes."""
-    place = {wnid: label for label, wnid in enumerate(wnids)}
-    labels = np.array([place[wnid] for wnid in listing.classes], np.int64)
-    return ImageSet(listing.folder, listing.names, labels[listing.places])
-
-
-def fingerprint(train: tuple[Listing, ImageSet], val: tuple[Listing, ImageSet]) -> str:
-    """SHA-256 over path below train/ or val/, bytes and label of every file, a line each, in the order of the sets."""
-    digest = hashlib.sha256()
-    for name, (listing, images) in ((TRAIN, train), (VAL, val)):
-        for begin in range(0, len(images), BLOCK):
-            part = slice(begin, begin + BLOCK)
-            rows = zip(images.names[part].tolist(), listing.sizes[part].tolist(), images.labels[part].tolist(),
-                       strict=True)
-            digest.update(b"".join(b"%s/%s\0%d\0%d\n" % (name.encode(), *row) for row in rows))
-    return digest.hexdigest()
+def decode(images: ImageSet, numbers: Sequence[int]) -> list[str]:
+    """Open these images of a set; why each can't be read, or ''."""
+    problems = []
+    for number in numbers:
+        try:
+            open_rgb(images.path(number))
+            problems.append("")
+        except DataError as error:
+            problems.append(str(error))
+    return problems

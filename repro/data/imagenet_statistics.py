@@ -1,4 +1,4 @@
-"""The mean image and the colors of the training images, exact, from one pass that is kept. Never imports torch.
+"""The mean image and the colors of the training images, exact, from one pass that is kept.
 
 Pixels are 0..255. The mean image is that of the center crops of all training images (authors' README: shorter side 256,
 224x224); the covariance of red, green and blue is taken over all pixels of the same crops (AlexNet's color
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.imagenet_files import ImageSet
-from repro.data.parts import in_parts, progress
+from repro.data.loader import in_parts, progress
 from repro.errors import StorageError
 from repro.files import write_atomic
 from repro.paths import display_path
@@ -40,30 +40,26 @@ class ImageStatistics:
     images: int
     fingerprint: str
 
-    @property
-    def channel_mean(self) -> Image:
-        """(3, 1, 1) float32: the mean image's mean of each channel."""
-        return np.asarray(self.mean.mean((1, 2), dtype=np.float64, keepdims=True), np.float32)
-
     def mean_of_crops(self, size: int | None) -> Image:
-        """What crops of this size subtract: the mean image if it is of their size, else the mean of each channel.
+        """What crops of this size subtract: the mean image if it is of their size, else (3, 1, 1), each channel's mean.
 
         Choice: no paper says how a mean image is to be resized.
         """
-        return self.mean if size == self.mean.shape[-1] else self.channel_mean
+        if size == self.mean.shape[-1]:
+            return self.mean
+        return np.asarray(self.mean.mean((1, 2), dtype=np.float64, keepdims=True), np.float32)
 
     def principal(self) -> tuple[Floats, Floats]:
         """l (3,), falling, and p (3, 3), columns: AlexNet adds p @ (a l), a normal with std 0.1, to pixels of 0..255.
 
-        AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values without saying in which
-        unit these are, and the size of the noise depends on it. Choice: pixels of 0..1, as fb.resnet.torch and those
-        that copy its 0.2175, 0.0188, 0.0045 have it; l are these eigenvalues, times 255 for pixels of 0..255 (so 55, 5
-        and 1 gray levels). In the code of AlexNet's author the factors are called standard deviations (cuda-convnet2,
-        `color_stdevs`), which the square roots 0.466, 0.137, 0.067 would be: twice the noise along the first component.
-        Choice: the largest part of each p is positive, so that one seed gives one noise on every machine.
+        AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values, but not their unit.
+        Choice: pixels of 0..1, as fb.resnet.torch and those that copy its 0.2175, 0.0188, 0.0045 have it (55, 5 and 1
+        gray levels). In the code of AlexNet's author (cuda-convnet2, `color_stdevs`) they are standard deviations, the
+        square roots: twice the noise along the first component.
         """
         values, vectors = np.linalg.eigh(self.covariance / 255**2)
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        # Choice: the largest part of each p is positive, so that one seed gives one noise on every machine.
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], 0)
         return 255 * values, vectors * np.sign(largest)
 
@@ -77,9 +73,7 @@ class Sums:
         self.products = np.zeros((3, 3), np.int64)  # channel by channel, PAIRS only; ImageNet's are below 2^53
 
     def add(self, crop: NDArray[np.uint8]) -> None:
-        """One more image. ValueError if it has another shape."""
-        if crop.shape != self.pixels.shape or crop.dtype != np.uint8:
-            raise ValueError(f"a crop of {crop.shape} {crop.dtype} instead of {self.pixels.shape} uint8")
+        """One more image."""
         self.images += 1
         self.pixels += crop
         colors = crop.reshape(-1, 3)
@@ -95,9 +89,7 @@ class Sums:
         self.products += other.products
 
     def finish(self, fingerprint: str) -> ImageStatistics:
-        """Mean and covariance (divided by the number of pixels), rounded once. ValueError without images."""
-        if not self.images:
-            raise ValueError("no images")
+        """Mean and covariance (divided by the number of pixels), rounded once."""
         count = self.images * self.pixels.shape[0] * self.pixels.shape[1]
         totals = [int(total) for total in self.pixels.sum((0, 1))]
         covariance = np.empty((3, 3))
@@ -115,7 +107,7 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
     show: the progress. Returns early, with the sums of a part only, once `stop()` is true. Raises what `crop` raises
     (DataError naming a file).
     """
-    def part(numbers: Sequence[int]) -> Sums:
+    def sum_part(numbers: Sequence[int]) -> Sums:
         sums = Sums(size)
         for number in numbers:
             sums.add(crop(number))
@@ -123,7 +115,7 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
 
     total = Sums(size)
     with progress(f"mean image of {display_path(images.root)}", len(indices), show=show) as advance:
-        for sums in in_parts(part, indices, workers):
+        for sums in in_parts(sum_part, indices, workers):
             total.merge(sums)
             advance(sums.images)
             if stop():
@@ -144,24 +136,21 @@ def cache_path(folder: Path, fingerprint: str, shorter_side: int, crop_size: int
 def store(folder: Path, statistics: ImageStatistics, shorter_side: int, crop_size: int) -> Path:
     """Keep the statistics for later runs; returns the file. StorageError if it can't be written."""
     path = cache_path(folder, statistics.fingerprint, shorter_side, crop_size)
-    write_arrays(path, {"mean": statistics.mean, "covariance": statistics.covariance,
-                        "images": np.array(statistics.images), "fingerprint": np.array(statistics.fingerprint)})
+    write_arrays(path, mean=statistics.mean, covariance=statistics.covariance, images=statistics.images,
+                 fingerprint=statistics.fingerprint)
     return path
 
 
 def write_beside(folder: Path, statistics: ImageStatistics, crop_size: int | None = None) -> None:
-    """mean.npz beside a run's weights: what it subtracted (mean), and covariance.
-
-    The mean image of crops of its own size; of another `crop_size` the mean of each channel, (3, 1, 1).
-    """
+    """mean.npz beside a run's weights: what it subtracted from crops of its size, and covariance; None: the image."""
     mean = statistics.mean if crop_size is None else statistics.mean_of_crops(crop_size)
-    write_arrays(folder / BESIDE, {"mean": mean, "covariance": statistics.covariance})
+    write_arrays(folder / BESIDE, mean=mean, covariance=statistics.covariance)
 
 
-def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def write_arrays(path: Path, **arrays: Any) -> None:
     """An .npz, whole or not at all."""
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)
     write_atomic(path, content.getvalue())
 
 
@@ -173,7 +162,8 @@ def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) ->
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = ImageStatistics(arrays["mean"], arrays["covariance"], int(arrays["images"]),
                                     str(arrays["fingerprint"]))
-        check(found, fingerprint, crop_size)
+        if found.fingerprint != fingerprint or found.mean.shape != (3, crop_size, crop_size):
+            raise ValueError("it is of another set of images")
         return found
     except FileNotFoundError:
         return None
@@ -182,13 +172,3 @@ def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) ->
             raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
         logger.warning(f"{display_path(path)} is damaged ({error}); it is not used")
         return None
-
-
-def check(found: ImageStatistics, fingerprint: str, crop_size: int) -> None:
-    """ValueError unless these can be the statistics of this set."""
-    if found.fingerprint != fingerprint:
-        raise ValueError("it is of another set of images")
-    if found.mean.shape != (3, crop_size, crop_size) or found.mean.dtype != np.float32 or found.images < 1:
-        raise ValueError(f"its mean is {found.mean.dtype} {found.mean.shape} of {found.images} images")
-    if found.covariance.shape != (3, 3) or not (np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()):
-        raise ValueError("its numbers are not finite or its covariance is not 3x3")

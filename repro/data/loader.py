@@ -1,64 +1,70 @@
-"""Reading ahead: items such as image crops, read by threads or processes and given out as mini-batches in order.
+"""Reading images ahead by threads or processes, long work in parts by threads, and what a person sees of it.
 
 What an item is depends on its request alone, never on who reads it.
 """
 
 import atexit
+import logging
+import multiprocessing
 import os
 import signal
 import sys
-import threading
+import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from multiprocessing import active_children
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import cycle
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from repro.data.parts import cores_here
 from repro.errors import LostProcessError, ReproError
 from repro.schema import Loader as Kind
 from repro.stopping import SIGNALS, end_with_parent
+from repro.wording import duration
 
 Read = Callable[[Any], np.ndarray]
+T = TypeVar("T")
+U = TypeVar("U")
 FEW = 4
+PART = 64  # Choice: images of a part: a fraction of a second, so that a stop is heeded soon
+LINE_SECONDS = 30.0  # between lines of progress where there is no terminal
+logger = logging.getLogger(__name__)
+
+
+def cores_here() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_ahead(read: Read, requests: Iterable[Sequence[Any]], kind: Kind = Kind.auto, workers: int | None = None,
                ahead: int = 4) -> Generator[Any, None, None]:
     """For each request its items read: an array (B, ...), or a list of arrays where their shapes differ.
 
-    `requests` may be endless; about `ahead` of them are being read beside the one that is given out. The workers start
-    with the first mini-batch and end with the iterator: close it. The error of an item (DataError) is raised when its
-    mini-batch is due, LostProcessError when a process is gone.
+    `requests` may be endless; about `ahead` of them, by processes one each, are being read beside the one that is given
+    out. The workers start with the first mini-batch and end with the iterator: close it. The error of an item
+    (DataError) is raised when its mini-batch is due, LostProcessError when a process is gone.
     """
     workers = workers or cores_here()
-    read_by = by_threads if kind_here(kind, workers) is Kind.threads else by_processes
-    return read_by(read, requests, workers, ahead)
+    # Choice: threads up to FEW workers and where forking is not safe. With 2 both read equally fast (`repro bench
+    # input`); but about a tenth of an image's time is Python's own and under its lock, which the training loop needs
+    # too, so that many threads would wait for each other (not measured).
+    if kind is Kind.auto:
+        kind = Kind.processes if sys.platform == "linux" and workers > FEW else Kind.threads
+    threads = kind is Kind.threads
+    return read_by_threads(read, requests, workers, ahead) if threads else read_by_processes(read, requests, workers)
 
 
-def kind_here(kind: Kind, workers: int) -> Kind:
-    """What `auto` means for so many workers.
-
-    Choice: threads up to FEW workers and where forking is not safe, outside Linux; processes else. With 2 workers both
-    read equally fast (`repro bench input`); but about a tenth of the time of an image is Python's own and under its
-    lock, which the training loop needs too, so that many threads would wait for each other (not measured).
-    """
-    if kind is not Kind.auto:
-        return kind
-    return Kind.processes if sys.platform == "linux" and workers > FEW else Kind.threads
-
-
-def by_threads(read: Read, requests: Iterable[Sequence[Any]], workers: int, ahead: int) -> Generator[Any, None, None]:
+def read_by_threads(read: Read, requests: Iterable[Sequence[Any]], workers: int,
+                    ahead: int) -> Generator[Any, None, None]:
     """`read_ahead` by threads of this process: nothing is sent, but only what releases Python's lock runs at once."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="repro-reader")
-    waiting: deque[list[Any]] = deque()
+    waiting: deque[list[Future[np.ndarray]]] = deque()
     try:
         for request in requests:
             waiting.append([pool.submit(read, item) for item in request])
@@ -70,80 +76,114 @@ def by_threads(read: Read, requests: Iterable[Sequence[Any]], workers: int, ahea
         pool.shutdown(cancel_futures=True)
 
 
-class Items(Dataset[Any]):
-    """What `read` makes of each item, or the error that a user can act on."""
-
-    def __init__(self, read: Read):
-        self.read = read
-
-    def __getitem__(self, item: Any) -> np.ndarray | ReproError:
-        try:
-            return self.read(item)
-        except ReproError as error:  # as a value: the DataLoader would wrap its message in a traceback
-            return error
-
-
-def by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int, ahead: int) -> Generator[Any, None, None]:
-    """`read_ahead` by forked processes; each reads whole mini-batches."""
-    others, main = active_children(), threading.current_thread() is threading.main_thread()
+def read_by_processes(read: Read, requests: Iterable[Sequence[Any]], workers: int) -> Generator[Any, None, None]:
+    """`read_ahead` by forked processes, which take turns; each reads a whole mini-batch and waits until it is taken."""
+    fork, parent, crew = multiprocessing.get_context("fork"), os.getpid(), []
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in the workers for good: the consumer ends them
     try:
-        with warnings.catch_warnings():  # of threads while forking (the workers use none), of more workers than cores
-            warnings.simplefilter("ignore")
-            batches = iter(DataLoader(
-                Items(read), batch_sampler=map(list, requests), num_workers=workers, collate_fn=list,
-                prefetch_factor=max(1, -(-ahead // workers)), multiprocessing_context="fork",
-                worker_init_fn=partial(kill_with, os.getpid()),
-                generator=torch.Generator()))  # its seed, which nothing uses, would be drawn from torch's own
+        with warnings.catch_warnings():  # of threads while forking: the workers use none
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for _ in range(workers):
+                pipe, its_end = fork.Pipe()
+                process = fork.Process(target=serve, args=(its_end, read, parent), daemon=True)
+                process.start()
+                its_end.close()  # the worker's is the only one: the pipe ends with it, even in the middle of an array
+                crew.append((process, pipe))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if main:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for good: torch's handler would raise anywhere
-    ours = [child for child in active_children() if child not in others]
+    busy: deque[tuple[ForkProcess, Connection]] = deque()
     try:
-        while True:
-            if main:  # a worker that dies while it sends would leave us waiting for the rest
-                signal.signal(signal.SIGCHLD, lambda *_: check(ours))
-            try:
-                check(ours)
-                items = next(batches, None)
-            except RuntimeError:
-                check(ours)
-                raise
-            finally:
-                if main:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            if items is None:
-                return
-            yield together(items)
+        for worker, request in zip(cycle(crew), requests, strict=False):
+            found = receive(*busy.popleft()) if len(busy) == workers else None
+            with suppress(BrokenPipeError):  # `receive` says that it is gone
+                worker[1].send(list(request))
+            busy.append(worker)
+            if found is not None:
+                yield together(found)
+        while busy:
+            yield together(receive(*busy.popleft()))
     finally:
-        del batches  # ends the workers
+        for process, pipe in crew:
+            process.kill()
+            process.join()
+            pipe.close()
 
 
-def kill_with(parent: int, worker: int) -> None:
-    """Kill this worker when its parent is gone: it would keep the run's lock."""
-    end_with_parent(parent, signal.SIGKILL)
+def serve(pipe: Connection, read: Read, parent: int) -> None:
+    """A worker: for each request what was read, or the error that a user can act on."""
+    end_with_parent(parent, signal.SIGKILL)  # it would keep the run's lock
+    while True:
+        try:
+            found: list[np.ndarray] | ReproError = [read(item) for item in pipe.recv()]
+        except ReproError as error:
+            found = error
+        pipe.send(found)
 
 
-def check(workers: Sequence[BaseProcess]) -> None:
-    """LostProcessError if one of these is gone before its time."""
-    if code := next((worker.exitcode for worker in workers if worker.exitcode), None):
+def receive(process: ForkProcess, pipe: Connection) -> list[np.ndarray]:
+    """What a worker has read; raises its error, LostProcessError if it is gone."""
+    try:
+        found = pipe.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        code = process.exitcode or 0
         how = f"killed by signal {-code}" if code < 0 else f"it ended with {code}"
         raise LostProcessError(f"a process that reads images is gone: {how}; if memory ran out, have fewer with "
-                               "machine.workers=N, or threads with machine.loader=threads")
+                               "machine.workers=N, or threads with machine.loader=threads") from None
+    if isinstance(found, ReproError):
+        raise found
+    return found  # type: ignore[no-any-return]
+
+
+def together(items: list[np.ndarray]) -> Any:
+    """Arrays of one shape as one array, others as they are."""
+    return np.stack(items) if len({item.shape for item in items}) == 1 else items
 
 
 @atexit.register
 def kill_workers() -> None:
-    """End what reads on at exit: multiprocessing would wait, since SIGTERM is blocked there."""
-    for child in active_children():
+    """End what reads on at exit: multiprocessing would wait for it, since SIGTERM is blocked there."""
+    for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
-def together(items: list[Any]) -> Any:
-    """Arrays of one shape as one array, others as they are; raises the first error among them."""
-    for item in items:
-        if isinstance(item, ReproError):
-            raise item
-    return np.stack(items) if len({item.shape for item in items}) == 1 else items
+def in_order(work: Callable[[U], T], items: Iterable[U], workers: int) -> Iterator[T]:
+    """What `work` makes of each item in so many threads, in order; items not begun are left out once it is dropped.
+
+    Choice: threads, not processes: Pillow and numpy release Python's lock where they take long, and no pixels travel.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="repro-parts") as pool:
+        yield from pool.map(work, items)
+
+
+def in_parts(work: Callable[[Sequence[int]], T], indices: Sequence[int], workers: int | None = None) -> Iterator[T]:
+    """What `work` makes of each PART of the indices, as `in_order`, by default in a thread for each core."""
+    parts = (indices[begin : begin + PART] for begin in range(0, len(indices), PART))
+    yield from in_order(work, parts, workers or cores_here())
+
+
+@contextmanager
+def progress(name: str, total: int, done: int = 0, show: bool = True,
+             unit: str = "image") -> Iterator[Callable[..., None]]:
+    """Yield `advance(count, note)`, to call with every number of images done: a bar on a terminal, else a line now
+    and then; nothing unless `show`."""
+    first, began = done, time.monotonic()
+    shown = began
+    bars = show and sys.stderr.isatty()  # else none is made: tqdm starts a thread even for one that is disabled
+    with tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True) if bars else nullcontext() as bar:
+
+        def advance(count: int, note: str = "") -> None:
+            nonlocal done, shown
+            done += count
+            now = time.monotonic()
+            if bar is not None:
+                bar.set_postfix_str(note, refresh=False)
+                bar.update(count)
+            elif show and now - shown >= LINE_SECONDS:
+                shown = now
+                rate = (done - first) / (now - began)
+                logger.info(f"{name}: {done:,} of {total:,} {unit}s, {note and f'{note}, '}{rate:.1f} {unit}s/s, "
+                            f"{duration((total - done) / rate)} left")
+
+        yield advance

@@ -7,7 +7,7 @@ A position is the place of an image in the run: iteration x mini-batch size + pl
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,17 +16,11 @@ MASK = 0xFFFFFFFF
 ORDER_STREAM, ORDER_TIES_STREAM, AUGMENT_STREAM, SYNTHETIC_STREAM = 0, 1, 2, 3  # synthetic images use 3 and 4
 FLIP_STREAM, SIDE_STREAM, TOP_STREAM, LEFT_STREAM = 5, 6, 7, 8  # ImageNet's crops
 COLOR_STREAM = 9  # ImageNet: 9 to 12
+Bits = TypeVar("Bits", int, Tensor)
 
 
-def mix(x: Tensor) -> Tensor:
-    """A bijection of 32-bit values, int64 tensor of any shape."""
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & MASK
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & MASK
-    return x ^ (x >> 15)
-
-
-def mix_int(x: int) -> int:
-    """`mix` of one Python integer."""
+def mix(x: Bits) -> Bits:
+    """A bijection of 32-bit values: one integer, or an int64 tensor of any shape."""
     x = ((x ^ (x >> 16)) * 0x21F0AAAD) & MASK
     x = ((x ^ (x >> 15)) * 0x735A2D97) & MASK
     return x ^ (x >> 15)
@@ -38,8 +32,8 @@ def uniform_bits(counter: Tensor, seed: int, stream: int) -> Tensor:
     Two keys derived from (seed, stream) enter around a first mixing round, so that two seeds give unrelated sequences
     and not one sequence in another order.
     """
-    first = mix_int(mix_int(seed & MASK) ^ (0x9E3779B9 * (stream + 1) & MASK))
-    second = mix_int(first ^ 0x6A09E667)
+    first = mix(mix(seed & MASK) ^ (0x9E3779B9 * (stream + 1) & MASK))
+    second = mix(first ^ 0x6A09E667)
     return mix((mix((counter & MASK) ^ first) + second) & MASK)
 
 

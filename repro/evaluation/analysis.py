@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from repro.schema import DEPTHS, Family, ModelConfig, ShortcutOption, StrideIn
 CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers
 
 
-@dataclass(frozen=True)
-class LayerResponse:
+class LayerResponse(NamedTuple):
     """One 3x3 layer, counted from 1 in forward order: mean and standard deviation of its responses."""
 
     layer: int
@@ -32,9 +31,7 @@ class LayerResponse:
 class Moments:
     """Mean and standard deviation of a stream of tensors, in float64 (Chan et al. 1979: parts are merged)."""
 
-    def __init__(self) -> None:
-        self.count = self.channels = 0
-        self.mean = self.squares = 0.0
+    count, channels, mean, squares = 0, 0, 0.0, 0.0
 
     def add(self, values: Tensor) -> None:
         """Take in a tensor (N, C, H, W)."""
@@ -53,15 +50,17 @@ class Moments:
 
 @torch.no_grad()
 def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[LayerResponse]:
-    """The responses of every 3x3 layer: its output after batch normalization, before ReLU or addition (Fig. 7).
+    """The responses of every 3x3 layer to normalized images (B, 3, H, W), in fp32; the model keeps its mode.
 
-    batches: normalized images (B, 3, H, W). Evaluation mode, in fp32; the model is left in the mode that it was in.
-    Choice: one standard deviation over all images, channels and positions of a layer, about the layer's mean (the paper
-    does not say over what).
+    They are the outputs after batch normalization, before ReLU or addition (Fig. 7). Choice: one standard deviation
+    over all images, channels and positions of a layer, about its mean (the paper does not say over what).
     """
-    layers = [(name, normalization, Moments()) for name, normalization in response_layers(model)]
-    handles = [normalization.register_forward_hook(lambda _module, _inputs, output, add=moments.add: add(output))
-               for _, normalization, moments in layers]
+    modules = dict(model.named_modules())
+    names = [name for name, layer in weighted_layers(model)
+             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    found = {name: Moments() for name in names}
+    handles = [modules["bn".join(name.rsplit("conv", 1))].register_forward_hook(  # stage1.0.bn2 follows stage1.0.conv2
+        lambda _module, _inputs, output, add=moments.add: add(output)) for name, moments in found.items()]
     was_training = model.training
     model.eval()
     try:
@@ -72,21 +71,14 @@ def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[LayerRe
         for handle in handles:
             handle.remove()
     return [LayerResponse(number, name, moments.channels, moments.mean, moments.std())
-            for number, (name, _, moments) in enumerate(layers, 1)]
-
-
-def response_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(name of the 3x3 convolution, the batch normalization that follows it), in forward order."""
-    modules = dict(model.named_modules())
-    return [(name, modules["bn".join(name.rsplit("conv", 1))]) for name, layer in weighted_layers(model)
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+            for number, (name, moments) in enumerate(found.items(), 1)]
 
 
 def gradient_norms(model: nn.Module) -> list[tuple[int, str, float]]:
     """(layer from 1, name, L2 norm of the gradient of its weight) of every weighted layer, in forward order.
 
-    The gradient is that of the loss alone, as the last backward pass left it; computed in float64 where the device has
-    it. The paper says of plain networks that these norms are healthy with batch normalization (Sec. 4.1).
+    The gradient is that of the loss alone, as the last backward pass left it (Sec. 4.1 says that it is healthy with
+    batch normalization); the norm is computed in float64 where the device has it.
     """
     names, norms = [], []
     for name, layer in weighted_layers(model):
@@ -94,15 +86,14 @@ def gradient_norms(model: nn.Module) -> list[tuple[int, str, float]]:
         assert gradient is not None, "no backward pass yet"
         names.append(name)
         norms.append(torch.linalg.vector_norm(gradient if gradient.device.type == "mps" else gradient.double()))
-    return [(number, name, norm) for number, (name, norm) in
-            enumerate(zip(names, torch.stack(norms).tolist(), strict=True), 1)]
+    return list(zip(range(1, len(names) + 1), names, torch.stack(norms).tolist(), strict=True))
 
 
 def with_averaged_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """A copy of the model whose running statistics are plain averages over these batches (authors' README).
 
     Each batch (N, 3, H, W) is normalized by its own statistics, as in training; means and unbiased variances are
-    averaged with equal weights. The model itself is left as it is.
+    averaged with equal weights.
     """
     averaged = copy.deepcopy(model)
     averaged.zero_grad(set_to_none=True)
@@ -114,22 +105,14 @@ def with_averaged_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.
 class Network:
     """A network of the paper, which is counted on shapes alone."""
 
-    label: str  # "ResNet-50"
+    label: str  # "ResNet-50"; in lower case the key in experiments/published
     dataset: str  # cifar10 or imagenet
     model: ModelConfig
     shortcut_option: ShortcutOption | None = None  # None: no shortcuts
     stride_in: StrideIn | None = None  # None: no bottlenecks
 
-    @property
-    def key(self) -> str:
-        """As in experiments/published, "resnet-50"."""
-        return self.label.lower()
-
-    @property
-    def depth(self) -> int:
-        """As in its name."""
-        assert self.model.depth is not None
-        return self.model.depth
+    key = property(lambda self: self.label.lower())
+    depth = property(lambda self: self.model.depth)
 
 
 @dataclass(frozen=True)
@@ -145,8 +128,7 @@ class Counts:
 def count(network: Network) -> Counts:
     """Build the network on the meta device and count it with torch's own counter.
 
-    Raises RuntimeError if the forward pass holds an operation with multiply-adds that is no convolution and no
-    fully-connected layer.
+    RuntimeError if it has an operation with multiply-adds that is no convolution and no fully-connected layer.
     """
     from torch.utils.flop_counter import FlopCounterMode  # late: it loads triton, which no run needs
 
@@ -175,7 +157,7 @@ def networks() -> Iterator[Network]:
     For comparison there are options B and C on CIFAR-10, which the paper doesn't use there, and bottlenecks with the
     stride in the 3x3.
     """
-    from repro.models.imagenet import imagenet_config  # late: a run of CIFAR-10 needs neither
+    from repro.models.resnet import imagenet_config
     from repro.paper import golden_counts, published_table
 
     cifar = paper_config("cifar_resnet20").model

@@ -1,12 +1,10 @@
-"""`repro eval` on ImageNet: the error of a network by one of the paper's three protocols, and its probabilities.
+"""`repro eval`: the error of a network on CIFAR-10, or on ImageNet by one of the paper's three protocols.
 
-PROTOCOL.json is the record of a finished test; PROTOCOL.npy holds the probabilities (N, K) float16, PROTOCOL.labels.npy
-the classes (N,) int64: `repro ensemble` reads them, and they are never committed.
+Of ImageNet evaluations/PROTOCOL.json is the record, PROTOCOL.npy holds the probabilities (N, K) float16 and
+PROTOCOL.labels.npy the classes (N,) int64: `repro ensemble` reads them, and they are never committed.
 """
 
 import hashlib
-import json
-import logging
 from contextlib import closing, nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -14,89 +12,117 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from repro.config import PAPER_PRECISIONS, difference, flat, settings, to_dict
+from repro.config import PAPER_PRECISIONS, difference, flat, to_dict
+from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
 from repro.data.imagenet_files import ImageSet, find
-from repro.data.loader import read_ahead
-from repro.data.parts import progress
+from repro.data.loader import progress, read_ahead
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
-from repro.evaluation.metrics import error_counts
-from repro.evaluation.protocols import LABELS, Scorer, normalizer_of, views_of
-from repro.evaluation.weight_files import Carried, read_weights, run_of_weights
-from repro.evaluation.weights import carried_facts, evaluations_of_file, load_weights, training_note
-from repro.files import file_sha256, hold_lock, read_json, utc_now, write_atomic, write_json
+from repro.evaluation.metrics import error_counts, evaluate_on
+from repro.evaluation.protocols import Scorer, normalizer_of, views_of
+from repro.files import file_sha256, hold_lock, read_object, utc_now, write_atomic, write_json
 from repro.models import build_model
-from repro.models.vgg import CROP
+from repro.models.resnet import VGG_CROP
+from repro.paper import PROTOCOL_LABELS
 from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version, package_versions
-from repro.runs import Run
-from repro.schema import Family, Normalization, Precision, Resume, RunConfig
+from repro.schema import IMAGENET, SYNTHETIC, Family, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
+from repro.weights import load_weights, read_weights, run_of_weights
 
-logger = logging.getLogger(__name__)
 SCHEMA = 1
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
 EXACT = {precision.name for precision in PAPER_PRECISIONS}
-# Settings of a network that change only its training.
-TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")
-# What beside the network must be the same in the record beside the weights and in the command.
-OF_WEIGHTS = ("data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size",
-              "data.test_shorter_side", "data.wiring_test")
+TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")  # settings of a network that change only its training
 # Two tests that agree in these are the same test.
 SAME = ("protocol", "experiment", "weights_sha256", "data_fingerprint", "split", "settings", "model", "precision",
         "images", "classes", "wiring_test")
 
 
 @restore_settings()
-def evaluate(config: RunConfig, protocol: str, weights: Path,
+def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
              stop: StopRequest | None = None) -> tuple[str, dict[str, Any]]:
-    """Test the weights in a file on the validation images; the result in words and its record.
+    """Test the weights in a file, or a network in memory; the result in words and as plain values.
 
-    A finished test is read, unless resume=never. `stop`: that of what the test is a part of.
-    Raises Stopped (75, 130), ConfigError if the weights are those of another run or the record is one of another test,
-    StorageError if the weights can't be read, DataError if the data or the mean image can't.
+    `protocol` and `stop`, that of what the test is a part of, are for ImageNet. Raises Stopped (75, 130), ConfigError
+    if the record there is one of another test, StorageError if the weights can't be read, DataError if the data can't.
     """
-    asked, config = config.machine.precision, resolve(config)
+    any_exact, config = config.machine.precision is Precision.auto, resolve(config)
+    if config.model.family is Family.vgg and config.data.crop_size != VGG_CROP:
+        raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {VGG_CROP}")
     device = set_up(config)
-    if config.model.family is Family.vgg and config.data.crop_size != CROP:
-        raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {CROP}")
-    carried = read_weights(weights)[1]
-    run = None if carried and carried.label else run_of_weights(weights)
-    check_agrees(config, run)
-    views, digest, classes = views_of(protocol, config.data), file_sha256(weights), config.model.num_classes
+    path, facts = (weights, read_weights(weights)[1]) if isinstance(weights, Path) else (None, None)
+    model = load_weights(build_model(config.model), weights) if isinstance(weights, Path) else weights
+    model = place(model, config, device)
+    label, source = "", {}
+    if facts and facts.source:
+        label = f" (weights of others: {facts.source['layout']})"
+        source = {"weights_of": label.strip(" ()"), "source": facts.source}
+    if config.data.name == IMAGENET:
+        text, values = evaluate_imagenet(config, protocol, model, path, source, any_exact, stop)
+    else:
+        data = on_device(load_arrays(config.data), config.data, device)
+        found, on, precision = evaluate_on(model, data, config), data.evaluated_on, config.machine.precision.name
+        values = {"experiment": config.name, "weights": path and str(path), "protocol": "single view",
+                  "split": data.split, "evaluated_on": on, "images": found.images, "errors": found.errors,
+                  f"{on}_top1_error": found.top1_error, f"{on}_loss": found.loss, "precision": precision,
+                  "device": describe(device), **source}
+        text = (f"{on} error {found.top1_error:.2f} % ({found.errors} of {found.images}, single view, "
+                f"split {data.split}, {precision})")
+    label += " on synthetic images" if config.data.name == SYNTHETIC else ""
+    trained = facts.note if facts else "nothing says how its weights were trained"
+    return f"{config.name}{label}: {text}\n  {trained}", values
+
+
+def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: Path | None, source: dict[str, Any],
+                      any_exact: bool, stop: StopRequest | None) -> tuple[str, dict[str, Any]]:
+    """`evaluate` of a network, whose weights are those in the file `path`, on the validation images.
+
+    A finished test of a file is read again unless resume=never; `any_exact`: in fp32 or TF32, whatever the device has.
+    """
+    run = run_of_weights(path) if path and not source else None
+    views, classes = views_of(protocol, config.data), config.model.num_classes
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
     files = find(data_dir(config.data.root), config.data.wiring_test,
                  val_alone=run is None and config.data.normalization is Normalization.per_channel)
     if len(files.wnids) > classes:
         raise ConfigError(f"model.num_classes={classes}: there are images of {len(files.wnids)} classes")
-    normalizer = normalizer_of(config, weights, files.fingerprint)
+    normalizer, digest = normalizer_of(config, path, files.fingerprint), path and file_sha256(path)
     about = {
         "schema": SCHEMA, "protocol": protocol, "definition": views.definition, "experiment": config.name,
-        "seed": run.seed if run else None, "identity": run.identity if run else None,
+        "seed": run and run.seed, "identity": run and run.identity,
         "deviations": run.record.deviations if run and run.record else None,  # None: nobody knows
         "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
-        "wiring_test": config.data.wiring_test, "one_folder": files.one_folder, "model": network(config),
+        "wiring_test": config.data.wiring_test, "one_folder": files.one_folder,
+        "model": {key: value for key, value in to_dict(config.model).items() if key not in TRAINING_ONLY},
         "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
                      "normalisation_sha256": normalizer.sha256},
         "precision": config.machine.precision.name, "versions": package_versions(), **code_version(),
-        "device": describe(device), **carried_facts(carried), "images": len(files.val), "classes": classes}
-    path = evaluations_folder(config, run, weights, digest, carried) / f"{protocol}.json"
-    with hold_lock(path.with_suffix(".lock")) as note:
-        if note:
-            logger.warning(note)
-        record = None if config.resume is Resume.never else finished_test(path, about, asked is Precision.auto)
+        "device": describe(next(model.parameters()).device), **source, "images": len(files.val), "classes": classes}
+    folder = path.absolute().parent if run and path else results_dir(config.results)
+    kept = folder / "evaluations" / ("" if run else f"{config.name}-{str(digest)[:12]}") / f"{protocol}.json"
+    with hold_lock(kept.with_suffix(".lock")) if path else nullcontext():
+        record = finished_test(kept, about, any_exact) if path and config.resume is not Resume.never else None
         if record is None:
-            model = place(load_weights(build_model(config.model), weights), config, device)
             scorer = Scorer(model, views, normalizer, config.machine)
-            record = save(path, about, files.val.labels, *score(scorer, files.val, config, stop))
-    return format_result(record, path, weights), record
+            scores, (top1, top5) = score(scorer, files.val, config, stop)
+            record = about | {"top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / len(files.val),
+                              "val_top5_error": 100 * top5 / len(files.val), "utc": utc_now(), "finished": True}
+            if path:
+                record = save(kept, record, files.val.labels, scores)
+    where = f"kept in {display_path(kept)}" if path else "not kept"
+    label = f"{WIRING_TEST}: " if config.data.wiring_test else ""
+    return (f"{label}val error top-1 {record['val_top1_error']:.2f} %, top-5 {record['val_top5_error']:.2f} % "
+            f"({record['top1_errors']} and {record['top5_errors']} of {record['images']}, {PROTOCOL_LABELS[protocol]}, "
+            f"{record['precision']})\n  {PROTOCOL_LABELS[protocol]}: {views.definition}; {where}"), record
 
 
-def score(scorer: Scorer, images: ImageSet, config: RunConfig, outer: StopRequest | None) -> tuple[np.ndarray, Tensor]:
-    """The probabilities (N, K) float16 of all images, and their top-1 and top-5 errors (2,), counted before rounding.
+def score(scorer: Scorer, images: ImageSet, config: RunConfig,
+          outer: StopRequest | None) -> tuple[np.ndarray, list[int]]:
+    """The probabilities (N, K) float16 of all images, and their top-1 and top-5 errors, counted before rounding.
 
     Stopped if a signal or max_seconds asks for it.
     """
@@ -104,7 +130,7 @@ def score(scorer: Scorer, images: ImageSet, config: RunConfig, outer: StopReques
     requests = [range(begin, min(begin + at_once, total)) for begin in range(0, total, at_once)]
     labels, errors = torch.from_numpy(images.labels), torch.zeros(2, dtype=torch.int64)
     scores = np.empty((total, config.model.num_classes), np.float16)
-    name = f"{config.name} {LABELS[scorer.views.protocol]}"
+    name = f"{config.name} {PROTOCOL_LABELS[scorer.views.protocol]}"
     batches = read_ahead(lambda index: scorer.views.read(open_rgb(images.path(index))), requests, machine.loader,
                          machine.workers)
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
@@ -119,37 +145,28 @@ def score(scorer: Scorer, images: ImageSet, config: RunConfig, outer: StopReques
             if stop.reason is not None and done < total:
                 raise Stopped(f"{name}: stopped by {stop.reason} after {done} of {total} images; the same command "
                               "begins this test again", stop.exit_code)
-    return scores, errors
+    return scores, errors.tolist()
 
 
-def save(path: Path, about: dict[str, Any], labels: np.ndarray, scores: np.ndarray, errors: Tensor) -> dict[str, Any]:
-    """Write probabilities and classes, then the record, which says that they are whole."""
+def save(path: Path, record: dict[str, Any], labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """Write probabilities and classes, then the record with their hashes, which says that they are whole."""
     hashes = {}
     for name, suffix, array in (("probabilities", ".npy", scores), ("labels", ".labels.npy", labels)):
         buffer = BytesIO()
         np.save(buffer, array)
-        content = buffer.getvalue()
-        write_atomic(path.with_suffix(suffix), content)
-        hashes[f"{name}_sha256"] = hashlib.sha256(content).hexdigest()
-    top1, top5 = errors.tolist()
-    record = about | {
-        "top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / len(labels),
-        "val_top5_error": 100 * top5 / len(labels), **hashes, "utc": utc_now(), "finished": True}
-    write_json(path, record)
-    return record
+        write_atomic(path.with_suffix(suffix), buffer.getvalue())
+        hashes[f"{name}_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    write_json(path, record | hashes)
+    return record | hashes
 
 
 def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[str, Any] | None:
-    """The record of the same test if one is finished, in fp32 or TF32 if `any_exact`; else None.
+    """The record of the same test if one is finished; else None.
 
     ConfigError if a finished test of something else is there: only resume=never replaces it.
     """
-    try:
-        record = read_record(path)
-    except StorageError as error:
-        logger.warning(f"{error}; the test begins anew")
-        return None
-    if record is None or not record.get("finished"):
+    record = read_object(path)
+    if record.get("schema") != SCHEMA or not record.get("finished"):
         return None
     other = difference(*(flat({key: one.get(key) for key in SAME}) for one in (record, about)))
     if any_exact and record.get("precision") in EXACT:
@@ -157,66 +174,6 @@ def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[st
     if other:
         words = "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in other.items())
         raise ConfigError(f"{display_path(path)} holds a finished test: {words}; resume=never replaces it")
-    try:
-        read_arrays(path, record)
-    except StorageError as error:
-        logger.warning(f"{error}; the errors of the finished test stand; resume=never tests again")
-    return record
-
-
-def check_agrees(config: RunConfig, run: Run | None) -> None:
-    """ConfigError naming the keys in which a command and the run whose weights it tests differ."""
-    if run is None or run.record is None:
-        return
-    there, here = (
-        {"name": one.name, **{key: value for key, value in settings(one).items()
-                              if key.startswith("model.") or key in OF_WEIGHTS}} for one in (run.record.config, config))
-    if other := difference(there, here):
-        words = "; ".join(f"{key}={new} here, {old} there" for key, (old, new) in other.items())
-        raise ConfigError(f"{display_path(run.folder)}: weights of another configuration: {words}")
-
-
-def evaluations_folder(config: RunConfig, run: Run | None, weights: Path, digest: str, carried: Carried | None) -> Path:
-    """The folder of all tests of these weights in this network: in their run's, else in the user's results.
-
-    Weights of others have a place of their own.
-    """
-    if carried is not None and carried.of_others:
-        return evaluations_of_file(config, weights, digest)
-    if run is not None:
-        return weights.absolute().parent / "evaluations"
-    of_both = hashlib.sha256(json.dumps([digest, network(config)], sort_keys=True).encode()).hexdigest()
-    return results_dir(config.results) / "evaluations" / f"{config.name}-{of_both[:12]}"
-
-
-def network(config: RunConfig) -> dict[str, Any]:
-    """What beside its weights decides what a network computes, as plain values."""
-    return {key: value for key, value in to_dict(config.model).items() if key not in TRAINING_ONLY}
-
-
-def format_result(record: dict[str, Any], path: Path, weights: Path) -> str:
-    """The result of a finished test for a person."""
-    images, seed = record["images"], "" if record["seed"] is None else f" seed {record['seed']}"
-    label = f" ({WIRING_TEST})" if record["wiring_test"] else ""
-    label += f" ({record['weights_of']})" if record.get("weights_of") else ""
-    label += " tested on the training images" if record.get("one_folder") else ""
-    return (f"{record['experiment']}{seed}{label}: val error top-1 {record['val_top1_error']:.2f} %, top-5 "
-            f"{record['val_top5_error']:.2f} % ({record['top1_errors']} and {record['top5_errors']} of {images}, "
-            f"{LABELS[record['protocol']]}, {record['precision']})\n"
-            f"  {LABELS[record['protocol']]}: {record['definition']}{training_note(weights)}\n"
-            f"  kept in {display_path(path)}, with the probabilities")
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of a test; None if there is none, StorageError if it is no such record."""
-    try:
-        record = read_json(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{display_path(path)}: unreadable ({type(error).__name__})") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise StorageError(f"{display_path(path)}: not the record of a test that this version knows")
     return record
 
 
@@ -224,10 +181,6 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     """Probabilities (N, K), mapped, and classes (N,) of a finished test; StorageError if they were changed or lost."""
     scores, labels = path.with_suffix(".npy"), path.with_suffix(".labels.npy")
     for file, key in ((scores, "probabilities_sha256"), (labels, "labels_sha256")):
-        try:
-            changed = file_sha256(file) != record.get(key)
-        except OSError as error:
-            raise StorageError(f"{display_path(file)}: {error.strerror}") from error
-        if changed:
-            raise StorageError(f"{display_path(file)} was changed after the test")
+        if not file.is_file() or file_sha256(file) != record.get(key):
+            raise StorageError(f"{display_path(file)} was changed after the test, or is lost")
     return np.load(scores, mmap_mode="r"), np.load(labels)

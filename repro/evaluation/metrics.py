@@ -2,18 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data.cifar10 import DeviceData
 from repro.devices import autocast, memory_format
-from repro.schema import MachineConfig, RunConfig
-
-if TYPE_CHECKING:  # a run of CIFAR-10 loads nothing of ImageNet
-    from repro.data.imagenet import ImageNetData
+from repro.schema import IMAGENET, MachineConfig, RunConfig
 
 TOP = 5  # Sec. 4.1: top-1 and top-5 error
 
@@ -53,11 +49,10 @@ class ErrorSums:
     """Errors and cross-entropy, summed over batches in tensors that stay the same; only `outcome` reads them."""
 
     def __init__(self, device: torch.device, imagenet: bool):
-        self.imagenet = imagenet
+        self.imagenet, self.images = imagenet, 0
         self.errors = torch.zeros(2, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), dtype=torch.float64 if imagenet else torch.float32,
                                 device="cpu" if device.type == "mps" else device)  # MPS has no float64
-        self.images = 0
 
     def reset(self) -> None:
         """Begin anew."""
@@ -78,24 +73,10 @@ class ErrorSums:
         return Outcome(top1, self.images, float(self.loss) / max(1, self.images), top5 if self.imagenet else None)
 
 
-def evaluate_on(model: nn.Module, data: "DeviceData | ImageNetData", config: RunConfig, rank: int = 0,
-                size: int = 1) -> Outcome:
-    """The error of a network on the images that a resolved configuration's run is evaluated on, single view.
-
-    Of several processes (`size`) each tests its own images, and every image is tested by one of them.
-    """
-    sums = ErrorSums(data.mean.device, not isinstance(data, DeviceData))
-    add_errors(sums, model, data.evaluation_batches(config.machine.evaluation_batch_size, rank, size), config.machine)
-    return sums.outcome()
-
-
 @torch.no_grad()
 def add_errors(sums: ErrorSums, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
                machine: MachineConfig) -> None:
-    """Count a network's errors among normalized images (B, 3, H, W) of the classes (B,), in evaluation mode.
-
-    The model is left in the mode that it was in.
-    """
+    """Count errors among normalized images (B, 3, H, W) of classes (B,); the model keeps its mode."""
     was_training = model.training
     model.eval()
     try:
@@ -105,3 +86,13 @@ def add_errors(sums: ErrorSums, model: nn.Module, batches: Iterable[tuple[Tensor
             sums.add(logits, labels)
     finally:
         model.train(was_training)
+
+
+def evaluate_on(model: nn.Module, data: Any, config: RunConfig, rank: int = 0, size: int = 1) -> Outcome:
+    """Errors on the images that a run is evaluated on, single view; of `size` processes each tests its share.
+
+    data: a DeviceData or ImageNetData.
+    """
+    sums = ErrorSums(data.mean.device, config.data.name == IMAGENET)
+    add_errors(sums, model, data.evaluation_batches(config.machine.evaluation_batch_size, rank, size), config.machine)
+    return sums.outcome()

@@ -1,9 +1,9 @@
-"""How a trained network is evaluated: what it is shown of an image, and the mean of its answers (Sec. 3.4, 4.2).
+"""How a trained ImageNet network is tested: what it is shown of an image, and the mean of its answers (Sec. 3.4).
 
-A run is evaluated on a single view: CIFAR-10's image as it is, the center crop of ImageNet's. `repro eval` tests an
-ImageNet network by one of three protocols: the center crop, ten crops, or whole images at five scales.
+center: one crop; ten_crop: corners and center, of the image and of its flip; multi_scale: whole images at five scales.
 """
 
+import functools
 import hashlib
 import zipfile
 from dataclasses import dataclass
@@ -16,21 +16,24 @@ from torch.nn import functional as F
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalize
-from repro.data.cifar10 import channel_statistics, load_arrays, on_device
+from repro.data.cifar10 import channel_statistics
 from repro.data.crops import Picture, center_crop, resized
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
-from repro.data.imagenet_statistics import BESIDE, statistics_folder
 from repro.devices import autocast, is_out_of_memory, memory_format
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.models.imagenet import ImageNetNet
-from repro.models.vgg import MAP, Vgg
-from repro.paper import PROTOCOL_LABELS, PROTOCOLS
+from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
+from repro.paper import PROTOCOLS
 from repro.paths import display_path, results_dir
-from repro.schema import IMAGENET, DataConfig, MachineConfig, Normalization, RunConfig
+from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
+from repro.weights import mean_path
 
 CENTER, TEN_CROP, MULTI_SCALE = PROTOCOLS
-SINGLE_VIEW = "single_view"  # of CIFAR-10: the image as it is (Sec. 4.2)
-LABELS = {SINGLE_VIEW: "single view", **PROTOCOL_LABELS}
+DEFINITIONS: dict[str, str] = {
+    CENTER: "shorter side {0}, one {1} crop from the center, softmax",
+    TEN_CROP: "shorter side {0}, {1} crops from the four corners and the center of the image and of its flip, mean of "
+              "the 10 softmax scores",
+    MULTI_SCALE: "whole image with shorter sides {0}, and its flip, fully convolutional, mean of the softmax scores "
+                 "over positions, flips and scales"}
 SCALES = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides of the multi-scale test, in pixels
 TRAINED = 224  # Sec. 3.4: pixels of one side of a training crop, which these scales belong to
 MOST_CROPS = 128  # Choice: crops in one forward pass at most, so that their activations fit beside the network's
@@ -40,23 +43,17 @@ STRIDE = 32  # Table 1: a last feature map has a 32nd of the image's side, round
 
 @dataclass(frozen=True)
 class Views:
-    """One of ImageNet's protocols with its lengths in pixels."""
+    """A protocol with its lengths in pixels; crop_size: of the crops, or of those that the network was trained on."""
 
     protocol: str
     shorter_sides: tuple[int, ...]
-    crop_size: int  # of the crops, or (multi_scale) of the crops that the network was trained on
+    crop_size: int
 
     @property
     def definition(self) -> str:
         """What is done, in a line."""
-        sides, size = ", ".join(map(str, self.shorter_sides)), self.crop_size
-        if self.protocol == CENTER:
-            return f"shorter side {sides}, one {size}x{size} crop from the center, softmax"
-        if self.protocol == TEN_CROP:
-            return (f"shorter side {sides}, {size}x{size} crops from the four corners and the center of the image and "
-                    "of its flip, mean of the 10 softmax scores")
-        return (f"whole image with shorter sides {sides}, and its flip, fully convolutional, mean of the softmax "
-                "scores over positions, flips and scales")
+        size = f"{self.crop_size}x{self.crop_size}"
+        return DEFINITIONS[self.protocol].format(", ".join(map(str, self.shorter_sides)), size)
 
     def read(self, picture: Picture) -> np.ndarray:
         """uint8 (1, S, S, 3) or (10, S, S, 3) crops; of multi_scale an object array of whole images (H, W, 3)."""
@@ -71,16 +68,15 @@ class Views:
 
 
 def views_of(protocol: str, data: DataConfig) -> Views:
-    """A protocol with the lengths of a configuration.
+    """A protocol with a configuration's lengths; ConfigError without data.crop_size and data.test_shorter_side.
 
     Choice: a network that was trained on crops of another size than 224 is tested at scales in the same proportion.
-    ConfigError without data.crop_size and data.test_shorter_side.
     """
     size, side = data.crop_size, data.test_shorter_side
     if size is None or side is None:
         raise ConfigError("data.crop_size, data.test_shorter_side: needed for a test on ImageNet")
-    sides = tuple(round(scale * size / TRAINED) for scale in SCALES) if protocol == MULTI_SCALE else (side,)
-    return Views(protocol, sides, size)
+    return Views(protocol, tuple(round(scale * size / TRAINED) for scale in SCALES)
+                 if protocol == MULTI_SCALE else (side,), size)
 
 
 def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
@@ -91,21 +87,72 @@ def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
                      for view in (image, image[:, ::-1]) for top, left in places])
 
 
+@dataclass(frozen=True)
+class Normalizer:
+    """mean: float32 pixels 0..255, (3, S, S) per pixel of a crop or (3, 1, 1) per channel; std: (3, 1, 1) or None."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def __call__(self, pixels: Tensor, whole: bool = False) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32. The mean image is not mirrored where a crop is.
+
+        Choice: `whole` images, of any size, subtract the mean image's mean per channel.
+        """
+        mean, std = (None if values is None else values.to(pixels.device) for values in (self.mean, self.std))
+        assert mean is not None
+        return normalize(pixels, mean.mean((1, 2), keepdim=True) if whole else mean, std)
+
+    @property
+    def sha256(self) -> str:
+        """Of all its numbers."""
+        digest = hashlib.sha256()
+        for values in (self.mean, self.std):
+            digest.update(b"none" if values is None else repr(tuple(values.shape)).encode() + values.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def normalizer_of(config: RunConfig, weights: Path | None = None, fingerprint: str | None = None) -> Normalizer:
+    """The mean that belongs to an ImageNet network: as configured, beside its weights, or of this data set.
+
+    DataError if there is none; StorageError if the file beside the weights can't be read.
+    """
+    data = config.data
+    if data.normalization is Normalization.per_channel:
+        return Normalizer(*channel_statistics(data))
+    for beside in (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ():
+        if beside.is_file():
+            return Normalizer(read_mean(beside, data.crop_size))
+    folder = imagenet_statistics.statistics_folder(results_dir(config.results))
+    found = fingerprint and imagenet_statistics.cached(folder, fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    if not found:
+        raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
+                        f"set in {display_path(folder)}, which the first training run computes; weights trained "
+                        "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
+    return Normalizer(torch.from_numpy(found.mean_of_crops(data.crop_size)))
+
+
+def read_mean(path: Path, crop_size: int | None) -> Tensor:
+    """The mean of a run: (3, crop_size, crop_size) or (3, 1, 1) float32. StorageError if it is anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean = np.asarray(arrays["mean"], dtype=np.float32)
+        if mean.shape not in ((3, 1, 1), (3, crop_size, crop_size)) or not np.isfinite(mean).all():
+            raise ValueError(f"shape {mean.shape}, crops of {crop_size}")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{display_path(path)}: no mean image of a run ({type(error).__name__}: {error})") from error
+    return torch.from_numpy(mean)
+
+
 class Scorer:
     """A network in evaluation mode on its device, and the protocol that it is tested by. `machine` is resolved."""
 
-    def __init__(self, model: nn.Module, views: Views, normalizer: "Normalizer", machine: MachineConfig):
-        self.model, self.views, self.machine = model.eval(), views, machine
+    def __init__(self, model: nn.Module, views: Views, normalizer: Normalizer, machine: MachineConfig):
+        self.model, self.views, self.normalizer, self.machine = model.eval(), views, normalizer, machine
         self.device = next(model.parameters()).device
-        self.normalizer = normalizer.to(self.device)
         self.crops_at_once = min(machine.evaluation_batch_size, MOST_CROPS)
-
-    @property
-    def images_at_once(self) -> int:
-        """How many images are to be read together."""
-        if self.views.protocol == MULTI_SCALE:
-            return min(self.machine.evaluation_batch_size, MOST_IMAGES)
-        return max(1, self.crops_at_once // (10 if self.views.protocol == TEN_CROP else 1))
+        self.images_at_once = (min(machine.evaluation_batch_size, MOST_IMAGES) if views.protocol == MULTI_SCALE
+                               else max(1, self.crops_at_once // (10 if views.protocol == TEN_CROP else 1)))
 
     @torch.no_grad()
     def __call__(self, views: np.ndarray) -> Tensor:
@@ -114,12 +161,15 @@ class Scorer:
         DivergedError if one of them is not a finite number; OutOfMemoryError if the device has too little memory.
         """
         try:
-            scores = self.of_scales(views) if self.views.protocol == MULTI_SCALE else self.of_crops(views)
+            if self.views.protocol == MULTI_SCALE:
+                scores: Tensor = functools.reduce(torch.add, map(self.of_whole_images, views.T)) / views.shape[1]
+            else:
+                scores = self.of_crops(views)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise OutOfMemoryError(f"no memory left on {self.device.type} for {self.crops_at_once} crops at once: "
-                                       f"{str(error).splitlines()[0]}; have fewer with "
-                                       f"machine.evaluation_batch_size={max(1, self.crops_at_once // 2)}") from error
+                                       f"machine.evaluation_batch_size={max(1, self.crops_at_once // 2)} has fewer"
+                                       ) from error
             raise
         if not bool(scores.isfinite().all()):
             raise DivergedError("the network's outputs are not finite numbers: the weights are of no use, or too large "
@@ -129,25 +179,18 @@ class Scorer:
     def of_crops(self, views: np.ndarray) -> Tensor:
         """uint8 (B, V, S, S, 3) -> (B, K): the mean over the V crops of an image."""
         crops = self.to_device(views.reshape(-1, *views.shape[2:]))
-        scores = [self.probabilities(self.normalizer.crops(part)) for part in torch.split(crops, self.crops_at_once)]
+        scores = [self.probabilities(self.normalizer(part)) for part in torch.split(crops, self.crops_at_once)]
         return torch.cat(scores).reshape(*views.shape[:2], -1).mean(1)
 
-    def of_scales(self, views: np.ndarray) -> Tensor:
-        """Objects (B, scales) -> (B, K): the mean over positions, flips and scales."""
-        scores = self.of_whole_images(views[:, 0])
-        for scale in range(1, views.shape[1]):
-            scores = scores + self.of_whole_images(views[:, scale])
-        return scores.div(views.shape[1])
-
     def of_whole_images(self, images: np.ndarray) -> Tensor:
-        """B images at one scale -> (B, K): the mean over positions and both flips."""
+        """B images (H, W, 3) at one scale -> (B, K): the mean over positions and both flips."""
         order, scores = [], []
-        for height, width, _ in {image.shape for image in images}:
+        for height, width, _ in {image.shape for image in images}:  # those of one size share forward passes
             numbers = torch.tensor([i for i, image in enumerate(images) if image.shape[:2] == (height, width)])
             most = max(1, self.crops_at_once * self.views.crop_size**2 // (2 * height * width))
             for part in torch.split(numbers, most):
                 pixels = self.to_device(np.stack(images[part.numpy()]))
-                both = self.normalizer.whole(torch.cat([pixels, pixels.flip(-1)]))
+                both = self.normalizer(torch.cat([pixels, pixels.flip(-1)]), whole=True)
                 order.append(part)
                 scores.append(self.probabilities(both, dense=True).reshape(2, len(part), -1).mean(0))
         return torch.cat(scores)[torch.cat(order).argsort()]
@@ -177,7 +220,7 @@ def dense_probabilities(model: nn.Module, images: Tensor, window: int = 7) -> Te
     fully-connected layers the first becomes a 7x7 convolution, the others 1x1; dropout is off.
     """
     if isinstance(model, Vgg):
-        logits, side = model.features(images), MAP
+        logits, side = model.features(images), VGG_MAP
         for layer in model.classifier:
             if isinstance(layer, nn.Linear):
                 logits = F.conv2d(logits, layer.weight.reshape(layer.out_features, -1, side, side), layer.bias)
@@ -189,78 +232,3 @@ def dense_probabilities(model: nn.Module, images: Tensor, window: int = 7) -> Te
         pooled = F.avg_pool2d(model.features(images), window, stride=1)
         logits = F.conv2d(pooled, model.fc.weight[:, :, None, None], model.fc.bias)
     return softmax(logits).mean((2, 3))
-
-
-@dataclass(frozen=True)
-class Normalizer:
-    """mean: float32 pixels 0..255, (3, S, S) per pixel of a crop or (3, 1, 1) per channel; std: (3, 1, 1) or None."""
-
-    mean: Tensor
-    std: Tensor | None = None
-
-    def crops(self, pixels: Tensor) -> Tensor:
-        """uint8 crops (N, 3, S, S) -> float32. The mean image is not mirrored where the crop is."""
-        return normalize(pixels, self.mean, self.std)
-
-    def whole(self, pixels: Tensor) -> Tensor:
-        """uint8 images (N, 3, H, W) of any size -> float32. Choice: they subtract the mean image's mean per channel."""
-        return normalize(pixels, self.mean.mean((1, 2), keepdim=True), self.std)
-
-    def to(self, device: torch.device) -> "Normalizer":
-        """The same on a device."""
-        return Normalizer(self.mean.to(device), None if self.std is None else self.std.to(device))
-
-    @property
-    def sha256(self) -> str:
-        """Of all its numbers."""
-        digest = hashlib.sha256()
-        for values in (self.mean, self.std):
-            digest.update(b"none" if values is None else repr(tuple(values.shape)).encode() + values.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def normalizer_of(config: RunConfig, weights: Path, fingerprint: str | None = None) -> Normalizer:
-    """The mean that belongs to an ImageNet network: as configured, beside its weights, or of this data set.
-
-    DataError if there is none; StorageError if the file beside the weights can't be read.
-    """
-    data = config.data
-    if data.normalization is Normalization.per_channel:
-        return Normalizer(*channel_statistics(data))
-    for beside in (own_mean(weights), weights.parent / BESIDE):
-        if beside.is_file():
-            return Normalizer(read_mean(beside, data.crop_size))
-    folder = statistics_folder(results_dir(config.results))
-    found = fingerprint and imagenet_statistics.cached(folder, fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE)
-    if not found:
-        raise DataError(f"no mean image for {display_path(weights)}: neither {BESIDE} beside it (array 'mean': (3, H, "
-                        f"W), pixels 0..255) nor one of this data set in {display_path(folder)}, which the first "
-                        "training run computes; weights trained otherwise: data.normalization=per_channel "
-                        "data.channel_mean=[...] data.channel_std=[...]")
-    return Normalizer(torch.from_numpy(found.mean_of_crops(data.crop_size)))
-
-
-def mean_of(config: RunConfig, weights: Path) -> Tensor:
-    """What a run's network subtracts from an image: float32 pixels 0..255, (3, H, W) or (3, 1, 1)."""
-    if config.data.name == IMAGENET:
-        return normalizer_of(config, weights).mean
-    return on_device(load_arrays(config.data), config.data, torch.device("cpu")).mean
-
-
-def own_mean(weights: Path) -> Path:
-    """Where the mean of exported weights lies: beside the file, under its name."""
-    return weights.with_name(f"{weights.name}.{BESIDE}")
-
-
-def read_mean(path: Path, crop_size: int | None) -> Tensor:
-    """The mean of a run: (3, crop_size, crop_size) or (3, 1, 1) float32. StorageError if it is anything else."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean = np.asarray(arrays["mean"], dtype=np.float32)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{display_path(path)}: no mean image of a run ({type(error).__name__}: {error}); without "
-                           "this file the data set's own is used") from error
-    if mean.shape not in ((3, 1, 1), (3, crop_size, crop_size)) or not np.isfinite(mean).all():
-        raise StorageError(f"{display_path(path)}: a mean of shape {mean.shape}, not (3, 1, 1) or "
-                           f"(3, {crop_size}, {crop_size})")
-    return torch.from_numpy(mean)

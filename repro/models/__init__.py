@@ -1,5 +1,5 @@
 """Networks of the paper."""
 
-from repro.models.build import build_model
+from repro.models.resnet import build_model
 
 __all__ = ["build_model"]

@@ -5,9 +5,10 @@ synthetic images never count.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from repro.config import scale_lengths
 from repro.paper import Claim, ClaimTest, claims, published_figure, suite
@@ -33,6 +34,9 @@ class Comparison:
     runs: tuple[str, ...]
     origin: str
 
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.text} ({'; '.join(filter(None, (self.numbers, self.origin)))})"
+
 
 @dataclass(frozen=True)
 class ClaimResult:
@@ -47,30 +51,14 @@ class ClaimResult:
     short: Sequence[Comparison]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A measure of one experiment's runs, one value for each seed; without values the reason why."""
 
     experiment: str
     values: tuple[float, ...]
     runs: tuple[str, ...]
     origin: str
-    reason: str = ""
-
-    @property
-    def mean(self) -> float:
-        """The mean over the seeds."""
-        return Summary(self.values).mean
-
-    @property
-    def few_runs_std(self) -> float:
-        """The spread (points) that runs of this experiment are taken to have below FEW_RUNS seeds."""
-        return IMAGENET_STD if select.data_set(self.experiment) == "ImageNet" else FEW_RUNS_STD
-
-    def error(self) -> float:
-        """The standard error of the mean."""
-        std, count = Summary(self.values).std, len(self.values)
-        return (std if std is not None and count >= FEW_RUNS else self.few_runs_std) / math.sqrt(count)
+    reason: str
 
 
 def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[ClaimResult]:
@@ -83,37 +71,33 @@ def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[Cla
 
 def judge(claim: Claim, found: Sequence[RunSet]) -> ClaimResult:
     """One claim: FAIL if a comparison fails, PASS if all pass, else not decidable."""
-    comparisons = [one for test in claim.tests for one in compare(test, test.experiments, [
+    comparisons = [one for test in claim.tests for one in compare(test, [
         {name: sample(test, select.paper_runs(pool, name), pool.origin) for name in test.experiments}
         for pool in found])]
     outcomes = {one.outcome for one in comparisons}
-    verdict = FAIL if FAIL in outcomes else UNDECIDED if UNDECIDED in outcomes else PASS
-    reasons = dict.fromkeys(part for one in comparisons if one.outcome == UNDECIDED for part in one.numbers.split("; "))
-    return ClaimResult(claim.id, claim.statement, claim.source, verdict,
-                       "; ".join(reasons) if verdict == UNDECIDED else "", comparisons,
-                       short_comparisons(claim, found) if UNDECIDED in outcomes else [])
+    verdict = next((one for one in (FAIL, UNDECIDED) if one in outcomes), PASS)
+    open_ones = [one for one in comparisons if one.outcome == UNDECIDED]
+    reasons = dict.fromkeys(part for one in open_ones for part in one.numbers.split("; ")) if verdict != FAIL else ()
+    return ClaimResult(claim.id, claim.statement, claim.source, verdict, "; ".join(reasons), comparisons,
+                       short_comparisons(claim, found) if open_ones else [])
 
 
 def short_comparisons(claim: Claim, found: Sequence[RunSet]) -> list[Comparison]:
     """The same comparisons on short runs, as far as there are any; they decide nothing."""
-    presets = [select.preset_of(select.SHORT, base) for base in ("table", "figure7")]
-    sides: list[tuple[str, dict[str, RunSelection]]] = []
+    sides = []
     for pool in found:
-        chosen = [select.short_runs(pool, preset) for preset in presets]
-        origin = ", ".join([pool.origin, *dict.fromkeys(precision for precision, _ in chosen if precision)])
-        sides.append((origin, {answer.experiment: answer for _, answers in chosen for answer in answers}))
-    comparisons: list[Comparison] = []
-    for test in claim.tests:
-        if test.relation not in ("below", "close"):  # these are about the end of the schedule
-            names = [name for name in test.experiments if any(name in answers for _, answers in sides)]
-            comparisons += compare(test, names, [
-                {name: sample(test, answers[name], origin) for name in names} for origin, answers in sides])
+        answers = [answer for base in ("table", "figure7")
+                   for answer in select.preset_runs(pool, select.preset_of(select.SHORT, base))]
+        precisions = sorted({select.precision(run) for answer in answers for run in answer.runs})
+        sides.append((", ".join([pool.origin, *precisions]), answers))
+    comparisons = [one for test in claim.tests if test.relation not in ("below", "close")  # of the schedule's end
+                   for one in compare(test, [{answer.experiment: sample(test, answer, origin) for answer in answers}
+                                             for origin, answers in sides])]
     return [replace(one, outcome=SO_FAR[one.outcome]) for one in comparisons if one.outcome in SO_FAR]
 
 
 def sample(test: ClaimTest, answer: RunSelection, origin: str) -> Sample:
     """What a test measures of one experiment's runs."""
-    name = answer.experiment
     values, runs, reasons = [], [], []
     for run in answer.runs:
         try:
@@ -121,11 +105,10 @@ def sample(test: ClaimTest, answer: RunSelection, origin: str) -> Sample:
             runs.append(f"{run.name} ({select.precision(run)})")
         except (ValueError, KeyError) as error:
             reasons.append(f"{run.name}: {error}")
-    never = {entry.status for entry in answer.excluded}
-    kind = ("synthetic images say" if select.SYNTHETIC in never
-            else "a wiring test says" if select.WIRING_TEST in never else "")
-    why = f" ({kind} nothing about {select.data_set(name)})" if kind else ""
-    return Sample(name, tuple(values), tuple(runs), origin, [*reasons, f"{name} is {answer.status}{why}"][0])
+    never = [f" ({one.status}: {one.reason})" for one in answer.excluded
+             if one.status in (select.SYNTHETIC, select.WIRING_TEST)]
+    reasons.append(f"{answer.experiment} is {answer.status}{never[0] if never else ''}")
+    return Sample(answer.experiment, tuple(values), tuple(runs), origin, reasons[0])
 
 
 def measure(test: ClaimTest, run: Run) -> float:
@@ -146,21 +129,21 @@ def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
     """Mean of train_top1_error over the iterations begin+1..end; each row is the mean since the row before it."""
     total, length, previous = 0.0, 0.0, 0.0
     for row in rows:
-        overlap = min(row["iteration"], end) - max(previous, begin)
-        if overlap > 0:
-            total += overlap * row["train_top1_error"]
-            length += overlap
+        overlap = max(0.0, min(row["iteration"], end) - max(previous, begin))
+        total += overlap * row["train_top1_error"]
+        length += overlap
         previous = row["iteration"]
     if not length or not math.isfinite(total):
         raise ValueError("its history has no training error there")
     return total / length
 
 
-def compare(test: ClaimTest, names: Sequence[str], sides: Sequence[Mapping[str, Sample]]) -> Iterable[Comparison]:
+def compare(test: ClaimTest, sides: Sequence[Mapping[str, Sample]]) -> Iterator[Comparison]:
     """The comparisons of a test: of each neighboring pair of experiments, or of each one with a bound.
 
     The samples are those of the first origin that has all of them, else of each experiment the first there are.
     """
+    names = [name for name in test.experiments if name in sides[0]]
     for group in ([(name,) for name in names] if test.relation == "below" else pairwise(names)):
         rows = [[side[name] for name in group] for side in sides]
         whole = next((row for row in rows if all(one.values for one in row)), None)
@@ -171,40 +154,30 @@ def compare(test: ClaimTest, names: Sequence[str], sides: Sequence[Mapping[str, 
 def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
     """One comparison and its outcome."""
     names = [select.net_name(one.experiment) for one in group]
-    limit = bound(names[0]) if test.relation == "below" else math.nan
-    text = f"{test.measure.replace('_', ' ')}: " + {
-        "rising": " < ".join(names), "not_falling": " <= ".join(names), "close": " close to ".join(names),
-        "below": f"{names[0]} < {limit:g}"}[test.relation]
+    limit = next((fact.below for fact in published_figure("figure6").facts  # the bound in Figure 6's text, percent
+                  if fact.net == names[0].lower() and fact.error == "training" and fact.below), math.nan)
+    sign = {"rising": " < ", "not_falling": " <= ", "close": " close to ", "below": f" < {limit:g}"}[test.relation]
+    text = f"{test.measure.replace('_', ' ')}: " + (sign.join(names) if len(names) > 1 else names[0] + sign)
     runs = tuple(run for one in group for run in one.runs)
     origin = " and ".join(dict.fromkeys(one.origin for one in group if one.values))
-    lacking = [one.reason for one in group if not one.values]
-    if lacking:
-        return Comparison(text, UNDECIDED, "; ".join(lacking), runs, origin)
+    if lacking := [one.reason for one in group if not one.values]:
+        return Comparison(text, UNDECIDED, "; ".join(lacking), runs, "")
+    means = [Summary(one.values).mean for one in group]
     unit = "" if test.measure == "responses" else " %"
-    numbers = ", ".join(f"{name} {one.mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
-                        for name, one in zip(names, group, strict=True))
+    numbers = ", ".join(f"{name} {mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
+                        for name, mean, one in zip(names, means, group, strict=True))
     if test.relation == "below":
-        return Comparison(text, PASS if group[0].mean < limit else FAIL, numbers, runs, origin)
-    first, second = group
-    difference = second.mean - first.mean
-    error = math.hypot(first.error(), second.error())
+        return Comparison(text, PASS if means[0] < limit else FAIL, numbers, runs, origin)
+    taken = IMAGENET_STD if select.data_set(group[0].experiment) == "ImageNet" else FEW_RUNS_STD
+    difference = means[1] - means[0]
+    error = math.hypot(*(Summary(one.values).spread(taken) / math.sqrt(len(one.values)) for one in group))
     passed = {"rising": difference > 0, "not_falling": difference >= -WIDTH * error,
               "close": abs(difference) <= WIDTH * error}[test.relation]
     few = min(len(one.values) for one in group) < FEW_RUNS
-    numbers += f"; difference {difference:+.4g}"
-    if test.relation != "rising":
-        numbers += f", standard error {error:.2g}" + f" (spread {first.few_runs_std} for few seeds)" * few
-    elif few:
-        numbers += f", fewer than {FEW_RUNS} seeds: by sign alone"
-    else:
-        numbers += f", {difference / error if error else math.inf:+.1f} standard errors"
+    numbers += f"; difference {difference:+.4g}, " + (
+        f"fewer than {FEW_RUNS} seeds: by sign alone" if few and test.relation == "rising" else
+        f"standard error {error:.2g}" + (f" (spread {taken} for few seeds)" if few else ""))
     return Comparison(text, PASS if passed else FAIL, numbers, runs, origin)
-
-
-def bound(net: str) -> float:
-    """The bound on a network's training error that Figure 6's text gives (percent)."""
-    return next(fact.below for fact in published_figure("figure6").facts
-                if fact.net == net.lower() and fact.error == "training" and fact.below is not None)
 
 
 def short_label() -> str:
@@ -223,11 +196,10 @@ def claims_text(found: Sequence[ClaimResult]) -> str:
     lines = []
     for one in found:
         lines += [f"{one.verdict:13}  {one.statement}", f"{'':15}{one.id}; {one.source}"]
-        lines += [f"{'':15}{part.outcome}: {part.text}: {part.numbers}" + (f" [{part.origin}]" if part.origin else "")
-                  for part in one.comparisons if part.outcome != UNDECIDED or one.verdict != UNDECIDED]
+        lines += [f"{'':15}{part}" for part in one.comparisons if part.outcome != UNDECIDED]
         lines += [f"{'':15}because {one.reason}"] if one.reason else []
         lines += [f"{'':15}{short_label()}; decides nothing:"] if one.short else []
-        lines += [f"{'':17}{part.outcome}: {part.text}: {part.numbers} [{part.origin}]" for part in one.short]
+        lines += [f"{'':17}{part}" for part in one.short]
     return "\n".join([*lines, "", counts(found)])
 
 
@@ -235,20 +207,14 @@ def claims_table(found: Sequence[RunSet]) -> Table:
     """All claims as a table."""
     rows = []
     for one in evaluate(found):
-        numbers = "; ".join(f"{part.outcome}: {part.text} ({part.numbers})" for part in one.comparisons)
-        short = "; ".join(f"{part.outcome}: {part.text} ({part.numbers}; {part.origin})" for part in one.short)
         runs = ", ".join(dict.fromkeys(run for part in one.comparisons for run in part.runs))
-        rows.append(TableRow(one.id, {"claim": one.id, "statement": one.statement, "source": one.source,
-                                      "verdict": one.verdict, "numbers": numbers, "runs": runs or "-",
-                                      "short": short or "-"}, one.verdict))
+        rows.append(TableRow(one.id, {
+            "claim": one.id, "statement": one.statement, "source": one.source, "verdict": one.verdict,
+            "numbers": "; ".join(map(str, one.comparisons)), "runs": runs or "-",
+            "short": "; ".join(map(str, one.short)) or "-"}, one.verdict))
     columns = {"claim": "claim", "statement": "statement", "source": "source", "verdict": "verdict",
                "numbers": "comparisons", "runs": "runs", "short": f"decides nothing: {short_label()}"}
-    notes = ("the tests were fixed before any run was looked at (experiments/published/claims.yaml)",
-             "training error: mean over the last 1,000 iterations; convergence area: mean training error before the "
-             "first drop of the learning rate, which orders like the area under the curve; responses: mean over the "
-             "layers of the std of their responses; final error: after the last iteration, on ImageNet of the center "
-             "crop; several seeds: mean over seeds",
-             f"rising orders (<) are decided by the means; <= and close allow {WIDTH:g} standard errors, for fewer "
-             f"than {FEW_RUNS} seeds with a spread of {FEW_RUNS_STD} points (ImageNet: {IMAGENET_STD})",
-             "not decidable: runs are missing")
-    return Table("claims", "The paper's claims and whether the runs bear them out", columns, rows, notes)
+    return Table("claims", "The paper's claims and whether the runs bear them out", columns, rows, (
+        "the tests were fixed before any run was looked at (experiments/published/claims.yaml, which defines them)",
+        f"rising orders (<) are decided by the means; <= and close allow {WIDTH:g} standard errors, for fewer than "
+        f"{FEW_RUNS} seeds with a spread of {FEW_RUNS_STD} points (ImageNet: {IMAGENET_STD})"))

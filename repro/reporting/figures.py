@@ -83,7 +83,7 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
     published = published_figure("figure7" if base == "gradients" else base)
     curves = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment
               and (preset is None or curve.experiment in (preset.experiments or ()))}
-    origins = [{answer.experiment: answer for answer in select.short_runs(pool, preset)[1]} if preset
+    origins = [{answer.experiment: answer for answer in select.preset_runs(pool, preset)} if preset
                else {experiment: select.paper_runs(pool, experiment) for experiment in curves} for pool in found]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
     shown: dict[str, Shown] = {}

@@ -1,9 +1,7 @@
 """Which runs, and which tests of them, stand in a table or figure, and why others do not. Errors in percent."""
 
 import functools
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +16,19 @@ from repro.config import (
     scale_lengths,
     with_precision,
 )
-from repro.files import file_sha256, read_object
+from repro.files import read_object
 from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
 from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
+from repro.wording import escape
 
 YOURS, REFERENCE = "yours", "reference"
-SHORT_PRECISIONS = (Precision.bf16, Precision.tf32, Precision.fp16, Precision.fp32)  # bf16 first: it wins ties
+PRECISIONS = (Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16)
 # Cells of experiments without a run that counts.
 INCOMPLETE, STALE, NOT_RUN, NOT_EVALUATED = "incomplete", "stale", "not run", "not evaluated"
-OTHER, WIRING_TEST = "other configuration", "wiring test"
+OTHER, WIRING_TEST, DUPLICATE = "other configuration", "wiring test", "duplicate"
 SPLITS = {"full": "trained on all 50,000 training images", "45k": "trained on 45,000 images",
           "synthetic": "trained and tested on synthetic images",
           "imagenet": "trained on all training images of ImageNet"}
@@ -101,14 +100,10 @@ class RunSelection:
         return str(self.summary(key)) if self.count else self.status
 
     def notes(self) -> list[str]:
-        """One line for each run tested on other images, without a test that counts, or that does not count."""
-        return [
-            *(f"tested on another data set than trained on ({self.origin}): {run.name}: {other}"
-              for run, content in self.tests if (other := other_data(run, content))),
-            *(f"{NOT_EVALUATED} ({self.origin}): {run.name}: {reason}; `{evaluation_command(run, self.protocol)}`"
-              for run, reason in self.lacking),
-            *(f"not counted ({self.origin}): {entry.run.name}: {entry.status}: {entry.reason}"
-              for entry in self.excluded)]
+        """One line for each run without a test that counts, or that does not count."""
+        return [*(f"{NOT_EVALUATED} ({self.origin}): {run.name}: {reason}" for run, reason in self.lacking),
+                *(f"not counted ({self.origin}): {run.name}: {status}: {reason}"
+                  for run, status, reason in self.excluded)]
 
     def as_json(self) -> dict[str, Any]:
         """The status, the protocol, each seed, and the summary."""
@@ -153,7 +148,7 @@ def device(run: Run) -> str:
 
 
 def split(run: Run) -> str:
-    """The split of the training images, full or 45k; of made ones: synthetic; imagenet: all of ImageNet's."""
+    """A key of SPLITS: what a run was trained on."""
     data = record(run).config.data
     return data.split.name if data.name == CIFAR10 else data.name
 
@@ -165,7 +160,7 @@ def data_set(experiment: str) -> str:
 
 def net_name(experiment: str) -> str:
     """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB (Sec. 4.1)."""
-    bare = experiment.removeprefix("cifar_").removeprefix("imagenet_")
+    bare = experiment.partition("_")[2]
     if bare.startswith("opt"):
         return f"ResNet-34 {bare.removeprefix('opt')}"
     family = next((name for name in ("ResNet", "VGG") if bare.startswith(name.lower())), "plain")
@@ -222,11 +217,7 @@ def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
 
 
 def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSelection:
-    """Sort the runs in an experiment's folders into those that count, one for each seed, and those that don't.
-
-    Of a seed's runs the one in its own folder is preferred. A copy under another seed is recognized by its history,
-    which no two seeds share.
-    """
+    """Sort the runs in an experiment's folders into those that count, one for each seed, and those that don't."""
     good: list[Run] = []
     excluded: list[ExcludedRun] = []
     for run in pool.runs:
@@ -237,19 +228,19 @@ def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSel
                 good.append(run)
     unique: list[Run] = []
     for run in sorted(good, key=lambda one: (one.seed, one.name != f"{experiment}/seed{one.seed}", one.name)):
+        # a copy under another seed has the same history, which no two seeds share
         twin = next((one for one in unique if one.seed == run.seed or one.history() == run.history()), None)
         if twin is None:
             unique.append(run)
         else:
-            excluded.append(ExcludedRun(run, "duplicate", f"the same run or seed as {twin.name}"))
+            excluded.append(ExcludedRun(run, DUPLICATE, f"the same run or seed as {twin.name}"))
     return RunSelection(pool.origin, experiment, tuple(unique), tuple(excluded))
 
 
 def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
     """(status, reason) if a run does not count for these identities; None if it does."""
-    own = run.folder.parent.name == experiment or hash_of_folder(run) in identities
-    found = run.record
-    if found is None:
+    own = run.folder.parent.name in (experiment, *(f"{experiment}@{identity}" for identity in identities))
+    if (found := run.record) is None:
         return (INCOMPLETE if own else OTHER), str(run.problem)
     if found.experiment != experiment:
         return OTHER, f"its record is of experiment {found.experiment}"
@@ -257,31 +248,17 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
         return WIRING_TEST, "it says nothing about ImageNet"
     if run.identity not in identities:
         if run.synthetic:
-            return SYNTHETIC, (f"synthetic images say nothing about {data_set(experiment)}; "
-                               "see `repro table synthetic_demo`")
-        return (STALE if own else OTHER), changed_settings(found.config)
+            return SYNTHETIC, f"synthetic images say nothing about {data_set(experiment)}"
+        changed = sorted(deviations(with_precision(found.config, PAPER_PRECISIONS[0])))
+        changed += [] if precision(run) in EXACT else [f"machine.precision: {precision(run)}"]
+        return (STALE if own else OTHER), ", ".join(changed) or "its identity is not the experiment's of now"
     if config_hash(found.config) != run.identity:
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
         return INCOMPLETE, run.problem or f"{run.status} at iteration {found.iteration} of {found.iterations}"
-    if found.evaluated_on != run.tested_on:
-        return OTHER, f"it was evaluated on {found.evaluated_on}"
     if not all(0 <= result(run).get(key, -1) <= 100 for key in ("train_top1_error", error_key(run))):
         return INCOMPLETE, f"its record has no training and {run.tested_on} error in percent"
     return None
-
-
-def hash_of_folder(run: Run) -> str:
-    """The identity that a run was made with: the recorded one, or that of its folder's name."""
-    return run.identity or run.folder.parent.name.partition("@")[2]
-
-
-def changed_settings(config: RunConfig) -> str:
-    """What a recorded configuration changes of its experiment as it stands now, key by key."""
-    changed = sorted(deviations(with_precision(config, PAPER_PRECISIONS[0])))
-    if config.machine.precision not in PAPER_PRECISIONS:
-        changed.append(f"machine.precision: {config.machine.precision.name}")
-    return ", ".join(changed) or "its identity is not that of the experiment as it stands"
 
 
 def median_run(answer: RunSelection) -> Run:
@@ -298,10 +275,10 @@ def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> RunSelection
     """The paper's runs of an experiment and their tests under a protocol."""
     answer = paper_runs(pool, experiment)
     contents = [(run, read_evaluation(run, protocol)) for run in answer.runs]
-    judged = [(run, content, evaluation_problem(run, protocol, content)) for run, content in contents]
+    problems = [evaluation_problem(run, protocol, content) for run, content in contents]
     return replace(answer, protocol=protocol,
-                   tests=tuple((run, content) for run, content, problem in judged if problem is None),
-                   lacking=tuple((run, problem) for run, _, problem in judged if problem is not None))
+                   tests=tuple(one for one, problem in zip(contents, problems, strict=True) if problem is None),
+                   lacking=tuple((run, why) for run, why in zip(answer.runs, problems, strict=True) if why is not None))
 
 
 def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
@@ -314,17 +291,14 @@ def evaluation_problem(run: Run, protocol: str, content: Mapping[str, Any]) -> s
     way = PROTOCOL_LABELS[protocol]
     if not content:
         return f"no {way} testing that can be read"
-    own = record(run).weights_sha256
-    if own is None:
-        with suppress(OSError):  # older records do not have it, committed runs have no weights
-            own = file_sha256(run.folder / "weights.pt")
-    problem = count_problem(content, {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment,
-                                      "seed": run.seed, "identity": run.identity})
-    if content.get("precision") not in EXACT:
-        problem = problem or f"has precision={content.get('precision')}"
-    if own not in (None, content.get("weights_sha256")):
-        problem = problem or "is of other weights"
-    return problem and f"its {way} testing {problem}"
+    wanted = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
+              "identity": run.identity}
+    if own := record(run).weights_sha256:  # older records do not have it
+        wanted["weights_sha256"] = own
+    problem = count_problem(content, wanted)
+    if problem is None and content.get("precision") not in EXACT:
+        problem = f"has precision={content.get('precision')}"
+    return problem and escape(f"its {way} testing {problem}")
 
 
 def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any] | None = None) -> str | None:
@@ -332,44 +306,18 @@ def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any] | None =
 
     None if they count. Values that are `wanted` beside are compared first.
     """
-    images = VALIDATION_IMAGES
-    due = {**(wanted or {}), "wiring_test": False, "finished": True, "split": "val", "images": images}
+    due = {**(wanted or {}), "wiring_test": False, "finished": True, "split": "val", "images": VALIDATION_IMAGES}
     for key, value in due.items():
         if content.get(key) != value:
             return f"has {key}={content.get(key)}, not {value}"
     counts: list[Any] = [content.get(count) for count in ERRORS.values()]
-    if not all(type(count) is int for count in counts) or not 0 <= counts[1] <= counts[0] <= images:
+    if not all(type(count) is int for count in counts) or not 0 <= counts[1] <= counts[0] <= VALIDATION_IMAGES:
         return "has no counts of errors that can be"
     for column, count in zip(ERRORS, counts, strict=True):
         percent: Any = content.get(f"val_{column}")
-        if type(percent) not in (int, float) or abs(percent - 100 * count / images) > 50 / images:  # half an image
-            return f"says {percent} % for {count} errors in {images} images"
+        if type(percent) not in (int, float) or abs(percent / 100 * VALIDATION_IMAGES - count) > 0.5:
+            return f"says {percent} % for {count} errors in {VALIDATION_IMAGES} images"
     return None
-
-
-def other_data(run: Run, content: Mapping[str, Any]) -> str | None:
-    """How the data set of a test differs from that of its run's training; None if it does not, or is not recorded."""
-    tested_on, trained_on = content.get("data_fingerprint"), record(run).data
-    if tested_on is None or trained_on is None or tested_on == trained_on.sha256:
-        return None
-    return f"fingerprint of its files {str(tested_on)[:12]}, in training {trained_on.sha256[:12]}"
-
-
-def evaluation_command(run: Run, protocol: str) -> str:
-    """What tests a finished run."""
-    seed = f" seed={run.seed}" if run.seed else ""
-    return f"repro eval {shlex.quote(f'experiment={run.experiment}')}{seed} protocol={protocol}{data_root(run)}"
-
-
-def data_root(run: Run) -> str:
-    """' data.root=...' of an ImageNet run, to be appended to a command that needs its images; '' where none was given.
-
-    The folder that its record names if that is here, else the word FOLDER.
-    """
-    data = record(run).config.data
-    if data.name != IMAGENET or data.root is None:
-        return ""
-    return f" {shlex.quote(f'data.root={data.root}')}" if Path(data.root).is_dir() else " data.root=FOLDER"
 
 
 def read_ensemble(root: Path) -> dict[str, Any]:
@@ -382,20 +330,20 @@ def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
     if not found:
         return None
     wanted = ensemble(ENSEMBLE)
-    listed = found["members"] if isinstance(found.get("members"), list) else []
-    members = [(one.get("experiment"), one.get("seed")) for one in listed if isinstance(one, dict)]
+    listed = [one for one in found.get("members") or () if isinstance(one, dict)]
+    members = [(one.get("experiment"), one.get("seed")) for one in listed]
     if members != [(one.experiment, one.seed) for one in wanted.members] or found.get("protocol") != wanted.protocol:
         return "it is not of the members and protocol of experiments/ensembles/table5.yaml"
+    runs = {run.name: run for run in pool.runs}
     for one in listed:
         name = f"{one['experiment']}/seed{one['seed']}"
         if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in EXACT:
-            return f"its {one['experiment']} seed {one['seed']} is no run, or no test, of the paper's settings"
-        run = next((run for run in pool.runs if run.name == name), None)
-        if run and read_evaluation(run, wanted.protocol).get("weights_sha256") != one.get("weights_sha256"):
-            return (f"it is older than {PROTOCOL_LABELS[wanted.protocol]} testing of {name} ({pool.origin}), "
-                    "or that is missing")
+            return f"its {name} is no run, or no test, of the paper's settings"
+        if name in runs and read_evaluation(runs[name], wanted.protocol).get("weights_sha256") != one.get(
+                "weights_sha256"):
+            return f"it is not of the {PROTOCOL_LABELS[wanted.protocol]} testing of {name} ({pool.origin})"
     problem = count_problem(found)
-    return problem and f"it {problem}"
+    return problem and escape(f"it {problem}")
 
 
 # ---- short runs and runs on synthetic images, of a suite's preset
@@ -418,43 +366,20 @@ def with_preset(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
     return compose([f"experiment={experiment}", *overrides])
 
 
-def short_runs(pool: RunSet, preset: Preset) -> tuple[str | None, list[RunSelection]]:
-    """The runs of a preset, all in one precision: the one with most finished runs, bf16 on ties.
-
-    Returns that precision (None without a finished run) and an answer for each of the preset's experiments, without
-    runs of other configurations.
-    """
-    names = preset.experiments or ()
-    known = {name: {config_hash(with_precision(with_preset(name, preset.overrides), choice)): choice.name
-                    for choice in SHORT_PRECISIONS} for name in names}
-    found: dict[str | None, list[RunSelection]] = {
-        choice.name: [select(pool, name, [key for key, value in known[name].items() if value == choice.name])
-                      for name in names] for choice in SHORT_PRECISIONS}
-    chosen = max(found, key=lambda choice: sum(answer.count for answer in found[choice]))  # the first of equals
-    if not any(answer.count for answer in found[chosen]):
-        chosen, found[None] = None, [select(pool, name, known[name]) for name in names]
-    answers = []
-    for answer in found[chosen]:
-        excluded = []
-        for entry in answer.excluded:
-            own = known[answer.experiment].get(hash_of_folder(entry.run))  # None: of another configuration
-            if own is not None and chosen not in (own, None):
-                excluded.append(ExcludedRun(entry.run, "other precision", f"{own}; the runs shown are {chosen}"))
-            elif own is not None:
-                excluded.append(entry)
-        answers.append(replace(answer, excluded=tuple(excluded)))
-    return chosen, answers
-
-
-def lengths(preset: Preset) -> tuple[int, int, list[int]]:
-    """(iterations of a short run, of the paper's, iterations of the short run's drops)."""
-    config = with_preset((preset.experiments or ())[0], preset.overrides)
-    train = config.train
-    return (scale_lengths(train.iterations, config.scale), train.iterations,
-            [scale_lengths(drop, config.scale) for drop in train.lr_drops])
+def preset_runs(pool: RunSet, preset: Preset) -> list[RunSelection]:
+    """The runs of each of a preset's experiments, in whatever precision; without runs of other configurations."""
+    found = []
+    for name in preset.experiments or ():
+        config = with_preset(name, preset.overrides)
+        answer = select(pool, name, {config_hash(with_precision(config, choice)) for choice in PRECISIONS})
+        found.append(replace(answer, excluded=tuple(entry for entry in answer.excluded
+                                                    if entry.status in (INCOMPLETE, DUPLICATE))))
+    return found
 
 
 def schedule_text(preset: Preset) -> str:
     """'300 iterations instead of 64,000, drops at 150 and 225'."""
-    short, paper, drops = lengths(preset)
-    return f"{short:,} iterations instead of {paper:,}, drops at {' and '.join(map(str, drops))}"
+    config = with_preset((preset.experiments or ())[0], preset.overrides)
+    full = config.train.iterations
+    short, *drops = (scale_lengths(length, config.scale) for length in (full, *config.train.lr_drops))
+    return f"{short:,} iterations instead of {full:,}, drops at {' and '.join(map(str, drops))}"

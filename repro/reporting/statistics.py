@@ -3,12 +3,8 @@
 import math
 import statistics
 from dataclasses import dataclass
-from typing import NamedTuple
 
-REPRODUCED = "reproduced"
-BETTER = "better than published"
-WORSE = "worse than published"
-
+REPRODUCED, BETTER, WORSE = "reproduced", "better than published", "worse than published"
 FEW_RUNS = 3  # Choice: below this, the spread of our own runs is not a usable estimate
 FEW_RUNS_STD = 0.25  # Choice: points; within the run-to-run std that others report (second_references.yaml)
 # Choice: points; the same of ImageNet's validation error, over 50,000 images: a little more than the 0.12 that others
@@ -20,19 +16,9 @@ ROUNDING = 1e-9  # errors are multiples of 0.01 points; absorbs binary rounding 
 
 @dataclass(frozen=True)
 class Summary:
-    """Errors of k seeds: the lowest, the mean, and the sample standard deviation (None for k = 1)."""
+    """Errors of k seeds."""
 
     values: tuple[float, ...]
-
-    @property
-    def k(self) -> int:
-        """The number of seeds."""
-        return len(self.values)
-
-    @property
-    def best(self) -> float:
-        """The lowest error."""
-        return min(self.values)
 
     @property
     def mean(self) -> float:
@@ -41,41 +27,36 @@ class Summary:
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation (divisor k - 1)."""
-        return statistics.stdev(self.values) if self.k > 1 else None
+        """The sample standard deviation (divisor k - 1); None of one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def spread(self, few_runs_std: float = FEW_RUNS_STD) -> float:
+        """The std to reckon with: that of the seeds, of fewer than FEW_RUNS the one that is taken instead."""
+        return few_runs_std if self.std is None or len(self.values) < FEW_RUNS else self.std
 
     def as_json(self) -> dict[str, int | float | None]:
-        """k, best, mean and std, rounded."""
-        return {"k": self.k, "best": self.best, "mean": round(self.mean, 6),
+        """k, best (lowest), mean and std, rounded."""
+        return {"k": len(self.values), "best": min(self.values), "mean": round(self.mean, 6),
                 "std": None if self.std is None else round(self.std, 6)}
 
     def __str__(self) -> str:
         """Table 6's form: "best (mean +- std), k seeds", or one value."""
-        return spread(self.best, self.mean, self.std) + (f", {self.k} seeds" if self.k > 1 else "")
+        seeds = f", {len(self.values)} seeds" if len(self.values) > 1 else ""
+        return best_and_spread(min(self.values), self.mean, self.std) + seeds
 
 
-def spread(best: float, mean: float | None, std: float | None) -> str:
+def best_and_spread(best: float, mean: float | None, std: float | None) -> str:
     """"best (mean +- std)" as Table 6 prints it; only the first number where there is no other."""
     return f"{best:.2f}" if mean is None or std is None else f"{best:.2f} ({mean:.2f} +- {std:.2f})"
 
 
-class Verdict(NamedTuple):
-    """Our mean minus the published number, in points and in standard deviations, and what that amounts to."""
+def verdict(ours: Summary, published: float, published_std: float,
+            few_runs_std: float = FEW_RUNS_STD) -> tuple[float, float, str]:
+    """Our mean minus the published number, in points and in standard deviations, and what that amounts to.
 
-    difference: float
-    z: float
-    text: str
-
-
-def verdict(ours: Summary, published: float, published_std: float, few_runs_std: float = FEW_RUNS_STD) -> Verdict:
-    """Judge our mean of k seeds against the published number.
-
-    s is the sample std of our runs (few_runs_std below FEW_RUNS), published_std that of the paper's runs; reproduced
-    if |difference| <= 2 sqrt(s^2 + published_std^2). Too low an error is flagged like too high a one.
+    Reproduced: |difference| <= 2 sqrt(s^2 + published_std^2) with s the spread of our runs, published_std that of the
+    paper's. Too low an error is flagged like too high a one.
     """
-    own = ours.std if ours.std is not None and ours.k >= FEW_RUNS else few_runs_std
-    scale, difference = math.hypot(own, published_std), ours.mean - published
+    scale, difference = math.hypot(ours.spread(few_runs_std), published_std), ours.mean - published
     text = BETTER if difference < 0 else WORSE
-    if abs(difference) <= WIDTH * scale + ROUNDING:
-        text = REPRODUCED
-    return Verdict(difference, difference / scale, text)
+    return difference, difference / scale, REPRODUCED if abs(difference) <= WIDTH * scale + ROUNDING else text

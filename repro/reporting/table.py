@@ -1,25 +1,20 @@
-"""A table of texts with its origin notes, as Markdown, CSV, JSON and LaTeX."""
+"""A table of texts with its notes, as Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 from repro.files import write_atomic
 from repro.reporting.statistics import WORSE
 
 # How the status of a row begins that lacks runs, tests of them, or some of its seeds.
 LACKING = ("not run", "incomplete", "stale", "partial", "not counted", "not evaluated")
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
-         "+-": r"$\pm$", "<=": r"$\le$", ">=": r"$\ge$"}
-FITTING, LONG = 5, 40  # columns that fit beside each other in LaTeX; characters of a cell that are not wrapped
-NUMBER = re.compile(r"[+-]?[\d.,]+( \(.*\))?[*]?(, \d+ seeds)?|-")
 
 
 @dataclass(frozen=True)
@@ -54,18 +49,15 @@ class Table:
         return [f"{row.key}: {row.status}" for row in self.rows if row.status.startswith(LACKING)]
 
     def lines(self) -> list[list[str]]:
-        """The cells in the order of the columns, row by row, the titles first; none has a line break."""
-        cells = [[row.cells.get(key, "-") for key in self.columns] for row in self.rows]
-        return [list(self.columns.values()), *([one_line(cell) for cell in row] for row in cells)]
+        """The cells in the order of the columns, row by row, the titles first."""
+        return [list(self.columns.values()), *([row.cells.get(key, "-") for key in self.columns] for row in self.rows)]
 
     def markdown(self) -> str:
         """The table with its title and notes, its columns aligned."""
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in self.lines()]
-        widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-        lines.insert(1, ["-" * width for width in widths])
-        body = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
-        notes = ["", *(f"- {one_line(note)}" for note in self.notes)] if self.notes else []
-        return "\n".join([f"# {self.title}", "", *body, *notes]) + "\n"
+        lines = [[cell.replace("|", r"\|") for cell in line] for line in self.lines()]
+        body = tabulate(lines, headers="firstrow", tablefmt="github", disable_numparse=True)
+        parts = [f"# {self.title}", body, "\n".join(f"- {note}" for note in self.notes)]
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def csv(self) -> str:
         """The cells with one line of titles, comma-separated."""
@@ -83,47 +75,15 @@ class Table:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def latex(self) -> str:
-        """A table environment; needs booktabs and graphicx (and UTF-8 input, the default since 2018).
+        """A tabular, to be read by \\input into a table of yours; needs booktabs. Title and notes are comments."""
+        comments = "".join(f"% {one}\n" for one in (self.title, *self.notes))
+        return comments + tabulate(self.lines(), headers="firstrow", tablefmt="latex_booktabs",
+                                   disable_numparse=True) + "\n"
 
-        Columns of numbers are set flush right, those of long texts are wrapped, and a wide table is scaled to the line.
-        The notes stand below the table in footnote size.
-        """
-        titles, *rows = self.lines()
-        formats = "".join(column_format([row[place] for row in rows]) for place in range(len(titles)))
-        titles, *rows = ([escape(cell) for cell in line] for line in (titles, *rows))
-        tabular = [rf"\begin{{tabular}}{{@{{}}{formats}@{{}}}}", r"\toprule", " & ".join(titles) + r" \\", r"\midrule",
-                   *(" & ".join(row) + r" \\" for row in rows), r"\bottomrule", r"\end{tabular}"]
-        if len(titles) > FITTING:
-            tabular = [r"\resizebox{\linewidth}{!}{%", *tabular, "}"]
-        lines = [f"% Made by `repro table {self.name}` from records; needs \\usepackage{{booktabs,graphicx}}.",
-                 r"\begin{table}", r"\centering", rf"\caption{{{escape(self.title)}}}",
-                 rf"\label{{tab:{self.name.replace('_', '-')}}}", *tabular]
-        if self.notes:
-            body = r" \\".join(f"\n{escape(one_line(note))}" for note in self.notes)
-            lines += ["", r"\medskip", rf"\parbox{{\linewidth}}{{\footnotesize\raggedright{body}}}"]
-        return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-    @cached_property
+    @property
     def forms(self) -> dict[str, str]:
         """{suffix of the file: its text} of every form in which a table is written."""
         return {"md": self.markdown(), "csv": self.csv(), "json": self.json(), "tex": self.latex()}
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks, so that no cell leaves its row."""
-    return " ".join(text.split())
-
-
-def escape(text: str) -> str:
-    """Text with all that LaTeX reads as a command written out; +- and <= as signs; other characters as they are."""
-    return re.sub(r"\+-|[<>]=|.", lambda found: LATEX.get(found[0], found[0]), text)
-
-
-def column_format(cells: list[str]) -> str:
-    """r for numbers, a wrapped column for long texts, else l."""
-    if all(NUMBER.fullmatch(cell) for cell in cells):
-        return "r"
-    return r"p{5cm}" if max(map(len, cells)) > LONG else "l"
 
 
 def write(table: Table, folder: Path) -> list[Path]:

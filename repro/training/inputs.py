@@ -85,15 +85,14 @@ def input_of(data: Data, config: RunConfig, share: slice) -> Input:
 class DeviceInput:
     """Images that lie on the device: a mini-batch is one gather there.
 
-    images: of one pass; prepared_updates: those that `prepare` prepares at once. A position in a run is iteration x
-    mini-batch + place in the mini-batch.
+    A position in a run is iteration x mini-batch + place in the mini-batch.
     """
 
     def __init__(self, data: DeviceData, config: RunConfig):
         self.data, self.config = data, config
-        self.images = len(data.train_images)
-        self.prepared_updates = self.images  # two passes lie ready
-        self.order = TrainingOrder(self.images, config.seed, data.train_images.device)
+        images = len(data.train_images)
+        self.order = TrainingOrder(images, config.seed, data.train_images.device)
+        self.prepared_updates = images // config.train.mini_batch_size  # two passes lie ready
 
     def prepare(self, position: int) -> None:
         """Prepare the mini-batch that begins at this position."""
@@ -104,8 +103,7 @@ class DeviceInput:
         config = self.config.data
         index = self.order.order[(position - self.order.start).clamp(min=0)]
         images = augment_batch(self.data.train_images, self.data.mean, index, position, self.config.seed,
-                                 config.padding, config.flip, self.data.std,
-                                 config.padding_value is PaddingValue.black)
+                               config.padding, config.flip, self.data.std, config.padding_value is PaddingValue.black)
         return images, self.data.train_labels[index]
 
     def close(self) -> None:
@@ -122,15 +120,13 @@ class StreamInput:
 
     def __init__(self, data: "ImageNetData", config: RunConfig, share: slice):
         self.data, self.config, self.share = data, config, share
-        self.images = len(data.files.train)
-        self.order = TrainingOrder(self.images, config.seed, torch.device("cpu"))
+        self.order = TrainingOrder(len(data.files.train), config.seed, torch.device("cpu"))
         size, own = data.crop_size, share.stop - share.start
         self.pixels = torch.zeros((own, size, size, 3), dtype=torch.uint8, device=data.mean.device)
         self.labels = torch.zeros(own, dtype=torch.int64, device=data.mean.device)
         self.crops: Generator[np.ndarray, None, None] | None = None
         self.requested: deque[Tensor] = deque()  # labels of the mini-batches that are being read
-        self.at = -1  # position that `pixels` holds
-        self.next = -1  # position of the mini-batch that comes out of `crops` next
+        self.at = self.next = -1  # positions that `pixels` holds, and of what comes out of `crops` next
 
     def prepare(self, position: int) -> None:
         """As of `DeviceInput`; waits for files that are not read yet. DataError if one can't be."""

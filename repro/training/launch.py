@@ -7,77 +7,69 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from repro.data.parts import cores_here
-from repro.errors import CaptureError, LostProcessError, PeerError, ReproError, Stopped
+from repro.data.loader import cores_here
+from repro.errors import LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run
-from repro.schema import Engine
 from repro.stopping import SIGNALS, StopRequest, end_with_parent
-from repro.streams import keep_on_without_output, open_streams, show_messages
+from repro.streams import open_streams, show_messages
 from repro.training.distributed import rank_from_environment
 from repro.training.plan import Plan
 from repro.training.train import train_here
 
-logger = logging.getLogger(__name__)
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)  # `failure` says which process and why
 Train = Callable[[Plan, StopRequest], object]
 # Choice: seconds in which the others may end by themselves when one is lost, or has failed and said so (then the first
 # one may be saving); after as many again they are killed.
 GRACE, PATIENCE = 10.0, 120.0
-LOOK = 0.1  # seconds between two looks at the signals received
-_failed_captures: list[str] = []  # of runs in this process, whose memory then is of no use for another one
-LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # all processes are on this machine, whatever its name resolves to
 
 
 def run(plan: Plan) -> Run:
     """Train a run to its end, or go on where it stopped; the run on disk. Raises what `train_here` does.
 
     With several devices this starts a process for each and waits for them, unless it was started as one of several.
-    Where CUDA graphs can't be captured, a fresh process does it, and what follows, operation by operation.
     """
     if plan.devices > 1 and rank_from_environment() is None:
         return launch(plan)
     with StopRequest(plan.config.max_seconds) as stop:
-        try:
-            if not _failed_captures:
-                return train_here(plan, stop)
-        except CaptureError as error:
-            _failed_captures.append(plan.title)
-            if stop.reason is not None:
-                raise Stopped(f"{error}\nstopped by {stop.reason} before anything was trained\n{plan.advice}",
-                              stop.exit_code) from error
-            logger.warning(f"{error}\ngoing on in a fresh process, engine=eager")
-        left = stop.seconds_left()
-    return launch(replace(plan, config=replace(plan.config, engine=Engine.eager, max_seconds=left)))
+        return train_here(plan, stop)
 
 
 def launch(plan: Plan, train: Train = train_here) -> Run:
     """Train a run by `devices` processes of this machine, which each call `train`; the run on disk.
 
-    Signals go on to all of them, and they stop together. If one dies, the others are stopped, and LostProcessError (1)
-    names it. Raises what the first process that failed raises otherwise.
+    Signals go on to all of them. If one dies, the others are stopped, and LostProcessError (1) names it; else raises
+    what the first process that failed raises.
     """
-    size, errors, workers = plan.devices, multiprocessing.get_context("spawn").SimpleQueue(), list[Any]()
-    level, forwarded = logging.getLogger("repro").getEffectiveLevel(), False
+    errors, workers, forwarded = multiprocessing.get_context("spawn").SimpleQueue(), list[Any](), False
 
     def kill_workers() -> None:
         for process in workers:
             process.kill()
 
     with StopRequest(at_once=kill_workers) as stop:
+        resource_tracker.ensure_running()  # its start unblocks signals
+        before = dict(os.environ)
+        os.environ["PYTHONSAFEPATH"] = "1"  # processes that start here import nothing of the current folder
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we name a lost process; torch prints C++ frames
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // plan.devices)))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the processes can handle them
         try:
-            with environment_of_workers(size):
-                context = start_processes(  # type: ignore[no-untyped-call]
-                    work, (plan, train, errors, free_port(), os.getpid(), level), size, join=False)
-            workers += context.processes
-            while not context.join(LOOK, GRACE if errors.empty() else PATIENCE):
+            context = start_processes(  # type: ignore[no-untyped-call]
+                work, (plan, train, errors, free_port(), os.getpid()), plan.devices, join=False)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.environ.clear()
+            os.environ.update(before)
+        workers += context.processes
+        try:
+            while not context.join(0.1, GRACE if errors.empty() else PATIENCE):
                 if stop.received is not None and not forwarded:
                     forwarded = True
                     for pid in context.pids():
@@ -95,25 +87,8 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
     return read_run(plan.folder)
 
 
-@contextmanager
-def environment_of_workers(size: int) -> Iterator[None]:
-    """Processes that start here import nothing of the current folder; signals wait until they can handle them."""
-    resource_tracker.ensure_running()  # its start unblocks signals
-    before = dict(os.environ)
-    os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # we name a lost process; torch prints C++ frames
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // size)))
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: int, level: int) -> None:
-    """One of the processes: it sends an error of ours to the launcher; only the first one's output is shown."""
+def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: int) -> None:
+    """One of the processes: it sends its error to the launcher; only the first one's output is shown."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
     end_with_parent(parent, signal.SIGTERM)
     if rank:
@@ -121,21 +96,17 @@ def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: in
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
     open_streams()
-    keep_on_without_output()
-    size = str(plan.devices)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(plan.devices), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if sys.platform in LOOPBACK:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine
     try:
-        with show_messages(level=level), StopRequest(plan.config.max_seconds) as stop:
+        with show_messages(), StopRequest(plan.config.max_seconds) as stop:
             train(plan, stop)
     except Exception as error:
         if os.environ.get("REPRO_DEBUG") == "1":
             traceback.print_exc()
         known = error if isinstance(error, ReproError) else LostProcessError(
-            f"{plan.config.name}: process {rank} of {size} failed: {type(error).__name__}: {error}\n"
-            f"what was saved before stays; {plan.advice}")
+            f"{plan.title}: process {rank} of {plan.devices} failed: {type(error).__name__}: {error}\n{plan.advice}")
         errors.put((rank, known))
         sys.exit(known.exit_code)
 
@@ -151,8 +122,8 @@ def failure(plan: Plan, error: ProcessExitedException, answers: dict[int, ReproE
         how = f"did not answer for {plan.config.machine.timeout_seconds:g} s"
     elif error.exit_code < 0:
         how = f"died of {signal.Signals(-error.exit_code).name}"
-    return LostProcessError(f"{plan.config.name}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others "
-                            f"were stopped\nwhat was saved before stays; {plan.advice}")
+    return LostProcessError(f"{plan.title}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others were "
+                            f"stopped\n{plan.advice}")
 
 
 def free_port() -> int:

@@ -22,6 +22,7 @@ from repro.runs import RESPONSE_COLUMNS, Run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
+from repro.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,7 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
     """For the record: the error with plainly averaged BN statistics, and what responses.csv and gradients.csv hold."""
     measured: dict[str, Any] = {}
     data, size = step.data, config.train.mini_batch_size
-    batches = config.evaluation.batch_norm_images // size
-    if batches:
+    if batches := config.evaluation.batch_norm_images // size:
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
         step.world.average_buffers(averaged)
@@ -39,14 +39,11 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
         logger.info(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics "
                     f"averaged over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
-            "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss,
-            **outcome.errors_on(data.evaluated_on)}
-    if not step.world.is_main:
-        return measured
-    if config.evaluation.responses:
+            "images": batches * size, f"{data.evaluated_on}_loss": outcome.loss, **outcome.errors_on(data.evaluated_on)}
+    if step.world.is_main and config.evaluation.responses:
         assert isinstance(data, DeviceData)
         measured["responses"] = measure_responses(step.model, data, config, folder)
-    if config.evaluation.gradient_iterations:
+    if step.world.is_main and config.evaluation.gradient_iterations:
         measured["gradients_sha256"] = files.file_sha256(folder / "gradients.csv")
     return measured
 
@@ -73,13 +70,8 @@ def add_responses(run: Run, overrides: list[str]) -> None:
     ConfigError for a run that is not finished or is of ImageNet (Fig. 7 is of CIFAR-10); StorageError (5) where
     weights.pt is missing or can't be read.
     """
-    if not run.finished or run.record is None:
-        raise ConfigError(f"{display_path(run.folder)} is not finished: {run.problem or run.status}")
-    if run.record.config.data.name == IMAGENET:
-        raise ConfigError(f"{display_path(run.folder)}: layer responses are measured on CIFAR-10's test images only "
-                          "(Fig. 7), this is a run of ImageNet")
-
-    from repro.evaluation.weights import load_weights  # late: a run needs it not
+    if not run.finished or run.record is None or run.record.config.data.name == IMAGENET:
+        raise ConfigError(f"{display_path(run.folder)}: layer responses are measured of finished runs of CIFAR-10")
 
     here = compose([f"experiment={run.record.experiment}", *overrides])  # this machine's device and data folder
     config = resolve(replace(run.record.config, machine=replace(here.machine, precision=Precision.fp32),

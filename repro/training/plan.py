@@ -15,8 +15,6 @@ from repro.schema import Device, Family, Precision, RunConfig
 from repro.stopping import command_to_go_on
 from repro.training.distributed import World, rank_from_environment
 
-ALL_HERE = -1  # of `devices`: one process for each device of this machine
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,25 +23,11 @@ class Plan:
     config: RunConfig  # no `auto` left; `devices` is the number of processes
     config_hash: str
     folder: Path
-    is_paper_run: bool
+    title: str
+    devices: int
     deviations: tuple[str, ...]  # 'key: paper's value -> this value'
-    asked_precision: Precision  # before `auto` was resolved
-    command: tuple[str, ...]  # what a person types to go on
-
-    @property
-    def title(self) -> str:
-        """What the run is called wherever it is shown."""
-        return title(self.config)
-
-    @property
-    def devices(self) -> int:
-        """The processes that train together, a device each."""
-        return self.config.devices or 1
-
-    @property
-    def advice(self) -> str:
-        """The command that goes on, in words."""
-        return f"go on with: {shlex.join(self.command)}"
+    any_paper_precision: bool  # a paper run whose precision was left open: fp32 or TF32
+    advice: str  # the command that goes on, in words
 
 
 def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
@@ -52,14 +36,16 @@ def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
     Raises ConfigError for what is not here, can't be shared by so many processes, or is not trained at all.
     """
     if config.model.family is Family.vgg:
-        raise ConfigError(f"{config.name}: the paper does not train VGG, and no recipe for it is here; `repro eval "
-                          f"experiment={config.name} weights=FILE` tests imported weights")
-    resolved = resolve(replace(config, devices=count_processes(config)))
-    check_shares(resolved, resolved.devices or 1)
+        raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
+                          "weights=FILE` tests imported weights")
+    devices = count_processes(config)
+    resolved = resolve(replace(config, devices=devices))
+    check_shares(resolved, devices)
     own = config_hash(resolved)
-    return Plan(resolved, own, run_folder(resolved, own), own in paper_hashes(config.name), tuple(deviations(resolved)),
-                config.machine.precision,
-                tuple(command_to_go_on([*command] or ["repro", "run", f"experiment={config.name}"])))
+    words = command_to_go_on([*command] or ["repro", "run", f"experiment={config.name}"])
+    return Plan(resolved, own, run_folder(resolved, own), title(resolved), devices, tuple(deviations(resolved)),
+                config.machine.precision is Precision.auto and own in paper_hashes(config.name),
+                f"go on with: {shlex.join(words)}")
 
 
 def check_shares(config: RunConfig, devices: int) -> None:
@@ -85,7 +71,7 @@ def count_processes(config: RunConfig) -> int:
     """
     asked = config.devices
     if asked != 1 and (started := rank_from_environment()) is not None:
-        if asked not in (None, ALL_HERE, started[1]):
+        if asked not in (None, -1, started[1]):
             raise ConfigError(f"devices={asked}: this process was started as one of {started[1]}; leave devices out, "
                               "or devices=1 for a run of its own")
         return started[1]
@@ -93,4 +79,4 @@ def count_processes(config: RunConfig) -> int:
     found = torch.cuda.device_count() if cuda else 1
     if cuda and asked is not None and asked > found:
         raise ConfigError(f"devices={asked}: {asked} asked, {found} found on this machine")
-    return found if asked == ALL_HERE else asked or 1
+    return found if asked == -1 else asked or 1

@@ -6,9 +6,6 @@ from dataclasses import dataclass, replace
 from repro.config import scale_lengths
 from repro.schema import LrPolicy, RunConfig, TrainConfig, WarmUp
 
-NEVER = 2**62  # the iteration of a drop that has not come
-
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -42,21 +39,28 @@ class Schedule:
                    train if plateau else None)
 
     def after(self, errors: Iterable[tuple[int, float]]) -> "Schedule":
-        """The schedule with the drops that these tests (iteration, validation error in percent) lead to."""
-        return self if self.plateau is None else replace(self, drops=plateau_drops(errors, self.plateau))
+        """The schedule with the drops that these tests (iteration, validation error in percent) lead to.
+
+        Sec. 3.4: "when the error plateaus". A test is better if its error is more than `plateau_threshold` points below
+        the best one; after `plateau_patience` tests in a row that are not, the rate drops, `plateau_drops` times at
+        most.
+        """
+        if (rule := self.plateau) is None:
+            return self
+        best, waited, drops = float("inf"), 0, list[int]()
+        for iteration, error in errors:
+            if error < best - rule.plateau_threshold:
+                best, waited = error, 0
+            else:
+                waited += 1
+            if waited >= rule.plateau_patience and len(drops) < rule.plateau_drops:
+                drops.append(iteration)
+                waited = 0
+        return replace(self, drops=tuple(drops))
 
     def rate(self, iteration: int, warming: bool = False) -> float:
         """Learning rate of the update that follows `iteration` updates. The drops count from iteration 0."""
         return self.warmup_lr if warming else self.rates[sum(iteration >= drop for drop in self.drops)]
-
-    def warmup_ends(self, done: int, window_error: float) -> bool:
-        """Whether the warm-up is over after `done` updates.
-
-        `window_error`: mean training error in percent of the last `warmup_window` mini-batches (Sec. 4.2: below 80 %).
-        """
-        if self.warmup is WarmUp.error80 and done >= self.warmup_window and window_error < self.warmup_error:
-            return True
-        return done >= self.warmup_max
 
     def next_event(self, done: int) -> int:
         """The next iteration after `done` at which the host has something to do: a test, gradient norms, the end."""
@@ -66,22 +70,3 @@ class Schedule:
     def evaluates(self, done: int) -> bool:
         """Whether the network is tested after `done` updates: at every interval and at the end."""
         return done % self.interval == 0 or done == self.iterations
-
-
-def plateau_drops(errors: Iterable[tuple[int, float]], rule: TrainConfig) -> tuple[int, ...]:
-    """Iterations at which the rate drops (Sec. 3.4: "when the error plateaus"), from every test so far.
-
-    A test is better if its error is more than `plateau_threshold` points below the best one; after `plateau_patience`
-    tests in a row that are not, the rate drops, at most `plateau_drops` times.
-    """
-    best, waited = float("inf"), 0
-    drops: list[int] = []
-    for iteration, error in errors:
-        if error < best - rule.plateau_threshold:
-            best, waited = error, 0
-        else:
-            waited += 1
-        if waited >= rule.plateau_patience and len(drops) < rule.plateau_drops:
-            drops.append(iteration)
-            waited = 0
-    return tuple(drops)

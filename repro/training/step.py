@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,61 +18,77 @@ from torch.optim.sgd import sgd
 
 from repro.devices import autocast, memory_format
 from repro.schema import DecayOn, MomentumForm, Precision, RunConfig, TrainConfig, WarmUp
-from repro.training.distributed import World, flat_statistics, put_statistics, running_statistics
+from repro.training.distributed import World, running_statistics
 from repro.training.inputs import Data, input_of
-from repro.training.schedule import NEVER, Schedule
+from repro.training.schedule import Schedule
+
+NEVER = 2**62  # the iteration of a drop that has not come
 
 
 class TrainStep:
-    """Calling it updates the model and the counters below (all () tensors unless noted).
+    """Calling it updates the model and the counters below, () tensors unless noted.
 
-    iteration: updates done, int64. loss_sum (float32) and error_count (int64): over the mini-batches since they were
-    last cleared. warming: int64 0/1. warmup_end: iteration at which the warm-up ended, -1 before, int64. window:
-    (warmup_window,) int64 error counts of the last mini-batches. failed_at: first iteration whose loss or gradient was
-    not finite, -1 if none, int64; from there on no update is made. bad_loss: that loss, float32. Where several
-    processes share the mini-batches, loss and errors are those of all of them, and so the same in each.
+    Where several processes share the mini-batches, loss and errors are those of all of them, the same in each.
     """
 
-    counters = ("iteration", "loss_sum", "error_count", "warming", "warmup_end", "window", "failed_at", "bad_loss",
-                "last_loss")
+    counters = ("iteration", "loss_sum", "error_count", "warming", "warmup_end", "window", "failed_at", "last_loss")
 
     def __init__(self, model: nn.Module, data: Data, config: RunConfig, schedule: Schedule, world: World | None = None):
-        device = data.mean.device
         self.model, self.data, self.config, self.schedule = model, data, config, schedule
         self.norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
-        self.device, self.world = device, world or World()
-        self.forward = model if self.world.size == 1 else average_gradients(model)
+        self.device, self.world = data.mean.device, world or World()
+        self.forward = model
+        if self.world.size > 1:  # the backward pass averages the gradients; running statistics stay each one's own
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch 2.11 knows no newer name of broadcast_buffers
+                self.forward = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.mini_batch_size = config.train.mini_batch_size
-        share = self.world.share(self.mini_batch_size)
-        self.input = input_of(data, config, share)
-        self.offsets = torch.arange(self.mini_batch_size, device=device)[share]
-        self.drops = torch.full((len(schedule.rates) - 1,), NEVER, dtype=torch.int64, device=device)
+        self.share = self.world.share(self.mini_batch_size)
+        self.input = input_of(data, config, self.share)
+        self.rates = torch.tensor(schedule.rates, dtype=torch.float32, device=self.device)
+        self.drops = torch.full((len(schedule.rates) - 1,), NEVER, device=self.device)
         self.follow(schedule)
-        self.rates = torch.tensor(schedule.rates, dtype=torch.float32, device=device)
-        self.warmup_rate = torch.tensor(schedule.warmup_lr, dtype=torch.float32, device=device)
+        self.warmup_rate = torch.tensor(schedule.warmup_lr, dtype=torch.float32, device=self.device)
         self.warms_up = schedule.warmup is not WarmUp.none
         self.optimizer = MomentumSGD(model, config.train, schedule.rate(0, self.warms_up))
         self.memory_format = memory_format(config.machine)
         self.loss_scale = config.train.loss_scale if config.machine.precision is Precision.fp16 else 1.0
-        self.iteration = torch.zeros((), dtype=torch.int64, device=device)
-        self.loss_sum = torch.zeros((), dtype=torch.float32, device=device)
-        self.error_count = torch.zeros_like(self.iteration)
-        self.warming = torch.full_like(self.iteration, int(self.warms_up))
-        self.warmup_end = torch.full_like(self.iteration, -1)
-        self.window = torch.zeros(schedule.warmup_window, dtype=torch.int64, device=device)
-        self.slots = torch.arange(schedule.warmup_window, device=device)
+        self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)  # updates done
+        self.loss_sum = torch.zeros((), dtype=torch.float32, device=self.device)  # of mini-batches since `clear`
+        self.error_count = torch.zeros_like(self.iteration)  # among their images
+        self.warming = torch.full_like(self.iteration, int(self.warms_up))  # 0 or 1
+        self.warmup_end = torch.full_like(self.iteration, -1)  # iteration at which the warm-up ended, -1 before
+        self.window = torch.zeros(schedule.warmup_window, dtype=torch.int64, device=self.device)  # latest error counts
+        self.slots = torch.arange(schedule.warmup_window, device=self.device)
+        # First iteration whose loss or gradient was not finite, -1 if none; from there on no update is made.
         self.failed_at = torch.full_like(self.iteration, -1)
-        self.bad_loss = torch.zeros_like(self.loss_sum)
-        self.last_loss = torch.zeros_like(self.loss_sum)
+        self.last_loss = torch.zeros_like(self.loss_sum)  # the last finite one
 
     def __call__(self, count: int = 1) -> None:
         """`count` updates, whose mini-batches are made at once: a captured graph then has less to launch.
 
         `input.prepare(position)` must have been called for this iteration's position.
         """
-        images, labels = self.batch(count=count)
+        images, labels = self.batch(self.iteration, count)
         for part in zip(images.chunk(count), labels.chunk(count), strict=True):
             self.update(*part)
+
+    def batch(self, iteration: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+        """This process's part of `count` mini-batches from an iteration on: float32 (B, 3, H, W), int64 (B,).
+
+        Several of them in a world of one only.
+        """
+        last = self.share.stop + (count - 1) * self.mini_batch_size
+        places = torch.arange(self.share.start, last, device=self.device)
+        images, labels = self.input.batch(iteration * self.mini_batch_size + places)
+        return images.contiguous(memory_format=self.memory_format), labels
+
+    def coming_batches(self, count: int) -> Iterator[Tensor]:
+        """The images of the mini-batches that would be trained on next, augmented as in training."""
+        for number in range(count):
+            iteration = self.iteration + number
+            self.input.prepare(int(iteration) * self.mini_batch_size)
+            yield self.batch(iteration)[0]
 
     def update(self, images: Tensor, labels: Tensor) -> None:
         """One update by these images, float32 (B, 3, H, W), and labels, int64 (B,)."""
@@ -79,28 +96,13 @@ class TrainStep:
             logits = self.forward(images)
         logits = logits.float()
         loss = F.cross_entropy(logits, labels)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         torch.autograd.backward(loss if self.loss_scale == 1.0 else loss * self.loss_scale)
         with torch.no_grad():
             self.apply(loss.detach(), (logits.argmax(1) != labels).sum())
 
-    def batch(self, iteration: Tensor | None = None, count: int = 1) -> tuple[Tensor, Tensor]:
-        """This process's part of `count` mini-batches from this iteration, or another, on.
-
-        float32 (count B, 3, H, W), int64 (count B,). After a failure `iteration` stands still while the order moves
-        on; the batches are then any, and not used.
-        """
-        first = (self.iteration if iteration is None else iteration) * self.mini_batch_size
-        position = first + (self.offsets if count == 1 else torch.cat(
-            [self.offsets + number * self.mini_batch_size for number in range(count)]))
-        images, labels = self.input.batch(position)
-        return images.contiguous(memory_format=self.memory_format), labels
-
     def apply(self, loss: Tensor, errors: Tensor) -> None:
-        """Update weights and counters from the gradients; only failed_at and bad_loss if anything is not finite.
-
-        The running statistics of batch normalization have moved in the forward pass in either case.
-        """
+        """Update weights and counters from the gradients; only failed_at if anything is not finite."""
         if self.world.size > 1:
             total = self.world.all_reduce_(torch.stack([loss, errors.float()]))  # counts below 2^24 are exact
             loss, errors = total[0] / self.world.size, total[1].long()
@@ -110,9 +112,7 @@ class TrainStep:
         norm = torch.nn.utils.get_total_norm(gradients)
         unfailed = self.failed_at < 0
         good = unfailed & (loss + norm < math.inf)  # neither is negative, and nothing compares with NaN
-        first = unfailed ^ good
-        torch.where(first, loss, self.bad_loss, out=self.bad_loss)
-        torch.where(first, self.iteration, self.failed_at, out=self.failed_at)
+        torch.where(unfailed ^ good, self.iteration, self.failed_at, out=self.failed_at)
         self.optimizer.update(self.learning_rate(), good)
         torch.where(good, loss, self.last_loss, out=self.last_loss)
         self.loss_sum.add_(self.last_loss * good)
@@ -121,20 +121,16 @@ class TrainStep:
         if self.warms_up:
             self.update_warmup(errors, good)
 
-    def coming_batches(self, count: int) -> Iterator[Tensor]:
-        """The images of the mini-batches that would be trained on next, augmented as in training."""
-        for number in range(count):
-            iteration = self.iteration + number
-            self.input.prepare(int(iteration) * self.mini_batch_size)
-            yield self.batch(iteration)[0]
-
     def learning_rate(self) -> Tensor:
         """`Schedule.rate` on the device: () float32."""
         rate = self.rates.index_select(0, (self.iteration >= self.drops).sum().reshape(1)).reshape(())
         return torch.where(self.warming > 0, self.warmup_rate, rate) if self.warms_up else rate
 
     def update_warmup(self, errors: Tensor, good: Tensor) -> None:
-        """`Schedule.warmup_ends` on the device; once over, the warm-up never comes back."""
+        """End the warm-up once the training error of the last mini-batches is below 80 % (Sec. 4.2), or at its cap.
+
+        Once over, it never comes back.
+        """
         schedule, size = self.schedule, len(self.window)
         latest = (self.slots == (self.iteration - 1) % size) & good
         torch.where(latest, errors, self.window, out=self.window)
@@ -157,40 +153,33 @@ class TrainStep:
         self.loss_sum.zero_()
         self.error_count.zero_()
 
-    def state(self) -> dict[str, object]:
-        """All that an exact resume needs, as tensors on this device.
-
-        `statistics` (processes, N) has the running statistics of each process, where there are several.
-        """
-        own: dict[str, object] = {
-            "model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
-            "counters": {name: getattr(self, name) for name in self.counters}}
-        if self.world.size > 1 and running_statistics(self.model):
-            flat = flat_statistics(self.model)
+    def state(self) -> dict[str, Any]:
+        """All that an exact resume needs, as tensors on this device."""
+        own = {"model": self.model.state_dict(), "momentum": self.optimizer.momentum, "rate": self.optimizer.rate,
+               "counters": {name: getattr(self, name) for name in self.counters}}
+        statistics = running_statistics(self.model)
+        if self.world.size > 1 and statistics:  # (processes, N): each has its own
+            flat = torch.cat([buffer.flatten() for buffer in statistics])
             parts = torch.zeros(self.world.size, len(flat), device=self.device)
             parts[self.world.rank] = flat
             own["statistics"] = self.world.all_reduce_(parts)
         return own
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, object]) -> None:
-        """Copy a saved state into the existing tensors. ValueError if it is of another network."""
-        model, momentum, counters = state["model"], state["momentum"], state["counters"]
-        assert isinstance(model, dict)
-        assert isinstance(momentum, list)
-        assert isinstance(counters, dict)
-        try:
-            self.model.load_state_dict(model)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
-        for own, saved in zip(self.optimizer.momentum, momentum, strict=True):
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Copy a saved state into the existing tensors, which a captured graph trains."""
+        self.model.load_state_dict(state["model"])
+        for own, saved in zip(self.optimizer.momentum, state["momentum"], strict=True):
             own.copy_(saved)
-        self.optimizer.rate.copy_(state["rate"])  # type: ignore[arg-type]
+        self.optimizer.rate.copy_(state["rate"])
         for name in self.counters:
-            getattr(self, name).copy_(counters[name])
+            getattr(self, name).copy_(state["counters"][name])
         if "statistics" in state:  # each process takes its own, the mean of all where there are more or fewer now
-            parts = torch.stack([*state["statistics"]])  # type: ignore[misc]
-            put_statistics(self.model, parts[self.world.rank] if len(parts) == self.world.size else parts.mean(0))
+            parts = state["statistics"]
+            flat = parts[self.world.rank] if len(parts) == self.world.size else parts.mean(0)
+            buffers = running_statistics(self.model)
+            for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.reshape(buffer.shape))
 
 
 class MomentumSGD:
@@ -199,56 +188,36 @@ class MomentumSGD:
     Caffe (authors' README): v = m v + lr g, w = w - v. torch: b = m b + g, w = w - lr b. With v = lr b they are the
     same while lr stays; when lr changes, Caffe's v keeps its size, so b must be multiplied by old/new rate.
     Nesterov, as torch has it: w = w - lr (g + m b) with torch's b.
-    All state lies in tensors that are updated in place. The update is called as a function: the class
-    torch.optim.SGD would do the same, but imports torch's compiler first, 1.6 s of every start.
+    The update is called as a function: torch.optim.SGD imports torch's compiler first, 1.6 s of every start.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, first_rate: float):
-        parameters = list(model.parameters())
-        device = parameters[0].device
-        self.caffe = config.momentum_form is MomentumForm.caffe
-        self.rate = torch.tensor(first_rate, dtype=torch.float32, device=device)
-        self.skip = torch.zeros((), dtype=torch.float32, device=device)  # 1: leave weights and momentum as they are
-        self.parameters = parameters
-        self.coefficient = config.momentum
-        self.nesterov = config.momentum_form is MomentumForm.nesterov
+        self.config, parameters = config, list(model.parameters())
+        self.rate = torch.tensor(first_rate, dtype=torch.float32, device=parameters[0].device)
+        self.skip = torch.zeros_like(self.rate)  # 1: leave weights and momentum as they are
         self.momentum = [torch.zeros_like(p) for p in parameters]
-        buffers = dict(zip(parameters, self.momentum, strict=True))
-        self.groups = [([(p, buffers[p]) for p in group], decay) for group, decay in decay_groups(model, config)]
+        pairs = list(zip(parameters, self.momentum, strict=True))
+        self.groups = [(pairs, config.weight_decay)]
+        if config.weight_decay_on is DecayOn.weights:  # of convolutions and the fully-connected layer
+            self.groups = [([pair for pair in pairs if pair[0].ndim > 1], config.weight_decay),
+                           ([pair for pair in pairs if pair[0].ndim <= 1], 0.0)]
 
     @torch.no_grad()
     def update(self, rate: Tensor, good: Tensor) -> None:
         """One update at this rate (() float32); none at all where `good` (() bool) is false."""
-        if self.caffe:
+        if self.config.momentum_form is MomentumForm.caffe:
             torch._foreach_mul_(self.momentum, self.rate / rate)
         self.rate.copy_(rate)
         torch.logical_not(good, out=self.skip)
         for pairs, decay in self.groups:
-            trained = [(p, p.grad, buffer) for p, buffer in pairs if p.grad is not None]
-            sgd([p for p, _, _ in trained], [gradient for _, gradient, _ in trained],
-                [buffer for _, _, buffer in trained], fused=True, found_inf=self.skip, lr=self.rate,
-                momentum=self.coefficient, weight_decay=decay, dampening=0.0, nesterov=self.nesterov, maximize=False)
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-
-def decay_groups(model: nn.Module, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
-    """Parameters with and without weight decay: all decay, or only convolution and fully-connected weights."""
-    parameters = list(model.parameters())
-    if config.weight_decay_on is DecayOn.all:
-        return [(parameters, config.weight_decay)]
-    return [([p for p in parameters if p.ndim > 1], config.weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
+            sgd([p for p, _ in pairs], [p.grad for p, _ in pairs if p.grad is not None], [b for _, b in pairs],
+                fused=True, found_inf=self.skip, lr=self.rate, momentum=self.config.momentum, weight_decay=decay,
+                dampening=0.0, nesterov=self.config.momentum_form is MomentumForm.nesterov, maximize=False)
 
 
 @contextmanager
 def count_batches_once(layers: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
-    """A forward pass whose batch normalizations do not each count it: it is counted for all of them in one call.
-
-    Those that span processes (SyncBatchNorm) are no BatchNorm2d and count for themselves.
-    """
+    """A forward pass whose batch normalizations do not each count it: it is counted for all of them in one call."""
     counts = [layer.num_batches_tracked for layer in layers]
     for layer in layers:
         layer.num_batches_tracked = None
@@ -273,13 +242,3 @@ def sync_batch_norm(model: nn.Module, config: RunConfig, devices: int) -> nn.Mod
         return model
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted
-
-
-def average_gradients(model: nn.Module) -> nn.Module:
-    """The model's forward pass, whose backward pass leaves the mean of the gradients over all processes.
-
-    The running statistics stay each process's own (`World.average_buffers`).
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch names the argument otherwise; 2.11 knows this name
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,58 +1,90 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tests; and what it costs."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from repro.config import compose, with_precision
+import torch
+
+from repro import paper
+from repro.config import check_override_keys, compose, experiments, suggest
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, resolve, restore_settings
+from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensemble import combine
 from repro.evaluation.evaluate import evaluate
 from repro.files import utc_now
-from repro.paper import Preset, Suite
-from repro.paper import ensemble as read_ensemble
-from repro.paper import suite as read_suite
-from repro.paths import data_dir
+from repro.models import build_model
+from repro.paths import data_dir, display_path, reference_dir
 from repro.provenance import code_version, machine, package_versions
+from repro.reporting import select, status
 from repro.runs import read_run
-from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, Precision, RunConfig
+from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import rank_from_environment
+from repro.training.execution import Execution
 from repro.training.launch import run
 from repro.training.plan import Plan, plan
 from repro.training.schedule import Schedule
-from repro.training.timing import best_seconds, prepare, update_seconds, with_memory_format
+from repro.training.step import TrainStep, batch_norm_group
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
-CIFAR10_TEST = 10_000  # images (Sec. 4.2)
-CPU_IMAGES = 8  # of ImageNet in a measured update on a CPU
 
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
-              command: list[str]) -> tuple[Preset, list[ReproError]]:
+              command: list[str]) -> tuple[paper.Preset, list[ReproError]]:
     """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
 
-    preset `auto` is `paper` on CUDA, else `short` where the suite has it. Returns the preset, which names the tables
-    and figures that it feeds, and the errors of `run_each`. `max_seconds` in the overrides bounds the whole suite, its
-    tests included. Raises what `repro.training.launch.run` does.
+    preset `auto` is `paper` on CUDA, else `short`. Returns the preset, which names the tables and figures that it
+    feeds, and the errors of `run_each`. `max_seconds` in the overrides bounds the whole suite, its tests included.
     """
-    suite = read_suite(name)
+    suite = paper.suite(name)
+    logger.info(f"suite {suite.name}: {suite.question}")
     preset = suite.preset(choose_preset(suite, preset_name, overrides))
     assert preset.experiments is not None
-    precision = short_precision(preset, overrides) if preset.overrides else None  # not for the paper's schedule
-    plans = [plan(config_of(experiment, seed, preset, overrides, precision), command)
+    words = [*preset.overrides, *overrides]
+    if preset.overrides and not any(word.startswith(("machine=", "machine.precision=")) for word in overrides):
+        # Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that
+        # in float64 (fp32: 0.99), so that a short run would show the arithmetic and not the network.
+        words.append("machine.precision=fp32")
+    plans = [plan(compose([f"experiment={experiment}", f"seed={seed}", *words]), command)
              for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
     make_data(plans[0].config)
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
         evaluate_finished(suite, plans, overrides, stop)
     return preset, failures
+
+
+def choose_preset(suite: paper.Suite, asked: str, overrides: list[str]) -> str:
+    """The preset to run. ConfigError for `auto` without a GPU where the suite has no short version."""
+    if asked == "auto":
+        asked = suite.default_preset
+    if asked != "auto":
+        return asked
+    if resolve(compose([f"experiment={suite.experiments[0]}", *overrides])).machine.device is Device.cuda:
+        return "paper"
+    measure = f"`repro show {suite.name} --measure` says what preset=paper would take"
+    if "short" not in suite.presets:
+        raise ConfigError(f"suite {suite.name} needs a CUDA device and there is none here; {measure}")
+    short = suite.presets["short"]
+    logger.info(f"no CUDA device here: running the short version ({measure}).\n"
+                f"  it shows {short.shows};\n  it cannot show {short.cannot_show}.")
+    return "short"
+
+
+def make_data(config: RunConfig) -> None:
+    """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
+    root = data_dir(config.data.root)
+    if config.data.name == CIFAR10 and cifar10_files.find(root) is None:
+        logger.info(f"CIFAR-10 is not in {display_path(root)} yet; fetching it (once)")
+        fetch.fetch(root)
 
 
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
@@ -72,11 +104,11 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
             run(replace(one, config=replace(one.config, max_seconds=stop.seconds_left())))
         except (DivergedError, OutOfMemoryError, InUseError) as error:
             logger.warning(f"{error}\ngoing on with the rest")
-            failures.append((one, error))
+            failures.append((one, type(error)(str(error))))  # without the frames, which keep the network alive
     return [error for one, error in failures if not read_run(one.folder).finished]
 
 
-def evaluate_finished(suite: Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:
+def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:
     """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
 
     What is tested already is read, an interrupted test begins again. Raises what `evaluate` does.
@@ -89,119 +121,110 @@ def evaluate_finished(suite: Suite, plans: Sequence[Plan], overrides: list[str],
         logger.info(evaluate(one.config, protocol, one.folder / "weights.pt", stop)[0])
     there = {(one.config.name, one.config.seed) for one in finished}
     for name in suite.ensembles:
-        lacks = [f"{one.experiment} seed {one.seed}" for one in read_ensemble(name).members
+        lacks = [f"{one.experiment} seed {one.seed}" for one in paper.ensemble(name).members
                  if (one.experiment, one.seed) not in there]
         logger.info(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0])
 
 
-def choose_preset(suite: Suite, asked: str, overrides: list[str]) -> str:
-    """The preset to run. `auto` without a GPU is the short one, said with the paper's cost as measured here.
-
-    ConfigError for `auto` without a GPU where the suite has no short version.
-    """
-    logger.info(f"suite {suite.name}: {suite.question}")
-    if asked == "auto":
-        asked = suite.default_preset
-    if asked != "auto":
-        return asked
-    if resolve(compose([f"experiment={suite.experiments[0]}", *overrides])).machine.device is Device.cuda:
-        return "paper"
-    if "short" not in suite.presets:
-        raise ConfigError(f"suite {suite.name} needs a CUDA device and there is none here; preset=paper (PRESET=paper) "
-                          f"runs it anyway, `repro cost {suite.name}` measures what that takes")
-    if not has_begun(suite.preset("short"), overrides):
-        logger.info("no CUDA device here; measuring a few steps to say what the paper's schedule would cost:")
-        measure_cost(suite, [override for override in overrides if not override.startswith("scale=")])
-        short = suite.presets["short"]
-        logger.info("running the short version instead (PRESET=paper or preset=paper runs the full one).\n"
-                    f"  it shows {short.shows};\n  it cannot show {short.cannot_show}.")
-    return "short"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per update and per image tested, measured on `device` in `precision` by `engine`."""
-
-    experiment: str
-    device: str
-    precision: str
-    step_seconds: float
-    test_seconds_per_image: float
-    measured_steps: int
-    engine: str
-
-
 @restore_settings()
-def measure(config: RunConfig, updates: int = 3) -> Cost:
-    """Time a few real updates (after some to warm up) and one test batch, on random images.
+def measure_cost(config: RunConfig) -> dict[str, Any]:
+    """What a whole run would take here, computed from a few real updates and one test, on random images.
 
-    Of ImageNet on a CPU smaller mini-batches, whose time, which grows with the images in them, is multiplied up.
+    Of ImageNet without reading images, on a CPU by mini-batches of 8 images, multiplied up.
     """
-    config, _ = with_memory_format(resolve(config))
-    part, size = config, config.train.mini_batch_size
-    if config.data.crop_size is not None and config.machine.device is Device.cpu:
-        size = min(CPU_IMAGES, size)
-        part = replace(config, train=replace(config.train, mini_batch_size=size, batch_norm_group=size))
-    execution = prepare(part)
-    data, device = execution.step.data, execution.step.device
-    assert isinstance(data, DeviceData)
-    step_seconds = update_seconds(execution, updates) * config.train.mini_batch_size / size
-    test_seconds = best_seconds(execution.evaluate, 1, device)
-    return Cost(config.name, describe(device), config.machine.precision.name, step_seconds,
-                test_seconds / len(data.eval_images), updates * execution.block, execution.kind)
+    config = resolve(config)
+    schedule, device, batch = Schedule.of(config), set_up(config), config.train.mini_batch_size
+    imagenet = config.data.name == IMAGENET
+    size = 8 if imagenet and device.type == "cpu" else batch
+    part = replace(config, train=replace(config.train, mini_batch_size=size,
+                                         batch_norm_group=min(size, config.train.batch_norm_group)))
+    # On a GPU a captured block of fewer images than CIFAR-10 has would make a new order each time.
+    count, side = (size if imagenet else 50_000 if device.type == "cuda" else 2_560), config.data.crop_size or 32
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 10, (count,), device=device)
+    data = DeviceData(images, labels, images[:256], labels[:256], images[:8].float().mean(0), "random", "random", "")
+    model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
+    execution = Execution(TrainStep(model, data, part, schedule), part)
+
+    def best_seconds(work: Callable[[], object]) -> float:
+        """The fastest of three calls, after one that is not counted: other work on the machine only ever adds."""
+        seconds = []
+        for _ in range(4):
+            began = time.perf_counter()
+            work()
+            synchronize(device)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds[1:])
+
+    update = best_seconds(lambda: execution.advance(execution.block)) / execution.block * batch / size
+    test = best_seconds(execution.evaluate) / len(data.eval_images)
+    tests = sum(schedule.evaluates(done) for done in range(1, schedule.iterations + 1))
+    return {"experiment": config.name, "device": describe(device), "precision": config.machine.precision.name,
+            "engine": execution.kind, "iterations": schedule.iterations, "step_seconds": update,
+            "test_seconds_per_image": test,
+            "run_seconds": update * schedule.iterations + test * tests * (VALIDATION_IMAGES if imagenet else 10_000)}
 
 
-def measure_cost(suite: Suite, overrides: list[str]) -> dict[str, Any]:
+def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
-    total, entries, device, caveat = 0.0, [], "", ""
+    suite, total, costs = paper.suite(name), 0.0, []
     for experiment in suite.experiments:
-        config = compose([f"experiment={experiment}", *overrides])
-        measured, schedule = measure(config), Schedule.of(config)
-        imagenet = config.data.name == IMAGENET
-        tests = sum(schedule.evaluates(done) for done in range(1, schedule.iterations + 1))
-        images = tests * (VALIDATION_IMAGES if imagenet else CIFAR10_TEST)
-        seconds = measured.step_seconds * schedule.iterations + measured.test_seconds_per_image * images
-        caveat = ", without reading and decoding images (repro bench input)" if imagenet else ""
-        seeds, device = suite.seeds_of(experiment), measured.device
-        total += seconds * seeds
-        text = f"{1000 * measured.step_seconds:.0f} ms/step, {duration(seconds)}" + (f" x {seeds}" if seeds > 1 else "")
-        entries.append({**asdict(measured), "iterations": schedule.iterations, "run_seconds": seconds, "seeds": seeds,
-                        "text": text})
-        logger.info(f"  {experiment:18} {text} for {schedule.iterations} iterations in {measured.precision}")
-    logger.info(f"  all of them: {duration(total)} on {device} (computed from a few measured steps each{caveat})")
-    return {"suite": suite.name, "device": device, "total_seconds": total, "versions": package_versions(),
-            "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": entries}
+        cost = measure_cost(compose([f"experiment={experiment}", *overrides]))
+        seeds = suite.seeds_of(experiment)
+        total += cost["run_seconds"] * seeds
+        text = f"{1000 * cost['step_seconds']:.0f} ms/step, {duration(cost['run_seconds'])}" + (
+            f" x {seeds}" if seeds > 1 else "")
+        logger.info(f"  {experiment:18} {text} for {cost['iterations']} iterations in {cost['precision']}")
+        costs.append(cost | {"seeds": seeds, "text": text})
+    logger.info(f"  all of them: {duration(total)} on {costs[0]['device']} (computed from a few measured steps each, "
+                "without reading images from files)")
+    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": package_versions(),
+            "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": costs}
 
 
-def short_precision(preset: Preset, overrides: list[str]) -> Precision | None:
-    """The precision of a short run: None as asked, else that of runs that are there, else fp32.
+# ---- the full-length runs that the committed results lack
 
-    Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that in
-    float64 (fp32: 0.99), so that a short run would show the arithmetic and not the network.
+
+def pending_runs(results: Path) -> list[dict[str, Any]]:
+    """The runs of CIFAR-10 that results/reference lacks, cheapest first (see `status.lacking`)."""
+    return [one for one in status.lacking(*select.pools(results, reference_dir())) if one["dataset"] == CIFAR10]
+
+
+def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
+                command: list[str]) -> list[ReproError]:
+    """Advance what `pending_runs` names, in `max_seconds`; the errors of `run_each`.
+
+    names: EXPERIMENT or EXPERIMENT/seedK, these alone and in this order; [] for all. ConfigError for overrides that
+    change numbers, Stopped.
     """
-    if any(override.startswith(("machine=", "machine.precision=")) for override in overrides):
-        return None
-    return has_begun(preset, overrides) or Precision.fp32
+    began = time.monotonic()
+    check_override_keys(overrides)
+    for name in names:
+        if name.partition("/")[0] not in experiments():
+            raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
+    lacking = pending_runs(results)
+    say_pending("full-length runs that results/reference lacks, cheapest first:", lacking)
+    open_runs = {one["run"]: one for one in lacking if one["state"] == status.OPEN}
+    todo = dict.fromkeys(run for name in names or open_runs for run, one in open_runs.items()
+                         if name in (run, one["experiment"]))
+    plans = [plan(compose([f"experiment={open_runs[run]['experiment']}", f"seed={open_runs[run]['seed']}", *overrides]),
+                  command) for run in todo]
+    for one in plans:
+        if one.deviations:
+            raise ConfigError(f"this changes the numbers of {one.config.name}, and only the paper's runs count: "
+                              + "; ".join(one.deviations))
+    if dry_run or not plans:
+        return []
+    make_data(plans[0].config)
+    if max_seconds is not None:  # a tenth, at most 20 s, is for the last test and the last checkpoint
+        max_seconds = max(1e-3, max_seconds - min(20.0, max_seconds / 10) - (time.monotonic() - began))
+    with StopRequest(max_seconds) as stop:
+        try:
+            return run_each(plans, stop)
+        finally:
+            say_pending("now:", pending_runs(results))
 
 
-def has_begun(preset: Preset, overrides: list[str]) -> Precision | None:
-    """The precision, bf16 or fp32, in which runs of the preset are there already; None if there are none."""
-    for precision, name in product((Precision.bf16, Precision.fp32), preset.experiments or ()):
-        if read_run(plan(config_of(name, 0, preset, overrides, precision)).folder).record:
-            return precision
-    return None
-
-
-def config_of(experiment: str, seed: int, preset: Preset, overrides: list[str],
-              precision: Precision | None) -> RunConfig:
-    """One run of the suite: the preset's overrides, then the user's."""
-    config = compose([f"experiment={experiment}", f"seed={seed}", *preset.overrides, *overrides])
-    return with_precision(config, precision) if precision else config
-
-
-def make_data(config: RunConfig) -> None:
-    """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
-    root = data_dir(config.data.root)
-    if config.data.name == CIFAR10 and cifar10_files.find(root) is None:
-        logger.info(f"CIFAR-10 is not in {root} yet; fetching it (once)")
-        fetch.fetch(root)
+def say_pending(head: str, lacking: list[dict[str, Any]]) -> None:
+    """Say what is lacking."""
+    logger.info("\n".join([head, *(map(status.run_text, lacking) if lacking else ["  none"])]))

@@ -14,7 +14,7 @@ from repro.data import crops
 from repro.data import imagenet_statistics as statistics
 from repro.data.imagenet_files import ImageSet, find
 from repro.data.imagenet_statistics import ImageStatistics, Sums, cached, compute, store, write_beside
-from repro.data.parts import PART
+from repro.data.loader import PART
 from repro.errors import DataError, StorageError
 from tests.conftest import SHARED
 
@@ -186,7 +186,7 @@ def test_an_image_that_cant_be_read_ends_the_pass():
 
 def test_progress_is_logged_where_asked(monkeypatch, caplog):
     images = made_crops(2)
-    monkeypatch.setattr("repro.data.parts.LINE_SECONDS", 0)
+    monkeypatch.setattr("repro.data.loader.LINE_SECONDS", 0)
     for show in (False, True):
         compute(image_set(2), range(2), lambda i: images[i], SIZE, show, never)
         assert ("mean image of made: 2 of 2 images" in caplog.text) == show

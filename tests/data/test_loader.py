@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.data import loader as loader_module
-from repro.data.loader import kind_here, read_ahead
+from repro.data.loader import read_ahead
 from repro.errors import ImageError, LostProcessError
 from repro.schema import Loader as Kind
 
@@ -229,11 +228,3 @@ def test_a_process_that_reads_ends_in_time_and_its_workers_with_it(end, busy, co
     assert said.strip().splitlines()[-1:] == (["ValueError: the consumer fails"] if end == "error" else [])
 
 
-def test_many_workers_are_processes_where_they_can_be_forked(monkeypatch):
-    monkeypatch.setattr(loader_module.sys, "platform", "darwin")
-    assert kind_here(Kind.auto, 16) is Kind.threads
-    monkeypatch.setattr(loader_module.sys, "platform", "linux")
-    assert kind_here(Kind.auto, 16) is Kind.processes
-    assert kind_here(Kind.auto, 2) is Kind.threads
-    assert kind_here(Kind.threads, 16) is Kind.threads
-    assert kind_here(Kind.processes, 1) is Kind.processes

@@ -25,8 +25,7 @@ from repro.evaluation.protocols import (
     views_of,
 )
 from repro.models import build_model
-from repro.models.imagenet import ImageNetNet, imagenet_config
-from repro.models.vgg import Vgg
+from repro.models.resnet import ImageNetNet, Vgg, imagenet_config
 from repro.paths import results_dir
 from tests.evaluation.made import TINY, make_images, scattered
 from tests.made import tiny_config, tiny_data

@@ -25,8 +25,6 @@ from repro.paper import ensemble
 from repro.reporting.table import Table
 from repro.schema import Device, Precision, RunConfig
 
-HEADER = "iteration,learning_rate,train_loss,train_top1_error,test_loss,test_top1_error"
-IMAGENET_HEADER = "iteration,learning_rate,train_loss,train_top1_error,val_loss,val_top1_error,val_top5_error"
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")  # of the preset `short`, and of the demonstration
 SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
 IMAGES = 50_000  # of ImageNet's validation set
@@ -41,9 +39,8 @@ def composed(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
 
 def curve(iterations: int, interval: int, train: float, test: float) -> list[tuple[float, ...]]:
     """Rows of a history that falls from 90 % and ends at these errors."""
-    marks = [*range(interval, iterations, interval), iterations]
     rows = []
-    for mark in marks:
+    for mark in [*range(interval, iterations, interval), iterations]:
         left = (1 - mark / iterations) ** 4
         rows.append((mark, 0.1, 1.0 * left + 0.1, train + left * (90 - train), left + 0.2, test + left * (90 - test)))
     return rows
@@ -57,29 +54,28 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
     config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
     config = replace(config, machine=replace(config.machine, device=Device.auto))  # the CPU has no TF32
-    own = config_hash(config)
-    length = scale_lengths(config.train.iterations, config.scale)
+    own, length = config_hash(config), scale_lengths(config.train.iterations, config.scale)
     rows = curve(length, interval or scale_lengths(config.evaluation.interval, config.scale), train, test)
     imagenet = config.data.name == "imagenet"
-    rows = [(*row, row[-1] / 3) for row in rows] if imagenet else rows
-    header, split = (IMAGENET_HEADER, "val") if imagenet else (HEADER, "test")
+    split = "val" if imagenet else "test"
+    names = ["iteration", "learning_rate", "train_loss", "train_top1_error", f"{split}_loss", f"{split}_top1_error"]
+    if imagenet:
+        names, rows = [*names, "val_top5_error"], [(*row, row[-1] / 3) for row in rows]
     if status != "finished":
         rows = rows[: len(rows) // 2]
-    names = header.split(",")
-    last = dict(zip(names, rows[-1], strict=True))
     place = folder or (experiment if own in paper_hashes(experiment) else f"{experiment}@{own}")
     path = root / "runs" / place / f"seed{seed}"
+    path.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": status,
         "config": to_dict(config), "deviations": deviations(config), "iteration": int(rows[-1][0]),
-        "iterations": length,
-        "parameters": 269722, "data": {"name": config.data.name, "split": "full", "sha256": "0"}, "evaluated_on": split,
-        "result": last if status == "finished" else None, "warmup_end": None, "train_seconds": 100.4,
-        "evaluation_seconds": 23.0,
-        "environment": {"device": device, "precision": precision}, "sessions": [],
-    } | ({} if imagenet else {"best_on_test": {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]}}) | (
-        change or {})
-    path.mkdir(parents=True, exist_ok=True)
+        "iterations": length, "parameters": 269722, "evaluated_on": split, "warmup_end": None,
+        "data": {"name": config.data.name, "split": "full", "sha256": "0"},
+        "result": dict(zip(names, rows[-1], strict=True)) if status == "finished" else None,
+        "train_seconds": 100.4, "evaluation_seconds": 23.0,
+        "environment": {"device": device, "precision": precision}, "sessions": []}
+    if not imagenet:
+        record["best_on_test"] = {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]}
     for file, text in layer_files(responses, gradients).items():
         (path / file).write_text(text)
     if responses is not None:
@@ -88,7 +84,7 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     if gradients is not None:
         record["gradients_sha256"] = file_sha256(path / "gradients.csv")
     (path / "run.json").write_text(json.dumps(record | (change or {})))
-    (path / "history.csv").write_text("\n".join([header, *(",".join(map(repr, row)) for row in rows)]) + "\n")
+    (path / "history.csv").write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]) + "\n")
     return path
 
 
@@ -96,11 +92,10 @@ def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float =
     """evaluations/PROTOCOL.json of a made-up ImageNet run, as `repro eval` writes it; `change` replaces keys."""
     record = json.loads((run / "run.json").read_text())
     counts = {"top1_errors": round(top1 * IMAGES / 100), "top5_errors": round(top5 * IMAGES / 100)}
-    weights = run / "weights.pt"
     content = {
         "schema": 1, "protocol": protocol, "definition": f"made-up definition of {protocol}",
         "experiment": record["experiment"], "seed": record["seed"], "identity": record["identity"],
-        "weights_sha256": file_sha256(weights) if weights.is_file() else "0" * 64, "data_fingerprint": "0",
+        "weights_sha256": "0" * 64, "data_fingerprint": "0",
         "split": "val", "images": IMAGES, **counts,
         "val_top1_error": 100 * counts["top1_errors"] / IMAGES, "val_top5_error": 100 * counts["top5_errors"] / IMAGES,
         "settings": {}, "precision": "fp32", "device": "made-up device", "wiring_test": False,

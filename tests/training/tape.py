@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
-from repro.training import execution
-from repro.training.execution import Execution, updates_per_graph
+from repro.training.execution import Execution
 
 
 class Tape(TorchDispatchMode):
@@ -35,30 +34,16 @@ class Tape(TorchDispatchMode):
                         old.detach().copy_(new)
 
 
-def tape_of(work) -> Tape:
-    """The tape of a function, which runs once, as a graph's capture would not: the caller undoes it."""
-    tape = Tape()
-    with tape:
-        work()
-    return tape
-
-
-class TapeUpdates:
-    """CapturedUpdates on a tape."""
-
-    def __init__(self, step, count):
-        self.graph = tape_of(lambda: step(count))
-        self.gradients = [parameter.grad for parameter in step.model.parameters()]
-
-
 def capture_on_tape(self: Execution) -> None:
-    """`Execution.capture` with tapes in the place of graphs, for monkeypatch."""
-    saved = tree_map_only(torch.Tensor, torch.clone, self.step.state())
-    for count in {1, updates_per_graph(self)}:
-        self.graphs[count] = TapeUpdates(self.step, count)
-        self.step.load_state(saved)
+    """`Execution.capture` with tapes in the place of graphs, for monkeypatch; `Execution` undoes the updates."""
+    self.block = self.config.machine.steps_per_graph or 1
+    for count in {1, self.block}:
+        tape = Tape()
+        with tape:
+            self.step(count)
+        self.graphs[count] = tape, [parameter.grad for parameter in self.step.model.parameters()]
 
 
 def use_tapes(set_attribute) -> None:
     """engine=graph works on the CPU, with tapes."""
-    set_attribute(execution.Execution, "capture", capture_on_tape)
+    set_attribute(Execution, "capture", capture_on_tape)

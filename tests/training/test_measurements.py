@@ -9,7 +9,6 @@ from repro.data.cifar10 import DeviceData
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import evaluate_on
-from repro.evaluation.weights import load_weights
 from repro.files import file_sha256
 from repro.models import build_model
 from repro.record import Responses
@@ -17,6 +16,7 @@ from repro.runs import read_run, run_folder
 from repro.stopping import StopRequest
 from repro.training import measurements, train
 from repro.training.step import TrainStep
+from repro.weights import load_weights
 from tests.made import run_config, tiny_config, tiny_data
 
 

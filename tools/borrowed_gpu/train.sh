@@ -38,7 +38,7 @@ together() {
   trap : TERM  # `timeout` has told the runs too; these shells wait until they have saved
   set -o pipefail
   for ((number = 1; number <= ${PROCESSES:-4}; number++)); do
-    (trap : TERM; "$PYTHON" -m repro pending --max-seconds "$1" --runs "$RUNS" "${@:2}" 2>&1 |
+    (trap : TERM; "$PYTHON" -m repro suite pending --max-seconds "$1" --runs "$RUNS" "${@:2}" 2>&1 |
       sed -u "s|^|$number: |") & pids+=($!)
   done
   for pid in "${pids[@]}"; do
@@ -75,7 +75,7 @@ if [[ ! $code =~ ^(0|2|3|75)$ ]] && [ "$(training)" -gt "${LEAST:-60}" ]; then
   say "ended early ($code): what is left goes on"
   train
 fi
-"$PYTHON" -m repro pending --dry-run
+"$PYTHON" -m repro suite pending --dry-run
 kill "$LIVE" 2>/dev/null; wait "$LIVE" 2>/dev/null
 bring_back
 ls -l "$OUT"

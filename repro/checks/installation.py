@@ -1,0 +1,179 @@
+"""`repro check`: can runs start here, and does this installation compute what it claims? Under a minute on a CPU.
+
+Each check returns a status and what it has found, in words; whatever it raises is a failure.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, join, version_problems
+from repro.checks.record import golden_parameters
+from repro.config import compose, experiments, paper_config
+from repro.data import cifar10_files
+from repro.devices import describe, find_device
+from repro.errors import ReproError, Stopped
+from repro.models.resnet import build_model, imagenet_config
+from repro.paths import display_path, in_tree, reference_dir, results_dir
+from repro.provenance import code_version, package_versions
+from repro.reporting import tables
+from repro.schema import StrideIn
+from repro.stopping import StopRequest
+from repro.training.launch import run
+from repro.training.plan import plan
+from repro.training.train import train_here
+
+Found = tuple[str, str]  # status and text
+MB = 10**6
+ENOUGH_DISK = 500 * MB  # ResNet-1202: 78 MB of weights, each of two checkpoints twice that
+TINY_RUN = ("experiment=cifar_resnet110", "data=synthetic", "model.blocks_per_stage=1", "train.mini_batch_size=16",
+            "train.batch_norm_group=16", "train.iterations=8", "train.lr_drops=[5,7]", "train.warmup_window=2",
+            "train.warmup_max=4", "evaluation.interval=8", "evaluation.responses=false",
+            "evaluation.batch_norm_images=0", "evaluation.gradient_iterations=[]", "machine.device=cpu",
+            "machine.precision=fp32", "engine=eager")
+
+
+def checks(root: Path, full: bool) -> dict[str, Callable[[], Found]]:
+    """All checks by name, in their order. root: the folder of the data sets; full: verify them byte for byte."""
+    return {"versions": versions, "device": device, "disk": disk, "CIFAR-10": lambda: cifar10(root, full),
+            "golden counts": golden_counts, "torchvision": torchvision_outputs, "exact resume": exact_resume,
+            "committed tables": committed_tables}
+
+
+def perform(name: str, check: Callable[[], Found]) -> CheckResult:
+    """Carry a check out. One that breaks down has failed."""
+    began = time.monotonic()
+    try:
+        status, text = check()
+    except ReproError as error:
+        status, text = FAIL, str(error)
+    except Exception as error:
+        status, text = FAIL, f"broke down: {type(error).__name__}: {error}"
+    return CheckResult(name, status, " ".join(text.split()), time.monotonic() - began)
+
+
+def versions() -> Found:
+    """This package, its commit, and the packages that it needs."""
+    code = code_version()
+    packages = ", ".join(f"{name} {number}" for name, number in package_versions().items())
+    changes = " with uncommitted changes" if code["dirty"] else ""
+    problems = list(version_problems().values())
+    return FAIL if problems else OK, join(problems) or (
+        f"repro {code['repro']}, commit {(code['commit'] or 'unknown')[:12]}{changes}, {packages}")
+
+
+def device() -> Found:
+    """Every device that runs may get here computes; a warning without a GPU."""
+    kind = find_device(compose(["experiment=cifar_resnet20"]).machine.device).name  # as $REPRO_DEVICE says
+    places = [torch.device(kind, index) for index in range(torch.cuda.device_count() if kind == "cuda" else 1)]
+    wrong = [f"{place} does not compute" for place in places if float(torch.ones(2, device=place).sum()) != 2]
+    text = ", ".join(describe(place) for place in places)
+    if kind == "cpu":
+        return WARNING, f"{text}: no GPU is used; the paper's schedules take hours to days"
+    return FAIL if wrong else OK, join(wrong) or text
+
+
+def disk() -> Found:
+    """Runs can be written, and there is space for them."""
+    folder = results_dir()
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return FAIL, f"can't write in {display_path(place)}; name another folder with REPRO_RESULTS"
+    free = shutil.disk_usage(place).free
+    return OK if free >= ENOUGH_DISK else WARNING, (
+        f"{free // MB} MB free for {display_path(folder)}; ResNet-1202 takes {ENOUGH_DISK // MB} MB")
+
+
+def cifar10(root: Path, full: bool) -> Found:
+    """CIFAR-10 is there and, if `full`, every pixel and label is that of the published files."""
+    place = cifar10_files.find(root)
+    if place is None:
+        return SKIPPED, f"not in {display_path(root)}; `repro data fetch cifar10` fetches it, suites do so themselves"
+    if not full:
+        return OK, f"in {display_path(place)}; each run verifies what it reads (now: --full)"
+    return OK, f"whole, in {display_path(cifar10_files.load(root).source)}"  # DataError if a hash differs
+
+
+def golden_counts() -> Found:
+    """The parameters of every experiment's network, built on the meta device, against golden_counts.yaml."""
+    wrong = []
+    for name in experiments():
+        config = paper_config(name)
+        with torch.device("meta"):
+            found = sum(parameter.numel() for parameter in build_model(config.model).parameters())
+        if (due := golden_parameters(config)) not in (None, found):  # VGG's is not there
+            wrong.append(f"{name} has {found} parameters, not {due}")
+    return FAIL if wrong else OK, join(wrong) or f"parameters of the networks of {len(experiments())} experiments"
+
+
+def torchvision_outputs() -> Found:
+    """ResNet-18 and ResNet-50 v1.5 in evaluation mode, float64, against torchvision's with the same weights."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=generator)
+    wrong = []
+    for layers in (18, 50):
+        ours = build_model(imagenet_config(layers, stride_in=StrideIn.conv3x3)).double().eval()
+        for value in ours.state_dict().values():
+            if value.dim() == 1:  # batch normalization: scales, shifts and statistics that are nothing special
+                value.uniform_(0.5, 1.5, generator=generator)
+        theirs = getattr(torchvision.models, f"resnet{layers}")().double().eval()
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+        with torch.no_grad():
+            expected, found = theirs(images), ours(images)
+        if not torch.allclose(expected, found, rtol=1e-9, atol=1e-9):
+            wrong.append(f"ResNet-{layers}: outputs up to {(expected - found).abs().max():.3g} apart")
+    return FAIL if wrong else OK, join(wrong) or (
+        "outputs of ResNet-18 and ResNet-50 (v1.5) with the same weights, float64, within 1e-9")
+
+
+class StopAfterThree(StopRequest):
+    """Asks for a stop after three updates: the loop looks once before the first, and once after each."""
+
+    looks = -3
+
+    @property
+    def reason(self) -> str | None:
+        """As if SIGTERM had come."""
+        self.looks += 1
+        return "SIGTERM" if self.looks > 0 else None
+
+
+def exact_resume() -> Found:
+    """Train the smallest network on synthetic images twice, once with an interruption: the same bits."""
+    with (tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()),
+          contextlib.redirect_stdout(io.StringIO())):
+        tiny = [*TINY_RUN, f"results={folder}/resumed"]
+        with contextlib.suppress(Stopped):
+            train_here(plan(compose(tiny)), StopAfterThree())
+        resumed, whole = train(tiny), train([*TINY_RUN, f"results={folder}/whole"])
+    expected = whole | {"sessions": 2}
+    wrong = [name for name in expected if resumed.get(name) != expected[name]]
+    return FAIL if wrong else OK, join(wrong) or f"8 updates: history and {len(whole) - 2} tensors, bit for bit"
+
+
+def train(overrides: list[str]) -> dict[str, Any]:
+    """Train to the end: how many sessions it took, the history, and the SHA-256 of every tensor."""
+    done = run(plan(compose(overrides)))
+    state = torch.load(done.folder / "weights.pt", weights_only=True)
+    return {"sessions": len(done.record.sessions) if done.record else 0,
+            "history.csv": (done.folder / "history.csv").read_text(encoding="utf-8"),
+            **{name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.items()}}
+
+
+def committed_tables() -> Found:
+    """Every form of every committed table, made anew from the committed records."""
+    if not in_tree():
+        return SKIPPED, "an installed package has no tables of its own; a checkout has"
+    names = tables.committed_names()
+    wrong = tables.changed_files(names, reference_dir())
+    return FAIL if wrong else OK, join(wrong) or f"{len(names)} tables, in every form as their records give them"

@@ -1,0 +1,244 @@
+"""`repro check record`: what a reviewer asks of a run's record that somebody else sends. Never imports torch.
+
+Nothing in it is trusted, followed or run. The checks say whether the record agrees with itself, with this version's
+experiments and with what is known of networks and images; none can say that the run took place.
+"""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repro.checks import FAIL, OK, WARNING, CheckResult, join
+from repro.config import config_hash, deviations, experiments
+from repro.data.cifar10_files import OFFICIAL
+from repro.errors import ConfigError, StorageError
+from repro.files import file_sha256, read_history, read_object
+from repro.paper import PROTOCOLS, golden_count
+from repro.paths import display_path
+from repro.record import Record, parse_record
+from repro.reporting.select import evaluation_problem
+from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Run, history_columns, history_problem
+from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig, WarmUp
+from repro.training.schedule import Schedule
+from repro.wording import escape
+
+# Every check, and what is said if it finds nothing.
+CHECKS = {
+    "files": "known plain files only, of a record's size",
+    "run.json": "plain values only, every key known, of its kind and in its range",
+    "configuration": "the same in every file, as are its hash, seed, deviations and the folder's name",
+    "history": "every test once, unchanged, with the schedule's rates and errors that can be; the last is the result",
+    "network": "parameters as golden_counts.yaml has them, where it has the network",
+    "data": "CIFAR-10 by its published SHA-256; of ImageNet compare the fingerprint with other records",
+    "layers": "responses and gradients are unchanged",
+    "tests": "those in evaluations/ are of this run, its weights and all images",
+    "copies": "no other record shares its numbers",
+    "code": "every session has its commit, without uncommitted changes"}
+WARNINGS = ("code",)  # for a person to judge
+TESTS = "evaluations"
+KNOWN = {*PUBLISHED_FILES, *EXTRA_FILES, *(f"{TESTS}/{protocol}.json" for protocol in PROTOCOLS)}
+LARGEST = 2**23  # Choice: bytes of a file; many times what a run of the paper's longest schedule writes
+HELD_OUT = 5_000  # Sec. 4.2: a 45k/5k train/validation split
+# What a finished run has written.
+REQUIRED = ("evaluated_on", "parameters", "data", "sessions", "started", "ended", "result", "history_sha256")
+Problems = Iterator[tuple[str, str]]  # the check that finds it, and what it is
+
+
+def check_record(folder: Path, others: Sequence[Path] = ()) -> list[CheckResult]:
+    """All results about the record in a folder; the last one says what it would count as, were it taken.
+
+    others: folders of records whose numbers it must not share. ConfigError (2) if there is no such folder,
+    StorageError (5) if it can't be read; whatever its files hold gives results, never an error.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{display_path(folder)}: no such folder")
+    checks, record = dict.fromkeys(("files", "run.json")), None
+    try:
+        problems = [("files", text) for text in file_problems(folder)]
+        if not problems:
+            try:
+                content = strict_json((folder / "run.json").read_bytes())
+                record = parse_record(content)
+                problems = [("run.json", f"no {key}") for key in REQUIRED if not getattr(record, key)]
+            except (ValueError, RecursionError) as error:
+                problems = [("run.json", str(error))]
+        if record is not None and not problems:
+            checks = dict.fromkeys(CHECKS)
+            run = Run(folder, record, history_problem(folder, record))
+            problems = [*find_problems(run, record, content["config"]),
+                        *(("copies", text) for text in copies(run, record, others))]
+    except OSError as error:
+        raise StorageError(f"can't read {display_path(folder)}: {error.strerror}") from error
+    results = []
+    for check in checks:
+        texts = [text for name, text in problems if name == check]
+        status = OK if not texts else WARNING if check in WARNINGS else FAIL
+        results.append(CheckResult(check, status, escape(join(texts))[:600] if texts else CHECKS[check]))
+    failed = [one.check for one in results if one.status == FAIL]
+    if failed or record is None:
+        text = f"nothing while these checks fail: {', '.join(failed)}"
+    elif run.is_paper_run:
+        text = f"a run of the paper: {', '.join(record.config.reproduces) or 'curves only'}"
+    else:
+        text = f"not a paper run: {'; '.join(deviations(record.config))}"
+    return [*results, CheckResult("counts as", FAIL if failed else OK, text)]
+
+
+def file_problems(folder: Path) -> Iterator[str]:
+    """What is wrong with the entries of a folder; what is a link, a pipe or unknown is never opened."""
+    if folder.is_symlink():
+        yield "the folder is a symbolic link; give the folder itself"
+        return
+    there = set()
+    for place in (folder, folder / TESTS):
+        for path in sorted(place.iterdir()) if place.is_dir() and not place.is_symlink() else ():
+            name, facts = str(path.relative_to(folder)), path.lstat()
+            there.add(name)
+            if name == TESTS and stat.S_ISDIR(facts.st_mode):
+                continue
+            if name not in KNOWN:
+                yield f"{name[:100]} is no file of a record (`repro publish` copies what is, without weights)"
+            elif not stat.S_ISREG(facts.st_mode):
+                yield f"{name} is a link or no plain file"
+            elif facts.st_size > LARGEST:
+                yield f"{name} has {facts.st_size} bytes; a record's has at most {LARGEST}"
+    yield from (f"{name} is missing" for name in PUBLISHED_FILES if name not in there)
+
+
+def strict_json(data: bytes) -> dict[str, Any]:
+    """A JSON object whose keys are given once, with finite numbers and nothing that Hydra would call or resolve."""
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is given twice")
+        return dict(pairs)
+
+    def whole(digits: str) -> int:
+        if len(digits) > 18:
+            raise ValueError("a whole number of more than 18 digits")
+        return int(digits)
+
+    content = json.loads(data.decode(), object_pairs_hook=once, parse_int=whole)
+    if hostile := re.search(r'\$\{|"_\w*_": ', json.dumps(content, allow_nan=False)):
+        raise ValueError(f"{hostile[0]} is Hydra's, and could run code; a record has plain values only")
+    if not isinstance(content, dict):
+        raise ValueError("no mapping of keys to values")
+    return content
+
+
+def find_problems(run: Run, record: Record, written: dict[str, Any]) -> Problems:
+    """What is wrong with a record whose types are good; written: its configuration as it stands in run.json."""
+    config, data, place = record.config, record.data, run.folder.resolve()
+    assert data is not None  # REQUIRED
+    # compared as bytes: what is in config.yaml, tags, aliases without end, is never parsed
+    if (run.folder / "config.yaml").read_bytes() != yaml.safe_dump(written, sort_keys=False).encode():
+        yield "configuration", "config.yaml is not what a run writes of the configuration in run.json"
+    for key, said, due in (("experiment", record.experiment, config.name), ("seed", record.seed, config.seed),
+                           ("identity", record.identity, config_hash(config)),
+                           ("deviations", record.deviations, deviations(config)),
+                           ("precision", record.environment.precision, config.machine.precision.name)):
+        if said != due:
+            yield "configuration", f"the recorded {key} is {str(said)[:100]}, the configuration's {str(due)[:100]}"
+    name = f"{config.name if run.is_paper_run else f'{config.name}@{record.identity}'}/seed{record.seed}"
+    if place.parent.name.partition("@")[0] in experiments() and f"{place.parent.name}/{place.name}" != name:
+        yield "configuration", f"its folder is {place.parent.name}/{place.name}, not {name}"
+
+    yield from (("history", text) for text in history_problems(run, record))
+
+    if (golden := golden_parameters(config)) not in (None, record.parameters):
+        yield "network", f"{record.parameters} parameters; this network has {golden}"
+
+    if config.data.name not in (CIFAR10, IMAGENET) or config.data.wiring_test or data.one_folder:
+        yield "data", "synthetic images or a wiring test are no evidence"
+    if (data.name, data.split) != (config.data.name, config.data.split.name):
+        yield "data", f"{data.name}, split {data.split}; the configuration has {config.data.name}, " \
+                      f"{config.data.split.name}"
+    if config.data.name == CIFAR10 and data.sha256 != OFFICIAL.sha256:
+        yield "data", f"SHA-256 {data.sha256[:12]}; CIFAR-10 has {OFFICIAL.sha256[:12]}"
+
+    for file, recorded in (("responses.csv", record.responses and record.responses.sha256),
+                           ("gradients.csv", record.gradients_sha256)):
+        path = run.folder / file
+        if (found := file_sha256(path) if path.exists() else None) != recorded:
+            yield "layers", f"{file} has SHA-256 {str(found)[:12]}, recorded is {str(recorded)[:12]}"
+
+    for path in sorted((run.folder / TESTS).glob("*.json")):
+        try:
+            problem = evaluation_problem(run, path.stem, strict_json(path.read_bytes()))
+        except (ValueError, TypeError, RecursionError) as error:
+            problem = str(error)
+        if problem:
+            yield "tests", f"{path.name}: {problem}"
+
+    for number, session in enumerate(record.sessions, 1):
+        if session.commit is None or session.dirty is not False:
+            yield "code", f"session {number}: " + ("its commit was not recorded" if session.commit is None else
+                                                   "the tree had uncommitted changes")
+
+
+def history_problems(run: Run, record: Record) -> Iterator[str]:
+    """What is wrong with history.csv: as a whole, then in each row its learning rate, losses and errors (percent)."""
+    config, rows = record.config, run.history()
+    imagenet, held_out = config.data.name == IMAGENET, config.data.split.name == "45k"
+    split, tested = "val" if imagenet or held_out else "test", HELD_OUT if held_out else OFFICIAL.test_count
+    if not run.finished:
+        yield f"not finished: {run.problem or run.status}"
+        return
+    if tuple(rows[0]) != history_columns(split, imagenet) or record.evaluated_on != split:
+        yield f"it has {', '.join(rows[0])}; a run of this configuration is tested on {split}"
+        return
+    best = min(rows, key=lambda row: row[f"{split}_top1_error"])
+    if split == "test" and record.best_on_test != {key: best[key] for key in ("iteration", "test_top1_error")}:
+        yield f"best_on_test is not its lowest test error, {best['test_top1_error']} at {best['iteration']:.0f}"
+    schedule = Schedule.of(config).after((int(row["iteration"]), row[f"{split}_top1_error"]) for row in rows)
+    done, ended, warms_up = 0, record.warmup_end, schedule.warmup is not WarmUp.none
+    if warms_up and ended is not None and ended > schedule.warmup_max:
+        yield f"warmup_end is {ended}; this warm-up ends after {schedule.warmup_max} at the latest"
+    for row in rows:
+        here = int(row["iteration"])
+        due = schedule.rate(here - 1, warms_up and (ended is None or here - 1 < ended))
+        if not math.isclose(row["learning_rate"], due, rel_tol=1e-9):
+            yield f"iteration {here}: learning rate {row['learning_rate']:g}, the schedule gives {due:g}"
+        for key, value in row.items():
+            images = (here - done) * config.train.mini_batch_size if key.startswith("train") else (
+                VALIDATION_IMAGES if imagenet else tested)
+            count = value * images / 100
+            if key.endswith("error") and not (0 <= value <= 100 and math.isclose(count, round(count), abs_tol=1e-6)):
+                yield f"iteration {here}: {key} {value} is no whole number of errors among {images} images"
+            elif key.endswith("loss") and not 0 <= value < math.inf:
+                yield f"iteration {here}: {key} {value} is no loss"
+        done = here
+
+
+def copies(run: Run, record: Record, others: Sequence[Path]) -> Iterator[str]:
+    """Other runs with the same layers, or with the losses or errors of more than half of its tests."""
+    rows = run.history()
+    for folder in others:
+        other = read_object(folder / "run.json")
+        if all(other.get(key) == getattr(record, key) for key in ("experiment", "seed", "identity")):
+            continue  # the same run
+        shared = [name for name in EXTRA_FILES if (run.folder / name).exists() and (folder / name).is_file()
+                  and file_sha256(run.folder / name) == file_sha256(folder / name)]
+        for kind in ("loss", "top1_error"):
+            ours, theirs = ({(row.get("iteration"), *(value for key, value in row.items() if key.endswith(kind)))
+                             for row in found} for found in (rows, read_history(folder / "history.csv")))
+            shared += [f"the {kind} of {len(ours & theirs)} tests"] if 2 * len(ours & theirs) > len(rows) else []
+        if shared:
+            yield f"it shares {', '.join(shared)} with {folder.parent.name}/{folder.name}"
+
+
+def golden_parameters(config: RunConfig) -> int | None:
+    """Parameters of a configuration's network by golden_counts.yaml; None if that does not have it."""
+    model, imagenet = config.model, config.data.name == IMAGENET
+    option = "A" if model.family is Family.plain else model.shortcut_option.name  # plain networks have the counts of A
+    if model.num_classes != (CLASSES if imagenet else 10):
+        return None
+    try:
+        return golden_count(IMAGENET if imagenet else CIFAR10, model.depth or 0).parameters.get(option)
+    except ConfigError:
+        return None

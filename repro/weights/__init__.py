@@ -1,1 +1,0 @@
-"""Weights that others trained, mapped onto our networks; and ours, to give away."""

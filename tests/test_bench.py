@@ -1,0 +1,280 @@
+"""The bench: who trains and reads, what counts, the floors, and the record and table on made-up measurements."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repro import bench
+from repro.config import compose
+from repro.devices import resolve
+from repro.paper import golden_counts
+from tests.outcome import says
+
+TINY = ["experiment=cifar_resnet20", "train.lr=0.01", "model.depth=8", "train.mini_batch_size=16",
+        "train.batch_norm_group=16", "machine.device=cpu", "machine.threads=1"]
+PARAMETERS = 75_290
+forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 and 3.13, of the workers
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(bench, "IMAGES", 160)
+    monkeypatch.setattr(bench, "cores_here", lambda: 1)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- what runs in the processes
+
+def expected_loss():
+    """The loss on the first 16 images, computed here alone: float64, mean subtracted."""
+    config, data = compose(TINY), bench.made_data(torch.device("cpu"))
+    model = bench.build_model(config.model, config.seed).double()
+    images, labels = data.train_images.double(), data.train_labels
+    return float(torch.nn.functional.cross_entropy(model((images - images.mean(0))[:16]), labels[:16]).detach())
+
+
+@forks
+@pytest.mark.parametrize("contender", ["repro", "eager_loop", "dataloader"])
+def test_each_trains_the_same_network_from_the_same_loss(contender):
+    result = bench.train(contender, TINY, PARAMETERS, 6)
+    assert result["shared_loss"] == pytest.approx(expected_loss(), rel=1e-5)
+    assert result["last_loss"] < 0.95 * result["shared_loss"]
+    assert result["images_per_second"] == pytest.approx(16_000 / result["ms"])
+    assert (result["kind"], result["steps"]) == ("eager", 6)
+
+
+def test_the_compiled_loop_asks_for_reduce_overhead(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **settings: asked.append(settings))
+    assert bench.train("reduce_overhead", TINY, PARAMETERS, 6)["kind"] == "torch.compile"
+    assert asked == [{"mode": "reduce-overhead"}]
+
+
+def another_each_time(model, seed, *group, build=bench.build_model, built=[]):  # noqa: B006
+    built.append(seed)
+    return build(model, seed + len(built), *group)
+
+
+@pytest.mark.parametrize(("parameters", "name", "replacement", "said"), [
+    (PARAMETERS + 1, "IMAGES", 160, "another network: 75290 parameters"),
+    (PARAMETERS, "build_model", another_each_time, "another network: 75290 parameters, a loss of"),
+    (PARAMETERS, "device_batches", lambda data, config: iter(()), "it did not train")])
+def test_another_network_another_loss_or_no_training_is_no_result(parameters, name, replacement, said, monkeypatch):
+    monkeypatch.setattr(bench, name, replacement)
+    with pytest.raises(RuntimeError, match=said):
+        bench.train("eager_loop", TINY, parameters, 6)
+
+
+def test_a_pass_of_the_device_loop_holds_every_image_once():
+    config, data = compose([*TINY, "data.padding=0", "data.flip=false"]), bench.made_data(torch.device("cpu"))
+    batches = bench.device_batches(data, config)
+    seen = torch.cat([next(batches)[0] for _ in range(10)])
+    images = data.train_images.float() - data.mean
+    assert torch.equal(torch.unique(seen, dim=0), torch.unique(images, dim=0))
+
+
+@forks
+def test_the_images_of_the_dataloader_are_the_made_ones_in_pixels():
+    config, data = compose([*TINY, "data.padding=0", "data.flip=false"]), bench.made_data(torch.device("cpu"))
+    images, labels = next(bench.loader_batches(data, config))
+    made = data.train_images.float() - data.mean
+    for image, label in zip(images, labels, strict=True):
+        index = int((made - image).abs().sum((1, 2, 3)).argmin())
+        assert torch.allclose(made[index], image, atol=1e-3)
+        assert data.train_labels[index] == label
+
+
+def test_rates_are_those_of_the_work_done(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench, "ROWS", 64)
+    seconds = itertools.cycle([0.1] + [3.0] * 9 + [1.0])  # the first one does not count, the fastest one does
+    monkeypatch.setattr(bench, "seconds_until_done",
+                        lambda work, device: (work() and asked.append(device.type)) or next(seconds))
+    found = bench.measure_device([*TINY, "machine.precision=bf16"])
+    assert found["bytes_per_second"] == 2 * 4 * (4 * 64)**2
+    assert found["operations_per_second"] == 2 * 64**3
+    assert asked == ["cpu"] * 22
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Four small photographs of two classes, as JPEGs."""
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for number in range(4):
+        folder = root / "val" / f"n{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((320, 240), Image.Resampling.BICUBIC).save(folder / f"{number}.JPEG")
+    return root
+
+
+@pytest.mark.parametrize("contender", bench.READERS)
+def test_each_way_reads_images_and_is_timed(images, contender, monkeypatch):
+    sizes, crop, tensor = [], bench.random_crop, bench.transforms.ToTensor.__call__
+    monkeypatch.setattr(bench, "random_crop", lambda *words: sizes.append(crop(*words).shape))
+    monkeypatch.setattr(bench.transforms.ToTensor, "__call__",
+                        lambda self, image: sizes.append((*image.size, 3)) or tensor(self, image))
+    result = bench.read(contender, str(images / "val"), 6)
+    assert sizes == [(224, 224, 3)] * 12
+    assert min(result.values()) > 0
+
+
+# ---- floors
+
+def test_the_passes_of_the_smallest_network_are_those_counted_by_hand():
+    """Elements (X, Y) of each convolution, 3 X + 11 Y each, and 2 Y for each addition."""
+    large, middle, small = 16 * 32 * 32, 32 * 16 * 16, 64 * 8 * 8
+    convolutions = [(3 * 32 * 32, large), (large, large), (large, large), (large, middle), (middle, middle),
+                    (middle, small), (small, small)]
+    elements = sum(3 * x + 11 * y for x, y in convolutions) - convolutions[0][0]  # images need no gradient
+    for words, additions in (([], 2 * (large + middle + small)), (["model=plain"], 0)):
+        found = bench.least_work(resolve(compose([*TINY, *words])))
+        assert found["bytes"] == 4 * (16 * (elements + additions) + 8 * found["parameters"])
+
+
+# Of a survey of the same networks with a mini-batch of 128 at 4.3 TB/s: ms of one update.
+@pytest.mark.parametrize(("depth", "milliseconds"), [(20, 0.34), (56, 0.98), (110, 1.93)])
+def test_floors_are_near_a_survey_and_counts_the_golden_ones(depth, milliseconds):
+    golden = next(count for count in golden_counts().cifar10 if count.layers == depth)
+    found = bench.least_work(resolve(compose(["experiment=cifar_resnet20", f"model.depth={depth}"])))
+    assert 1000 * found["bytes"] / 4.3e12 == pytest.approx(milliseconds, rel=0.06)
+    assert found["operations"] == pytest.approx(6 * 128 * golden.multiply_adds["A"], rel=1e-3)
+    assert found["parameters"] == golden.parameters["A"]
+
+
+# ---- rounds, processes
+
+MILLISECONDS = {"repro": (4.0, 5.0, 3.0, 4.5, 3.5), "eager_loop": (8.0,) * 5, "reduce_overhead": (6.0,) * 5,
+                "dataloader": (40.0, 41.0, 39.0, 40.0, 40.0), "plain": (0.2,) * 5, "pillow": (0.1,) * 5}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """In the place of processes; the jobs asked for, in order. A contender in `failing` fails in round 2."""
+    class Made(list):
+        failing: tuple[str, ...] = ()
+
+        def __call__(self, job, seconds):
+            name = job.get("contender", "device")
+            self.append(name)
+            number = self.count(name)
+            if name in self.failing and number == 2:
+                return {"failed": "RuntimeError: no compiler"}
+            if name == "device":
+                return {"bytes_per_second": 1e9 * (9 + number), "operations_per_second": 2e12}
+            ms = MILLISECONDS[name][number - 1]
+            return {"kind": "eager", "ms": ms, "images_per_second": 128_000 / ms, "per_core": 100 / ms}
+    one = Made()
+    monkeypatch.setattr(bench, "fresh_process", one)
+    monkeypatch.setattr(bench, "describe", lambda device: "Made (R) GPU, 2 threads")
+    return one
+
+
+def rows(text):
+    return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+            for cells in (line.split("|") for line in text.splitlines()) if len(cells) > 2}
+
+
+def test_rounds_are_interleaved_and_medians_compared(made):
+    record = bench.bench(["machine.device=cpu"], [20])
+    assert made == ["device", *bench.TRAINERS] * 5
+    table = rows(bench.render(record))
+    assert table["ResNet-20 repro"] == ["eager", "4", "3 to 5 (5 rounds)", "32,000", "1.00"]
+    assert [table[f"ResNet-20 {name}"][-1] for name in bench.TRAINERS] == ["1.00", "2.00", "1.50", "10.00"]
+    assert table["ResNet-20 byte floor"][:2] == ["computed", f"{4000 * (128 * 2_803_712 + 8 * 269_722) / 1.2e10:.4g}"]
+    assert table["ResNet-20 compute floor"][1] == f"{6000 * 40_551_040 * 128 / 2e12:.4g}"
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_a_contender_that_fails_is_not_tried_again_and_its_reason_stands_below(made):
+    made.failing = ("eager_loop",)
+    text = bench.render(bench.bench(["machine.device=cpu"], [20], rounds=3))
+    assert (made.count("eager_loop"), made.count("dataloader")) == (2, 3)
+    assert "- ResNet-20 eager_loop: RuntimeError: no compiler" in text
+    assert rows(text)["ResNet-20 eager_loop"][2] == "8 to 8 (1 rounds)"
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("print('text')", "exit code 0"), ("import sys; sys.exit('no such module')", "exit code 1: no such module"),
+    ("import os; os.kill(os.getpid(), 9)", "exit code -9"), ("import time; time.sleep(60)", "no result in the 1 s")])
+def test_a_process_without_a_result_is_a_failure(code, said, monkeypatch):
+    monkeypatch.setattr(bench, "own_module", lambda name: [sys.executable, "-c", code])
+    assert bench.fresh_process({}, 1.4 if "sleep" in code else 60)["failed"].startswith(said)
+
+
+def test_a_real_process_measures():
+    job = {"work": "train", "contender": "repro", "overrides": TINY, "parameters": PARAMETERS, "steps": 6}
+    assert bench.fresh_process(job, 600)["ms"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+def test_ctrl_c_kills_the_process(monkeypatch, tmp_path):
+    code = f"import os, time; open({str(tmp_path / 'part')!r}, 'w').write(str(os.getpid()))\n" \
+           f"os.rename({str(tmp_path / 'part')!r}, {str(tmp_path / 'pid')!r}); time.sleep(60)"
+    monkeypatch.setattr(bench, "own_module", lambda name: [sys.executable, "-c", code])
+
+    def press():
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        bench.fresh_process({}, 60)
+    with suppress(ChildProcessError):  # it is gone already
+        assert os.waitstatus_to_exitcode(os.waitpid(int((tmp_path / "pid").read_text()), 0)[1]) == -signal.SIGKILL
+
+
+# ---- the command
+
+def test_a_quick_bench_is_labeled_everywhere(made, direct, tmp_path):
+    outcome = direct("bench", "--quick")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert made == ["device", "repro", "dataloader"] * 2
+    record = tmp_path / "results" / "bench" / "bench_made-r-gpu-2-threads_fp32_quick.json"
+    assert "# Quick, no evidence: Training speed, fp32, on Made (R) GPU, 2 threads\n" in outcome.out
+    assert record.with_suffix(".md").read_text() in outcome.out
+    assert f"written: results/bench/{record.name}" in outcome.out
+    found = json.loads(record.read_text())
+    assert found["versions"]["torch"]
+    assert "ResNet-20 repro" in found["results"]
+
+
+def test_the_input_is_measured_below_val(made, direct, images, tmp_path):
+    outcome = direct("bench", "input", f"data.root={images}", "--json")
+    record = json.loads(outcome.out)
+    assert made == bench.READERS * 5
+    assert rows(bench.render(record))["pillow"][-1] == "2.00"
+    assert (tmp_path / "results" / "bench" / "bench_input_made-r-gpu-2-threads.json").is_file()
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--quick", "--reference"], "--quick"), (["--rounds", "4", "--reference"], "5 rounds or more"),
+    (["--max-seconds", "9", "--reference"], "--max-seconds"), (["--nets", "21"], "6n+2"),
+    (["--contenders", "eager"], "no contender 'eager'"), (["machine.precision=tf32"], "tf32"),
+    (["input", "data.rot=/tmp"], "data.root")])
+def test_what_is_wrong_is_said_before_anything_runs(made, direct, words, said):
+    says(direct("bench", *words), 2, said)
+    assert made == []
+
+
+def test_time_that_is_up_cuts_all_of_it(monkeypatch):
+    given = []
+    monkeypatch.setattr(bench, "fresh_process", lambda job, seconds: given.append(seconds) or {"ms": 1.0})
+    bench.run_rounds({"a": {}, "b": {}}, 2, 100.0)
+    bench.run_rounds({"a": {}}, 1, math.inf)
+    assert given[:4] == sorted(given[:4], reverse=True)
+    assert given[0] <= 100.0
+    assert given[4] == bench.LONGEST

@@ -1,0 +1,178 @@
+"""`repro eval`, `ensemble` and `weights` on the command line, on made-up data."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from repro.config import compose
+from repro.data.cifar10 import load_arrays
+from repro.errors import ConfigError
+from repro.paths import results_dir
+from repro.runs import read_run, scan
+from tests.evaluation.made import TINY as IMAGENET
+from tests.evaluation.made import make_images, make_run
+from tests.made_cli import TINY
+from tests.made_weights import akamaster_net, checkpoint
+from tests.outcome import says
+
+IMAGENET_RUN = [*IMAGENET, "train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1"]
+
+
+def train(here, *words):
+    """The finished run."""
+    outcome = here("run", *TINY, *words)
+    assert outcome.code == 0, outcome.err
+    run, = scan(results_dir() / "runs")
+    return run
+
+
+def test_a_run_named_in_any_way_gives_its_recorded_error(here):
+    run = train(here)
+    path, wanted = run.folder / "weights.pt", run.record.result
+    for words in ([*TINY], [*TINY, f"weights={path}"], [f"weights={path}"], [run.name], [str(run.folder)]):
+        outcome = here("eval", *words, "--json")
+        assert outcome.code == 0, outcome.err
+        values = json.loads(outcome.out)
+        assert (values["test_top1_error"], values["split"], values["images"]) == (wanted["test_top1_error"], "full", 30)
+    assert f"test error {wanted['test_top1_error']:.2f} %" in here("eval", run.name).out
+    says(here("eval", *TINY, f"weights={path}", "model.blocks_per_stage=2"), 2, "need model.depth=8")
+    torch.save(dict(torch.load(path, weights_only=True)), bare := path.with_name("bare.pt"))
+    says(here("eval", *TINY, f"weights={bare}", "model.blocks_per_stage=2"), 5, "weights of another network", "bare.pt")
+
+
+@pytest.mark.fault(50)
+def test_the_weights_of_a_run_carry_its_settings_wherever_they_go(here, tmp_path):
+    run = train(here, "model.zero_padding=both_sides", "data.split=45k")
+    moved, bare = tmp_path / "moved.pt", tmp_path / "bare.pt"
+    shutil.copy(run.folder / "weights.pt", moved)
+    torch.save(dict(state := torch.load(moved, weights_only=True)), bare)
+    outcome = here("eval", *TINY, f"weights={moved}", "--json")
+    assert "model.zero_padding=both_sides data.split=45k" in outcome.err
+    values = json.loads(outcome.out)
+    assert values["val_loss"] == run.record.result["val_loss"]
+    assert (values["split"], "test_loss" in values) == ("45k", False)
+    says(here("eval", *TINY, f"weights={moved}", "data.split=full"), 2, "need data.split=45k, not data.split=full")
+    other = here("eval", *TINY, f"weights={bare}", "--json")
+    assert json.loads(other.out)["test_loss"] != values["val_loss"]
+    assert "nothing says how its weights were trained" in here("eval", *TINY, f"weights={bare}").out
+    state.repro |= {"run": "\x1b[2J", "deviations": []}
+    torch.save(state, moved)
+    assert "weights of \\x1b[2J; deviations from the paper: none" in here("eval", f"weights={moved}").out
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("form", ["zip", "pickle"])
+def test_a_malicious_file_is_refused_and_not_executed(here, tmp_path, form):
+    path, evil = tmp_path / "my weights.pt", Evil(f"touch '{tmp_path}/executed'")
+    if form == "zip":
+        torch.save({"conv.weight": evil}, path)
+    else:
+        path.write_bytes(pickle.dumps(evil, protocol=2))
+    says(here("eval", *TINY, f"weights={path}"), 5, "my weights.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_imagenet_without_weights_takes_those_of_the_finished_run(direct, tmp_path):
+    words = ["eval", *IMAGENET_RUN, f"data.root={make_images(tmp_path / 'images', 10)}"]
+    says(direct(*words), 2, "no finished run", "no run.json", "weights=FILE")
+    folder = make_run()
+    outcome = direct(*words, "protocol=ten_crop", "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    assert json.loads((folder / "evaluations" / "ten_crop.json").read_text()) == record
+    assert (record["protocol"], record["seed"], record["identity"]) == ("ten_crop", 0, read_run(folder).identity)
+    text = direct(*words).out
+    assert "center crop" in text, "the data set's own protocol"
+    assert "WIRING TEST" in text
+    says(direct(*words, "seed=1"), 2, "seed1")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["eval", "weights=x.pt"], ["x.pt"]), (["eval", "cifar_resnet20/seed7"], ["no run 'cifar_resnet20/seed7'"]),
+    (["eval", *IMAGENET, "wieghts=x"], ["unknown key 'wieghts'"]),
+    (["eval", "experiment=cifar_resnet20", "what=respones"], ["did you mean responses?"]),
+    (["ensemble", "table6"], ["no ensemble named 'table6'", "table5"]),
+    (["ensemble", "table5", "sed=1"], ["unknown key 'sed'", "seed"]),
+    (["weights", "import", "net.th", "--from", "caffe"], ["caffe", "akamaster"]),
+    (["weights", "export", "cifar_resnet20/seed7"], ["no run 'cifar_resnet20/seed7'"]),
+], ids=lambda words: words[-1])
+def test_a_wrong_command_is_one_message(direct, arguments, words):
+    says(direct(*arguments), 5 if "weights=x.pt" in arguments else 2, *words)
+
+
+def test_a_protocol_is_one_of_the_data_set(here, tmp_path):
+    run = train(here)
+    says(here("eval", run.name, "protocol=center"), 2, "center", "single_view")
+    says(here("eval", str(make_run()), "protocol=tencrop"), 2, "did you mean ten_crop?")
+
+
+def test_an_ensemble_without_members_names_what_makes_them(direct):
+    says(direct("ensemble", "table5"), 3, "lacks 6 of 6 members", "repro run experiment=imagenet_resnet152 seed=1")
+    assert not (results_dir() / "ensembles").exists()
+
+
+def test_weights_are_imported_tested_and_exported(here, tmp_path):
+    file = checkpoint(tmp_path / "net.th", akamaster_net(1).state_dict())
+    for _ in range(2):
+        outcome = here("weights", "import", str(file), "--from", "akamaster")
+        assert outcome.code == 0, outcome.err
+    out = results_dir() / "imported" / "net-akamaster.pt"
+    assert f"test it with: repro eval weights={out.relative_to(tmp_path)}" in outcome.out
+    assert "(weights of others: akamaster)" in here("eval", f"weights={out}").out
+    says(here("weights", "import", str(file), "--from", "akamaster", "--output", str(file)), 2, "is there already")
+    folder = make_run()
+    outcome = here("weights", "export", str(folder), "--output", "given")
+    assert outcome.code == 0, outcome.err
+    name = f"{folder.parent.name}_seed0.pt"
+    assert sorted(path.name for path in (tmp_path / "given").iterdir()) == [name, f"{name}.md", f"{name}.mean.npz"]
+
+
+# ---- what=responses
+
+@pytest.mark.fault(65)
+def test_responses_are_measured_where_they_lack(here):
+    run = train(here, "evaluation.responses=false")
+    assert not run.responses()
+    for words in ([], [run.name, "machine.device=cpu"], TINY[:2]):
+        (run.folder / "responses.csv").unlink(missing_ok=True)
+        outcome = here("eval", *words, "what=responses")
+        if words == TINY[:2]:  # of other lengths: another run
+            says(outcome, 2, "is not finished")
+            continue
+        assert outcome.code == 0, outcome.err
+        assert "responses of its layers in" in outcome.err
+        assert len(read_run(run.folder).responses()) == 7
+    assert here("eval", "what=responses").code == 0
+    assert "responses of its layers" not in here("eval", "what=responses").err, "nothing is missing any more"
+    says(here("eval", run.name, "what=responses", "data.rot=x"), 2, "data.rot", "did you mean data.root?")
+    path = run.folder / "weights.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for words in ([run.name], [run.name, "what=responses"], [f"weights={path}"]):
+        says(here("eval", *words), 5, "weights.pt")
+
+
+def test_responses_are_of_cifar10(here):
+    """Fig. 7 is of CIFAR-10's test images, and nothing else is to be written into the records of ImageNet."""
+    folder = make_run()
+    before = (folder / "run.json").read_bytes()
+    assert here("eval", "what=responses").code == 0
+    says(here("eval", str(folder), "what=responses"), 2, "CIFAR-10's test images only", "run of ImageNet")
+    assert (folder / "run.json").read_bytes() == before
+    with pytest.raises(ConfigError, match="not loaded into memory"):
+        load_arrays(compose(["experiment=imagenet_resnet18"]).data)

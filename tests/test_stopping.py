@@ -1,0 +1,44 @@
+"""Reasons to stop: a signal, a time limit; what was ignored stays ignored."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from repro.stopping import SIGNALS, StopRequest, command_to_go_on
+
+
+@pytest.mark.parametrize(("number", "reason", "code"), [
+    (signal.SIGTERM, "SIGTERM", 75), (signal.SIGHUP, "SIGHUP", 75), (signal.SIGUSR1, "SIGUSR1", 75),
+    (signal.SIGINT, "Ctrl-C", 130)])
+def test_a_signal_is_a_reason_to_stop_and_its_handlers_come_back(number, reason, code):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with StopRequest() as stop:
+        assert (stop.reason, stop.seconds_left()) == (None, None)
+        os.kill(os.getpid(), number)
+        assert (stop.reason, stop.exit_code, stop.received) == (reason, code, number)
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_time_limit(monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stop = StopRequest(10.0)
+    assert (stop.reason, stop.seconds_left()) == (None, 10.0)
+    now += 10.5
+    assert (stop.reason, stop.exit_code, stop.seconds_left()) == ("max_seconds", 75, 1e-3)
+
+
+def test_the_command_that_goes_on_does_not_begin_anew():
+    assert command_to_go_on(["repro", "run", "+resume=never", "seed=1"]) == ["repro", "run", "seed=1"]

@@ -1,0 +1,341 @@
+"""Weights: equal outputs with those of others, settings that go along, export and import again, refusals in a line."""
+
+import os
+import re
+from argparse import Namespace
+from fractions import Fraction
+from functools import partial
+from pathlib import PurePosixPath, PureWindowsPath
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models
+
+from repro.config import compose
+from repro.data.cifar10 import per_pixel_mean
+from repro.errors import ConfigError, StorageError
+from repro.files import file_sha256
+from repro.models import build_model
+from repro.paper import second_references
+from repro.paths import TREE
+from repro.runs import read_run
+from repro.weights import (
+    AKAMASTER_FILES,
+    TORCHVISION_NETS,
+    akamaster_key,
+    compose_for,
+    export_weights,
+    facts_of,
+    import_weights,
+    load_weights,
+    mean_path,
+    mismatches,
+    read_plain,
+    read_weights,
+    serialize,
+    torchvision_config,
+    torchvision_key,
+)
+from tests.evaluation.made import make_run
+from tests.made import tiny_data
+from tests.made_weights import akamaster_net, checkpoint, prefixed, train_tiny, trained_like
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Where imported weights go."""
+    return tmp_path / "out.pt"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """`trained("key=value")` is a finished tiny run."""
+    return partial(train_tiny, monkeypatch)
+
+
+def imported(net, out, **others):
+    """The file of an akamaster network as its trainer saves it, imported."""
+    import_weights(checkpoint(out.with_name("net.th"), prefixed(net.state_dict()), **others), "akamaster", out)
+    return out
+
+
+def network_in(path, *overrides):
+    """Our network with the weights in a file, in float64."""
+    return load_weights(build_model(compose_for(overrides, path)[0].model), path).double().eval()
+
+
+def test_our_network_with_akamasters_weights_gives_its_outputs(out):
+    net = akamaster_net(1)
+    imported(net, out)
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net.double()(x)
+        assert float(expected.std()) > 0.5
+        torch.testing.assert_close(network_in(out)(x), expected, rtol=0, atol=1e-10)
+        plain = load_weights(build_model(compose(["experiment=cifar_resnet20", "model.depth=8"]).model), out)
+        assert not torch.allclose(plain.double().eval()(x), expected, rtol=0, atol=1e-2), "zeros appended: another net"
+
+
+@pytest.mark.parametrize(("name", "seed"), [("resnet18", 0), ("resnet50", 1)])
+def test_our_network_with_torchvisions_weights_gives_its_outputs(out, name, seed):
+    net = trained_like(getattr(models, name)(), "fc", 64, seed)
+    torch.save({"model": net.state_dict(), "optimizer": {}, "epoch": 3}, out.with_name("tv.pth"))
+    import_weights(out.with_name("tv.pth"), "torchvision", out)
+    assert compose_for([], out)[0].name == f"imagenet_{name}"
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net.double().eval()(x)
+        assert float(expected.std()) > 0.5
+        torch.testing.assert_close(network_in(out)(x), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NETS)
+def test_every_network_of_torchvision_has_our_keys_and_is_fed_as_published(name):
+    config, stated = torchvision_config(name, "f" * 64)
+    assert stated == ""
+    with torch.device("meta"):
+        theirs, ours = getattr(models, name)().state_dict(), build_model(config.model).state_dict()
+    assert mismatches({torchvision_key(key): value for key, value in ours.items()}, theirs) == ""
+    assert compose([f"experiment={config.name}"]).model.depth == config.model.depth
+    for weights in models.get_model_weights(name):
+        error = 100 - weights.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1", np.nan)
+        if np.isnan(error):  # features for other tasks
+            continue
+        config, stated = torchvision_config(name, re.search(r"-([0-9a-f]+)\.pth", weights.url)[1] + "0" * 56)
+        preset = weights.transforms()
+        assert stated == f"{error:.2f} % for {weights}, center crop"
+        assert (config.data.channel_mean, config.data.channel_std) == (preset.mean, preset.std)
+        assert ([config.data.crop_size], [config.data.test_shorter_side]) == (preset.crop_size, preset.resize_size)
+
+
+@pytest.mark.fault(50, 62)
+def test_settings_go_along_with_a_file_and_contradictions_are_refused(out):
+    imported(akamaster_net(1), out)
+    config, note = compose_for([], out)
+    assert (config.name, config.model.depth, config.model.zero_padding.name) == ("cifar_resnet20", 8, "both_sides")
+    assert "model.zero_padding=both_sides data.normalization=per_channel" in note
+    assert compose_for(["experiment=cifar_resnet20", "model.blocks_per_stage=1"], out)[0].model == config.model
+    for words, message in ((["model.zero_padding=appended"], "need model.zero_padding=both_sides, not .*=appended"),
+                           (["data.channel_std=[1,1,1]"], r"data.channel_std=\[0.229,0.224,0.225\], not"),
+                           (["experiment=cifar_resnet32"], "need model.depth=8, not model.depth=32"),
+                           (["experiment=cifar_plain20", "model.depth=8"], "model.family=residual, not .*=plain")):
+        with pytest.raises(ConfigError, match=message):
+            compose_for(words, out)
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_checkpoints_of_other_trainers_are_taken(out, legacy):
+    """What torchvision's, timm's and akamaster's trainers and torch.compile save: options, numbers, paths, prefixes."""
+    state = akamaster_net().state_dict()
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    options = Namespace(lr=0.1, output_dir=PurePosixPath("out"), data=PureWindowsPath("c:/x"), milestones=[1, None])
+    others = {"args": options, "best": np.float64(91.7), "epoch": np.int32(200), "half": np.float16(1),
+              "optimizer": {"state": {0: {}}}, "path": out}
+    uncounted = {key: value for key, value in state.items() if "num_batches" not in key}
+    for content in ({"model": {f"module._orig_mod.{key}": value for key, value in state.items()}, **others},
+                    {"state_dict": prefixed(state)}, state, halved, uncounted):
+        torch.save(content, out.with_name("net.pth"), _use_new_zipfile_serialization=not legacy)
+        import_weights(out.with_name("net.pth"), "akamaster", out)
+        for key, value in read_weights(out)[0].items():
+            expected = (halved if content is halved else state)[akamaster_key(key)]
+            if content is uncounted and "num_batches" in key:
+                expected = torch.tensor(0)
+            assert torch.equal(value, expected.to(value.dtype)), key
+            assert value.dtype in (torch.float32, torch.int64)
+
+
+@pytest.mark.fault(55)
+def test_numbers_that_an_old_numpy_saved_are_read(out):
+    """NumPy 1 calls the function that makes them by another name than NumPy 2."""
+    torch.save({"weight": torch.ones(1), "best": np.float32(0.5)}, out, _use_new_zipfile_serialization=False)
+    content, old, new = out.read_bytes(), b"numpy.core.multiarray", b"numpy._core.multiarray"
+    other = content.replace(new, old) if new in content else content.replace(old, new)
+    assert other != content
+    out.write_bytes(other)
+    assert read_plain(out)["best"] == 0.5
+
+
+@pytest.mark.fault(52)
+def test_an_error_is_stated_only_of_the_published_file(out, monkeypatch):
+    """No other file has the SHA-256 of the published one, so a made one takes its place."""
+    imported(akamaster_net(3), out)
+    assert read_weights(out)[1].source["stated by its authors"] == "nothing"
+    monkeypatch.setitem(AKAMASTER_FILES, 20, file_sha256(out.with_name("net.th")))
+    imported(akamaster_net(3), out)
+    assert "8.27 % on CIFAR-10's test set (best epoch" in read_weights(out)[1].note
+
+
+class Evil:
+    """A pickle that would make a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def bad_file(kind, path):
+    """A file that holds no plain weights."""
+    state = akamaster_net().state_dict()
+    made = {
+        "malicious": {"state_dict": Evil()}, "a whole model": torch.nn.Linear(2, 2), "a list": [torch.zeros(2)],
+        "another type": {"model": state, "args": Namespace(value=Fraction(1, 2))}, "numbers": {"conv1.weight": 1.0},
+        "an array": {"model": state, "args": np.ones(2)}, "nothing": {"state_dict": {}},
+        "not finite": state | {"linear.bias": torch.full((10,), float("nan"))},
+        "complex": state | {"linear.bias": torch.zeros(10, dtype=torch.complex64)},
+        "sparse": state | {"linear.weight": torch.zeros(10, 64).to_sparse()}}
+    if kind in made:
+        torch.save(made[kind], path)
+    elif kind == "truncated":
+        checkpoint(path, state)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind != "missing":
+        path.write_bytes({"a page": b"<!DOCTYPE html>404", "empty": b"", "garbage": bytes(range(1, 256)) * 40}[kind])
+    return path
+
+
+@pytest.mark.fault(28, 55, 75)
+@pytest.mark.parametrize(("kind", "words"), [
+    ("malicious", "nothing in it was executed"), ("a whole model", r"nothing in it was executed.*state_dict\(\)"),
+    ("another type", "fractions.Fraction"), ("an array", "multiarray._reconstruct"), ("a list", "no state_dict"),
+    ("numbers", "no state_dict"), ("nothing", "no state_dict"), ("not finite", "linear.bias has .*not finite"),
+    ("sparse", "linear.weight is no dense"), ("complex", "linear.bias is no dense"), ("truncated", "bad.th"),
+    ("a page", "bad.th"), ("empty", "bad.th"), ("garbage", "bad.th"), ("a folder", "Is a directory"),
+    ("a pipe", "no plain file"), ("missing", "No such file")])
+def test_a_file_without_plain_weights_is_one_line(out, monkeypatch, kind, words):
+    monkeypatch.chdir(out.parent)
+    file = bad_file(kind, out.with_name("bad.th"))
+    for read in (partial(import_weights, file, "akamaster", out), partial(read_weights, file)):
+        with pytest.raises(StorageError, match=words if read.func is import_weights else "bad.th") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert not out.exists()
+    assert not out.with_name("executed").exists()
+
+
+def test_the_malicious_file_would_do_harm(out, monkeypatch):
+    """Negative control: read without weights_only it is executed."""
+    monkeypatch.chdir(out.parent)
+    torch.load(bad_file("malicious", out), weights_only=False)
+    assert out.with_name("executed").is_dir()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"linear.weight": torch.zeros(100, 64)}, r"linear.weight \(100, 64\), not \(10, 64\)"),
+    ({"layer2.0.shortcut.0.weight": torch.zeros(32, 16, 1, 1)}, r"1 unknown: layer2.0.shortcut.0.weight \(32, 16"),
+    ({"layer1.1.conv1.weight": torch.zeros(16, 16, 3, 3)}, "model.depth=9"),
+    ({"bn1.running_var": None}, r"1 missing: bn1.running_var \(16,\)"),
+    ({"bn1.num_batches_tracked": torch.zeros(2)}, r"bn1.num_batches_tracked \(2,\), not \(\)"),
+], ids=["shape", "option B", "one layer more", "missing", "counter"])
+def test_weights_of_another_form_name_the_key_and_the_shapes(out, change, words):
+    state = {key: value for key, value in (akamaster_net().state_dict() | change).items() if value is not None}
+    with pytest.raises(ConfigError, match=f"net.th.*akamaster.*{words}"):
+        import_weights(checkpoint(out.with_name("net.th"), prefixed(state)), "akamaster", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (models.resnext50_32x4d, r"layer1.0.conv1.weight \(128, 64, 1, 1\), not \(64"), (models.vgg11, "layers of vgg11"),
+    (models.vgg16_bn, "features.1.weight"), (models.squeezenet1_1, "there are resnet18"),
+    (partial(models.resnet18, num_classes=10), r"fc.weight \(10, 512\), not \(1000, 512\)")],
+    ids=["resnext50", "vgg11", "vgg16_bn", "squeezenet", "10 classes"])
+def test_networks_that_are_not_here_are_named(out, make, words):
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in make().state_dict().items()}
+    torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, out.with_name("net.pth"))
+    with pytest.raises(ConfigError, match=f"net.pth.*{words}"):
+        import_weights(out.with_name("net.pth"), "torchvision", out)
+
+
+@pytest.mark.parametrize("change", [
+    {"settings": {"train.lr": 1.0}}, {"settings": {"model.zero_padding": "a b"}}, {"network": {}}, {"source": 3}, {
+        "experiment": "x,y"}], ids=str)
+def test_facts_that_were_changed_are_refused(out, change):
+    config = compose(["experiment=cifar_resnet20", "model.depth=8"])
+    out.write_bytes(serialize(build_model(config.model).state_dict(), facts_of(config) | change))
+    with pytest.raises(StorageError, match="its settings are not those of weights"):
+        read_weights(out)
+
+
+def test_weights_of_another_network_are_not_loaded(out):
+    imported(akamaster_net(1), out)
+    with pytest.raises(StorageError, match=r"another network: 36 missing: stage1\.1\.conv1"):
+        load_weights(build_model(compose(["experiment=cifar_resnet20", "model.depth=14"]).model), out)
+
+
+# ---- weights of ours
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize("recipe", [(), ("recipe=akamaster", "train.warmup=none")], ids=["paper", "akamaster"])
+def test_an_export_is_the_runs_weights_and_tells_how_they_are_fed(trained, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr("repro.data.cifar10.load_arrays", lambda config: None)
+    monkeypatch.setattr("repro.data.cifar10.on_device", lambda arrays, config, device: tiny_data())
+    run = trained(*recipe)
+    path = export_weights(run, tmp_path / "exported")
+    state, facts = read_weights(path)
+    expected = read_plain(run.folder / "weights.pt")
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+    config, own = compose_for([], path)[0], run.record.config
+    assert (config.model.depth, config.model.zero_padding) == (8, own.model.zero_padding)
+    assert (config.data.normalization, config.data.channel_std) == (own.data.normalization, own.data.channel_std)
+    assert facts.deviations == run.record.deviations
+    assert mean_path(path).exists() is not bool(recipe)
+    if not recipe:
+        assert np.array_equal(np.load(mean_path(path))["mean"], per_pixel_mean(tiny_data().train_images).numpy())
+    card = path.with_name(f"{path.name}.md").read_text()
+    for words in (f"{run.record.result['test_top1_error']:.2f} % (other settings than the paper's; last iteration)",
+                  file_sha256(path), "train.iterations: 64000 -> 4", f'repro.load_model("{path.name}")',
+                  "divided by [0.229, 0.224, 0.225]" if recipe else "minus the mean image in"):
+        assert words in card, words
+
+
+def test_an_imagenet_export_takes_the_mean_of_its_run_along(tmp_path):
+    run = read_run(make_run())
+    path = export_weights(run, tmp_path)
+    assert np.array_equal(np.load(mean_path(path))["mean"], np.load(run.folder / "mean.npz")["mean"])
+    assert "wiring test" in path.with_name(f"{path.name}.md").read_text()
+
+
+@pytest.mark.fault(65)
+def test_changed_or_lost_weights_of_a_run_are_refused(trained, tmp_path):
+    run = trained()
+    path = run.folder / "weights.pt"
+    state = read_weights(path)[0]
+    path.write_bytes(serialize(state | {"fc.bias": state["fc.bias"] + 1}, facts_of(run.record.config)))
+    for use in (partial(read_weights, path), partial(export_weights, run, tmp_path)):
+        with pytest.raises(StorageError, match="was changed after the run"):
+            use()
+    path.unlink()
+    with pytest.raises(ConfigError, match="no finished run with weights"):
+        export_weights(run, tmp_path)
+
+
+def test_weights_of_an_earlier_run_take_the_settings_of_the_record_beside_them():
+    path = make_run("data.test_shorter_side=40", "model.shortcut_option=B") / "weights.pt"
+    assert not hasattr(read_plain(path), "repro")
+    config = compose_for([], path)[0]
+    assert (config.data.test_shorter_side, config.model.shortcut_option.name) == (40, "B")
+
+
+@pytest.mark.fault(78)
+def test_the_errors_that_the_readme_tells_are_the_stated_ones():
+    theirs = next(source for source in second_references().sources if source.key == "akamaster").errors
+    rows = re.findall(r"^\| (akamaster|torchvision V1) \| (\S+) \| ([\d.]+) \| (.*) \|$",
+                      (TREE / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 4 + len(TORCHVISION_NETS)
+    for form, name, error, measured in rows:
+        network, _, digest = name.removesuffix(".th").partition("-")
+        if form == "akamaster":
+            depth = int(network.removeprefix("resnet"))
+            assert float(error) == theirs[f"resnet-{depth}"].test
+            assert AKAMASTER_FILES[depth].startswith(digest or "?")
+            assert measured == f"{round(100 * float(error))} of 10,000"
+        else:
+            metrics = models.get_model_weights(network).IMAGENET1K_V1.meta["_metrics"]["ImageNet-1K"]
+            assert float(error) == round(100 - metrics["acc@1"], 2)
