@@ -60,7 +60,7 @@ imagenet-wiring: $(VENV)/.ready ## ResNet-34 learns a small folder of images by 
 	$(REPRO) run experiment=imagenet_optB machine=smoke $(DATA_OVERRIDE) $(ARGS)
 
 pending: $(VENV)/.ready ## advance the full-length runs that results/reference lacks, cheapest first; stop it when you like
-	$(REPRO) pending $(DATA_OVERRIDE) $(ARGS)
+	$(REPRO) suite pending $(DATA_OVERRIDE) $(ARGS)
 
 data: $(VENV)/.ready ## fetch and verify CIFAR-10 (170 MB)
 	$(REPRO) data fetch cifar10 $(DATA_OVERRIDE)

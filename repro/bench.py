@@ -131,9 +131,10 @@ def train(contender: str, overrides: list[str], parameters: int, steps: int) -> 
     device = set_up(config, allocator=ours)
     torch.manual_seed(config.seed)  # order and augmentation of the usual loops
     data, kind = made_data(device), "eager"
-    model: nn.Module = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
+    model: nn.Module
+    model, reference = (build_model(config.model, config.seed, batch_norm_group(config)).to(device) for _ in range(2))
     shared, labels = normalize(data.train_images[:batch], data.mean), data.train_labels[:batch]
-    expected = float(F.cross_entropy(build_model(config.model, config.seed).to(device)(shared), labels).detach())
+    expected = float(F.cross_entropy(reference(shared), labels).detach())
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with autocast(device, config.machine.precision):
@@ -300,7 +301,7 @@ def render(record: Record) -> str:
     training, code = record["bench"] == "training", record["code"]
     key, title, reference = ("ms", "ms/step", "repro") if training else ("per_core", "images/s per core", "plain")
     good = {name: [one for one in rounds if "failed" not in one] for name, rounds in record["results"].items()}
-    table = [["contender", "executed as", title, "min to max", "images/s", f"/ {reference}"], ["---"] * 6]
+    table = [["contender", "executed as", title, "min to max", "images/s", f"relative to {reference}"], ["---"] * 6]
     for name, rounds in good.items():
         net, _, contender = name.rpartition(" ")
         if rounds and contender in CONTENDERS:

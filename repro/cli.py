@@ -1,45 +1,29 @@
-"""The command line: one subcommand per task, heavy imports inside the command that needs them."""
+"""The command line: finds the command in the table of `repro.commands`, calls it, and turns errors into exit codes."""
 
 import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from repro import OLDEST_PYTHON, __version__
 from repro.checks import check_versions
-from repro.commands import COMMANDS, program
+from repro.commands import COMMANDS, OWN_KEYS, program
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import end_at_signals
 from repro.streams import open_streams, show_messages, silence
 from repro.wording import escape
 
-if TYPE_CHECKING:
-    from repro.schema import RunConfig
-
-DESCRIPTION = """\
-Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
-
-  repro suite cifar_plain_vs_res          the central experiment, tables and figures included
-  repro run experiment=cifar_resnet20     one run; any key=value of its configuration can follow
-  repro status                            experiments, suites, tables and figures, what runs, what is lacking
-  repro table table6                      a table: published, reference and yours side by side
-"""
-RUN_USAGE = """\
-usage: repro run experiment=NAME [key=value ...]        one run (again: goes on where it stopped)
-       repro run -m experiment=A,B seed=0,1 [...]       a sweep, as Hydra does it
-       repro run experiment=NAME --cfg job              the composed configuration, nothing runs
-
-Keys are described in repro/schema.py; the most used ones: seed=0, scale=0.01 (shortens every length alike),
-max_seconds=600, resume=never, data.root=FOLDER, data.split=45k, model.shortcut_option=B, model.depth=32,
-machine.device=cpu, machine.precision=fp32, --config-dir DIR for configuration files of your own.
-REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and machine.device.
-"""
+GROUPS = {"train": "repro suite cifar_plain_vs_res", "evaluate": "repro eval cifar_resnet20/seed0",
+          "results": "repro table table6", "data": "repro data fetch cifar10", "setup": "repro check"}  # examples
+MOVED = {"list": "status", "pending": "suite pending", "complexity": "table table1", "cost": "show SUITE --measure",
+         "responses": "eval what=responses", "diff": "show RUN --against RUN", "doctor": "check", "verify": "check",
+         "verify-record": "check record FOLDER"}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ConfigErrors with a suggestion for a misspelled subcommand."""
+    """argparse whose errors are ConfigErrors."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError (exit 2)."""
@@ -53,19 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         if "_ARGCOMPLETE" in os.environ:
-            from repro.completion import complete
-
-            complete(build_parser())
+            complete()
         open_streams()
         end_at_signals(f"go on with: {shlex.join([program(), *sys.argv[1:]])}")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         check_current_folder()
-        code = dispatch(words)
+        code = call(words)
         sys.stdout.flush()
         return code
     except ReproError as error:
         return fail(f"repro: {error}", error.exit_code)
+    except SystemExit as end:  # of argparse, here or in Hydra
+        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         silence(sys.stdout)
         return 0
@@ -86,8 +70,7 @@ def check_current_folder() -> None:
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        raise StorageError("the current folder was deleted or moved away; change to one that is there (cd) and repeat "
-                           "the command") from error
+        raise StorageError("the current folder was deleted or moved away; change to one that is there") from error
 
 
 def fail(message: str, code: int) -> int:
@@ -101,72 +84,101 @@ def fail(message: str, code: int) -> int:
     return code
 
 
-def dispatch(arguments: list[str]) -> int:
-    """Find the subcommand and call it."""
-    if arguments[:1] == ["run"]:
-        with show_messages():
-            return run(arguments[1:])
-    parser = build_parser()
-    names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-        from repro.config import suggest
-
-        raise ConfigError(f"no command {arguments[0]!r}{suggest(arguments[0], names)}\n"
-                          f"there are: {', '.join(names)}")
-    if not arguments:
-        parser.print_help()
-        return 2
-    options = parser.parse_args(arguments)
+def call(words: list[str]) -> int:
+    """Find the command, parse its arguments and call it."""
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"repro {__version__}")
+        return 0
+    name = find_command(words)
+    rest = words[len(name.split()):]
+    # the words of `run` are Hydra's
+    options = argparse.Namespace(words=rest) if name == "run" else parser_of(name).parse_intermixed_args(rest)
     if sys.version_info[:2] < OLDEST_PYTHON:
         check_versions()
-    only_result = getattr(options, "json", False) or arguments[0] == "eval"
+    only_result = getattr(options, "json", False) or name == "eval"
     with show_messages("stderr" if only_result else "stdout"):
-        return options.handler(options) or 0
+        return COMMANDS[name].handler(options) or 0
 
 
-def build_parser() -> Parser:
-    """The argument parser of the table of commands; a name of two words is a subcommand of the first."""
-    parser = Parser(prog="repro", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"repro {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    actions = {}
-    for name, (_, text, arguments, handler) in COMMANDS.items():
-        first, *rest = name.split()
-        if rest and first not in actions:
-            outer = commands.add_parser(first, help=f"{first} {rest[0]} ...")
-            actions[first] = outer.add_subparsers(metavar="ACTION", required=True)
-        command = (actions[first] if rest else commands).add_parser(name.split()[-1], help=text, description=text)
-        command.set_defaults(handler=handler)
-        for names, settings in arguments:
-            command.add_argument(*names, **settings)
+def find_command(words: Sequence[str]) -> str:
+    """The name, of one or two words, with which a command line begins; ConfigError where there is none."""
+    pair = " ".join(words[:2])
+    if pair in COMMANDS or words[0] in COMMANDS:
+        return pair if pair in COMMANDS else words[0]
+    for old, new in MOVED.items():
+        if old in (pair, words[0]):
+            raise ConfigError(f"`repro {old}` is now `repro {new}`")
+    from repro.config import suggest
+
+    first = dict.fromkeys(name.split()[0] for name in COMMANDS)
+    actions = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    meant = suggest(words[0], list(first)) if not actions else ""
+    raise ConfigError(f"no command {pair if actions else words[0]!r}{meant}\nthere are: {', '.join(actions or first)}")
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of one command's arguments."""
+    parser = Parser(prog=f"repro {name}", description=COMMANDS[name].text, allow_abbrev=False)
+    for names, settings in COMMANDS[name].arguments:
+        parser.add_argument(*names, **settings)
     return parser
 
 
-def one_of_several(arguments: list[str]) -> bool:
-    """Whether torchrun or srun may have started this `repro run` as one of several processes that train together."""
-    alone = any(argument.lstrip("+") == "devices=1" for argument in arguments)
-    return not alone and not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ)
+def overview() -> str:
+    """What `repro --help` says, on one screen."""
+    lines = ["usage: repro COMMAND ...        repro COMMAND --help says more", "",
+             'Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).']
+    for group, example in GROUPS.items():
+        lines += ["", f"{group + ':':17} {example}"]
+        lines += [f"  {name:15} {entry.text}" for name, entry in COMMANDS.items() if entry.group == group]
+    return "\n".join(lines)
 
 
-def run(arguments: list[str]) -> int:
-    """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(RUN_USAGE, end="")
-        return 0 if arguments else 2
-    if one_of_several(arguments):  # read when torch is imported: what it logs of a lost connection is C++ frames
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from repro.config import compose, sweep, with_config_dir
+def complete() -> None:
+    """Answer the shell that asks by its environment (`eval "$(register-python-argcomplete repro)"`), and end."""
+    import argcomplete
 
-    def train(config: "RunConfig") -> None:
-        check_versions()
-        from repro.training import launch
-        from repro.training.plan import plan
+    typed = os.environ["COMP_LINE"][:int(os.environ["COMP_POINT"])].split(" ")[1:-1]  # the last is being typed
+    try:
+        name = find_command([*typed, ""])
+        parser = parser_of(name)
+    except ConfigError:
+        name = typed[0] if typed else ""
+        parser = Parser()
+        parser.add_argument("command", choices=[
+            one.removeprefix(name).split()[0] for one in COMMANDS if one.startswith(f"{name} " if name else "")])
+    os.environ["_ARGCOMPLETE"] = str(1 + len(name.split()))  # the word that stands for the program
+    argcomplete.autocomplete(parser, default_completer=candidates)  # type: ignore[arg-type]  # any callable will do
 
-        launch.run(plan(config, [program(), "run", *arguments]))
 
-    words = with_config_dir(arguments)
-    if any(word.startswith("-") for word in words):
-        sweep(words, train)
+def candidates(prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, **_: Any) -> Iterable[str]:
+    """Words for an argument without choices: keys of the configuration and their values, names, else files."""
+    from argcomplete.completers import FilesCompleter
+
+    from repro import paper
+    from repro.config import GROUPS, PATHS
+    from repro.paths import conf_dir
+    from repro.reporting import figures, tables
+    from repro.schema import FIELDS, allowed_values
+
+    names: dict[str, Callable[[], list[str]]] = {"suite": paper.suites, "ensemble": paper.ensembles,
+                                                 "table": tables.names, "figure": figures.names}
+    command = parser.prog.removeprefix("repro ")
+    if action.dest == "name":
+        return [*names[command](), *(["pending"] if command == "suite" else [])]
+    key, equals, value = prefix.partition("=")
+    if "key=value" not in str(action.metavar):
+        return FilesCompleter()(prefix)
+    if not equals:
+        return [f"{key}=" for key in (*OWN_KEYS.get(command, ()), *GROUPS, *FIELDS)]
+    if key in (*PATHS, "weights"):
+        words: Sequence[str] = FilesCompleter()(value)
+    elif key in GROUPS:
+        words = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
     else:
-        train(compose(words))
-    return 0
+        words = OWN_KEYS.get(command, {}).get(key) or [
+            word for word in (allowed_values(key) or "").split(" or ") if word and " " not in word]
+    return [f"{key}={word}" for word in words]

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,16 +16,19 @@ import msgspec
 from repro import paths
 from repro.checks import FAIL, check_versions
 from repro.errors import ComparisonError, ConfigError
+from repro.streams import show_messages
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
     from repro.runs import Run
+    from repro.schema import RunConfig
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = ("weights=", "protocol=", "what=")  # of `repro eval`, beside those of a run's configuration
+OWN_KEYS: dict[str, dict[str, Sequence[str]]] = {  # beside those of a run's configuration, with their values
+    "eval": {"weights": (), "protocol": ("center", "ten_crop", "multi_scale"), "what": ("errors", "responses")},
+    "suite": {"preset": ("auto", "paper", "short"), "seeds": ()}}
 ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
-RESERVE, RESERVE_SECONDS = 0.1, 20.0  # of --max-seconds, at most so many: for the last test and the last checkpoint
 
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -102,13 +106,45 @@ def settings_of(arguments: list[str], known: Sequence[str] = (ROOT, WIRING_TEST)
     return found
 
 
-@command("run", "train", "train one experiment, or sweep over several (repro run --help)",
-         argument("overrides", nargs="*", metavar="key=value"),
-         argument("--cfg", choices=("job", "hydra", "all")), argument("--config-dir", metavar="DIR"),
-         flag("--multirun", "a sweep"), flag("--resolve", "with --cfg"), flag("--info", "of Hydra"),
-         flag("--package", "of --cfg"), flag("--hydra-help", "of Hydra"))
-def run(options: argparse.Namespace) -> None:
-    """`repro run`, whose words go to Hydra and never to argparse (see `repro.cli.run`); here for the completion."""
+RUN_USAGE = """\
+usage: repro run experiment=NAME [key=value ...]        one run (again: goes on where it stopped)
+       repro run -m experiment=A,B seed=0,1 [...]       a sweep, as Hydra does it
+       repro run experiment=NAME --cfg job              the composed configuration, nothing runs
+
+Keys are described in repro/schema.py; the most used ones: seed=0, scale=0.01 (shortens every length alike),
+max_seconds=600, resume=never, data.root=FOLDER, data.split=45k, model.shortcut_option=B, model.depth=32,
+machine.device=cpu, machine.precision=fp32, --config-dir DIR for configuration files of your own.
+REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and machine.device.
+"""
+
+
+@command("run", "train", "train one experiment, or sweep over several with -m",
+         argument("words", nargs="*", metavar="key=value"), argument("--cfg", choices=("job", "hydra", "all")),
+         argument("--config-dir"), argument("--multirun"), argument("--resolve"), argument("--info"),
+         argument("--package"))  # for the completion: these words are Hydra's and never reach argparse
+def run(options: argparse.Namespace) -> int:
+    """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
+    if not options.words or {"-h", "--help"} & set(options.words):
+        print(RUN_USAGE, end="")
+        return 0 if options.words else 2
+    # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from repro.config import compose, sweep, with_config_dir
+
+    def train(config: "RunConfig") -> None:
+        check_versions()
+        from repro.training import launch
+        from repro.training.plan import plan
+
+        with show_messages():  # also in the processes of a launcher
+            launch.run(plan(config, [program(), "run", *options.words]))
+
+    words = with_config_dir(options.words)
+    if any(word.startswith("-") for word in words):
+        sweep(words, train)
+    else:
+        train(compose(words))
+    return 0
 
 
 @command("suite", "train", "run all experiments of a suite, then its tables and figures",
@@ -117,34 +153,29 @@ def run(options: argparse.Namespace) -> None:
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
     """`repro suite`."""
-    settings = {"preset": "auto", "seeds": "0"}
-    overrides = []
-    for override in options.overrides:
-        key, _, value = override.partition("=")
-        if key in settings:
-            settings[key] = value
-        else:
-            overrides.append(override)
-    if not settings["seeds"].isdigit() or ("seeds=0" in options.overrides):
-        raise ConfigError(f"seeds={settings['seeds']}: allowed is 1 or more")
+    own = dict(word.split("=", 1) for word in options.overrides if word.partition("=")[0] in OWN_KEYS["suite"])
+    overrides = [word for word in options.overrides if word.partition("=")[0] not in own]
+    seeds = own.get("seeds")
+    if seeds is not None and not (seeds.isdigit() and int(seeds) > 0):
+        raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
     from repro.config import check_override_keys, compose
     from repro.paper import suite as read_suite
 
     check_override_keys(overrides)
-    first = compose([f"experiment={read_suite(options.name).experiments[0]}", *overrides])
+    suite = read_suite(options.name)
+    results = paths.results_dir(compose([f"experiment={suite.experiments[0]}", *overrides]).results)
     check_versions()
     from repro.training.suite import run_suite as run_all
 
-    preset, failures = run_all(options.name, settings["preset"], int(settings["seeds"]) or None, overrides,
+    preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if seeds else None, overrides,
                                [program(), "suite", options.name, *options.overrides])
-    results = paths.results_dir(first.results)
     print()
     found = runs_of(results=results)
     for name in preset.tables or ():
         make_table(name, found, results / "tables")
     for name in preset.figures or ():
         make_figure(name, found, results / "figures")
-    if read_suite(options.name).claims:
+    if suite.claims:
         from repro.reporting.claims import claims_text, evaluate
 
         print(f"\nclaims of the paper (repro claims {options.name}):\n{claims_text(evaluate(found, options.name))}")
@@ -152,7 +183,7 @@ def run_suite(options: argparse.Namespace) -> None:
         raise failures[0]
 
 
-@command("pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
+@command("suite pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved"),
          flag("--dry-run", "only say what is lacking"),
          argument("--runs", metavar="A,B,...",
@@ -160,7 +191,7 @@ def run_suite(options: argparse.Namespace) -> None:
          argument("overrides", nargs="*", metavar="key=value",
                   help="overrides that change no number, such as engine= or machine.device="))
 def advance_pending(options: argparse.Namespace) -> None:
-    """`repro pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
+    """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
     if options.max_seconds is not None and options.max_seconds <= 0:
         raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import compose
@@ -169,25 +200,13 @@ def advance_pending(options: argparse.Namespace) -> None:
     check_versions()
     from repro.training.suite import run_pending
 
-    command = [program(), "pending", *options.overrides]
+    command = [program(), "suite", "pending", *options.overrides]
     command += [f"--max-seconds={options.max_seconds:g}"] if options.max_seconds else []
     command += [f"--runs={options.runs}"] if options.runs else []
     names = options.runs.split(",") if options.runs is not None else []
     failures = run_pending(results, names, options.overrides, options.max_seconds, options.dry_run, command)
     if failures:
         raise failures[0]
-
-
-@command("cost", "train", "measure a few steps and say what a suite would cost on this machine",
-         argument("name", help="a suite"), argument("overrides", nargs="*", metavar="key=value"), JSON)
-def show_cost(options: argparse.Namespace) -> None:
-    """`repro cost`."""
-    check_versions()
-    from repro.training.suite import measure_suite
-
-    costs = measure_suite(options.name, options.overrides)
-    if options.json:
-        print(json.dumps(costs, indent=2))
 
 
 @command("eval", "evaluate", "evaluate a network: a finished run's weights, or those in a file",
@@ -203,8 +222,8 @@ def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.schema import IMAGENET
 
     names = [word for word in options.words if "=" not in word]
-    own = dict(word.split("=", 1) for word in options.words if word.startswith(OWN_KEYS))
-    overrides = [word for word in options.words if word not in names and not word.startswith(OWN_KEYS)]
+    own = dict(word.split("=", 1) for word in options.words if word.partition("=")[0] in OWN_KEYS["eval"])
+    overrides = [word for word in options.words if word not in names and word.partition("=")[0] not in OWN_KEYS["eval"]]
     what = pick(own.get("what", "errors"), {name: name for name in ("errors", "responses")}, "what")
     check_override_keys(overrides)
 
@@ -416,11 +435,13 @@ def write_report(options: argparse.Namespace) -> None:
     print(f"report: {paths.display_path(path.absolute())}")
 
 
-@command("show", "results", "show a run's settings, sources, schedule, cost and folder, or what two runs differ in",
-         argument("overrides", nargs="+", metavar="key=value | RUN",
-                  help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder"),
+@command("show", "results", "a run's settings, sources, schedule and cost, or what differs from another",
+         argument("words", nargs="+", metavar="key=value | RUN | SUITE",
+                  help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder; with "
+                       "--measure also a suite"),
          argument("--against", metavar="NAME | RUN",
                   help="what differs from akamaster, fb, torchvision, another experiment; of a run, from another run"),
+         flag("--measure", "time a few real updates and say what the whole run, or suite, would take here"),
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     """`repro show`."""
@@ -428,8 +449,12 @@ def show(options: argparse.Namespace) -> None:
     from repro.reporting import settings
     from repro.runs import find_run
 
-    words = with_config_dir([*options.overrides, *(["--config-dir", options.config_dir] if options.config_dir else [])])
-    if options.against is not None and len(words) == 1 and "=" not in words[0]:
+    words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
+    names = [word for word in words if "=" not in word]
+    if options.measure and names:
+        measure_suite(names[0], [word for word in words if word not in names], options.json)
+        return
+    if options.against is not None and names == words:
         roots = paths.results_dir(), paths.reference_dir()
         found = settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
     elif options.against is not None:
@@ -437,8 +462,30 @@ def show(options: argparse.Namespace) -> None:
     else:
         config = compose(words)
         found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+        if options.measure:
+            check_versions()
+            from repro.training.suite import measure_cost
+
+            cost = measure_cost(config)
+            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"], "devices": 1,
+                                      "precision": cost["precision"], "source": "computed from updates just measured"})
     text = settings.facts_text if options.against is None else settings.differences_text
     print(json.dumps(found, indent=2) if options.json else text(found))
+
+
+def measure_suite(name: str, overrides: list[str], as_json: bool) -> None:
+    """`repro show SUITE --measure`, also written to results/bench."""
+    from repro.paper import suite
+
+    suite(name)
+    check_versions()
+    from repro.files import write_json
+    from repro.training.suite import measure_suite as measure
+
+    costs = measure(name, overrides)
+    path = output_folder("bench", reference=False) / f"cost_{name}.json"
+    write_json(path, costs)
+    print(json.dumps(costs, indent=2) if as_json else f"written: {paths.display_path(path)}")
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
@@ -491,7 +538,9 @@ def manage_data(options: argparse.Namespace) -> None:
     else:
         from repro.data import cifar10_files
 
-        print("\n".join(cifar10_files.verify(root)))
+        arrays = cifar10_files.load(root)
+        print(f"{arrays.source}: whole; {len(arrays.train_labels):,} training and {len(arrays.test_labels):,} test "
+              f"images and their labels agree with the published SHA-256 (content {arrays.sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",

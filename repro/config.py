@@ -24,24 +24,24 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.hydra_cli import PLAIN, call_hydra, check_key, combinations, own_folders, refuse_code, refuse_resolvers
-from repro.paths import conf_dir, results_dir
-from repro.schema import (
-    FIELDS,
-    SECTIONS,
-    Architecture,
-    Family,
-    Precision,
-    RunConfig,
-    ShortcutOption,
-    allowed_values,
-    rules,
+from repro.hydra_cli import (
+    PLAIN,
+    call_hydra,
+    check_interpolations,
+    check_key,
+    compositions,
+    own_folders,
+    refuse_code,
+    write_globs_out,
 )
+from repro.paths import conf_dir, results_dir
+from repro.schema import FIELDS, Architecture, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
 from repro.wording import nearest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
@@ -56,6 +56,9 @@ REMOVED = {"part_size": ANY, "machine.decoder": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
+# A path as it is typed: Hydra's grammar has no bare ~, comma, bracket or letter beyond ASCII. Not one that is quoted
+# already, null, or holds an interpolation.
+BARE_PATH = re.compile(r"(data\.root|results)=(?!null$|['\"])(?!.*\$\{)(.+)", re.DOTALL)
 
 
 def experiments() -> list[str]:
@@ -77,17 +80,7 @@ def override(key: str, value: Any) -> str:
     return f"{key}={text}"
 
 
-def check(config: RunConfig) -> None:
-    """Raise ConfigError for the first value that is out of its range or does not go with the others."""
-    values = {key: functools.reduce(getattr, key.split("."), config) for key in FIELDS}
-    for key, value in values.items():
-        allowed = FIELDS[key].metadata["allowed"]
-        if allowed and value is not None and not allowed.holds(value):
-            raise ConfigError(f"{override(key, value)}: allowed is {allowed.words}")
-    for key, good, words in rules(config):
-        if not good:
-            raise ConfigError(f"{override(key, values[key])}: allowed is {words}")
-
+# ---- from the command line and conf/
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
     """Compose one run from conf/ and Hydra overrides, check it, and return it as a RunConfig.
@@ -100,18 +93,20 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
         return to_run_config(compose_node(overrides))
 
 
-def compose_node(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """What Hydra composes, not checked yet; `with_hydra` keeps Hydra's own section. Raises ConfigError."""
+def compose_node(overrides: Sequence[str], environment: bool = True) -> DictConfig:
+    """What Hydra composes, its own section included, not checked yet. Raises ConfigError."""
     check_override_keys(overrides)
+    others = get_gh_backup()  # a notebook or hydra.main may have a Hydra of its own
     GlobalHydra.instance().clear()
-    with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        node = hydra_compose("config", [*environment_overrides(), *quote_paths(overrides)], return_hydra_config=True)
-        if own_folders(overrides):
-            plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
-            refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
-    if not with_hydra:
-        with open_dict(node):
-            del node["hydra"]
+    words = [*(environment_overrides() if environment else []), *quote_paths(overrides)]
+    try:
+        with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            node = hydra_compose("config", words, return_hydra_config=True)
+            if own_folders(overrides):
+                plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
+                refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+    finally:
+        restore_gh_from_backup(others)
     return node
 
 
@@ -120,20 +115,20 @@ def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
     flags = [word for word in words if word not in overrides]
     check_override_keys(overrides)
-    quoted = quote_paths(overrides)
     results = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("results=")]
     stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
     folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
     with one_line_errors():
-        for combination in combinations(quoted) if own_folders(overrides) else []:
-            compose_node(combination)
+        quoted = write_globs_out(quote_paths(overrides))
+        for composition in compositions(quoted) if own_folders(overrides) else []:
+            compose_node(composition)
         call_hydra([*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}", *quoted], flags,
                    lambda node: run(to_run_config(node)))
 
 
 def files_of(overrides: Sequence[str]) -> list[Path]:
     """The configuration files that a run is composed of, in the order in which they win: the last one last."""
-    runtime = compose_node(overrides, with_hydra=True).hydra.runtime
+    runtime = compose_node(overrides).hydra.runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     names = ["config.yaml", *(f"{group}/{runtime.choices[group]}.yaml" for group in GROUPS)]
     return [next(folder / name for folder in folders if (folder / name).is_file()) for name in names]
@@ -141,32 +136,133 @@ def files_of(overrides: Sequence[str]) -> list[Path]:
 
 def with_config_dir(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments with `--config-dir DIR` turned into the override that adds it to Hydra's search path."""
-    overrides, rest = [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        flag, given, value = argument.partition("=")
-        if flag not in ("--config-dir", "-cd"):
-            overrides.append(argument)
-            continue
-        folder = value if given else rest.pop(0) if rest else ""
-        if not folder or not Path(folder).is_dir():
-            raise ConfigError(f"--config-dir {folder}: no such folder")
-        overrides.append(f"hydra.searchpath=[{quote('file://' + str(Path(folder).absolute()))}]")
-    return overrides
+    words, rest = [], iter(arguments)
+    for word in rest:
+        flag, given, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = folder if given else next(rest, "")
+            if not folder or not Path(folder).is_dir():
+                raise ConfigError(f"--config-dir {folder}: no such folder")
+            word = f"hydra.searchpath=[{quote('file://' + str(Path(folder).absolute()))}]"
+        words.append(word)
+    return words
+
+
+def environment_overrides() -> list[str]:
+    """The REPRO_* variables as overrides, quoted for Hydra's grammar."""
+    return [f"{key}={quote(os.environ[name])}" for name, key in ENVIRONMENT.items() if os.environ.get(name)]
+
+
+def quote(text: str) -> str:
+    """Text as one quoted value of Hydra's override grammar."""
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads ${ as the start of an interpolation
+    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", literal).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def quote_paths(overrides: Sequence[str]) -> list[str]:
+    """The overrides with bare paths quoted for Hydra's grammar."""
+    return [BARE_PATH.sub(lambda path: f"{path[1]}={quote(path[2])}", one) if BARE_PATH.fullmatch(one) else one
+            for one in overrides]
+
+
+def check_override_keys(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
+    known = [*GROUPS, *dict.fromkeys(key.split(".")[0] for key in FIELDS), *FIELDS]
+    own_files = any("hydra.searchpath=" in override for override in overrides)  # Hydra then knows more experiments
+    given = set()
+    for override in overrides:
+        key, _, value = override.partition("=")
+        bare = key.lstrip("+~").split("@")[0]
+        given.add(bare)
+        if "=" not in override and not override.startswith("~"):
+            hint = f"; did you mean experiment={override}?" if override in experiments() else ""
+            raise ConfigError(f"{override!r} is not key=value{hint}")
+        if re.match(r"hydra\b", bare):
+            with one_line_errors():
+                check_key(override)
+        elif bare in REMOVED:
+            raise ConfigError(f"{bare} is no setting any more; leave it out")
+        elif bare not in known:
+            raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
+        elif override.startswith("~"):
+            raise ConfigError(f"{override}: a run needs {bare}; give it another value instead")
+        else:
+            check_interpolations(override)
+        if bare in GROUPS and re.search(r"(?<!\()\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
+            raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
+        if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):
+            raise ConfigError(f"no experiment {value!r}{suggest(value, experiments())}\n"
+                              f"there are: {', '.join(experiments())}")
+    if {"model.depth", "model.blocks_per_stage"} <= given:
+        raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Raise what Hydra, OmegaConf and YAML raise as a ConfigError, with what is allowed where a type is wrong."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(one_message(error)) from error
+
+
+def one_message(error: BaseException) -> str:
+    """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
+    wrong: BaseException | None = error
+    while wrong is not None and not isinstance(wrong, ValidationError):
+        wrong = wrong.__cause__ or wrong.__context__
+    key = (wrong.full_key or "").split("[")[0] if wrong else ""
+    value = re.search(r"'([^']*)'|value: (.*)", str(wrong))
+    if value and (allowed := allowed_values(key)):
+        file, given = re.match(r"In '([^']*)'", str(error)), re.match(r"Error merging override (.*)", str(error))
+        said = given[1] if given else f"{key}={value[1] or value[2]}"
+        return f"{file[1] + ': ' if file else ''}{said}: allowed is {allowed}"
+    cause = str(error.__cause__ or "").strip()
+    lines = [line.strip() for line in (str(error) if cause in str(error) else f"{error}\n{cause}").splitlines()]
+    return "\n  ".join(line for line in lines if line and not line.startswith(("object_type", "reference_type")))
 
 
 def to_run_config(node: DictConfig) -> RunConfig:
     """A composed node as a configuration: no value missing, depth resolved, all ranges checked."""
-    refuse_resolvers(node)
-    missing = OmegaConf.missing_keys(node)
-    if missing:
+    if "hydra" in node:
+        with open_dict(node):
+            del node["hydra"]
+    if missing := OmegaConf.missing_keys(node):
         raise ConfigError(f"no value for {', '.join(sorted(missing))}")
-    config = OmegaConf.to_object(node)
-    assert isinstance(config, RunConfig)
-    config = with_depth(config)
-    check(config)
+    return checked(OmegaConf.to_object(node))
+
+
+def checked(given: Any) -> RunConfig:
+    """The configuration with its depth resolved; ConfigError for the first value that can't be or does not go."""
+    config = with_depth(given)
+    values = {key: functools.reduce(getattr, key.split("."), config) for key in FIELDS}
+    for key, value in values.items():
+        allowed = FIELDS[key].metadata["allowed"]
+        if allowed and value is not None and not allowed.holds(value):
+            raise ConfigError(f"{override(key, value)}: allowed is {allowed.words}")
+    for key, good, words in rules(config):
+        if not good:
+            raise ConfigError(f"{override(key, values[key])}: allowed is {words}")
     return config
 
+
+def with_depth(config: RunConfig) -> RunConfig:
+    """The configuration with blocks_per_stage and depth = 6n+2 agreeing (CIFAR-10); a given depth wins."""
+    model = config.model
+    blocks, depth = model.blocks_per_stage, model.depth
+    if model.architecture is Architecture.cifar:
+        if depth is not None:
+            if depth < 8 or (depth - 2) % 6:
+                raise ConfigError(f"model.depth={depth}: allowed is 6n+2, as 20, 32, 44, 56, 110, 1202")
+            blocks = (depth - 2) // 6
+        depth = None if blocks is None else 6 * blocks + 2
+    # without shortcuts their option can't make two nets differ
+    option = model.shortcut_option if model.family is Family.residual else ShortcutOption.A
+    return replace(config, model=replace(model, shortcut_option=option, blocks_per_stage=blocks, depth=depth))
+
+
+# ---- from a record
 
 def read_config(recorded: Any) -> RunConfig:
     """The configuration that a record holds; a key that is newer than the record has the value that its run used.
@@ -174,11 +270,9 @@ def read_config(recorded: Any) -> RunConfig:
     ConfigError names a key that is unknown or missing, or whose value can't be.
     """
     try:
-        config = with_depth(msgspec.convert(fill_section(recorded, RunConfig, "config."), RunConfig))
+        return checked(msgspec.convert(fill_section(recorded, RunConfig, "config."), RunConfig))
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).replace("$.", "config.")) from error
-    check(config)
-    return config
 
 
 def fill_section(recorded: Any, section: Any, prefix: str) -> dict[str, Any]:
@@ -202,110 +296,7 @@ def fill_section(recorded: Any, section: Any, prefix: str) -> dict[str, Any]:
     return result
 
 
-def environment_overrides() -> list[str]:
-    """The REPRO_* variables as overrides, quoted for Hydra's grammar."""
-    return [f"{key}={quote(os.environ[name])}" for name, key in ENVIRONMENT.items() if os.environ.get(name)]
-
-
-def quote(text: str) -> str:
-    """Text as one quoted value of Hydra's override grammar."""
-    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads ${ as the start of an interpolation
-    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", literal).replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def quote_paths(overrides: Sequence[str]) -> list[str]:
-    """Overrides whose paths are quoted for Hydra's grammar, which has no bare ~, comma, bracket or letter beyond ASCII.
-
-    A value that is quoted already, null, or holds an interpolation stays as it is.
-    """
-    result = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        bare = key in PATHS and value not in ("", "null") and value[0] not in "'\"" and "${" not in value
-        result.append(f"{key}={quote(value)}" if bare else override)
-    return result
-
-
-def check_override_keys(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
-    known = [*GROUPS, *SECTIONS, *FIELDS]
-    own_files = bool(own_folders(overrides))  # Hydra then knows more
-    given: dict[str, str] = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        bare = key.lstrip("+~").split("@")[0]
-        if "=" not in override and not override.startswith("~"):
-            hint = f"; did you mean experiment={override}?" if override in experiments() else ""
-            raise ConfigError(f"{override!r} is not key=value{hint}")
-        if re.match(r"hydra\b", bare):
-            check_key(override)
-        elif bare in REMOVED:
-            raise ConfigError(f"{bare} is no setting any more; leave it out")
-        elif bare not in known:
-            raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
-        elif override.startswith("~"):
-            raise ConfigError(f"{override}: a run needs {bare}; give it another value instead")
-        if bare in GROUPS and re.search(r"\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
-            raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
-        if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):
-            raise ConfigError(f"no experiment {value!r}{suggest(value, experiments())}\n"
-                              f"there are: {', '.join(experiments())}")
-        given[bare] = value
-    if "model.depth" in given and "model.blocks_per_stage" in given:
-        raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Raise what Hydra, OmegaConf and YAML raise as a ConfigError."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(one_message(error)) from error
-
-
-def one_message(error: BaseException) -> str:
-    """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
-    if (wrong := wrong_value(error)) is not None:
-        return wrong
-    cause = str(error.__cause__ or "").strip()
-    lines = [line.strip() for line in (str(error) if cause in str(error) else f"{error}\n{cause}").splitlines()]
-    return "\n  ".join(line for line in lines if line and not line.startswith(("object_type", "reference_type")))
-
-
-def wrong_value(error: BaseException) -> str | None:
-    """What is allowed, if the error is about the type of a value; None for any other error."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ValidationError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None or not cause.full_key:
-        return None
-    key = cause.full_key.split("[")[0]
-    may_be = allowed_values(key)
-    value = re.search(r"'([^']*)'|value: (.*)", str(cause))
-    if may_be is None or value is None:
-        return None
-    where = re.match(r"In '([^']*)'", str(error))
-    override = re.match(r"Error merging override (.*)", str(error))
-    given = override[1] if override else f"{key}={value[1] or value[2]}"
-    return f"{where[1] + ': ' if where else ''}{given}: allowed is {may_be}"
-
-
-def with_depth(config: RunConfig) -> RunConfig:
-    """The configuration with blocks_per_stage and depth = 6n+2 agreeing (CIFAR-10); a given depth wins."""
-    model = config.model
-    blocks, depth = model.blocks_per_stage, model.depth
-    if model.architecture is Architecture.cifar:
-        if depth is not None:
-            if depth < 8 or (depth - 2) % 6:
-                raise ConfigError(f"model.depth={depth}: allowed is 6n+2, as 20, 32, 44, 56, 110, 1202")
-            blocks = (depth - 2) // 6
-        depth = None if blocks is None else 6 * blocks + 2
-    # without shortcuts their option can't make two nets differ
-    option = model.shortcut_option if model.family is Family.residual else ShortcutOption.A
-    return replace(config, model=replace(model, shortcut_option=option, blocks_per_stage=blocks, depth=depth))
-
+# ---- what it says
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as nested plain values (enums by name), for YAML and JSON."""
@@ -340,16 +331,9 @@ def config_hash(config: RunConfig) -> str:
     """
     if config.machine.precision is Precision.auto:
         raise ConfigError("machine.precision=auto: resolve it before asking for the identity of a run")
-    hashed = {key: drop_zero_sign(value) for key, value in settings(config).items()
-              if key not in ADDED_LATER or value != ADDED_LATER[key]}
+    hashed = {key: value + 0.0 if isinstance(value, float) else value  # -0.0 and 0.0 are one
+              for key, value in settings(config).items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def drop_zero_sign(value: Any) -> Any:
-    """The value with zeros that have no sign: -0.0 and 0.0 are one."""
-    if isinstance(value, list):
-        return [drop_zero_sign(one) for one in value]
-    return value + 0.0 if isinstance(value, float) else value
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
@@ -360,11 +344,7 @@ def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
 @functools.cache
 def paper_config(experiment: str) -> RunConfig:
     """The experiment as it stands in conf/, without overrides or environment."""
-    kept = {name: os.environ.pop(name) for name in ENVIRONMENT if name in os.environ}
-    try:
-        return compose([f"experiment={experiment}"])
-    finally:
-        os.environ.update(kept)
+    return to_run_config(compose_node([f"experiment={experiment}"], environment=False))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -183,13 +184,8 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"{platform.machine()} {platform.system()} GPU (mps)"
-    return f"{cpu_name()}, {torch.get_num_threads()} threads"
-
-
-def cpu_name() -> str:
-    """The processor's name as the operating system gives it."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        found = re.search(r"model name\s*:(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        name = found[1].strip() if found else name
+    return f"{name}, {torch.get_num_threads()} threads"

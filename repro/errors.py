@@ -50,10 +50,6 @@ class OutOfMemoryError(ReproError):
     exit_code = 8
 
 
-class CaptureError(ReproError):
-    """CUDA graphs of the updates could not be captured; the process that tried can't go on (see `Execution`)."""
-
-
 class LostProcessError(ReproError):
     """One of several processes that work together is gone."""
 

@@ -19,8 +19,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from repro.errors import ConfigError, Stopped
@@ -28,8 +27,8 @@ from repro.paths import conf_dir
 from repro.schema import FIELDS
 
 # Hydra's flags that are passed on; not those that name another main file or unpickle an earlier job.
-FLAGS = ("-m", "--multirun", "-c", "--cfg", "--info", "-i", "-p", "--package", "--resolve", "--hydra-help")
-# Not a sweeper's params: they would choose files that `combinations` does not see.
+FLAGS = ("-m", "--multirun", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve")
+# Not a sweeper's params: they would choose files that `compositions` does not see.
 ADMITTED = (r"hydra/(sweeper|launcher)|hydra\.(sweeper(?!.*param)|launcher|sweep)\..+|"
             r"hydra\.(searchpath|verbose|mode)")
 PLAIN = "experiment=cifar_resnet20"  # any of ours: its files leave Hydra's settings as they are
@@ -47,29 +46,23 @@ def check_key(override: str) -> None:
 def own_folders(overrides: Sequence[str]) -> list[Path]:
     """The user's folders of configuration files among the overrides; ConfigError for a search path of another kind."""
     found: list[Path] = []
-    for override in overrides:
-        if not override.lstrip("+").startswith("hydra.searchpath="):
-            continue
-        try:
-            value = OverridesParser.create().parse_override(override).value()
-        except HydraException as error:
-            raise ConfigError(f"{override}: {error}") from error
-        if not isinstance(value, list) or not all(str(entry).startswith("file://") for entry in value):
-            raise ConfigError(f"{override}: folders alone can be searched for files; --config-dir FOLDER names one")
-        found += [Path(str(entry).removeprefix("file://")) for entry in value]
+    for override in parse([one for one in overrides if one.lstrip("+").startswith("hydra.searchpath=")]):
+        entries = override.value()
+        if not isinstance(entries, list) or not all(str(entry).startswith("file://") for entry in entries):
+            raise ConfigError(f"{override.input_line}: folders alone can be searched; --config-dir FOLDER names one")
+        found += [Path(str(entry).removeprefix("file://")) for entry in entries]
     return found
 
 
 def check_files(folder: Path) -> None:
-    """Raise ConfigError for a user's file that Hydra would overlook, misread or take long over.
+    """Raise ConfigError for a user's file that Hydra can't read, or overlooks because it has the name of ours.
 
-    It overlooks one that has the name of ours, skips the package of one with a byte order mark, and a few lines of
-    aliases can stand for more values than fit into memory. Looked at are the folders that are named as our groups.
+    And for an alias: a few lines of them can stand for more values than fit into memory.
     """
     if (folder / "hydra").exists():
         raise ConfigError(f"{folder / 'hydra'}: Hydra's own settings can be given on the command line only")
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-    for path in sorted([*folder.glob("config.yaml"), *chain(*((folder / group).rglob("*.yaml") for group in groups))]):
+    for path in [*folder.glob("config.yaml"), *chain(*((folder / group).rglob("*.yaml") for group in groups))]:
         name = path.relative_to(folder)
         if (conf_dir() / name).is_file():
             raise ConfigError(f"{path}: {name.with_suffix('')} is a name of ours, and Hydra would take our file; give "
@@ -78,29 +71,20 @@ def check_files(folder: Path) -> None:
             text = path.read_text(encoding="utf-8")
         except ValueError as error:
             raise ConfigError(f"{path}: no UTF-8 ({error})") from error
-        if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
-            raise ConfigError(f"{path}: begins with a byte order mark; save it as UTF-8 without one")
+        check_interpolations(text, f"{path}: ")
         with suppress(yaml.YAMLError):  # Hydra says what is wrong, if it uses the file
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                if isinstance(event, yaml.AliasEvent):
-                    line = event.start_mark.line + 1 if event.start_mark else "?"
-                    raise ConfigError(f"{path}, line {line}: an alias (*{event.anchor}); write the value out")
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+                raise ConfigError(f"{path}: has an alias (*name); write the value out")
 
 
-def refuse_resolvers(node: Any, prefix: str = "") -> None:
-    """Raise ConfigError if a value would come from outside of the configuration: the environment, a clock, code.
+def check_interpolations(text: str, where: str = "") -> None:
+    """ConfigError for a value of the environment or of a function: what a configuration holds is recorded.
 
-    `${train.lr}` is admitted, `${oc.env:NAME}` is not: what a configuration holds is recorded.
+    `${train.lr}` is admitted, `${oc.env:NAME}` is not; one within another may make up the name of a function.
     """
-    for key in range(len(node)) if OmegaConf.is_list(node) else list(node):
-        if OmegaConf.is_interpolation(node, key):
-            written = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-            # \${ is no interpolation, \\${ is one; one within another may make up the name of a function
-            if re.search(r"(?<!\\)(\\\\)*\$\{[^}]*(:|\$\{)", str(written)):
-                raise ConfigError(f"{prefix}{key}={written}: a value of the environment or of a function would be "
-                                  "recorded; write the value out, or let your shell do it")
-        elif not OmegaConf.is_missing(node, key) and OmegaConf.is_config(node[key]):
-            refuse_resolvers(node[key], f"{prefix}{key}.")
+    if found := re.search(r"(?<!\\)(\\\\)*\$\{[^}]*(:|\$\{).*", text):
+        raise ConfigError(f"{where}{found[0]}: a value of the environment or of a function would be recorded; write "
+                          "the value out, or let your shell do it")
 
 
 def refuse_code(node: DictConfig, plain: DictConfig) -> None:
@@ -114,18 +98,40 @@ def refuse_code(node: DictConfig, plain: DictConfig) -> None:
                               "of --config-dir")
 
 
-def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of a composition for each combination of files that a sweep may use, its own composition too."""
-    fixed, swept = [], []
-    for word, parsed in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
-        if not parsed.is_sweep_override():
-            fixed.append(word)
-        elif parsed.key_or_group not in FIELDS:
-            if not parsed.is_choice_sweep() or isinstance(parsed.value(), Glob):
-                raise ConfigError(f"{word}: name the files, as {parsed.key_or_group}=A,B")
-            choices = [[f"{parsed.get_key_element()}={choice}"] for choice in parsed.sweep_string_iterator()]
-            swept.append([*choices, [PLAIN] if parsed.key_or_group == "experiment" else []])
-    return [[*fixed, *chain(*chosen)] for chosen in product(*swept)]
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra's grammar reads them."""
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def write_globs_out(overrides: Sequence[str]) -> list[str]:
+    """The overrides with glob(...) as the names of the files that it matches, the user's too (Hydra takes ours alone).
+
+    ConfigError for a sweep over nothing, of which Hydra would make no job and no error.
+    """
+    def write_out(word: str, override: Override) -> str:
+        value, key = override.value(), override.get_key_element()
+        if isinstance(value, Glob) and override.key_or_group not in FIELDS:
+            names = {path.stem for folder in (conf_dir(), *own_folders(overrides))
+                     for path in (folder / override.key_or_group).glob("*.yaml")}
+            choices = value.filter(sorted(names))
+            word = f"{key}={','.join(choices)}"
+        else:
+            choices = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [word]
+        if not choices:
+            raise ConfigError(f"{override.input_line}: matches nothing, so there is nothing to run")
+        return word
+
+    return [write_out(word, override) for word, override in zip(overrides, parse(overrides), strict=True)]
+
+
+def compositions(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each composition of files that a sweep uses: its own, without what is swept, and its jobs'."""
+    parsed = parse(overrides)
+    fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+    swept = [[f"{override.get_key_element()}={choice}" for choice in override.sweep_string_iterator()]
+             for override in parsed if override.is_sweep_override() and override.key_or_group not in FIELDS]
+    own = fixed if any(word.startswith("experiment=") for word in fixed) else [*fixed, PLAIN]
+    return [own, *([*fixed, *chosen] for chosen in product(*swept))]
 
 
 def call_hydra(overrides: Sequence[str], flags: Sequence[str], run: Callable[[DictConfig], None]) -> None:
@@ -133,10 +139,14 @@ def call_hydra(overrides: Sequence[str], flags: Sequence[str], run: Callable[[Di
 
     A job that is stopped (a signal, max_seconds) ends the sweep. Raises what Hydra and `run` raise.
     """
+    this_process = os.getpid()
+
     def job(node: DictConfig) -> None:
         try:
             run(node)
         except Stopped as error:
+            if os.getpid() != this_process:  # a launcher's, which hands exceptions over
+                raise
             raise SystemExit from error  # after an Exception Hydra would go on with the next job
 
     refused = [flag for flag in flags if flag.startswith("-") and flag.split("=")[0] not in FLAGS]
@@ -150,6 +160,8 @@ def call_hydra(overrides: Sequence[str], flags: Sequence[str], run: Callable[[Di
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except SystemExit as end:
-        raise (end.__cause__ or end) from None
+        if end.__cause__:
+            raise end.__cause__ from None
+        sys.exit(2 if end.code else 0)  # Hydra said what is wrong in a line of its own
     finally:
         sys.argv, logging.root.handlers[:] = arguments, handlers  # Hydra's own write to the stream of today

@@ -1,7 +1,7 @@
 """The configuration of one run: every key with its type, its range, and whether it changes a run's numbers.
 
-Values are not here but in conf/, beside the section of the paper that they come from; MISSING marks what a
-configuration file must say. No torch in this module, so that a wrong value is reported before torch is imported.
+Values stand in conf/, beside the section of the paper that they come from; MISSING is what a file must say. No torch
+here, so that a wrong value is reported before it is imported.
 """
 
 import re
@@ -21,173 +21,49 @@ TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
-
-class Architecture(Enum):
-    """`cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1, or VGG, which it is compared with."""
-
-    cifar = "cifar"
-    imagenet = "imagenet"
-
-
-class Family(Enum):
-    """With or without shortcut connections; `vgg`: VGG-16 or VGG-19, for tests of imported weights only."""
-
-    plain = "plain"
-    residual = "residual"
-    vgg = "vgg"
-
-
-class ShortcutOption(Enum):
-    """Sec. 4.1: what a shortcut does where dimensions grow."""
-
-    A = "A"
-    B = "B"
-    C = "C"
-
-
-class StrideIn(Enum):
-    """Which convolution of a bottleneck that subsamples has the stride 2.
-
-    `first_1x1` is the authors' (their README), and only it gives the multiply-adds of Table 1; `conv3x3` is what most
-    other code does ("v1.5").
-    """
-
-    first_1x1 = "first_1x1"
-    conv3x3 = "conv3x3"
-
-
-class ConvInit(Enum):
-    """Which fan the MSRA initialization of the convolutions divides by."""
-
-    fan_out = "fan_out"
-    fan_in = "fan_in"
-
-
-class ZeroPadding(Enum):
-    """Where option A puts the zero channels: after the old ones, or half before and half after them."""
-
-    appended = "appended"
-    both_sides = "both_sides"
-
-
-class FcInit(Enum):
-    """Initial values of the fully-connected layer, whose bias is uniform too where nothing is said of it.
-
-    `uniform_zero_bias` and `uniform`: weights uniform in +-1/sqrt(fan_in); `msra`: normal with variance 2/fan_in.
-    """
-
-    uniform_zero_bias = "uniform_zero_bias"
-    uniform = "uniform"
-    msra = "msra"
-
-
+# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1, or VGG, which it is compared with.
+Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})
+# With or without shortcut connections; `vgg`: VGG-16 or VGG-19, for tests of imported weights only.
+Family = Enum("Family", {"plain": "plain", "residual": "residual", "vgg": "vgg"})
+# Sec. 4.1: what a shortcut does where dimensions grow.
+ShortcutOption = Enum("ShortcutOption", {"A": "A", "B": "B", "C": "C"})
+# Which convolution of a bottleneck that subsamples has the stride 2. `first_1x1` is the authors' (their README), and
+# only it gives the multiply-adds of Table 1; `conv3x3` is what most other code does ("v1.5").
+StrideIn = Enum("StrideIn", {"first_1x1": "first_1x1", "conv3x3": "conv3x3"})
+# Which fan the MSRA initialization of the convolutions divides by.
+ConvInit = Enum("ConvInit", {"fan_out": "fan_out", "fan_in": "fan_in"})
+# Where option A puts the zero channels: after the old ones, or half before and half after them.
+ZeroPadding = Enum("ZeroPadding", {"appended": "appended", "both_sides": "both_sides"})
+# Of the fully-connected layer. `uniform_zero_bias` and `uniform` (its bias too): in +-1/sqrt(fan_in); `msra`: normal
+# with variance 2/fan_in, bias as `uniform`.
+FcInit = Enum("FcInit", {"uniform_zero_bias": "uniform_zero_bias", "uniform": "uniform", "msra": "msra"})
 Split = Enum("Split", {"full": "full", "45k": "45k"})
-
-
-class Normalization(Enum):
-    """`per_pixel_mean`: the training images' mean image is subtracted; `per_channel`: given mean and std."""
-
-    per_pixel_mean = "per_pixel_mean"
-    per_channel = "per_channel"
-
-
-class PaddingValue(Enum):
-    """`mean`: zeros after the normalization; `black`: pixels of 0 before it."""
-
-    mean = "mean"
-    black = "black"
-
-
-class Crop(Enum):
-    """How a training image is cropped.
-
-    `padded`: from the image with a border (Sec. 4.2). `shorter_side`: from the image resized so that its shorter side
-    is a random length (Sec. 3.4).
-    """
-
-    padded = "padded"
-    shorter_side = "shorter_side"
-
-
-class WarmUp(Enum):
-    """`error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations."""
-
-    none = "none"
-    error80 = "error80"
-    fixed400 = "fixed400"
-
-
-class LrPolicy(Enum):
-    """When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls."""
-
-    drops = "drops"
-    plateau = "plateau"
-
-
-class MomentumForm(Enum):
-    """`caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied.
-
-    `nesterov`: torch's form with g + m v in the place of v.
-    """
-
-    caffe = "caffe"
-    torch = "torch"
-    nesterov = "nesterov"
-
-
-class DecayOn(Enum):
-    """`weights`: only convolution and fully-connected weights, not biases or batch normalization."""
-
-    all = "all"
-    weights = "weights"
-
-
-class Device(Enum):
-    """`auto`: cuda, else mps, else cpu."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Precision(Enum):
-    """`auto`: tf32 on CUDA, fp32 elsewhere."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Engine(Enum):
-    """How updates are executed.
-
-    `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and replayed. `compile`: each
-    block compiled by torch.compile, and captured too on CUDA. `auto`: graph on CUDA, eager elsewhere.
-    """
-
-    auto = "auto"
-    eager = "eager"
-    compile = "compile"
-    graph = "graph"
-
-
-class Loader(Enum):
-    """What reads images ahead of the updates: threads of this process, or processes of their own."""
-
-    auto = "auto"
-    threads = "threads"
-    processes = "processes"
-
-
-class Resume(Enum):
-    """`never` puts an earlier run in the same folder aside and starts over."""
-
-    auto = "auto"
-    never = "never"
-
+# `per_pixel_mean`: the training images' mean image is subtracted; `per_channel`: given mean and std.
+Normalization = Enum("Normalization", {"per_pixel_mean": "per_pixel_mean", "per_channel": "per_channel"})
+# `mean`: zeros after the normalization; `black`: pixels of 0 before it.
+PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})
+# Of a training image. `padded`: from the image with a border (Sec. 4.2). `shorter_side`: from the image resized so that
+# its shorter side is a random length (Sec. 3.4).
+Crop = Enum("Crop", {"padded": "padded", "shorter_side": "shorter_side"})
+# `error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations.
+WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80", "fixed400": "fixed400"})
+# When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls.
+LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})
+# `caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied; `nesterov`: torch's form with g + m v.
+MomentumForm = Enum("MomentumForm", {"caffe": "caffe", "torch": "torch", "nesterov": "nesterov"})
+# `weights`: only convolution and fully-connected weights, not biases or batch normalization.
+DecayOn = Enum("DecayOn", {"all": "all", "weights": "weights"})
+# `auto`: cuda, else mps, else cpu.
+Device = Enum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"})
+# `auto`: tf32 on CUDA, fp32 elsewhere.
+Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "bf16": "bf16", "fp16": "fp16"})
+# How updates are executed. `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and
+# replayed. `compile`: each block by torch.compile, and captured too on CUDA. `auto`: graph on CUDA, eager elsewhere.
+Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "compile": "compile", "graph": "graph"})
+# What reads images ahead of the updates: threads of this process, or processes of their own.
+Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "processes"})
+# `never` puts an earlier run in the same folder aside and starts over.
+Resume = Enum("Resume", {"auto": "auto", "never": "never"})
 
 DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152), Family.vgg: (16, 19)}  # Table 1, Sec. 3.3
 

@@ -50,12 +50,12 @@ def composed_once():
     """Hydra composes a configuration of conf/ once in a session: it takes 0.15 s, and many tests ask for the same."""
     composed, compose = {}, config.compose_node
 
-    def cached(overrides=(), with_hydra=False):
+    def cached(overrides=(), environment=True):
         if config.own_folders(overrides) or config.conf_dir() != TREE / "conf":
-            return compose(overrides, with_hydra)
-        key = (*overrides, with_hydra, *config.environment_overrides())
+            return compose(overrides, environment)
+        key = (*overrides, *(config.environment_overrides() if environment else ["none"]))
         if key not in composed:
-            composed[key] = compose(overrides, with_hydra)
+            composed[key] = compose(overrides, environment)
         return copy.deepcopy(composed[key])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "compose_node", cached)

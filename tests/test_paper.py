@@ -170,11 +170,9 @@ def test_the_suites_of_imagenet_train_and_test_what_their_tables_show():
 
 def test_presets_of_plain_vs_res():
     suite = paper.suite("cifar_plain_vs_res")
-    assert suite.experiments == tuple(f"cifar_{kind}{n}" for kind in ("plain", "resnet") for n in (20, 32, 44, 56))
     full, short = suite.preset("paper"), suite.preset("short")
     assert (full.experiments, full.overrides, full.tables) == (suite.experiments, (), suite.tables)
     assert short.experiments == ("cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56")
-    assert short.overrides == ("scale=0.0046875", "evaluation.interval=6400")
     assert all(name.startswith("short_") for name in (*(short.tables or ()), *(short.figures or ())))
     with pytest.raises(ConfigError, match="did you mean short"):
         suite.preset("shrot")

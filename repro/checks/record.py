@@ -16,7 +16,7 @@ import yaml
 
 from repro.checks import FAIL, OK, WARNING, CheckResult, join
 from repro.config import config_hash, deviations, experiments
-from repro.data.cifar10_files import OFFICIAL
+from repro.data import cifar10_files
 from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, read_history, read_object
 from repro.paper import PROTOCOLS, golden_count
@@ -158,8 +158,8 @@ def find_problems(run: Run, record: Record, written: dict[str, Any]) -> Problems
     if (data.name, data.split) != (config.data.name, config.data.split.name):
         yield "data", f"{data.name}, split {data.split}; the configuration has {config.data.name}, " \
                       f"{config.data.split.name}"
-    if config.data.name == CIFAR10 and data.sha256 != OFFICIAL.sha256:
-        yield "data", f"SHA-256 {data.sha256[:12]}; CIFAR-10 has {OFFICIAL.sha256[:12]}"
+    if config.data.name == CIFAR10 and data.sha256 != cifar10_files.SHA256:
+        yield "data", f"SHA-256 {data.sha256[:12]}; CIFAR-10 has {cifar10_files.SHA256[:12]}"
 
     for file, recorded in (("responses.csv", record.responses and record.responses.sha256),
                            ("gradients.csv", record.gradients_sha256)):
@@ -185,7 +185,7 @@ def history_problems(run: Run, record: Record) -> Iterator[str]:
     """What is wrong with history.csv: as a whole, then in each row its learning rate, losses and errors (percent)."""
     config, rows = record.config, run.history()
     imagenet, held_out = config.data.name == IMAGENET, config.data.split.name == "45k"
-    split, tested = "val" if imagenet or held_out else "test", HELD_OUT if held_out else OFFICIAL.test_count
+    split, tested = "val" if imagenet or held_out else "test", HELD_OUT if held_out else 10_000
     if not run.finished:
         yield f"not finished: {run.problem or run.status}"
         return

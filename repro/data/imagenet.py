@@ -24,17 +24,9 @@ MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pix
 MOST_TESTED_AT_ONCE = 250  # Choice: images of 224x224 that a test puts through the network together
 
 
-@dataclass(frozen=True)
-class CenterCrop:
-    """Reads an image and cuts its center: shorter side 256, 224x224 in the paper (authors' README)."""
-
-    images: ImageSet
-    shorter_side: int
-    size: int
-
-    def __call__(self, index: int) -> np.ndarray:
-        """-> (size, size, 3) uint8. DataError naming a file that can't be read."""
-        return crops.center_crop(crops.open_rgb(self.images.path(index)), self.shorter_side, self.size)
+def center_crops(images: ImageSet, shorter_side: int, size: int) -> Read:
+    """A function of an image's number that reads its center crop (size, size, 3) uint8; 256 and 224 in the paper."""
+    return lambda index: crops.center_crop(crops.open_rgb(images.path(index)), shorter_side, size)
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class ImageNetData:
         return read_ahead(read, requests, self.machine.loader, self.machine.workers or workers_of_each())
 
     def training_crops(self, requests: Iterable[Sequence[Request]]) -> Generator[Any, None, None]:
-        """The crops (B, S, S, 3) uint8 of each of `training_requests`. DataError naming a file that can't be read."""
+        """The crops (B, S, S, 3) uint8 of each of `training_requests`."""
         def read(request: Request) -> np.ndarray:
             index, side, top, left, flip = request
             picture = crops.open_rgb(self.files.train.path(index))
@@ -91,7 +83,7 @@ class ImageNetData:
         assert self.config.test_shorter_side is not None
         indices, step = range(rank, len(images), size), min(batch_size, MOST_TESTED_AT_ONCE)
         parts = [indices[begin : begin + step] for begin in range(0, len(indices), step)]
-        read = CenterCrop(images, self.config.test_shorter_side, self.crop_size)
+        read = center_crops(images, self.config.test_shorter_side, self.crop_size)
         with closing(self.read_ahead(read, parts)) as batches:
             for part, pixels in zip(parts, batches, strict=True):
                 on_device = torch.from_numpy(pixels).to(self.mean.device)

@@ -39,27 +39,16 @@ OTHERS = "images of other sets can only make a wiring test: data.wiring_test=tru
 WNID = re.compile(r"n\d{8}")
 MOST_NAMED = 10  # classes and bad files in a message
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
+OFFICIAL = (CLASSES, 1_281_167, 50_000)  # Sec. 4.1: classes, 1.28 million training and 50k validation images
 BLOCK = 10_000  # files that are hashed at once
 Looked = tuple[NDArray[np.bytes_], NDArray[np.int64], list[str]]  # see `look_at`
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What counts as whole: classes, training images, validation images."""
-
-    classes: int
-    train: int
-    val: int
-
-
-OFFICIAL = Expected(CLASSES, 1_281_167, 50_000)  # Sec. 4.1: 1.28 million and 50k
-
-
-@dataclass(frozen=True)
 class ImageSet:
-    """Images by class and name: paths (N,) relative to `root`, which take 40 MB as bytes of one array, their bytes
-    (N,) int64, labels (N,) int64: places in `wnids`; and what is wrong with files that are left out."""
+    """Images by class and name: paths (N,) below `root`, sizes in bytes (N,), labels (N,): places in the sorted
+    `wnids`; `bad`: what is wrong with files that are left out. As one array a million names take 40 MB."""
 
     root: Path
     names: NDArray[np.bytes_]
@@ -78,24 +67,21 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ImageNetFiles:
-    """Both sets, their labels places in the sorted `wnids`; `one_folder`: both are the same images (wiring tests only).
-
-    fingerprint: SHA-256 over path below train/ or val/, bytes and label of every file, a line each.
-    """
+    """Both sets, which share `wnids`; fingerprint: SHA-256 over path, bytes and label of every file, a line each."""
 
     train: ImageSet
     val: ImageSet
     wnids: tuple[str, ...]
     fingerprint: str
-    one_folder: bool
+    one_folder: bool  # both are the same images, in a wiring test
 
 
-def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
+def find(root: Path, wiring_test: bool = False, expected: tuple[int, int, int] = OFFICIAL,
          val_alone: bool = False) -> ImageNetFiles:
-    """List the files of both sets and check their number, classes, names and kinds; nothing is opened.
+    """List the files of both sets and check their number, classes and kinds; nothing is opened.
 
     val_alone: a root without train/ will do, the training set is empty then. DataError (exit 3) that names what is
-    missing or the first bad files, and what to do; StorageError (exit 5) for a folder that can't be read.
+    missing or the first bad files; StorageError (exit 5) for a folder that can't be read.
     """
     try:
         train, val = list_sets(root, wiring_test, val_alone)
@@ -103,11 +89,11 @@ def find(root: Path, wiring_test: bool = False, expected: Expected = OFFICIAL,
         raise StorageError(f"can't read {display_path(Path(error.filename or root))}: {error.strerror}") from error
     lonely = set(val.wnids) - set(train.wnids) if wiring_test else set(val.wnids) ^ set(train.wnids)
     wrong = [f"classes in one set only: {first_of(sorted(lonely))}"] if lonely else []
-    if not wiring_test:
-        for images, count in ((train, expected.train if len(train) or not val_alone else 0), (val, expected.val)):
-            if (len(images), len(images.wnids)) != (count, expected.classes):
-                wrong.append(f"{len(images):,} good images in {len(images.wnids):,} classes in "
-                             f"{display_path(images.root)}, expected {count:,} in {expected.classes:,}")
+    classes, train_count, val_count = expected
+    for images, count in ((train, train_count if len(train) or not val_alone else 0), (val, val_count)):
+        if not wiring_test and (len(images), len(images.wnids)) != (count, classes):
+            wrong.append(f"{len(images):,} good images in {len(images.wnids):,} classes in "
+                         f"{display_path(images.root)}, expected {count:,} in {classes:,}")
     for images in [train] if train is val else [train, val]:
         if images.bad:
             wrong.append(f"{len(images.bad):,} bad: {first_of(images.bad)}")
@@ -155,6 +141,9 @@ def list_images(folder: Path) -> ImageSet:
     if not classes:
         return list_flat(folder)
 
+    def is_image(path: str) -> bool:
+        return is_image_file(path) and not os.path.basename(path).startswith(".")
+
     def list_class(wnid: str) -> Looked:
         paths = [path for path, _ in make_dataset(str(folder), {wnid: 0}, is_valid_file=is_image, allow_empty=True)]
         if not paths:
@@ -170,11 +159,6 @@ def list_images(folder: Path) -> ImageSet:
     names, sizes, bad = zip(*found, strict=True)
     return ImageSet(folder, np.concatenate(names), np.concatenate(sizes),
                     np.repeat(np.arange(len(classes)), list(map(len, names))), tuple(classes), tuple(chain(*bad)))
-
-
-def is_image(path: str) -> bool:
-    """Whether torchvision takes a file of this name for an image; those that begin with a dot are none."""
-    return is_image_file(path) and not os.path.basename(path).startswith(".")
 
 
 def look_at(folder: Path, paths: list[str]) -> Looked:
@@ -228,7 +212,7 @@ def validation_wnids(folder: Path) -> list[str]:
     return wnids
 
 
-def verify(root: Path, wiring_test: bool, expected: Expected = OFFICIAL) -> None:
+def verify(root: Path, wiring_test: bool, expected: tuple[int, int, int] = OFFICIAL) -> None:
     """Check what `find` checks, then decode every image; says what there is.
 
     DataError (exit 3) that names the first images that can't be read, all of which are counted before.

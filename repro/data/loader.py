@@ -124,7 +124,7 @@ def receive(process: ForkProcess, pipe: Connection) -> list[np.ndarray]:
     """What a worker has read; raises its error, LostProcessError if it is gone."""
     try:
         found = pipe.recv()
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):  # the latter in the middle of an array
         process.join()
         code = process.exitcode or 0
         how = f"killed by signal {-code}" if code < 0 else f"it ended with {code}"

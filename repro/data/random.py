@@ -1,8 +1,7 @@
-"""Counter-based random numbers: a pure function of (seed, stream, counter) in integer tensor operations.
+"""Counter-based random numbers: a pure function of (seed, stream, counter), the same on CPU, CUDA and MPS.
 
-The same values on CPU, CUDA and MPS and in any order; nothing has to be saved for an exact resume. All arithmetic is
-on int64 tensors that hold 32-bit values; both multipliers are below 2^31, so no product overflows. The mixer is the
-two-round multiply-xorshift hash of C. Wellons' "hash-prospector" (bias 0.10 of an ideal avalanche).
+Nothing has to be saved for an exact resume. All arithmetic is on int64 tensors that hold 32-bit values; both
+multipliers are below 2^31, so no product overflows. The mixer is the two-round hash of C. Wellons' "hash-prospector".
 A position is the place of an image in the run: iteration x mini-batch size + place in the mini-batch.
 """
 
@@ -70,8 +69,7 @@ def training_draws(position: Tensor, seed: int, low: int, high: int) -> Training
 def normals(position: Tensor, seed: int) -> Tensor:
     """Three draws of a standard normal distribution for each position (B,) int64: float32 (B, 3), by Box-Muller.
 
-    Computed in float64 (float32 on MPS, which has no other), so that devices differ by the last bit of float32 at most.
-    The largest possible value is 6.66.
+    Computed in float64 (float32 on MPS, which has no other): devices differ by the last bit of float32 at most.
     """
     bits = torch.stack([uniform_bits(position, seed, COLOR_STREAM + which) for which in range(4)], dim=-1)
     uniform = (bits + 1).to(torch.float32 if position.device.type == "mps" else torch.float64) / 2**32  # in (0, 1]

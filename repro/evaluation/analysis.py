@@ -1,21 +1,14 @@
-"""What is measured of a network beside its errors: responses, gradients, plainly averaged statistics, and its size."""
+"""What is measured of a network beside its errors: layer responses, gradients, plainly averaged statistics."""
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from repro.config import paper_config
-from repro.models import build_model
 from repro.models.blocks import weighted_layers
-from repro.schema import DEPTHS, Family, ModelConfig, ShortcutOption, StrideIn
-
-CIFAR_PLAIN_UP_TO = 110  # Sec. 4.2: plain networks of 20 to 110 layers
 
 
 class LayerResponse(NamedTuple):
@@ -99,82 +92,3 @@ def with_averaged_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.
     averaged.zero_grad(set_to_none=True)
     update_bn(batches, averaged)
     return averaged
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of the paper, which is counted on shapes alone."""
-
-    label: str  # "ResNet-50"; in lower case the key in experiments/published
-    dataset: str  # cifar10 or imagenet
-    model: ModelConfig
-    shortcut_option: ShortcutOption | None = None  # None: no shortcuts
-    stride_in: StrideIn | None = None  # None: no bottlenecks
-
-    key = property(lambda self: self.label.lower())
-    depth = property(lambda self: self.model.depth)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What one network has; multiply-adds are those of one image."""
-
-    layers: int  # weighted layers: convolutions (projections apart) and fully-connected layers
-    parameters: int
-    convolution_multiply_adds: int
-    fully_connected_multiply_adds: int
-
-
-def count(network: Network) -> Counts:
-    """Build the network on the meta device and count it with torch's own counter.
-
-    RuntimeError if it has an operation with multiply-adds that is no convolution and no fully-connected layer.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # late: it loads triton, which no run needs
-
-    side = 32 if network.dataset == "cifar10" else 224  # pixels (Sec. 4.2, 4.1)
-    with torch.device("meta"):
-        model, image = build_model(network.model).eval(), torch.empty(1, 3, side, side)
-    layers = sum(1 for _ in weighted_layers(model))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    for module in list(model.modules()):  # batch normalization has none that count, and takes most of the time
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.Identity())
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    flops: dict[Any, int] = dict(counter.get_flop_counts().get("Global", {}))
-    convolutions, fully_connected = (flops.pop(operation, 0) for operation in
-                                     (torch.ops.aten.convolution, torch.ops.aten.addmm))
-    if flops:
-        raise RuntimeError(f"{network.key}: operations that are counted nowhere: {', '.join(map(str, flops))}")
-    return Counts(layers, parameters, convolutions // 2, fully_connected // 2)  # 2 operations are 1 multiply-add
-
-
-def networks() -> Iterator[Network]:
-    """All networks of the paper: by data set, plain before residual, then by depth.
-
-    For comparison there are options B and C on CIFAR-10, which the paper doesn't use there, and bottlenecks with the
-    stride in the 3x3.
-    """
-    from repro.models.resnet import imagenet_config
-    from repro.paper import golden_counts, published_table
-
-    cifar = paper_config("cifar_resnet20").model
-    models = {golden.layers: replace(cifar, depth=golden.layers, blocks_per_stage=(golden.layers - 2) // 6)
-              for golden in golden_counts().cifar10}
-    for depth, model in models.items():
-        if depth <= CIFAR_PLAIN_UP_TO:
-            yield Network(f"plain-{depth}", "cifar10", replace(model, family=Family.plain))
-    for (depth, model), option in product(models.items(), ShortcutOption):
-        yield Network(f"ResNet-{depth}", "cifar10", replace(model, shortcut_option=option), option)
-    basic, bottleneck = ([row.layers for row in published_table("table1").rows if row.block == kind and row.layers]
-                         for kind in ("basic", "bottleneck"))
-    for depth in basic:
-        yield Network(f"plain-{depth}", "imagenet", imagenet_config(depth, Family.plain))
-    for depth, option in product(basic, ShortcutOption):
-        yield Network(f"ResNet-{depth}", "imagenet", imagenet_config(depth, shortcut_option=option), option)
-    for stride, depth in product(StrideIn, bottleneck):
-        yield Network(f"ResNet-{depth}", "imagenet", imagenet_config(depth, stride_in=stride), ShortcutOption.B, stride)
-    for depth in DEPTHS[Family.vgg]:
-        yield Network(f"VGG-{depth}", "imagenet", paper_config(f"imagenet_vgg{depth}").model)

@@ -25,11 +25,10 @@ from repro.evaluation.metrics import error_counts, evaluate_on
 from repro.evaluation.protocols import Scorer, normalizer_of, views_of
 from repro.files import file_sha256, hold_lock, read_object, utc_now, write_atomic, write_json
 from repro.models import build_model
-from repro.models.resnet import VGG_CROP
 from repro.paper import PROTOCOL_LABELS
 from repro.paths import data_dir, display_path, results_dir
 from repro.provenance import code_version, package_versions
-from repro.schema import IMAGENET, SYNTHETIC, Family, Normalization, Precision, Resume, RunConfig
+from repro.schema import IMAGENET, SYNTHETIC, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
 from repro.weights import load_weights, read_weights, run_of_weights
 
@@ -51,8 +50,6 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
     if the record there is one of another test, StorageError if the weights can't be read, DataError if the data can't.
     """
     any_exact, config = config.machine.precision is Precision.auto, resolve(config)
-    if config.model.family is Family.vgg and config.data.crop_size != VGG_CROP:
-        raise ConfigError(f"data.crop_size={config.data.crop_size}: VGG takes {VGG_CROP}")
     device = set_up(config)
     path, facts = (weights, read_weights(weights)[1]) if isinstance(weights, Path) else (None, None)
     model = load_weights(build_model(config.model), weights) if isinstance(weights, Path) else weights
@@ -182,5 +179,5 @@ def read_arrays(path: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     scores, labels = path.with_suffix(".npy"), path.with_suffix(".labels.npy")
     for file, key in ((scores, "probabilities_sha256"), (labels, "labels_sha256")):
         if not file.is_file() or file_sha256(file) != record.get(key):
-            raise StorageError(f"{display_path(file)} was changed after the test, or is lost")
+            raise StorageError(f"{display_path(file)} was changed after the test, or lost; resume=never tests again")
     return np.load(scores, mmap_mode="r"), np.load(labels)

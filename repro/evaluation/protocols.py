@@ -117,31 +117,26 @@ def normalizer_of(config: RunConfig, weights: Path | None = None, fingerprint: s
 
     DataError if there is none; StorageError if the file beside the weights can't be read.
     """
-    data = config.data
+    data, size = config.data, config.data.crop_size
     if data.normalization is Normalization.per_channel:
         return Normalizer(*channel_statistics(data))
-    for beside in (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ():
-        if beside.is_file():
-            return Normalizer(read_mean(beside, data.crop_size))
+    for path in (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ():
+        if path.is_file():
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    mean = np.asarray(arrays["mean"], dtype=np.float32)
+                if mean.shape not in ((3, 1, 1), (3, size, size)) or not np.isfinite(mean).all():
+                    raise ValueError(f"shape {mean.shape}, crops of {size}")
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise StorageError(f"{display_path(path)}: no mean image of a run ({error!r})") from error
+            return Normalizer(torch.from_numpy(mean))
     folder = imagenet_statistics.statistics_folder(results_dir(config.results))
     found = fingerprint and imagenet_statistics.cached(folder, fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE)
     if not found:
         raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
                         f"set in {display_path(folder)}, which the first training run computes; weights trained "
                         "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
-    return Normalizer(torch.from_numpy(found.mean_of_crops(data.crop_size)))
-
-
-def read_mean(path: Path, crop_size: int | None) -> Tensor:
-    """The mean of a run: (3, crop_size, crop_size) or (3, 1, 1) float32. StorageError if it is anything else."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean = np.asarray(arrays["mean"], dtype=np.float32)
-        if mean.shape not in ((3, 1, 1), (3, crop_size, crop_size)) or not np.isfinite(mean).all():
-            raise ValueError(f"shape {mean.shape}, crops of {crop_size}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{display_path(path)}: no mean image of a run ({type(error).__name__}: {error})") from error
-    return torch.from_numpy(mean)
+    return Normalizer(torch.from_numpy(found.mean_of_crops(size)))
 
 
 class Scorer:

@@ -48,7 +48,7 @@ def load_data(config: RunConfig, device: torch.device, world: World, stop: StopR
 def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop: StopRequest) -> "ImageStatistics":
     """The mean image and color statistics of the training images: from the cache, else by one pass over them."""
     from repro.data import imagenet_statistics
-    from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, CenterCrop, workers_of_each
+    from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, center_crops, workers_of_each
 
     folder = imagenet_statistics.statistics_folder(results_dir(config.results))
     found = world.from_main(lambda: imagenet_statistics.cached(folder, files.fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE))
@@ -56,7 +56,7 @@ def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop:
         return found
     logger.info(f"making the mean image of {len(files.train):,} training images (once), in {display_path(folder)}")
     own = range(world.rank, len(files.train), world.size)
-    sums = imagenet_statistics.compute(files.train, own, CenterCrop(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE),
+    sums = imagenet_statistics.compute(files.train, own, center_crops(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE),
                                        MEAN_SIZE, world.is_main, lambda: stop.reason is not None,
                                        config.machine.workers or workers_of_each())
     if any(world.all_gather_object(stop.reason is not None)):

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from repro import files, provenance, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.devices import describe, is_out_of_memory, peak_memory, synchronize
+from repro.devices import describe, is_out_of_memory, new_stream, peak_memory, synchronize
 from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now
 from repro.paths import display_path
@@ -76,6 +76,7 @@ class RunLog:
         self.write()
         self.writer, self.writing = ThreadPoolExecutor(1, thread_name_prefix="repro-writer"), Future[None]()
         self.writing.set_result(None)
+        self.fetching = new_stream(self.step.device) if self.step.device.type == "cuda" else None
         self.stack, self.bar = ExitStack(), self.world.is_main and sys.stderr.isatty()
         self.show = self.stack.enter_context(progress(plan.title, self.schedule.iterations, self.done, self.bar, "it"))
         self.note = ""
@@ -204,13 +205,17 @@ class RunLog:
         if not self.world.is_main:
             return lambda: None
         copy = tree_map_only(Tensor, torch.clone, state)  # on the device: the host does not wait
+        taken: Any = torch.cuda.current_stream(self.step.device).record_event() if self.fetching else None
         meta = {"train_seconds": self.record.train_seconds, "evaluation_seconds": self.record.evaluation_seconds,
                 "identity": self.plan.config_hash, "numbers": checkpoint.seed_and_settings(self.plan.config),
                 "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
                 "utc": at}
 
         def write() -> None:
-            fetched = tree_map_only(Tensor, Tensor.cpu, copy)
+            if self.fetching:
+                self.fetching.wait_event(taken)
+            with torch.cuda.stream(self.fetching):  # which waits for the copy, and for nothing that was queued after it
+                fetched = tree_map_only(Tensor, Tensor.cpu, copy)
             if int(fetched["counters"]["failed_at"]) >= 0:
                 return  # the loop will see it at its next look
             checkpoint.save(self.plan.folder, done, fetched | {"rows": rows}, meta)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from repro import paper
-from repro.config import check_override_keys, compose, experiments, suggest
+from repro.config import compose, experiments, suggest
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
+from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensemble import combine
 from repro.evaluation.evaluate import evaluate
@@ -29,6 +29,7 @@ from repro.stopping import StopRequest
 from repro.training.distributed import rank_from_environment
 from repro.training.execution import Execution
 from repro.training.launch import run
+from repro.training.measurements import best_seconds
 from repro.training.plan import Plan, plan
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
@@ -53,8 +54,9 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         # Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that
         # in float64 (fp32: 0.99), so that a short run would show the arithmetic and not the network.
         words.append("machine.precision=fp32")
-    plans = [plan(compose([f"experiment={experiment}", f"seed={seed}", *words]), command)
-             for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
+    configs = [compose([f"experiment={experiment}", *words]) for experiment in preset.experiments]
+    plans = [plan(replace(config, seed=seed), command)
+             for config in configs for seed in range(seeds or suite.seeds_of(config.name))]
     make_data(plans[0].config)
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
@@ -146,18 +148,8 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
     model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
     execution = Execution(TrainStep(model, data, part, schedule), part)
 
-    def best_seconds(work: Callable[[], object]) -> float:
-        """The fastest of three calls, after one that is not counted: other work on the machine only ever adds."""
-        seconds = []
-        for _ in range(4):
-            began = time.perf_counter()
-            work()
-            synchronize(device)
-            seconds.append(time.perf_counter() - began)
-        return min(seconds[1:])
-
-    update = best_seconds(lambda: execution.advance(execution.block)) / execution.block * batch / size
-    test = best_seconds(execution.evaluate) / len(data.eval_images)
+    update = best_seconds(lambda: execution.advance(execution.block), device) / execution.block * batch / size
+    test = best_seconds(execution.evaluate, device) / len(data.eval_images)
     tests = sum(schedule.evaluates(done) for done in range(1, schedule.iterations + 1))
     return {"experiment": config.name, "device": describe(device), "precision": config.machine.precision.name,
             "engine": execution.kind, "iterations": schedule.iterations, "step_seconds": update,
@@ -182,37 +174,35 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
             "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": costs}
 
 
-# ---- the full-length runs that the committed results lack
-
-
-def pending_runs(results: Path) -> list[dict[str, Any]]:
-    """The runs of CIFAR-10 that results/reference lacks, cheapest first (see `status.lacking`)."""
-    return [one for one in status.lacking(*select.pools(results, reference_dir())) if one["dataset"] == CIFAR10]
-
-
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
                 command: list[str]) -> list[ReproError]:
-    """Advance what `pending_runs` names, in `max_seconds`; the errors of `run_each`.
+    """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first; errors as of `run_each`.
 
     names: EXPERIMENT or EXPERIMENT/seedK, these alone and in this order; [] for all. ConfigError for overrides that
-    change numbers, Stopped.
+    change numbers.
     """
     began = time.monotonic()
-    check_override_keys(overrides)
+
+    def say_lacking(head: str) -> list[dict[str, Any]]:
+        found = [one for one in status.lacking(*select.pools(results, reference_dir())) if one["dataset"] == CIFAR10]
+        logger.info("\n".join([head, *(map(status.run_text, found) if found else ["  none"])]))
+        return found
+
     for name in names:
         if name.partition("/")[0] not in experiments():
             raise ConfigError(f"--runs: {name!r} is no experiment{suggest(name, experiments())}")
-    lacking = pending_runs(results)
-    say_pending("full-length runs that results/reference lacks, cheapest first:", lacking)
-    open_runs = {one["run"]: one for one in lacking if one["state"] == status.OPEN}
-    todo = dict.fromkeys(run for name in names or open_runs for run, one in open_runs.items()
-                         if name in (run, one["experiment"]))
-    plans = [plan(compose([f"experiment={open_runs[run]['experiment']}", f"seed={open_runs[run]['seed']}", *overrides]),
-                  command) for run in todo]
-    for one in plans:
-        if one.deviations:
-            raise ConfigError(f"this changes the numbers of {one.config.name}, and only the paper's runs count: "
-                              + "; ".join(one.deviations))
+    todo = [one for one in say_lacking("full-length runs that results/reference lacks, cheapest first:")
+            if one["state"] == status.OPEN]
+    if names:
+        todo = [one for name in dict.fromkeys(names) for one in todo if name in (one["experiment"], one["run"])]
+    plans, configs = list[Plan](), dict[str, RunConfig]()
+    for name, seed in ((one["experiment"], one["seed"]) for one in todo):
+        if name not in configs:
+            configs[name] = compose([f"experiment={name}", *overrides])
+        plans.append(plan(replace(configs[name], seed=seed), command))
+        if plans[-1].deviations:
+            raise ConfigError(f"this changes the numbers of {name}, and only the paper's runs count: "
+                              + "; ".join(plans[-1].deviations))
     if dry_run or not plans:
         return []
     make_data(plans[0].config)
@@ -222,9 +212,4 @@ def run_pending(results: Path, names: list[str], overrides: list[str], max_secon
         try:
             return run_each(plans, stop)
         finally:
-            say_pending("now:", pending_runs(results))
-
-
-def say_pending(head: str, lacking: list[dict[str, Any]]) -> None:
-    """Say what is lacking."""
-    logger.info("\n".join([head, *(map(status.run_text, lacking) if lacking else ["  none"])]))
+            say_lacking("now:")

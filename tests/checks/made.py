@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
-from repro.data.cifar10_files import OFFICIAL
+from repro.data.cifar10_files import SHA256
 from repro.files import file_sha256, read_history
 from repro.paper import PROTOCOLS, golden_count
 from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, history_columns
@@ -59,7 +59,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
         "deviations": deviations(config), "evaluated_on": split, "iterations": schedule.iterations,
         "iteration": schedule.iterations, "parameters": golden.parameters[option],
         "data": {"name": config.data.name, "split": config.data.split.name,
-                 "sha256": "b" * 64 if imagenet else OFFICIAL.sha256},
+                 "sha256": "b" * 64 if imagenet else SHA256},
         "environment": {**VERSIONS, "device": "made-up device", "precision": "fp32", "threads": 2},
         "started": BEGUN, "ended": ENDED, "warmup_end": warmup_end, "train_seconds": 30.0, "evaluation_seconds": 2.0,
         "sessions": [{"started": BEGUN, "from_iteration": 0, "device": "made-up device", **CODE, **VERSIONS,

@@ -1,4 +1,4 @@
-"""A made data set of a few images in every published form, a misbehaving site, and the real data where they lie."""
+"""A made CIFAR-10 of a few images in every published form, a misbehaving site, and an ordinary user."""
 
 import hashlib
 import io
@@ -6,17 +6,15 @@ import json
 import os
 import pickle
 import socket
-import struct
-import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,9 +22,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from repro.data import cifar10_files, fetch
-from repro.data.cifar10_files import ARRAYS, FOLDER, Expected, containers
+from repro.data.cifar10_files import ARRAYS, FOLDER
 
-ROOT = Path(__file__).parents[2]
 PER_BATCH = 3
 
 
@@ -34,32 +31,14 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def batch_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
-    """One batch as Python 2 wrote it: protocol 2, byte strings, an array rebuilt by numpy.core.multiarray."""
-    def short(text: str) -> bytes:
-        return b"U" + bytes([len(text)]) + text.encode()
-
-    count, raw = len(pixels), pixels.tobytes()
-    dtype = b"cnumpy\ndtype\n" + short("u1") + b"K\x00K\x01\x87R(K\x03" + short("|") + b"NNN" + 2 * b"J\xff\xff\xff\xff"
-    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + short("b") + b"\x87R(K\x01K"
-             + bytes([count]) + b"M\x00\x0c\x86" + dtype + b"K\x00tb\x89T" + struct.pack("<I", len(raw)) + raw + b"tb")
-    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    return b"\x80\x02}(" + short("labels") + numbers + short("data") + array + b"u."
-
-
-def tar_bytes(entries: list[tuple[tarfile.TarInfo | str, bytes]]) -> bytes:
-    """A tar.gz with the given entries; a name stands for a regular file."""
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    """A tar.gz of these files."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
-        for entry, data in entries:
-            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
-            info.size = info.size or len(data)
-            if data or not info.size:
-                tar.addfile(info, io.BytesIO(data) if data else None)
-            else:  # a header that lies about its size, which tarfile itself refuses to write since Python 3.13
-                header = info.tobuf(tar.format, tar.encoding, tar.errors)
-                tar.fileobj.write(header)
-                tar.offset += len(header)
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
@@ -71,7 +50,7 @@ class Made:
     files: dict[str, bytes]
     archive: bytes
     package: bytes
-    expected: Expected
+    hashes: tuple[str, ...]
 
     def write(self, root: Path) -> Path:
         """Write the official folder below `root`."""
@@ -80,13 +59,6 @@ class Made:
         for name, data in self.files.items():
             (folder / name).write_bytes(data)
         return folder
-
-    def entries(self) -> list[tuple[tarfile.TarInfo | str, bytes]]:
-        """What the official archive holds: a folder entry, a readme, the files in no order."""
-        folder = tarfile.TarInfo(FOLDER)
-        folder.type = tarfile.DIRTYPE
-        files = [(f"{FOLDER}/{name}", data) for name, data in reversed(self.files.items())]
-        return [(folder, b""), *files, (f"{FOLDER}/readme.html", b"<meta>")]
 
     def same(self, loaded: object) -> bool:
         """Whether loaded arrays are the made ones."""
@@ -100,18 +72,18 @@ def make() -> Made:
     arrays = dict(zip(ARRAYS, (np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]),
                       strict=True))
     names = ("data_batch_1", "data_batch_2", "test_batch")
-    files = {name: batch_pickle(images[i].reshape(PER_BATCH, 3072), labels[i].tolist()) for i, name in enumerate(names)}
+    files = {name: pickle.dumps({"data": pixels.reshape(PER_BATCH, 3072), "labels": numbers.tolist()}, 2)
+             for name, pixels, numbers in zip(names, images, labels, strict=True)}
     files["batches.meta"] = pickle.dumps({"label_names": ["a", "b"]}, 2)
-    package = [(f"package/{part}_lables.json", json.dumps(arrays[f"{part}_labels"].tolist()).encode())
-               for part in ("train", "test")]
+    package = {f"package/{part}_lables.json": json.dumps(arrays[f"{part}_labels"].tolist()).encode()
+               for part in ("train", "test")}
     for name, sheet in zip(names, images, strict=True):
         out = io.BytesIO()
         Image.fromarray(sheet.transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(out, "PNG")
-        package.append((f"package/{name}.png", out.getvalue()))
-    packed = tar_bytes(list(package))
-    expected = Expected(2 * PER_BATCH, PER_BATCH, {name: sha256(array.tobytes()) for name, array in arrays.items()})
-    unpacked = Made(arrays, files, b"", packed, expected)
-    return Made(arrays, files, tar_bytes(unpacked.entries()), packed, expected)
+        package[f"package/{name}.png"] = out.getvalue()
+    archive = {f"{FOLDER}/{name}": data for name, data in reversed(files.items())}
+    hashes = tuple(sha256(array.tobytes()) for array in arrays.values())
+    return Made(arrays, files, tar_bytes(archive | {f"{FOLDER}/readme.html": b"<meta>"}), tar_bytes(package), hashes)
 
 
 MADE = make()
@@ -125,61 +97,43 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     for key, value in {"train_list": train, "test_list": [test], "tgz_md5": hashlib.md5(MADE.archive).hexdigest(),
                        "meta": {"filename": meta[0], "key": "label_names", "md5": meta[1]}}.items():
         monkeypatch.setattr(CIFAR10, key, value)
-    monkeypatch.setattr(cifar10_files, "OFFICIAL", MADE.expected)
+    monkeypatch.setattr(cifar10_files, "HASHES", MADE.hashes)
     monkeypatch.setattr(fetch, "NPM_SHA256", sha256(MADE.package))
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
     return MADE
 
 
-@dataclass
-class Site:
-    """A web site on this machine that serves `payload` in the way that `mode` says; `asked` counts downloads."""
+@pytest.fixture
+def site(made, monkeypatch):
+    """A web site on this machine that serves the archive in the way that its `mode` says; `asked` counts."""
+    state, released = SimpleNamespace(mode="good", asked=0), threading.Event()
 
-    payload: bytes = b""
-    mode: str = "good"
-    url: str = ""
-    asked: int = 0
-    released: threading.Event = field(default_factory=threading.Event)
-
-
-def handler(site: Site) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
+        def log_message(self, *args):
             pass
 
-        def do_GET(self) -> None:
-            site.asked += 1
+        def do_GET(self):
+            state.asked += 1
             with suppress(BrokenPipeError, ConnectionResetError):
-                if site.mode in ("404", "503"):
-                    return self.send_error(int(site.mode))
-                if site.mode == "silent":
-                    site.released.wait(10)
-                    return None
-                payload = b"<!DOCTYPE html><title>Log in</title>" if site.mode == "html" else site.payload
-                self.head(200, {"Content-Length": str(len(payload))})
-                self.wfile.write(payload[: len(payload) // 2] if site.mode == "cut" else payload)
-            return None
+                if state.mode in ("404", "503"):
+                    self.send_error(int(state.mode))
+                elif state.mode == "silent":
+                    released.wait(10)
+                else:
+                    payload = b"<!DOCTYPE html><title>Log in</title>" if state.mode == "html" else made.archive
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(payload)))
+                    self.end_headers()
+                    self.wfile.write(payload[: len(payload) // 2] if state.mode == "cut" else payload)
 
-        def head(self, status: int, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-    return Handler
-
-
-@pytest.fixture
-def site(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    state = Site(made.archive)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
     monkeypatch.setattr(CIFAR10, "url", state.url)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield state
-    state.released.set()
+    released.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -231,18 +185,3 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
-
-
-@pytest.fixture(scope="session")
-def real_root() -> Iterator[Path]:
-    """A folder with the real data: $REPRO_DATA, or unpacked from the packed copy beside the checkout."""
-    own = os.environ.get("REPRO_DATA")
-    unpack = ROOT.parent / "shared" / "data" / "cifar10" / "unpack.py"
-    if own and containers(Path(own)):
-        yield Path(own)
-    elif unpack.is_file():
-        with tempfile.TemporaryDirectory() as name:
-            subprocess.run([sys.executable, str(unpack), name], check=True, capture_output=True)
-            yield Path(name)
-    else:
-        pytest.skip("the real CIFAR-10 is neither in $REPRO_DATA nor beside the checkout")

@@ -5,10 +5,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from repro.data.random import MASK, mix, mix_int, normals, permutation, training_draws, uniform_bits
+from repro.data.random import MASK, mix, normals, permutation, training_draws, uniform_bits
 
 FIRST_VALUES = [4141071520, 1873299275, 247310176, 2993591231]
 LAST_VALUE = [3181771821]
@@ -18,15 +16,18 @@ SAME = [[284, 340], [3156830691, 271862109], [29420226, 428093765], [True, True]
 SAME_NORMALS = [-0.619159, -1.328326, 0.385357]
 
 
-def chi_square(counts):
-    """Pearson's statistic against equal counts."""
-    expected = counts.sum() / len(counts)
-    return float(((counts - expected) ** 2 / expected).sum())
+def deviation(values, outcomes):
+    """Pearson's statistic of outcomes 0..outcomes-1 against equal chances, in standard deviations from its mean."""
+    counts = torch.bincount(values, minlength=outcomes).double()
+    assert len(counts) == outcomes
+    expected = len(values) / outcomes
+    return (float(((counts - expected) ** 2 / expected).sum()) - (outcomes - 1)) / math.sqrt(2 * (outcomes - 1))
 
 
-@given(st.integers(0, MASK))
-def test_tensor_and_python_mixers_agree(value):
-    assert int(mix(torch.tensor(value))) == mix_int(value) <= MASK
+def test_mix_is_a_bijection_and_the_same_for_integers():
+    values = mix(torch.arange(1 << 20))
+    assert len(torch.unique(values)) == 1 << 20
+    assert [mix(number) for number in range(0, 1 << 20, 9999)] == values[::9999].tolist()
 
 
 def test_the_values_never_change():
@@ -36,27 +37,11 @@ def test_the_values_never_change():
     assert permutation(10, 0, 0).tolist() == FIRST_ORDER
 
 
-def test_mix_is_a_bijection_on_a_sample():
-    values = mix(torch.arange(1 << 20))
-    assert len(torch.unique(values)) == 1 << 20
-
-
 @pytest.mark.parametrize(("seed", "stream"), [(0, 0), (1, 2), (123456789, 1)])
 def test_every_byte_is_uniform(seed, stream):
     bits = uniform_bits(torch.arange(256_000), seed, stream)
     for shift in (0, 8, 16, 24):
-        counts = torch.bincount((bits >> shift) & 255, minlength=256).double()
-        assert 150 < chi_square(counts) < 400  # 255 degrees of freedom: 5 standard deviations are 113
-
-
-def test_neighboring_counters_seeds_and_streams_are_uncorrelated():
-    def centered(values):
-        return values.double() / MASK - 0.5
-    counter = torch.arange(100_000)
-    base = centered(uniform_bits(counter, 0, 0))
-    for other in (uniform_bits(counter + 1, 0, 0), uniform_bits(counter, 1, 0), uniform_bits(counter, 0, 1)):
-        correlation = float((base * centered(other)).mean() * 12)
-        assert abs(correlation) < 5 / 100_000**0.5
+        assert abs(deviation((bits >> shift) & 255, 256)) < 5
 
 
 def test_two_seeds_are_not_one_sequence_in_another_order():
@@ -87,13 +72,6 @@ def test_passes_and_seeds_give_new_orders():
             assert (left == right).sum() < 10  # one fixed point is expected
 
 
-def test_each_image_is_equally_likely_at_each_place():
-    counts = torch.zeros(20, 20)
-    for epoch in range(2000):
-        counts[torch.arange(20), permutation(20, 0, epoch)] += 1
-    assert 250 < chi_square(counts.flatten().double()) < 560  # 361 degrees of freedom
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_the_gpu_gives_the_same_bits():
@@ -101,28 +79,11 @@ def test_the_gpu_gives_the_same_bits():
     assert torch.equal(uniform_bits(counter.cuda(), 7, 2).cpu(), uniform_bits(counter, 7, 2))
 
 
-def deviation(values, outcomes):
-    """Pearson's statistic of outcomes 0..outcomes-1 against equal chances, in standard deviations from its mean."""
-    counts = torch.bincount(values, minlength=outcomes).double()
-    assert len(counts) == outcomes
-    expected = len(values) / outcomes
-    return (float(((counts - expected) ** 2 / expected).sum()) - (outcomes - 1)) / math.sqrt(2 * (outcomes - 1))
-
-
 @pytest.mark.parametrize("seed", [0, 1, 4294967295])
 def test_the_shorter_side_is_uniform_with_both_ends(seed):
     side = training_draws(POSITIONS, seed, 256, 480).shorter_side
     assert (int(side.min()), int(side.max())) == (256, 480)
     assert abs(deviation(side - 256, 225)) < 4
-
-
-def test_the_test_of_uniformity_sees_an_end_that_is_left_out():
-    side = training_draws(POSITIONS, 0, 256, 479).shorter_side
-    assert deviation(side - 256, 225) > 10
-
-
-def test_a_range_of_one_length_is_that_length():
-    assert (training_draws(POSITIONS[:100], 3, 256, 256).shorter_side == 256).all()
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -152,13 +113,6 @@ def test_draws_depend_on_the_position_and_not_on_the_mini_batch():
     whole, part = all_draws(POSITIONS[:96]), all_draws(mixed)
     for all_of_them, some in zip(whole, part, strict=True):
         assert torch.equal(all_of_them[mixed], some)
-
-
-def test_seeds_and_positions_give_different_draws():
-    first, second = training_draws(POSITIONS[:1000], 0, 256, 480), training_draws(POSITIONS[:1000], 1, 256, 480)
-    assert not torch.equal(first.top_bits, second.top_bits)
-    assert len(set(first.top_bits.tolist())) == 1000
-    assert len(set(normals(POSITIONS[:1000], 0)[:, 0].tolist())) > 990
 
 
 def test_the_draws_never_change():

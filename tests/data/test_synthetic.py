@@ -27,11 +27,6 @@ def test_the_images_are_the_same_on_every_machine(arrays):
     assert np.bincount(arrays.test_labels).tolist() == [200] * 10
 
 
-def test_no_image_is_there_twice(arrays):
-    pixels = np.concatenate([arrays.train_images, arrays.test_images]).reshape(12_000, -1)
-    assert len({image.tobytes() for image in pixels}) == 12_000
-
-
 def test_a_chunk_does_not_depend_on_what_is_made_with_it(arrays):
     images, labels = synthetic.images_from(4_321, 7)
     assert np.array_equal(images.numpy(), arrays.train_images[4_321:4_328])

@@ -9,7 +9,7 @@ from torch import nn
 
 from repro.config import compose, config_hash, to_dict
 from repro.devices import resolve
-from repro.files import write_json
+from repro.files import write_atomic, write_json
 from repro.models import build_model
 from repro.runs import run_folder
 from repro.schema import RunConfig
@@ -64,11 +64,14 @@ def make_weights(path: Path, seed: int = 0, mean: bool = True) -> Path:
     return path
 
 
-def make_run(*overrides: str) -> Path:
-    """The folder of a finished run of one iteration with random weights, a wiring test."""
+def make_run(*overrides: str, weights: bool = True) -> Path:
+    """The folder of a finished run of one iteration, a wiring test; its weights are random, or no weights at all."""
     config = resolve(compose([*TINY, "train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1", *overrides]))
     folder = run_folder(config)
-    make_weights(folder / "weights.pt", config.seed)
+    if weights:
+        make_weights(folder / "weights.pt", config.seed)
+    else:
+        write_atomic(folder / "weights.pt", f"weights {config.seed}")
     result = {"iteration": 1, "val_top1_error": 90.0}
     write_json(folder / "run.json", {
         "schema": 1, "experiment": config.name, "seed": config.seed, "identity": config_hash(config), "iterations": 1,
