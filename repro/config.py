@@ -30,7 +30,16 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from repro.errors import ConfigError
-from repro.hydra_cli import PLAIN, call_hydra, check_key, compositions, own_folders, refuse_code, write_globs_out
+from repro.hydra_cli import (
+    PLAIN,
+    call_hydra,
+    check_interpolations,
+    check_key,
+    compositions,
+    own_folders,
+    refuse_code,
+    write_globs_out,
+)
 from repro.paths import conf_dir, results_dir
 from repro.schema import FIELDS, Architecture, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
 from repro.wording import nearest
@@ -178,6 +187,8 @@ def check_override_keys(overrides: Sequence[str]) -> None:
             raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
         elif override.startswith("~"):
             raise ConfigError(f"{override}: a run needs {bare}; give it another value instead")
+        else:
+            check_interpolations(override)
         if bare in GROUPS and re.search(r"(?<!\()\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
             raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
         if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):

@@ -11,11 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +55,10 @@ def own_folders(overrides: Sequence[str]) -> list[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raise ConfigError for a user's file that Hydra would overlook, because it has the name of ours, or can't read."""
+    """Raise ConfigError for a user's file that Hydra can't read, or overlooks because it has the name of ours.
+
+    And for an alias: a few lines of them can stand for more values than fit into memory.
+    """
     if (folder / "hydra").exists():
         raise ConfigError(f"{folder / 'hydra'}: Hydra's own settings can be given on the command line only")
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
@@ -63,9 +68,23 @@ def check_files(folder: Path) -> None:
             raise ConfigError(f"{path}: {name.with_suffix('')} is a name of ours, and Hydra would take our file; give "
                               "yours another name")
         try:
-            path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except ValueError as error:
             raise ConfigError(f"{path}: no UTF-8 ({error})") from error
+        check_interpolations(text, f"{path}: ")
+        with suppress(yaml.YAMLError):  # Hydra says what is wrong, if it uses the file
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+                raise ConfigError(f"{path}: has an alias (*name); write the value out")
+
+
+def check_interpolations(text: str, where: str = "") -> None:
+    """ConfigError for a value of the environment or of a function: what a configuration holds is recorded.
+
+    `${train.lr}` is admitted, `${oc.env:NAME}` is not; one within another may make up the name of a function.
+    """
+    if found := re.search(r"(?<!\\)(\\\\)*\$\{[^}]*(:|\$\{).*", text):
+        raise ConfigError(f"{where}{found[0]}: a value of the environment or of a function would be recorded; write "
+                          "the value out, or let your shell do it")
 
 
 def refuse_code(node: DictConfig, plain: DictConfig) -> None:

@@ -25,8 +25,8 @@ class Part(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A mapping in a record; what it lacks is None."""
 
 
-class Versions(Part):
-    """Versions of what computes the numbers."""
+class Place(Part):
+    """On what and how numbers were computed."""
 
     python: Text | None = None
     torch: Text | None = None
@@ -34,11 +34,6 @@ class Versions(Part):
     hydra_core: Text | None = msgspec.field(default=None, name="hydra-core")
     omegaconf: Text | None = None
     numpy: Text | None = None
-
-
-class Place(Versions):
-    """On what and how a run was computed."""
-
     device: Text | None = None
     engine: Text | None = None
     updates_per_graph: Count | None = None
@@ -87,14 +82,13 @@ class Images(Part):
     one_folder: bool = False  # a wiring test, tested on its training images
 
 
-class Responses(Versions, kw_only=True):
+class Responses(Place, kw_only=True):
     """Of responses.csv (Fig. 7), and where they were measured if that was after the run."""
 
     images: Count
     evaluated_on: Text
     precision: Text
     sha256: Sha256
-    device: Text | None = None
     utc: Time | None = None
     repro: Text | None = None
     commit: Commit | None = None

@@ -11,19 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from repro import files
 from repro.config import config_hash, paper_hashes, scale_lengths, suggest
 from repro.errors import ConfigError, StorageError
-from repro.files import (
-    file_sha256,
-    hold_lock,
-    read_history,
-    read_json,
-    read_object,
-    read_rows,
-    say_once,
-    write_atomic,
-    write_json,
-)
 from repro.paths import display_path, in_tree, reference_dir, results_dir
 from repro.record import Record, parse_record
 from repro.schema import IMAGENET, SYNTHETIC, RunConfig
@@ -107,11 +97,15 @@ class Run:
 
     def responses(self) -> list[dict[str, str]]:
         """Rows of responses.csv as text; [] if there is none."""
-        return read_rows(self.folder / "responses.csv")
+        return files.read_rows(self.folder / "responses.csv")
+
+    def gradients(self) -> list[dict[str, str]]:
+        """Rows of gradients.csv as text; [] if there is none."""
+        return files.read_rows(self.folder / "gradients.csv")
 
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv as numbers; a torn last line is left out."""
-        return read_history(self.folder / "history.csv")
+        return files.read_history(self.folder / "history.csv")
 
 
 def title(config: RunConfig) -> str:
@@ -143,7 +137,7 @@ def scan(root: Path) -> list[Run]:
     folders = []
     for folder in root.glob("*/seed*"):
         if not folder.parent.name.isprintable():
-            say_once(f"{display_path(folder.parent)} is left out: its name has characters that can't be printed")
+            files.say_once(f"{display_path(folder.parent)} is left out: its name has characters that can't be printed")
         elif re.fullmatch(r"seed\d+", folder.name):
             folders.append(folder)
     return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.parent.name, int(f.name[4:])))]
@@ -152,7 +146,7 @@ def scan(root: Path) -> list[Run]:
 def read_run(folder: Path) -> Run:
     """The run in a folder. A missing, torn, foreign or hostile record is a problem, not an exception."""
     try:
-        record = parse_record(read_json(folder / "run.json"))
+        record = parse_record(files.read_json(folder / "run.json"))
         return Run(folder, record, history_problem(folder, record))
     except FileNotFoundError:
         return Run(folder, None, "no run.json")
@@ -162,7 +156,7 @@ def read_run(folder: Path) -> Run:
 
 def write_record(folder: Path, record: Record) -> None:
     """Replace a run's run.json."""
-    write_json(folder / "run.json", msgspec.to_builtins(record))
+    files.write_json(folder / "run.json", msgspec.to_builtins(record))
 
 
 def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
@@ -176,7 +170,7 @@ def history_problem(folder: Path, record: Record) -> str | None:
     """Why a record that says 'finished' is not borne out by its history.csv; None if it is."""
     if record.status != "finished":
         return None
-    rows, config = read_history(folder / "history.csv"), record.config
+    rows, config = files.read_history(folder / "history.csv"), record.config
     last = scale_lengths(config.train.iterations, config.scale)
     if not rows or rows[-1].get("iteration") != last or record.iterations != last:
         return "history.csv does not reach the last iteration"
@@ -184,7 +178,7 @@ def history_problem(folder: Path, record: Record) -> str | None:
     marks = range(interval, last, interval)
     if len(rows) != len(marks) + 1 or [row["iteration"] for row in rows] != [*marks, last]:
         return "history.csv has not every evaluation once"
-    if record.history_sha256 not in (None, file_sha256(folder / "history.csv")):
+    if record.history_sha256 not in (None, files.file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
     if record.result != rows[-1]:
         return "history.csv and the recorded result differ"
@@ -208,13 +202,13 @@ def publish(name: str, results: Path) -> Path:
                           + (run.no_evidence or "its recorded configuration and identity differ"))
     experiment = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
     target = reference_dir() / "runs" / experiment / f"seed{run.seed}"
-    with hold_lock(target):
+    with files.hold_lock(target):
         there = read_run(target).record
         if there is not None and there != record:
             raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete the "
                               "folder first (README quotes it)")
         tests = [str(path.relative_to(folder)) for path in sorted(folder.glob("evaluations/*.json"))
-                 if read_object(path).get("finished") is True]
+                 if files.read_object(path).get("finished") is True]
         extra = [file for file in EXTRA_FILES if (folder / file).is_file()]
         for file in (*tests, *extra, *PUBLISHED_FILES):
             copy_file(folder / file, target / file)
@@ -240,4 +234,4 @@ def copy_file(source: Path, target: Path) -> None:
         data = source.read_bytes()
     except OSError as error:
         raise StorageError(f"can't read {display_path(source)}: {error.strerror}") from error
-    write_atomic(target, data)
+    files.write_atomic(target, data)

@@ -183,6 +183,19 @@ def test_a_users_file_with_a_name_of_ours_is_refused_by_name(here, own, tmp_path
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.fault(60, 73)
+def test_interpolations_read_values_of_the_configuration_and_nothing_else(here, own, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "a secret")
+    assert compose(with_config_dir(own(OWN + "description: lr ${train.lr}\n"))).description == "lr 0.05"
+    for wrong in ("${${name}:SECRET}", "${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${hydra:runtime.cwd}"):
+        says(here("run", *own(OWN + f"description: {wrong}\n")), 2, wrong, "would be recorded")
+    says(here("run", "experiment=cifar_resnet20", "data.root=${oc.env:SECRET}"), 2, "${oc.env:SECRET}: a")
+    own("a: &a 1\nb: *a\n", "docker-compose.yaml")
+    assert compose(with_config_dir(own(OWN))).train.lr == 0.05, "what is no configuration of ours is let be"
+    says(here("run", *own(OWN + "x: &x [1]\ny: [*x, *x]\n"), "-m"), 2, "mine.yaml: has an alias")
+    assert not (tmp_path / "results").exists()
+
+
 # ---- nothing is called
 
 @pytest.mark.fault(4)

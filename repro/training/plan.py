@@ -31,10 +31,7 @@ class Plan:
 
 
 def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
-    """What a configuration asks for on this machine; `command` is what a person typed, if anybody did.
-
-    Raises ConfigError for what is not here, can't be shared by so many processes, or is not trained at all.
-    """
+    """What a configuration asks for on this machine; `command` is what a person typed, if anybody did."""
     if config.model.family is Family.vgg:
         raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
                           "weights=FILE` tests imported weights")
@@ -51,23 +48,17 @@ def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
 def check_shares(config: RunConfig, devices: int) -> None:
     """Raise ConfigError unless so many processes can share a resolved configuration's mini-batches and statistics."""
     batch, group = config.train.mini_batch_size, config.train.batch_norm_group
-    own = World(size=devices).share(batch).stop
-    if group <= own and own % group == 0:
-        return
-    have = f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a mini-batch; "
-    if group != batch:
-        raise ConfigError(f"{have}allowed are its divisors, and all {batch}")
-    if config.machine.device is not Device.cuda:
-        raise ConfigError(f"{have}torch shares statistics between processes on GPUs only; "
-                          f"train.batch_norm_group={own} is possible here")
+    own, cuda = World(size=devices).share(batch).stop, config.machine.device is Device.cuda
+    if own % group and not (cuda and group == batch):  # torch shares statistics between processes on GPUs only
+        raise ConfigError(f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a "
+                          f"mini-batch; allowed are its divisors{f', and all {batch}' if cuda else ''}")
 
 
 def count_processes(config: RunConfig) -> int:
     """How many processes train a run together.
 
     devices=1 is one process by itself, whoever started it; None as many as were started, else one; -1 as many as were
-    started, else one for each device of this machine. ConfigError if fewer devices are here than were asked for, or if
-    who started this process says another number.
+    started, else one for each device of this machine.
     """
     asked = config.devices
     if asked != 1 and (started := rank_from_environment()) is not None:
