@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ from repro.models import build_model
 from repro.paths import own_module
 from repro.provenance import code_version, machine, package_versions
 from repro.schema import RunConfig
+from repro.stopping import end_with_parent
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
@@ -112,7 +114,7 @@ def run_rounds(jobs: dict[str, Record], rounds: int, max_seconds: float) -> dict
 
 def fresh_process(job: Record, seconds: float) -> Record:
     """What the function of this file that `work` names returns in a process of its own, or {"failed": reason}."""
-    command = [*own_module("repro.bench"), json.dumps(job)]
+    command = [*own_module("repro.bench"), json.dumps(job | {"parent": os.getpid()})]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                               timeout=max(0.0, seconds))
@@ -332,6 +334,7 @@ def render(record: Record) -> str:
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
+    end_with_parent(job.pop("parent"), signal.SIGKILL)
     try:
         answer = globals()[job.pop("work")](**job)
     except Exception as error:  # told by the parent, beside what the others measured

@@ -59,8 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = "can't read or write" if error.filename is None else escape(str(error.filename))[:200]
         return fail(f"repro: {what}: {error.strerror or error}", 5)
     except Exception as error:
-        if isinstance(error, UnicodeEncodeError):
-            return fail(f"repro: {escape(str(error.object))[:200]}: has characters that can't be written here", 2)
         return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
                     "REPRO_DEBUG=1 shows where it happened", 1)
 

@@ -155,8 +155,8 @@ def run_suite(options: argparse.Namespace) -> None:
     """`repro suite`."""
     own = dict(word.split("=", 1) for word in options.overrides if word.partition("=")[0] in OWN_KEYS["suite"])
     overrides = [word for word in options.overrides if word.partition("=")[0] not in own]
-    seeds = own.get("seeds")
-    if seeds is not None and not (seeds.isdigit() and int(seeds) > 0):
+    seeds = own.get("seeds", "")
+    if "seeds" in own and not (seeds.isdigit() and int(seeds) > 0):
         raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
     from repro.config import check_override_keys, compose
     from repro.paper import suite as read_suite
@@ -200,11 +200,11 @@ def advance_pending(options: argparse.Namespace) -> None:
     check_versions()
     from repro.training.suite import run_pending
 
-    command = [program(), "suite", "pending", *options.overrides]
-    command += [f"--max-seconds={options.max_seconds:g}"] if options.max_seconds else []
-    command += [f"--runs={options.runs}"] if options.runs else []
-    names = options.runs.split(",") if options.runs is not None else []
-    failures = run_pending(results, names, options.overrides, options.max_seconds, options.dry_run, command)
+    given = {"--max-seconds": options.max_seconds, "--runs": options.runs}
+    words = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
+    failures = run_pending(results, options.runs.split(",") if options.runs is not None else [], options.overrides,
+                           options.max_seconds, options.dry_run,
+                           [program(), "suite", "pending", *words, *options.overrides])
     if failures:
         raise failures[0]
 
@@ -567,7 +567,8 @@ def check(options: argparse.Namespace) -> None:
 
 
 @command("check record", "setup", "check a run's record that somebody else sends, before it is committed",
-         argument("folders", nargs="+", metavar="FOLDER", help="config.yaml, run.json, history.csv, timing.csv ..."), JSON)
+         argument("folders", nargs="+", metavar="FOLDER", help="config.yaml, run.json, history.csv, timing.csv, ..."),
+         JSON)
 def check_records(options: argparse.Namespace) -> None:
     """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
     from repro.checks.record import check_record

@@ -193,7 +193,7 @@ class MachineConfig:
 
     device: Device = key(changes_numbers=False)
     precision: Precision = key()
-    channels_last: bool | None = key(default=None, changes_numbers=False)  # None: on where it is measured faster
+    channels_last: bool | None = key(default=None, changes_numbers=False)  # None: on CPUs, and on GPUs but in fp32
     threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
     deterministic: bool = key(default=False, changes_numbers=False)
     steps_per_graph: int | None = key(within(1, 1000), None, changes_numbers=False)  # updates; None: by the depth

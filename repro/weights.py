@@ -69,6 +69,8 @@ class Facts(msgspec.Struct):
     def __post_init__(self) -> None:
         if self.network.keys() != set(NETWORK) or not self.settings.keys() <= set(SETTINGS):
             raise ValueError("unknown or missing settings")
+        if self.source and self.source.get("layout") not in (TORCHVISION, AKAMASTER):
+            raise ValueError("an unknown layout")
 
     @property
     def note(self) -> str:
@@ -97,7 +99,8 @@ def read_plain(path: Path) -> Any:
 
 def check_state(path: Path, state: Any) -> None:
     """StorageError unless this is a state_dict of dense, finite tensors of real numbers."""
-    if not state or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state or not isinstance(state, dict) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise StorageError(f"{display_path(path)}: no state_dict (a dict of tensors); `repro weights import` reads "
                            "checkpoints of others")
     for key, value in state.items():

@@ -65,7 +65,6 @@ FAULTS = {
     58: "a list or null in the place of a group (machine=[auto,cpu], recipe=null): named; 2",
     59: "images turned by EXIF, 16-bit gray: read equally in training and evaluation, and the README says how",
     60: "a UTF-8 BOM in YAML or CSV, no HOME, a working directory that is gone, no fcntl: works or one line",
-    61: "one of several processes fails its configuration: the others end in seconds with its message, no C++ frames",
     62: "an export of another depth than its experiment's: called by its depth; eval without experiment= works for it",
     63: "a number in a checkpoint's JSON is changed: not used; the one before; weights equal to a run's left alone",
     64: "output that fails other than by a lost reader (full disk, /dev/full): training goes on, its results are whole",

@@ -4,11 +4,10 @@ import itertools
 import json
 import math
 import os
-import signal
+import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from repro import bench
 from repro.config import compose
 from repro.devices import resolve
 from repro.paper import golden_counts
+from repro.paths import TREE
 from tests.outcome import says
 
 TINY = ["experiment=cifar_resnet20", "train.lr=0.01", "model.depth=8", "train.mini_batch_size=16",
@@ -215,26 +215,25 @@ def test_a_process_without_a_result_is_a_failure(code, said, monkeypatch):
     assert bench.fresh_process({}, 1.4 if "sleep" in code else 60)["failed"].startswith(said)
 
 
-def test_a_real_process_measures():
-    job = {"work": "train", "contender": "repro", "overrides": TINY, "parameters": PARAMETERS, "steps": 6}
-    assert bench.fresh_process(job, 600)["ms"] > 0
+def test_a_real_process_measures(images):
+    job = {"work": "read", "contender": "pillow", "root": str(images / "val"), "images": 2}
+    assert bench.fresh_process(job, 600)["per_core"] > 0
 
 
-@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
-def test_ctrl_c_kills_the_process(monkeypatch, tmp_path):
-    code = f"import os, time; open({str(tmp_path / 'part')!r}, 'w').write(str(os.getpid()))\n" \
-           f"os.rename({str(tmp_path / 'part')!r}, {str(tmp_path / 'pid')!r}); time.sleep(60)"
-    monkeypatch.setattr(bench, "own_module", lambda name: [sys.executable, "-c", code])
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to do it")
+def test_a_bench_that_is_killed_takes_its_process_with_it():
+    job = {"work": "train", "contender": "eager_loop", "overrides": TINY, "parameters": PARAMETERS, "steps": 10**9}
+    code = f"from repro import bench; bench.fresh_process({job}, 600)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=TREE, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
-    def press():
-        while not (tmp_path / "pid").exists():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=press, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        bench.fresh_process({}, 60)
-    with suppress(ChildProcessError):  # it is gone already
-        assert os.waitstatus_to_exitcode(os.waitpid(int((tmp_path / "pid").read_text()), 0)[1]) == -signal.SIGKILL
+    listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while not listed.read_text():
+        time.sleep(0.02)
+    child = Path("/proc") / listed.read_text().strip()
+    parent.kill()
+    parent.wait()
+    while child.is_dir() and "State:\tZ" not in (child / "status").read_text():
+        time.sleep(0.05)
 
 
 # ---- the command

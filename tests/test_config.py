@@ -20,7 +20,6 @@ from repro.config import (
     config_hash,
     deviations,
     experiments,
-    flat,
     override,
     paper_config,
     paper_hashes,
@@ -31,7 +30,6 @@ from repro.config import (
     with_precision,
 )
 from repro.errors import ConfigError
-from repro.paths import TREE, conf_dir
 from repro.schema import FIELDS, Architecture, Device, Precision, RunConfig, allowed_values
 
 RESNET20 = "experiment=cifar_resnet20"
@@ -101,18 +99,24 @@ NUMBERS = {key: FIELDS[key].type for key in FIELDS if numbers(FIELDS[key].type)}
 
 def changed(*overrides: str, experiment: str = "cifar_resnet20") -> RunConfig:
     """An experiment on a CPU with values changed and checked; like compose, without Hydra's 0.1 s."""
-    base = with_precision(paper_config(experiment), Precision.fp32)
-    cpu = replace(base, machine=replace(base.machine, device=Device.cpu))
+    base = with_value(with_precision(paper_config(experiment), Precision.fp32), "machine.device", Device.cpu)
     depth = [] if base.model.architecture is Architecture.imagenet else ["model.depth=null"]
-    node = OmegaConf.merge(OmegaConf.structured(cpu), OmegaConf.from_dotlist([*depth, *overrides]))
+    node = OmegaConf.merge(OmegaConf.structured(base), OmegaConf.from_dotlist([*depth, *overrides]))
     return configuration.to_run_config(node)
 
 
-def holds(key: str, value: Any, **experiment: str) -> bool:
+def with_value(config: RunConfig, key: str, value: Any) -> RunConfig:
+    """The configuration with another value, not checked."""
+    section, _, name = key.rpartition(".")
+    return (replace(config, **{section: replace(getattr(config, section), **{name: value})}) if section else
+            replace(config, **{name: value}))
+
+
+def holds(key: str, value: Any) -> bool:
     """Whether a key may have this value (in a list if it is one); a refusal must name both and what is allowed."""
-    given = override(key, [value] if "list" in str(FIELDS[key].type) else value)
+    base = with_value(with_precision(paper_config("cifar_resnet20"), Precision.fp32), "model.depth", None)
     try:
-        changed(given, **experiment)
+        configuration.checked(with_value(base, key, [value] if "list" in str(FIELDS[key].type) else value))
     except ConfigError as error:
         return not re.match(rf"{key}=\S+: allowed is ", str(error))
     return True
@@ -136,11 +140,8 @@ def fp32(*overrides: str) -> RunConfig:
 
 # ---- the experiments
 
-def test_the_golden_tables_have_every_experiment_in_natural_order():
-    assert experiments() == [*CIFAR, *IMAGENET]
-
-
 def test_experiments_follow_the_recipe_and_differ_only_in_what_the_paper_varies():
+    assert experiments() == [*CIFAR, *IMAGENET], "in natural order"
     for name, (family, n, layers, warmup, row) in CIFAR.items():
         config = paper_config(name)
         assert settings(config) == CIFAR_RECIPE | {
@@ -152,12 +153,6 @@ def test_experiments_follow_the_recipe_and_differ_only_in_what_the_paper_varies(
             "model.family": family, "model.depth": layers, "model.blocks_per_stage": None,
             "model.shortcut_option": option}
         assert (config.name, config.reproduces) == (name, rows)
-
-
-def test_an_experiment_says_nothing_of_seed_machine_and_folders():
-    found = flat(to_dict(paper_config("cifar_resnet20")))
-    assert {key: found[key] for key in ("seed", "max_seconds", "resume", "results", "data.root", "machine.device")} == {
-        "seed": 0, "max_seconds": None, "resume": "auto", "results": None, "data.root": None, "machine.device": "auto"}
 
 
 def test_the_values_stand_in_conf_and_not_in_the_schema():
@@ -176,34 +171,24 @@ def test_a_machine_differs_from_the_defaults_in_device_and_precision_alone(monke
 # ---- what is wrong is named
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize(("override", "key", "meant"), [
-    ("train.lrr=1", "train.lrr", "train.lr"), ("trian.lr=1", "trian.lr", "train.lr"), ("sede=1", "sede", "seed"),
-    ("model.shortcutt_option=B", "model.shortcutt_option", "model.shortcut_option"),
-    ("+train.nesterov=true", "train.nesterov", ""), ("lr=1", "lr", "train.lr"),
-    ("exprmnt=cifar_resnet20", "exprmnt", "experiment"),
-])
-def test_a_misspelled_key_is_named_with_the_nearest(override, key, meant):
-    with pytest.raises(ConfigError) as caught:
+@pytest.mark.parametrize(("override", "meant"), [
+    ("train.lrr=1", "train.lr"), ("trian.lr=1", "train.lr"), ("sede=1", "seed"), ("lr=1", "train.lr"),
+    ("model.shortcutt_option=B", "model.shortcut_option"), ("exprmnt=cifar_resnet20", "experiment")])
+def test_a_misspelled_key_is_named_with_the_nearest(override, meant):
+    with pytest.raises(ConfigError, match=f"unknown key '{override.partition('=')[0]}'; did you mean {meant}"):
         compose([RESNET20, override])
-    assert f"unknown key {key!r}" in str(caught.value)
-    assert caught.value.exit_code == 2
-    if meant:
-        assert f"did you mean {meant}?" in str(caught.value)
 
 
 @pytest.mark.fault(2, 5)
 @pytest.mark.parametrize(("overrides", "words"), [
     (["experiment=cifar_resnet21"], ["no experiment 'cifar_resnet21'", "did you mean cifar_resnet", "cifar_plain110"]),
-    ([], ["experiment", "cifar_resnet20"]),
-    ([RESNET20, "cifar_plain20"], ["'cifar_plain20' is not key=value", "experiment=cifar_plain20"]),
     ([RESNET20, "seed"], ["'seed' is not key=value"]),
     ([RESNET20, "train.lr="], ["train.lr"]),
     ([RESNET20, "model=plian"], ["model/plian", "plain", "residual"]),
     ([RESNET20, "machine=gpuu"], ["machine/gpuu"]),
     ([RESNET20, "~train.lr"], ["~train.lr: a run needs train.lr"]),
     ([RESNET20, "~train"], ["~train: a run needs train"]),
-    ([RESNET20, "~machine"], ["~machine: a run needs machine"]),
-    ([RESNET20, "train.lr=???"], ["no value for train.lr"]),
+    ([RESNET20, "+train.nesterov=true"], ["unknown key 'train.nesterov'"]),
     ([RESNET20, "train.lr=${train.lrr}"], ["train.lrr"]),
     ([RESNET20, "train.lr=[1"], ["[1"]),
     ([RESNET20, "train.lr=0.1,0.2"], ["train.lr=0.1,0.2"]),
@@ -218,6 +203,7 @@ def test_a_wrong_command_line_is_named(overrides, words):
 @pytest.mark.fault(3)
 def test_a_wrong_type_under_any_key_is_named_with_what_is_allowed():
     node = OmegaConf.structured(RunConfig)
+    assert all(map(allowed_values, FIELDS))
     for key, field in FIELDS.items():
         wrong: Any = [1] if "str" in str(field.type) else ["zzz"] if "list" in str(field.type) else "zzz"
         if key != "reproduces":  # a list of texts takes anything
@@ -243,7 +229,13 @@ def test_zero_is_allowed_where_it_means_something():
 
 
 @pytest.mark.fault(3, 46)
-@pytest.mark.parametrize(("key", "last", "beyond"), [
+def test_the_ends_of_the_ranges():
+    for key, last, beyond in ENDS:
+        assert holds(key, last), key
+        assert not holds(key, beyond), key
+
+
+ENDS = [
     ("seed", 2**32 - 1, 2**32), ("scale", 1, 1.01), ("scale", 1e-9, 0), ("devices", 4096, 4097), ("devices", -1, 0),
     ("model.depth", 8, 2), ("model.depth", 6002, 21), ("model.blocks_per_stage", 1000, 1001),
     ("model.batch_norm_momentum", 1, 1.1), ("model.num_classes", 10, 9), ("data.padding", 16, 17),
@@ -251,17 +243,7 @@ def test_zero_is_allowed_where_it_means_something():
     ("train.plateau_threshold", 100, 101), ("train.plateau_drops", 20, 21), ("train.warmup_error", 100, 101),
     ("train.momentum", 0.99, 1), ("train.batch_norm_group", 2, 1), ("train.batch_norm_group", 64, 48),
     ("machine.threads", 1024, 1025), ("machine.steps_per_graph", 1000, 1001), ("machine.timeout_seconds", 86400, 86401),
-    ("machine.workers", 1024, 1025)])
-def test_the_ends_of_the_ranges(key, last, beyond):
-    assert holds(key, last)
-    assert not holds(key, beyond)
-
-
-@pytest.mark.fault(3, 46)
-@pytest.mark.parametrize("override", ["train.lr=abc", "train=5", "train.lr=nan", "model.depth=21"])
-def test_compose_checks_types_and_ranges(override):
-    with pytest.raises(ConfigError, match=f"{override}: allowed is"):
-        compose([RESNET20, override])
+    ("machine.workers", 1024, 1025)]
 
 
 @pytest.mark.parametrize(("experiment", "cases"), [
@@ -310,12 +292,6 @@ def test_the_command_line_wins_over_the_environment_and_that_over_conf(monkeypat
     assert compose([RESNET20, "machine=cpu"]).machine.device is Device.mps
 
 
-def test_a_wrong_device_in_the_environment_is_named(monkeypatch):
-    monkeypatch.setenv("REPRO_DEVICE", "tpu")
-    with pytest.raises(ConfigError, match="tpu"):
-        compose([RESNET20])
-
-
 def test_the_paper_configuration_knows_no_environment(monkeypatch):
     paper_config.cache_clear()
     monkeypatch.setenv("REPRO_RESULTS", "/elsewhere")
@@ -351,11 +327,6 @@ def test_a_path_is_typed_as_it_is():
         assert [OmegaConf.create({"value": override.value()}).value for override in overrides] == [path, path]
 
 
-def test_compose_takes_paths_as_they_are_typed():
-    config = compose([RESNET20, "data.root=~/ü, (x)", "results=/tmp/it's"])
-    assert (config.data.root, config.results) == ("~/ü, (x)", "/tmp/it's")
-
-
 @pytest.mark.parametrize(("typed", "meant"), [
     ("'a, b'", "a, b"), ('"a"', "a"), ("null", None), ("${name}", "cifar_resnet20")])
 def test_hydras_own_spelling_of_a_path_still_counts(typed, meant):
@@ -382,7 +353,7 @@ def test_network_data_and_training_are_the_identity_and_where_a_run_happens_is_n
         holder = getattr(paper, section) if section else paper
         changed_holder = replace(holder, **{name: another(field.type, getattr(holder, name))})
         assert changed_holder != holder
-        other = replace(paper, **{section: changed_holder}) if section else changed_holder
+        other = with_value(paper, key, getattr(changed_holder, name))
         assert (config_hash(other) != config_hash(paper)) is counts, key
         assert (config_hash(other) in paper_hashes(experiment)) is not counts, key
         if key not in ("name", "model.architecture"):  # which say that all is other
@@ -434,8 +405,3 @@ def test_an_identity_is_twelve_digits_and_the_same_in_every_process_and_needs_no
 def test_deviations_say_paper_and_own_value():
     assert deviations(fp32("train.lr=0.05", "data.split=45k", "seed=9")) == [
         "data.split: full -> 45k", "train.lr: 0.1 -> 0.05"]
-
-
-def test_the_conf_folder_is_the_tests_own():
-    """These tests are of this tree and not of an installed copy."""
-    assert conf_dir() == TREE / "conf"

@@ -139,6 +139,8 @@ def test_weights_are_imported_tested_and_exported(here, tmp_path):
     assert outcome.code == 0, outcome.err
     name = f"{folder.parent.name}_seed0.pt"
     assert sorted(path.name for path in (tmp_path / "given").iterdir()) == [name, f"{name}.md", f"{name}.mean.npz"]
+    assert (tmp_path / "given" / f"{name}.mean.npz").read_bytes() == (folder / "mean.npz").read_bytes()
+    assert "wiring test" in (tmp_path / "given" / f"{name}.md").read_text()
 
 
 # ---- what=responses

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.cli import build_parser
+from repro.cli import find_command, parser_of
 from repro.paths import TREE
 
 MAKEFILE = TREE / "Makefile"
@@ -26,13 +26,23 @@ def make(*arguments: str, folder: Path = TREE, **environment: str) -> subprocess
 
 
 @pytest.fixture
-def venv(tmp_path) -> str:
-    """VENV=... of an environment in which everything is installed already, as far as make can see."""
+def commands(tmp_path):
+    """`commands(*arguments)`: the words of each line that make would run, all being installed; checked by the parser."""
     folder = tmp_path / "venv"
     (folder / "bin").mkdir(parents=True)
     for name in ("bin/pip", ".ready", ".ready-dev"):
         (folder / name).touch()
-    return f"VENV={folder}"
+
+    def call(*arguments: str, **environment: str) -> list[list[str]]:
+        done = make("-n", f"VENV={folder}", *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        lines = [shlex.split(line.removeprefix(f"{folder}/bin/")) for line in done.stdout.splitlines()]
+        for program, *words in lines:
+            if program == "repro" and words[0] != "run":
+                name = find_command(words)
+                parser_of(name).parse_intermixed_args(words[len(name.split()):])
+        return [line[1:] if line[0] == "repro" else line for line in lines]
+    return call
 
 
 def test_make_alone_lists_every_target_with_a_text():
@@ -40,141 +50,83 @@ def test_make_alone_lists_every_target_with_a_text():
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines() if line.startswith("  make ")]
     assert [line[1] for line in lines] == TARGETS
-    assert all(len(line) == 3 and len(line[2]) > 10 for line in lines)
-    assert all(name in done.stdout for name in ("PRESET=", "SEEDS=", "DATA=", "ARGS=", "PYTHON="))
-    assert make("help").stdout == done.stdout
-
-
-def test_every_target_is_phony():
+    assert all(len(line) == 3 for line in lines)
     phony = re.findall(r"^\.PHONY:(.*)$", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE)
     assert " ".join(phony).split() == TARGETS
 
 
-COMMANDS = [
-    (["cifar-plain-vs-res"], ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1"]),
-    (["cifar-plain-vs-res", "PRESET=paper", "SEEDS=5"], ["suite", "cifar_plain_vs_res", "preset=paper", "seeds=5"]),
-    (["cifar-plain-vs-res", "DATA=/my data", "ARGS=scale=0.1 data.split=45k"],
-     ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1", "data.root=/my data", "scale=0.1", "data.split=45k"]),
-    (["cifar-plain-vs-res", "DATA=it's, ü (1)"],
-     ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1", "data.root=it's, ü (1)"]),
-    (["imagenet-plain-vs-res", "DATA=/images"],
-     ["suite", "imagenet_plain_vs_res", "preset=auto", "data.root=/images"]),
-    (["imagenet-options", "ARGS=machine=ddp devices=8"],
-     ["suite", "imagenet_options", "preset=auto", "machine=ddp", "devices=8"]),
-    (["imagenet-deeper", "SEEDS=3"], ["suite", "imagenet_deeper", "preset=auto", "seeds=3"]),
-    (["imagenet-wiring", "DATA=/images"], ["run", "experiment=imagenet_optB", "machine=smoke", "data.root=/images"]),
-    (["cifar-very-deep"], ["suite", "cifar_very_deep", "preset=auto"]),
-    (["pending", "DATA=/my data", "ARGS=--max-seconds 60"], ["pending", "data.root=/my data", "--max-seconds", "60"]),
-    (["bench", "ARGS=--quick"], ["bench", "--quick"]),
-    (["cifar-very-deep", "SEEDS=2", "DATA=d", "ARGS=max_seconds=60"],
-     ["suite", "cifar_very_deep", "preset=auto", "seeds=2", "data.root=d", "max_seconds=60"]),
-    (["data"], ["data", "fetch", "cifar10"]),
-    (["data", "DATA=/my data"], ["data", "fetch", "cifar10", "data.root=/my data"]),
-    (["tables"], ["table", "all"]),
-    (["check"], ["check"]),
-    (["check", "DATA=/my data", "ARGS=--json"], ["check", "data.root=/my data", "--json"]),
-]
+def test_targets_are_commands_that_parse(commands):
+    assert commands("cifar-plain-vs-res", "cifar-very-deep", "imagenet-wiring", "pending", "bench", "data", "tables",
+                    "check", "status", "claims", "report", "figures", "responses", "demo") == [
+        ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1"], ["suite", "cifar_very_deep", "preset=auto"],
+        ["run", "experiment=imagenet_optB", "machine=smoke"], ["suite", "pending"], ["bench"],
+        ["data", "fetch", "cifar10"], ["table", "all"], ["check"], ["status"], ["claims"], ["report"],
+        ["figure", "all"], ["suite", "cifar_responses", "preset=auto", "seeds=1"], ["eval", "what=responses"],
+        ["suite", "demo"], ["report"]]
 
 
-@pytest.mark.parametrize(("arguments", "command"), COMMANDS, ids=lambda value: " ".join(value))
-def test_a_target_is_one_repro_command(venv, arguments, command):
-    done = make("-n", venv, *arguments)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 1, lines
-    program, *rest = shlex.split(lines[0])
-    assert program == f"{venv.removeprefix('VENV=')}/bin/repro"
-    assert rest == command
-    build_parser().parse_args(rest)
+def test_settings_of_make_go_into_the_commands(commands):
+    given = ["DATA=it's, ü (1)", "PRESET=paper", "SEEDS=5"]
+    data = "data.root=it's, ü (1)"
+    assert commands(*given, "imagenet-plain-vs-res", "imagenet-options", "imagenet-deeper", "cifar-plain-vs-res",
+                    "ARGS=machine=ddp devices=8") == [
+        ["suite", name, "preset=paper", "seeds=5", data, "machine=ddp", "devices=8"] for name in
+        ("imagenet_plain_vs_res", "imagenet_options", "imagenet_deeper", "cifar_plain_vs_res")]
+    assert commands(*given, "pending", "ARGS=--max-seconds 60") == [["suite", "pending", data, "--max-seconds", "60"]]
+    assert commands("data", "check", "DATA=/my data", "ARGS=--json") == [
+        ["data", "fetch", "cifar10", "data.root=/my data"], ["check", "data.root=/my data", "--json"]]
+    assert commands("cifar-very-deep", SEEDS="3", DATA="/a b", PRESET="paper") == [
+        ["suite", "cifar_very_deep", "preset=paper", "seeds=3", "data.root=/a b"]]
 
 
-def test_settings_come_from_the_environment_too(venv):
-    line = make("-n", venv, "cifar-very-deep", SEEDS="3", DATA="/a b", PRESET="paper").stdout
-    assert shlex.split(line)[1:] == ["suite", "cifar_very_deep", "preset=paper", "seeds=3", "data.root=/a b"]
+def test_the_developers_targets(commands):
+    assert commands("test", "lint") == [["python", "-m", "pytest", "-n", "auto", "-m", "not slow"],
+                                        ["ruff", "check", "--no-cache", "."], ["mypy"]]
+    oldest = make("-n", "test-oldest").stdout
+    assert "VENV=.venv-oldest" in oldest
+    assert "torch==2.11.0 torchvision==0.26.0" in oldest
 
 
-@pytest.mark.parametrize(("target", "commands"), [
-    ("test", [["python", "-m", "pytest", "-n", "auto", "-m", "not slow"]]),
-    ("lint", [["ruff", "check", "--no-cache", "."], ["mypy"]]),
-    ("setup", []),
-])
-def test_the_developers_targets(venv, target, commands):
-    done = make("-n", venv, target)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("make: Nothing")]
-    folder = venv.removeprefix("VENV=")
-    assert [shlex.split(line) for line in lines] == [[f"{folder}/bin/{first}", *rest] for first, *rest in commands]
-
-
-def test_the_oldest_torch_has_an_environment_of_its_own():
-    done = make("-n", "test-oldest")
-    assert "VENV=.venv-oldest" in done.stdout
-    assert "torch==2.11.0 torchvision==0.26.0" in done.stdout
+def fake_python(folder: Path, script: str) -> Path:
+    """A program in the place of python3 that writes down what it is asked, beside the files that make looks at."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(TREE / name, folder)
+    path = folder / "fakepython"
+    path.write_text(f'#!/bin/sh\necho "$@" >> "{folder}/asked"\n{script}\nexit 0\n')
+    path.chmod(0o755)
+    return path
 
 
 def test_a_first_call_makes_the_environment_and_says_so(tmp_path):
-    """The set-up as far as it goes without a network: a Python that writes down what it is asked."""
-    copied(tmp_path)
+    """The set-up as far as it goes without a network."""
     python = fake_python(tmp_path, 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; '
                                    'cp "$0" "$3/bin/pip"; fi')
     done = make("setup", f"PYTHON={python}", "PIP_ARGS=--no-index", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Making a virtual environment in .venv" in done.stdout
-    assert "Installing repro, torch and torchvision" in done.stdout
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[-2:] == ["-m venv .venv", "-m pip install --quiet --no-index -e ."]
+    assert (tmp_path / "asked").read_text().splitlines()[-2:] == [
+        "-m venv .venv", "-m pip install --quiet --no-index -e ."]
     assert "Installing" not in make("setup", f"PYTHON={python}", folder=tmp_path).stdout, "once"
-
-
-def copied(folder: Path) -> None:
-    """The files that make looks at."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(TREE / name, folder)
-
-
-def fake_python(folder: Path, script: str) -> Path:
-    """A program in the place of python3."""
-    path = folder / "fake python"
-    path.write_text(f'#!/bin/sh\necho "$@" >> "{folder}/asked"\n{script}\nexit 0\n')
-    path.chmod(0o755)
-    link = folder / "fakepython"
-    link.symlink_to(path)
-    return link
 
 
 @pytest.mark.parametrize(("script", "message"), [
     ('case "$2" in *version_info*) exit 1;; esac', "Python 3.11 or newer is needed; name one with PYTHON="),
-    ('case "$2" in *ensurepip*) echo noise >&2; exit 1;; esac', "on Debian or Ubuntu: apt install python3-venv"),
-])
+    ('case "$2" in *ensurepip*) echo noise >&2; exit 1;; esac', "on Debian or Ubuntu: apt install python3-venv")])
 def test_a_python_that_does_not_do_is_said_and_nothing_is_made(tmp_path, script, message):
-    copied(tmp_path)
-    python = fake_python(tmp_path, script)
-    for target in ("cifar-plain-vs-res", "test"):
-        done = make(target, f"PYTHON={python}", folder=tmp_path)
-        assert done.returncode == 2
-        assert message in done.stdout
-        assert "noise" not in done.stderr
-        assert not (tmp_path / ".venv").exists()
-
-
-def test_no_python_at_all_is_said(tmp_path):
-    copied(tmp_path)
-    done = make("setup", "PYTHON=/no/such/python", folder=tmp_path)
+    done = make("test", f"PYTHON={fake_python(tmp_path, script)}", folder=tmp_path)
     assert done.returncode == 2
-    assert "Python 3.11 or newer is needed" in done.stdout
+    assert message in done.stdout
+    assert "noise" not in done.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_clean_removes_caches_and_never_data_results_or_the_environment(tmp_path):
-    copied(tmp_path)
-    kept = ["data/cifar-10-batches-py/data_batch_1", "data/__pycache__/x", "results/runs/e/seed0/weights.pt",
-            "results/reference/runs/e/seed0/run.json", "results/build/x", ".venv/lib/__pycache__/x.pyc",
-            "repro/cli.py", "tests/test_x.py", "conf/config.yaml", "experiments/x.yaml", ".git/config"]
-    gone = ["build/x", "dist/x.whl", ".pytest_cache/x", ".mypy_cache/x", ".ruff_cache/x", ".hypothesis/x",
-            "repro/__pycache__/cli.pyc", "repro/data/__pycache__/x.pyc", "tests/__pycache__/x.pyc"]
+    shutil.copy(MAKEFILE, tmp_path)
+    kept = ["data/__pycache__/x", "results/runs/e/seed0/weights.pt", "results/build/x", ".venv/lib/__pycache__/x.pyc",
+            "repro/cli.py", "tests/test_x.py", ".git/config"]
+    gone = ["build/x", "dist/x.whl", ".pytest_cache/x", ".hypothesis/x", "repro/data/__pycache__/x.pyc"]
     for name in [*kept, *gone]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    for _ in range(2):
-        assert make("clean", folder=tmp_path).returncode == 0
-        assert [name for name in kept if not (tmp_path / name).is_file()] == []
-        assert [name for name in gone if (tmp_path / name).exists()] == []
+    assert make("clean", folder=tmp_path).returncode == 0
+    assert [name for name in [*kept, *gone] if (tmp_path / name).exists()] == kept

@@ -19,7 +19,6 @@ from repro.files import file_sha256
 from repro.models import build_model
 from repro.paper import second_references
 from repro.paths import TREE
-from repro.runs import read_run
 from repro.weights import (
     AKAMASTER_FILES,
     TORCHVISION_NETS,
@@ -146,17 +145,6 @@ def test_checkpoints_of_other_trainers_are_taken(out, legacy):
             assert value.dtype in (torch.float32, torch.int64)
 
 
-@pytest.mark.fault(55)
-def test_numbers_that_an_old_numpy_saved_are_read(out):
-    """NumPy 1 calls the function that makes them by another name than NumPy 2."""
-    torch.save({"weight": torch.ones(1), "best": np.float32(0.5)}, out, _use_new_zipfile_serialization=False)
-    content, old, new = out.read_bytes(), b"numpy.core.multiarray", b"numpy._core.multiarray"
-    other = content.replace(new, old) if new in content else content.replace(old, new)
-    assert other != content
-    out.write_bytes(other)
-    assert read_plain(out)["best"] == 0.5
-
-
 @pytest.mark.fault(52)
 def test_an_error_is_stated_only_of_the_published_file(out, monkeypatch):
     """No other file has the SHA-256 of the published one, so a made one takes its place."""
@@ -261,12 +249,6 @@ def test_facts_that_were_changed_are_refused(out, change):
         read_weights(out)
 
 
-def test_weights_of_another_network_are_not_loaded(out):
-    imported(akamaster_net(1), out)
-    with pytest.raises(StorageError, match=r"another network: 36 missing: stage1\.1\.conv1"):
-        load_weights(build_model(compose(["experiment=cifar_resnet20", "model.depth=14"]).model), out)
-
-
 # ---- weights of ours
 
 
@@ -293,13 +275,6 @@ def test_an_export_is_the_runs_weights_and_tells_how_they_are_fed(trained, tmp_p
                   file_sha256(path), "train.iterations: 64000 -> 4", f'repro.load_model("{path.name}")',
                   "divided by [0.229, 0.224, 0.225]" if recipe else "minus the mean image in"):
         assert words in card, words
-
-
-def test_an_imagenet_export_takes_the_mean_of_its_run_along(tmp_path):
-    run = read_run(make_run())
-    path = export_weights(run, tmp_path)
-    assert np.array_equal(np.load(mean_path(path))["mean"], np.load(run.folder / "mean.npz")["mean"])
-    assert "wiring test" in path.with_name(f"{path.name}.md").read_text()
 
 
 @pytest.mark.fault(65)

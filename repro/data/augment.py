@@ -14,10 +14,9 @@ def augment_batch(images: Tensor, mean: Tensor, index: Tensor, position: Tensor,
                   padding: int, flip: bool, std: Tensor | None = None, black: bool = False) -> Tensor:
     """The training images `index`, normalized, padded, cropped and flipped, each by its own draw.
 
-    images: (N, 3, H, W) uint8; mean, std: float32, see `normalize`; index: (B,) int64; position: (B,) int64, the
-    place of each image in the run (iteration x mini-batch + place in the batch), which with the seed fixes its draw.
-    Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the border is the mean color.
-    `black`: padded with pixels of 0, cropped and flipped first and normalized last, as torchvision's pipelines do.
+    images: (N, 3, H, W) uint8; index: (B,) int64; position: (B,) int64, the place of each image in the run, which with
+    the seed fixes its draw. Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the
+    border is the mean color. `black`: padded with pixels of 0 and normalized last, as torchvision's pipelines do.
     """
     batch = images[index]
     if not black:

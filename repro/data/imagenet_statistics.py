@@ -1,9 +1,8 @@
-"""The mean image and the colors of the training images, exact, from one pass that is kept.
+"""The mean image and the colors of the training images, exact, from one pass that is kept. Pixels are 0..255.
 
-Pixels are 0..255. The mean image is that of the center crops of all training images (authors' README: shorter side 256,
-224x224); the covariance of red, green and blue is taken over all pixels of the same crops (AlexNet's color
-augmentation, Sec. 3.4). All sums are of integers, so the order of the images and the number of threads and processes do
-not matter.
+The mean image is that of the center crops of all training images (authors' README: shorter side 256, 224x224); the
+covariance of red, green and blue is taken over all pixels of the same crops (AlexNet's color augmentation, Sec. 3.4).
+All sums are of integers: neither the order of the images nor the number of threads and processes matters.
 """
 
 import io
@@ -26,21 +25,18 @@ logger = logging.getLogger(__name__)
 EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of channels
 BESIDE = "mean.npz"  # what a run keeps beside its weights
-Floats = NDArray[np.float64]
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """mean: (3, H, W) float32 of pixels 0..255; covariance: (3, 3) float64 of their red, green and blue, in squares of
-    these units; the number of images and the fingerprint of the set."""
+    """Mean image (3, H, W) and the covariance (3, 3) of red, green and blue, in squares of 0..255."""
 
-    mean: Image
-    covariance: Floats
+    mean: NDArray[np.float32]
+    covariance: NDArray[np.float64]
     images: int
-    fingerprint: str
+    fingerprint: str  # of the set
 
-    def mean_of_crops(self, size: int | None) -> Image:
+    def mean_of_crops(self, size: int | None) -> NDArray[np.float32]:
         """What crops of this size subtract: the mean image if it is of their size, else (3, 1, 1), each channel's mean.
 
         Choice: no paper says how a mean image is to be resized.
@@ -49,7 +45,7 @@ class ImageStatistics:
             return self.mean
         return np.asarray(self.mean.mean((1, 2), dtype=np.float64, keepdims=True), np.float32)
 
-    def principal(self) -> tuple[Floats, Floats]:
+    def principal(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """l (3,), falling, and p (3, 3), columns: AlexNet adds p @ (a l), a normal with std 0.1, to pixels of 0..255.
 
         AlexNet (Sec. 4.1 there) calls l the eigenvalues of the covariance of the pixel values, but not their unit.
@@ -102,10 +98,9 @@ class Sums:
 
 def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDArray[np.uint8]], size: int,
             show: bool, stop: Callable[[], bool], workers: int | None = None) -> Sums:
-    """The sums over these images of a set, whose crops (size, size, 3) `crop` reads by number.
+    """The sums over these images of a set, whose crops (size, size, 3) `crop` reads by number; raises what it raises.
 
-    show: the progress. Returns early, with the sums of a part only, once `stop()` is true. Raises what `crop` raises
-    (DataError naming a file).
+    show: the progress. Returns early, with the sums of a part only, once `stop()` is true.
     """
     def sum_part(numbers: Sequence[int]) -> Sums:
         sums = Sums(size)
@@ -134,7 +129,7 @@ def cache_path(folder: Path, fingerprint: str, shorter_side: int, crop_size: int
 
 
 def store(folder: Path, statistics: ImageStatistics, shorter_side: int, crop_size: int) -> Path:
-    """Keep the statistics for later runs; returns the file. StorageError if it can't be written."""
+    """Keep the statistics for later runs; returns the file."""
     path = cache_path(folder, statistics.fingerprint, shorter_side, crop_size)
     write_arrays(path, mean=statistics.mean, covariance=statistics.covariance, images=statistics.images,
                  fingerprint=statistics.fingerprint)
@@ -155,8 +150,7 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) -> ImageStatistics | None:
-    """The statistics that `store` kept of the set with this fingerprint; None, for one that is damaged with a note, if
-    there are none. StorageError if the file can't be opened."""
+    """The statistics that `store` kept; None if there are none or, with a note, if they are damaged."""
     path = cache_path(folder, fingerprint, shorter_side, crop_size)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

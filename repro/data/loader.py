@@ -46,9 +46,9 @@ def read_ahead(read: Read, requests: Iterable[Sequence[Any]], kind: Kind = Kind.
                ahead: int = 4) -> Generator[Any, None, None]:
     """For each request its items read: an array (B, ...), or a list of arrays where their shapes differ.
 
-    `requests` may be endless; about `ahead` of them, by processes one each, are being read beside the one that is given
-    out. The workers start with the first mini-batch and end with the iterator: close it. The error of an item
-    (DataError) is raised when its mini-batch is due, LostProcessError when a process is gone.
+    `requests` may be endless; about `ahead` of them, by processes one each, are read in advance. The workers end with
+    the iterator: close it. The error of an item (DataError) is raised when its mini-batch is due, LostProcessError when
+    a process is gone.
     """
     workers = workers or cores_here()
     # Choice: threads up to FEW workers and where forking is not safe. With 2 both read equally fast (`repro bench
@@ -149,11 +149,8 @@ def kill_workers() -> None:
 
 
 def in_order(work: Callable[[U], T], items: Iterable[U], workers: int) -> Iterator[T]:
-    """What `work` makes of each item in so many threads, in order; items not begun are left out once it is dropped.
-
-    Choice: threads, not processes: Pillow and numpy release Python's lock where they take long, and no pixels travel.
-    """
-    with ThreadPoolExecutor(workers, thread_name_prefix="repro-parts") as pool:
+    """What `work` makes of each item in so many threads, in order; items not begun are left out once it is dropped."""
+    with ThreadPoolExecutor(workers) as pool:  # Pillow and numpy release Python's lock, and no pixels travel
         yield from pool.map(work, items)
 
 
@@ -166,8 +163,7 @@ def in_parts(work: Callable[[Sequence[int]], T], indices: Sequence[int], workers
 @contextmanager
 def progress(name: str, total: int, done: int = 0, show: bool = True,
              unit: str = "image") -> Iterator[Callable[..., None]]:
-    """Yield `advance(count, note)`, to call with every number of images done: a bar on a terminal, else a line now
-    and then; nothing unless `show`."""
+    """Yield `advance(count, note)`: a bar on a terminal, else a line now and then; nothing unless `show`."""
     first, began = done, time.monotonic()
     shown = began
     bars = show and sys.stderr.isatty()  # else none is made: tqdm starts a thread even for one that is disabled

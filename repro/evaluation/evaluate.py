@@ -4,6 +4,7 @@ Of ImageNet evaluations/PROTOCOL.json is the record, PROTOCOL.npy holds the prob
 PROTOCOL.labels.npy the classes (N,) int64: `repro ensemble` reads them, and they are never committed.
 """
 
+import copy
 import hashlib
 from contextlib import closing, nullcontext
 from io import BytesIO
@@ -52,7 +53,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
     any_exact, config = config.machine.precision is Precision.auto, resolve(config)
     device = set_up(config)
     path, facts = (weights, read_weights(weights)[1]) if isinstance(weights, Path) else (None, None)
-    model = load_weights(build_model(config.model), weights) if isinstance(weights, Path) else weights
+    model = load_weights(build_model(config.model), path) if path else copy.deepcopy(weights)
     model = place(model, config, device)
     label, source = "", {}
     if facts and facts.source:

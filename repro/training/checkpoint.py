@@ -189,7 +189,7 @@ def seed_and_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def check_same_data(earlier: Run, sha256: str, done: int, world: World) -> None:
-    """Raise DataError where processes have other images, or a run would go on with others than it began with."""
+    """DataError where processes have other images, or a run would go on with others than it began with."""
     if len(set(world.all_gather_object(sha256))) > 1:
         raise DataError("the processes do not have the same images")
     if done and earlier.record and earlier.record.data and earlier.record.data.sha256 != sha256:

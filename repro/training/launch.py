@@ -25,9 +25,9 @@ from repro.training.train import train_here
 
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)  # `failure` says which process and why
 Train = Callable[[Plan, StopRequest], object]
-# Choice: seconds in which the others may end by themselves when one is lost, or has failed and said so (then the first
-# one may be saving); after as many again they are killed.
-GRACE, PATIENCE = 10.0, 120.0
+# Choice: seconds in which the others may end by themselves, the first one may be saving; after as many again they are
+# killed.
+GRACE = 30.0
 
 
 def run(plan: Plan) -> Run:
@@ -69,7 +69,7 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
             os.environ.update(before)
         workers += context.processes
         try:
-            while not context.join(0.1, GRACE if errors.empty() else PATIENCE):
+            while not context.join(0.1, GRACE):
                 if stop.received is not None and not forwarded:
                     forwarded = True
                     for pid in context.pids():

@@ -51,15 +51,10 @@ def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
 def check_shares(config: RunConfig, devices: int) -> None:
     """Raise ConfigError unless so many processes can share a resolved configuration's mini-batches and statistics."""
     batch, group = config.train.mini_batch_size, config.train.batch_norm_group
-    own = World(size=devices).share(batch).stop
-    if group <= own and own % group == 0:
-        return
-    have = f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a mini-batch; "
-    if group != batch:
-        raise ConfigError(f"{have}allowed are its divisors, and all {batch}")
-    if config.machine.device is not Device.cuda:
-        raise ConfigError(f"{have}torch shares statistics between processes on GPUs only; "
-                          f"train.batch_norm_group={own} is possible here")
+    own, cuda = World(size=devices).share(batch).stop, config.machine.device is Device.cuda
+    if own % group and not (cuda and group == batch):  # torch shares statistics between processes on GPUs only
+        raise ConfigError(f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a "
+                          f"mini-batch; allowed are its divisors{f', and all {batch}' if cuda else ''}")
 
 
 def count_processes(config: RunConfig) -> int:

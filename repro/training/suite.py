@@ -141,7 +141,8 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
     part = replace(config, train=replace(config.train, mini_batch_size=size,
                                          batch_norm_group=min(size, config.train.batch_norm_group)))
     # On a GPU a captured block of fewer images than CIFAR-10 has would make a new order each time.
-    count, side = (size if imagenet else 50_000 if device.type == "cuda" else 2_560), config.data.crop_size or 32
+    count = size if imagenet else max(size, 50_000 if device.type == "cuda" else 2_560)
+    side = config.data.crop_size or 32
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (count,), device=device)
     data = DeviceData(images, labels, images[:256], labels[:256], images[:8].float().mean(0), "random", "random", "")

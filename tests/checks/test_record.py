@@ -151,7 +151,7 @@ FORGERIES = {
     "a test of other counts than its error": (IMAGENET, lambda f: put(f, 12000, "top1_errors", name=TEN), "tests",
                                               "says 25.0 % for 12000 errors"),
     "a test of other weights": (IMAGENET, lambda f: put(f, "0" * 64, "weights_sha256", name=TEN), "tests",
-                                "of other weights"),
+                                "has weights_sha256="),
     "a test of another run": (IMAGENET, lambda f: put(f, "0" * 12, "identity", name=TEN), "tests", "has identity=0000"),
     "a test in a precision that is no text": (IMAGENET, lambda f: put(f, [], "precision", name=TEN), "tests", "list"),
 }

@@ -32,11 +32,6 @@ def plain(image: Image.Image, shorter_side: int) -> np.ndarray:
     return np.asarray(transforms.Resize(shorter_side)(image)).astype(int)
 
 
-def differ_by(first: np.ndarray, second: np.ndarray) -> int:
-    assert first.shape == second.shape
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
-
-
 def is_the_same(first: np.ndarray, second: np.ndarray, by_two: float = 0.005) -> bool:
     """Whether two crops differ by rounding alone: by 1 gray level, and where two roundings meet, by 2.
 
@@ -68,7 +63,9 @@ def test_a_crop_is_that_of_the_whole_resized_image(size, shorter_side):
     picture = picture_of(noise(*size))
     whole = plain(picture.image, shorter_side)
     height, width = whole.shape[:2]
-    assert differ_by(resized(picture, shorter_side), whole) == 0
+    assert np.array_equal(resized(picture, shorter_side), whole)
+    center = transforms.CenterCrop(224)(transforms.Resize(256)(picture.image))
+    assert is_the_same(center_crop(picture, 256, 224), np.asarray(center))
     for top_bits, left_bits in [(0, 0), (HALF, HALF // 3), (2**32 - 1, 2**32 - 1)]:
         top, left = (top_bits * (height - 223)) >> 32, (left_bits * (width - 223)) >> 32
         expected = whole[top : top + 224, left : left + 224]
@@ -80,15 +77,7 @@ def test_the_comparison_sees_a_crop_that_is_half_a_pixel_off():
     image = Image.fromarray(noise(500, 375))
     left, top, size = 10 * 375 / 256, 10 * 375 / 256, 224 * 375 / 256
     shifted = image.resize((224, 224), Image.Resampling.BILINEAR, (left + 0.7, top, left + 0.7 + size, top + size))
-    assert differ_by(np.asarray(shifted), plain(image, 256)[10:234, 10:234]) > 10
     assert not is_the_same(np.asarray(shifted), plain(image, 256)[10:234, 10:234])
-
-
-@pytest.mark.parametrize("size", [(375, 501), (257, 1000), (64, 97)])
-def test_the_center_is_that_of_torchvision(size):
-    picture = picture_of(noise(*size))
-    expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture.image))
-    assert is_the_same(center_crop(picture, 256, 224), np.asarray(expected))
 
 
 def test_crops_of_photos_are_those_of_the_plain_way():

@@ -99,13 +99,6 @@ def test_principal_components_agree_with_a_singular_value_decomposition_of_the_p
     assert np.all(vectors[np.abs(vectors).argmax(0), range(3)] > 0)
 
 
-def test_the_well_known_values_come_back_in_units_of_0_to_255():
-    covariance = 255**2 * WELL_KNOWN_VECTORS @ np.diag(WELL_KNOWN) @ WELL_KNOWN_VECTORS.T
-    values, vectors = ImageStatistics(np.zeros((3, 1, 1), np.float32), covariance, 1, "f").principal()
-    assert values == pytest.approx([55.46, 4.794, 1.1475], rel=1e-3)
-    assert np.abs((vectors * WELL_KNOWN_VECTORS).sum(0)) == pytest.approx(1, abs=1e-3)
-
-
 def test_the_colors_of_the_sample_images_are_about_the_well_known_ones():
     """Which also shows that the well-known ones are eigenvalues of pixels in 0..1, not their square roots."""
     folder = SHARED / "data" / "imagenet-sample"

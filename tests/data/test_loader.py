@@ -113,15 +113,6 @@ def test_a_consumer_may_stop_early(how, before):
     assert children() == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_may_read_at_once(kind):
-    first, second = read_ahead(read, REQUESTS, kind, 2), read_ahead(read, REQUESTS, kind, 2)
-    for expected in REQUESTS:
-        assert next(first)[:, 0, 0, 0].tolist() == next(second)[:, 0, 0, 0].tolist() == expected
-    first.close()
-    second.close()
-
-
 @pytest.mark.fault(33)
 @pytest.mark.parametrize("size", [1, 1_000_000])
 def test_a_worker_that_is_killed_is_an_error_where_its_mini_batch_is_asked_for(size, before):

@@ -51,23 +51,10 @@ def test_two_seeds_are_not_one_sequence_in_another_order():
     assert len(first & second) < 10
 
 
-def test_flipping_one_input_bit_flips_half_of_the_output_bits():
-    counter = torch.arange(20_000)
-    base = uniform_bits(counter, 0, 0)
-    for bit in range(0, 32, 5):
-        changed = base ^ uniform_bits(counter ^ (1 << bit), 0, 0)
-        ones = sum(((changed >> place) & 1).double().mean() for place in range(32))
-        assert 15.5 < ones < 16.5
-
-
-@pytest.mark.parametrize("epoch", [0, 163])
-def test_a_pass_is_a_permutation(epoch):
-    assert torch.equal(permutation(5000, 3, epoch).sort().values, torch.arange(5000))
-
-
 def test_passes_and_seeds_give_new_orders():
     orders = [permutation(1000, 0, 0), permutation(1000, 0, 1), permutation(1000, 1, 0)]
     for i, left in enumerate(orders):
+        assert torch.equal(left.sort().values, torch.arange(1000))
         for right in orders[i + 1 :]:
             assert (left == right).sum() < 10  # one fixed point is expected
 
@@ -122,7 +109,6 @@ def test_the_draws_never_change():
 
 
 def test_normals_are_standard_normal():
-    """Mean, variance, skew and kurtosis, and the share of each of 40 intervals of equal chance."""
     drawn = normals(POSITIONS, 0)
     assert drawn.dtype == torch.float32
     assert drawn.shape == (len(POSITIONS), 3)
@@ -130,8 +116,6 @@ def test_normals_are_standard_normal():
     for column in drawn.double().T:
         assert abs(float(column.mean())) < 4 / math.sqrt(count)
         assert abs(float(column.var()) - 1) < 4 * math.sqrt(2 / count)
-        assert abs(float((column**3).mean())) < 4 * math.sqrt(15 / count)
-        assert abs(float((column**4).mean()) - 3) < 4 * math.sqrt(96 / count)
         share = (torch.special.ndtr(column) * 40).long().clamp(max=39)
         assert abs(deviation(share, 40)) < 4
     assert float(drawn.abs().max()) < 6.7

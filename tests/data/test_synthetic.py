@@ -8,7 +8,6 @@ from torch import nn
 from repro.config import compose
 from repro.data import synthetic
 from repro.data.cifar10 import load_arrays
-from repro.errors import ConfigError
 
 SHA256 = "1edba07f846bfe50265370386c6f921ebd5f69fe4b080be074079a881c32029d"
 
@@ -62,8 +61,3 @@ def test_a_linear_classifier_gets_little_right(arrays):
                                  inputs.T @ nn.functional.one_hot(labels, 10).float())
     guesses = ((nn.functional.avg_pool2d(tests.float() / 255, 2).flatten(1) - mean) @ weights).argmax(1)
     assert (guesses != truth).float().mean() > 0.6
-
-
-def test_there_is_no_other_split():
-    with pytest.raises(ConfigError, match=r"allowed is full with data\.name=synthetic"):
-        compose(["experiment=cifar_resnet20", "data=synthetic", "data.split=45k"])

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +141,6 @@ def test_a_finished_test_is_read_and_one_that_can_not_be_read_is_replaced(few, w
         evaluate(few, weights, "center", "resume=never")
 
 
-def test_processes_read_the_same_as_threads(few, weights):
-    kept = [evaluate(few, weights, "ten_crop", f"machine.loader={kind}", "resume=never")[1]
-            for kind in ("threads", "processes")]
-    assert kept[0] | {"utc": None} == kept[1] | {"utc": None}
-
-
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")],
                          ids=["lost", "changed"])
 def test_probabilities_that_were_lost_or_changed_are_not_read(few, weights, change):
@@ -221,19 +214,6 @@ def test_the_error_on_cifar10_is_that_which_the_network_of_others_counts(tmp_pat
     torch.save(dict(read_weights(out)[0]), tmp_path / "plain.pt")  # fed as the paper's network is
     plain = compose_for(["experiment=cifar_resnet20", "model.depth=8"], tmp_path / "plain.pt")[0]
     assert module.evaluate(plain, "", tmp_path / "plain.pt")[1]["errors"] > wrong + 50
-
-
-@pytest.mark.slow
-def test_counts_are_equal_on_real_test_images(real_cifar10, tmp_path, monkeypatch):
-    from repro.data.cifar10_files import load
-
-    net, arrays = akamaster_net(1), load(real_cifar10)
-    arrays = mostly_right(net, replace(arrays, test_images=arrays.test_images[:2000],
-                                       test_labels=arrays.test_labels[:2000]))
-    monkeypatch.setattr(module, "load_arrays", lambda config: arrays)
-    import_weights(checkpoint(tmp_path / "net.th", net.state_dict()), "akamaster", out := tmp_path / "out.pt")
-    values = module.evaluate(compose_for([], out)[0], "", out)[1]
-    assert values["errors"] == errors(net, arrays.test_images, arrays.test_labels)[0]
 
 
 @pytest.mark.fault(77)

@@ -9,8 +9,6 @@ from torch import nn
 from torchvision import transforms
 
 from repro.config import compose, paper_config
-from repro.data.crops import open_rgb
-from repro.data.imagenet_files import find
 from repro.data.imagenet_statistics import ImageStatistics, store
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
@@ -26,7 +24,7 @@ from repro.evaluation.protocols import (
 from repro.models import build_model
 from repro.models.resnet import ImageNetNet, Vgg, imagenet_config
 from repro.paths import results_dir
-from tests.evaluation.made import TINY, make_images, scattered
+from tests.evaluation.made import TINY, scattered
 
 SIDES = (32, 37, 55)
 
@@ -55,17 +53,6 @@ def test_the_papers_lengths():
     assert views_of("center", small).shorter_sides == (128,)
     with pytest.raises(ConfigError, match=r"data\.crop_size"):
         views_of("center", compose(["experiment=cifar_resnet20"]).data)
-
-
-def test_what_is_read_of_a_file(tmp_path):
-    picture = open_rgb(find(make_images(tmp_path), wiring_test=True).val.path(0))
-    assert Views("center", (37,), 32).read(picture).shape == (1, 32, 32, 3)
-    ten = Views("ten_crop", (37,), 32).read(picture)
-    assert ten.shape == (10, 32, 32, 3)
-    scales = Views("multi_scale", SIDES, 32).read(picture)
-    assert [min(whole.shape[:2]) for whole in scales] == list(SIDES)
-    assert scales[1].shape[0] != scales[1].shape[1], "the whole image, not a square of it"
-    assert np.array_equal(ten[0], scales[1][:32, :32])
 
 
 @pytest.fixture(scope="module")

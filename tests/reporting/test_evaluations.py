@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from repro.reporting.figures import gather
 from repro.reporting.select import RunSet, count_problem, evaluated_runs, median_run, paper_runs, pools
 from repro.runs import read_run
 from tests.reporting.conftest import write_evaluation
@@ -32,6 +33,19 @@ def test_errors_of_another_split_are_no_result(results: Path, make_run):
     for file in ("run.json", "history.csv"):
         (folder / file).write_text((folder / file).read_text().replace("val_top1_error", "test_top1_error"))
     assert "its record has no training and val error" in paper_runs(pool(results), OPT_B).notes()[0]
+
+
+def test_figure_4_draws_training_and_validation_errors_of_the_median(results: Path, make_run):
+    for seed, error in enumerate((30.0, 28.0, 29.0)):
+        make_run(results, "imagenet_optA", seed, test=error)
+    make_run(results, "imagenet_plain34", test=31.0)
+    content = gather("figure4", [pool(results)])
+    assert content is not None
+    _, panels, notes = content
+    assert [sorted(line.id for line in panel.lines) for panel in panels] == [
+        ["plain-34-training", "plain-34-validation"], ["resnet-34-training", "resnet-34-validation"]]
+    assert all(not panel.marks for panel in panels), "the tables print 10-crop errors"
+    assert any("imagenet_optA/seed2 of 3 seeds" in note for note in notes)
 
 
 @pytest.mark.parametrize("own", [True, False])

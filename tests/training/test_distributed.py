@@ -17,12 +17,13 @@ from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, LostProcessError, PeerError
 from repro.models import build_model
+from repro.schema import Device
 from repro.training import checkpoint, launch
 from repro.training.distributed import World, join, rank_from_environment, set_meeting_point
 from repro.training.launch import failure, free_port
 from repro.training.plan import check_shares, count_processes, plan
 from repro.training.step import batch_norm_group, sync_batch_norm
-from tests.made import tiny_config
+from tests.made import tiny_config, with_machine
 from tests.warm import complete
 
 # 8 layers on synthetic images. Steady: so few and small steps that rounding does not grow: it does, tenfold in a step.
@@ -134,7 +135,7 @@ def raise_in_rank_one(plan, stop):
 
 @pytest.mark.fault(34)
 def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    monkeypatch.setattr(launch, "GRACE", 0.5)
     with pytest.raises(LostProcessError, match="process 1 of 2 failed: ValueError: something odd\ngo on with: repro"):
         launch.launch(plan(tiny_config("devices=2", "train.batch_norm_group=8", f"results={tmp_path}")),
                       raise_in_rank_one)
@@ -240,12 +241,13 @@ def test_statistics_over_more_images_than_a_process_has_need_a_gpu():
     config = tiny_config("train.batch_norm_group=16")
     assert batch_norm_group(config, 2) == 0
     assert batch_norm_group(tiny_config("train.batch_norm_group=4"), 2) == 4
-    with pytest.raises(ConfigError, match=r"train\.batch_norm_group=16.*train\.batch_norm_group=8 is possible"):
+    with pytest.raises(ConfigError, match=r"train\.batch_norm_group=16: .*each has 8 .* allowed are its divisors$"):
         check_shares(config, 2)
+    check_shares(with_machine(config, device=Device.cuda), 2)
     with pytest.raises(ConfigError, match=r"train\.mini_batch_size=16: must be a multiple of devices=3"):
         check_shares(config, 3)
     with pytest.raises(ConfigError, match=r"train\.batch_norm_group=8: .*each has 4.*its divisors, and all 16"):
-        check_shares(tiny_config("train.batch_norm_group=8"), 4)
+        check_shares(with_machine(tiny_config("train.batch_norm_group=8"), device=Device.cuda), 4)
     check_shares(tiny_config("train.batch_norm_group=8"), 2)
     model = torch.nn.BatchNorm2d(3)
     assert sync_batch_norm(model, tiny_config("train.batch_norm_group=8"), 2) is model

@@ -13,7 +13,7 @@ from repro.models import build_model
 from repro.schema import Engine
 from repro.training.execution import Execution
 from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, count_batches_once
+from repro.training.step import TrainStep
 from tests.made import run_config, tiny_config, tiny_data
 from tests.training.conftest import WORDS, same_end
 from tests.training.tape import use_tapes
@@ -149,12 +149,6 @@ def test_compiled_blocks_train_within_rounding_and_are_let_go_of(checkpointing):
     compiled.close()
     assert all(block._compiled_call_impl is None for block in compiled.step.model.modules())
     assert compiled.step.model.training
-
-
-def test_layers_that_span_processes_count_for_themselves():
-    """None of them is a BatchNorm2d, and torch takes no empty list."""
-    with count_batches_once([]):
-        pass
 
 
 def test_auto_is_graphs_on_cuda_and_eager_elsewhere(monkeypatch):

@@ -1,7 +1,6 @@
 """Runs on a small folder of made images through the one engine: everything from the file to the record."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -194,17 +193,6 @@ def test_the_validation_images_are_each_given_once_to_one_of_the_processes(confi
     assert sum(map(len, parts)) == len(whole)
     for rank, part in enumerate(parts):
         assert torch.equal(part, whole[rank::3])
-
-
-def test_a_wiring_test_on_the_command_line_says_so_everywhere(repro, images):
-    words = [f"data.root={images}", *SMOKE, "train.iterations=2", "train.lr_drops=[]", "evaluation.interval=1"]
-    done = repro("run", "experiment=imagenet_resnet18", *words)
-    assert done.returncode == 0, done.stderr
-    assert all("wiring test" in line for line in done.stdout.splitlines() if "seed 0" in line)
-    table = json.loads(repro("table", "table2", "--json").stdout)
-    row = next(row for row in table["rows"] if row["key"] == "resnet-18")
-    assert row["status"] == "not run"
-    assert any("wiring test" in note for note in table["notes"])
 
 
 # ---- bad images, by the real command

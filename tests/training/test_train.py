@@ -11,7 +11,6 @@ import torch
 from repro.devices import restore_settings
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
 from repro.runs import read_run, run_folder, scan, write_record
-from repro.stopping import StopRequest
 from repro.training import checkpoint, plan, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
@@ -248,20 +247,6 @@ def test_a_signal_is_heeded_before_the_first_step_and_after_the_last(monkeypatch
         run_config(tiny_config(*SHORT))
     assert caught.value.exit_code == 75
     assert read_run(run_folder(tiny_config(*SHORT))).finished
-
-
-@pytest.mark.fault(24)
-def test_an_ignored_hangup_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert stop.reason is None
-            signal.raise_signal(signal.SIGTERM)
-            assert stop.reason == "SIGTERM"
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_leaves_torch_as_it_was():
