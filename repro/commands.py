@@ -567,7 +567,8 @@ def check(options: argparse.Namespace) -> None:
 
 
 @command("check record", "setup", "check a run's record that somebody else sends, before it is committed",
-         argument("folders", nargs="+", metavar="FOLDER", help="config.yaml, run.json, history.csv, timing.csv ..."), JSON)
+         argument("folders", nargs="+", metavar="FOLDER", help="config.yaml, run.json, history.csv, timing.csv, ..."),
+         JSON)
 def check_records(options: argparse.Namespace) -> None:
     """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
     from repro.checks.record import check_record
