@@ -532,16 +532,11 @@ def manage_data(options: argparse.Namespace) -> None:
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
-         argument("words", nargs="*", metavar="[record] data.root=DIR",
-                  help="data.root=DIR: the folder that holds CIFAR-10; or `record FOLDER ...`: is a run's record that "
-                       "somebody else sends one that can be committed?"),
+         argument("settings", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"),
          flag("--full", "verify the data set byte for byte, too"), JSON)
 def check(options: argparse.Namespace) -> None:
     """`repro check`; ComparisonError (4) if a check fails."""
-    if options.words[:1] == ["record"]:
-        check_records(options.words[1:], options.json)
-        return
-    root = paths.data_dir(settings_of(options.words, (ROOT,)).get(ROOT) or None)
+    root = paths.data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
     check_versions()
     from repro.checks import installation
 
@@ -559,24 +554,25 @@ def check(options: argparse.Namespace) -> None:
         raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
 
-def check_records(names: list[str], as_json: bool) -> None:
+@command("check record", "setup", "check a run's record that somebody else sends, before it is committed",
+         argument("folders", nargs="+", metavar="FOLDER", help="config.yaml, run.json, history.csv, timing.csv, ..."),
+         JSON)
+def check_records(options: argparse.Namespace) -> None:
     """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
     from repro.checks.record import check_record
     from repro.runs import scan
 
-    if not names:
-        raise ConfigError("usage: repro check record FOLDER [FOLDER ...]")
-    folders = [paths.user_path(name) for name in names]
+    folders = [paths.user_path(name) for name in options.folders]
     others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found, failed = [], []
     for folder in folders:
         results, name = check_record(folder, others), paths.display_path(folder)
         found.append({"folder": name, "checks": [asdict(one) for one in results]})
-        if not as_json:
+        if not options.json:
             print("\n".join([name, *(f"  {one}" for one in results)]))
         if wrong := [one.check for one in results[:-1] if one.status == FAIL]:
             failed.append(f"{name}: checks that fail: {', '.join(wrong)}")
-    if as_json:
+    if options.json:
         print(json.dumps(found, indent=2))
     if failed:
         raise ComparisonError("\n".join(failed))

@@ -67,7 +67,7 @@ def repro(tmp_path):
     """Run the command line as a process: repro("run", ...) -> CompletedProcess."""
     from tests.warm import complete
 
-    def call(*arguments, timeout=120, **environment):
+    def call(*arguments, timeout=600, **environment):
         variables = {**os.environ, "REPRO_RESULTS": str(tmp_path / "results"), **environment}
         return complete(*arguments, timeout=timeout, env=variables, cwd=tmp_path)
     return call

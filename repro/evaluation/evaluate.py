@@ -53,7 +53,8 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
     any_exact, config = config.machine.precision is Precision.auto, resolve(config)
     device = set_up(config)
     path, facts = (weights, read_weights(weights)[1]) if isinstance(weights, Path) else (None, None)
-    model = load_weights(build_model(config.model), path) if path else copy.deepcopy(weights)
+    model = copy.deepcopy(weights) if isinstance(weights, nn.Module) else load_weights(
+        build_model(config.model), weights)
     model = place(model, config, device)
     label, source = "", {}
     if facts and facts.source:
