@@ -152,7 +152,6 @@ def run(options: argparse.Namespace) -> int:
          argument("overrides", nargs="*", metavar="key=value",
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
-    """`repro suite`."""
     own = dict(word.split("=", 1) for word in options.overrides if word.partition("=")[0] in OWN_KEYS["suite"])
     overrides = [word for word in options.overrides if word.partition("=")[0] not in own]
     seeds = own.get("seeds", "")
@@ -215,7 +214,6 @@ def advance_pending(options: argparse.Namespace) -> None:
                        "plain state_dict, or what `repro weights` wrote); protocol=center|ten_crop|multi_scale "
                        "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
-    """`repro eval`."""
     from repro.config import check_override_keys, compose
     from repro.paper import PROTOCOLS, pick
     from repro.runs import Run, find_run, read_run, run_folder
@@ -283,7 +281,6 @@ def measure_responses(run: "Run | None", overrides: list[str]) -> None:
          argument("name", help="e.g. table5"),
          argument("overrides", nargs="*", metavar="key=value", help="any override of the members' runs"), JSON)
 def combine_networks(options: argparse.Namespace) -> None:
-    """`repro ensemble`."""
     from repro.config import check_override_keys
     from repro.paper import ensemble
 
@@ -302,7 +299,6 @@ def combine_networks(options: argparse.Namespace) -> None:
                   help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
          argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
-    """`repro weights import`."""
     check_versions()
     from repro import weights
 
@@ -321,7 +317,6 @@ def import_weights(options: argparse.Namespace) -> None:
          argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"),
          argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"))
 def export_weights(options: argparse.Namespace) -> None:
-    """`repro weights export`."""
     from repro.runs import find_run
 
     run = find_run(options.run, paths.results_dir())
@@ -335,7 +330,6 @@ def export_weights(options: argparse.Namespace) -> None:
 
 @command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
-    """`repro status`."""
     from repro.reporting.status import status, status_text
 
     found = status(*runs_of())
@@ -349,7 +343,6 @@ def show_status(options: argparse.Namespace) -> None:
          flag("--strict", "exit 4 if a result is worse than published or a row lacks runs"),
          JSON, flag("--latex", "print LaTeX (booktabs)"))
 def make_tables(options: argparse.Namespace) -> None:
-    """`repro table`."""
     from repro.reporting import tables
 
     every = tables.committed_names() if options.reference or options.check else tables.names()
@@ -385,7 +378,6 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
          argument("name", help="a figure's name, or all"),
          flag("--reference", "from the committed runs only, beside them"))
 def make_figures(options: argparse.Namespace) -> None:
-    """`repro figure`."""
     from repro.reporting import figures
 
     found = runs_of(options.reference)
@@ -408,7 +400,6 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
          flag("--reference", "from the committed runs only, beside them"),
          flag("--strict", "exit 4 if a claim fails"), JSON)
 def show_claims(options: argparse.Namespace) -> None:
-    """`repro claims`."""
     from repro.reporting.claims import FAIL, claims_table, claims_text, evaluate
     from repro.reporting.table import write
 
@@ -426,7 +417,6 @@ def show_claims(options: argparse.Namespace) -> None:
          flag("--reference", "from the committed runs only"),
          argument("--output", metavar="FILE", default=None, help="where to (results/report.html)"))
 def write_report(options: argparse.Namespace) -> None:
-    """`repro report`."""
     from repro.files import write_atomic
     from repro.reporting.report import report
 
@@ -444,7 +434,6 @@ def write_report(options: argparse.Namespace) -> None:
          flag("--measure", "time a few real updates and say what the whole run, or suite, would take here"),
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
-    """`repro show`."""
     from repro.config import compose, with_config_dir
     from repro.reporting import settings
     from repro.runs import find_run
@@ -519,7 +508,6 @@ def publish_run(options: argparse.Namespace) -> None:
          argument("settings", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
-    """`repro data`."""
     settings = settings_of(options.settings)
     root, wiring_test = paths.data_dir(settings.get(ROOT) or None), settings.get(WIRING_TEST, "false")
     if wiring_test not in ("true", "false"):
@@ -544,16 +532,11 @@ def manage_data(options: argparse.Namespace) -> None:
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
-         argument("words", nargs="*", metavar="[record] data.root=DIR",
-                  help="data.root=DIR: the folder that holds CIFAR-10; or `record FOLDER ...`: is a run's record that "
-                       "somebody else sends one that can be committed?"),
+         argument("settings", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"),
          flag("--full", "verify the data set byte for byte, too"), JSON)
 def check(options: argparse.Namespace) -> None:
     """`repro check`; ComparisonError (4) if a check fails."""
-    if options.words[:1] == ["record"]:
-        check_records(options.words[1:], options.json)
-        return
-    root = paths.data_dir(settings_of(options.words, (ROOT,)).get(ROOT) or None)
+    root = paths.data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
     check_versions()
     from repro.checks import installation
 
@@ -571,24 +554,25 @@ def check(options: argparse.Namespace) -> None:
         raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
 
-def check_records(names: list[str], as_json: bool) -> None:
+@command("check record", "setup", "check a run's record that somebody else sends, before it is committed",
+         argument("folders", nargs="+", metavar="FOLDER", help="config.yaml, run.json, history.csv, timing.csv, ..."),
+         JSON)
+def check_records(options: argparse.Namespace) -> None:
     """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
     from repro.checks.record import check_record
     from repro.runs import scan
 
-    if not names:
-        raise ConfigError("usage: repro check record FOLDER [FOLDER ...]")
-    folders = [paths.user_path(name) for name in names]
+    folders = [paths.user_path(name) for name in options.folders]
     others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found, failed = [], []
     for folder in folders:
         results, name = check_record(folder, others), paths.display_path(folder)
         found.append({"folder": name, "checks": [asdict(one) for one in results]})
-        if not as_json:
+        if not options.json:
             print("\n".join([name, *(f"  {one}" for one in results)]))
         if wrong := [one.check for one in results[:-1] if one.status == FAIL]:
             failed.append(f"{name}: checks that fail: {', '.join(wrong)}")
-    if as_json:
+    if options.json:
         print(json.dumps(found, indent=2))
     if failed:
         raise ComparisonError("\n".join(failed))

@@ -29,17 +29,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
+from repro import hydra_cli
 from repro.errors import ConfigError
-from repro.hydra_cli import (
-    PLAIN,
-    call_hydra,
-    check_interpolations,
-    check_key,
-    compositions,
-    own_folders,
-    refuse_code,
-    write_globs_out,
-)
 from repro.paths import conf_dir, results_dir
 from repro.schema import FIELDS, Architecture, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
 from repro.wording import nearest
@@ -102,9 +93,9 @@ def compose_node(overrides: Sequence[str], environment: bool = True) -> DictConf
     try:
         with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
             node = hydra_compose("config", words, return_hydra_config=True)
-            if own_folders(overrides):
-                plain = [PLAIN, *(override for override in overrides if override.lstrip("+~").startswith("hydra"))]
-                refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+            if hydra_cli.own_folders(overrides):
+                plain = [hydra_cli.PLAIN, *(one for one in overrides if one.lstrip("+~").startswith("hydra"))]
+                hydra_cli.refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
     finally:
         restore_gh_from_backup(others)
     return node
@@ -119,10 +110,10 @@ def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
     folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
     with one_line_errors():
-        quoted = write_globs_out(quote_paths(overrides))
-        for composition in compositions(quoted) if own_folders(overrides) else []:
+        quoted = hydra_cli.write_globs_out(quote_paths(overrides))
+        for composition in hydra_cli.compositions(quoted) if hydra_cli.own_folders(overrides) else []:
             compose_node(composition)
-        call_hydra([*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}", *quoted], flags,
+        hydra_cli.call_hydra([*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}", *quoted], flags,
                    lambda node: run(to_run_config(node)))
 
 
@@ -180,7 +171,7 @@ def check_override_keys(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override!r} is not key=value{hint}")
         if re.match(r"hydra\b", bare):
             with one_line_errors():
-                check_key(override)
+                hydra_cli.check_key(override)
         elif bare in REMOVED:
             raise ConfigError(f"{bare} is no setting any more; leave it out")
         elif bare not in known:
@@ -188,7 +179,7 @@ def check_override_keys(overrides: Sequence[str]) -> None:
         elif override.startswith("~"):
             raise ConfigError(f"{override}: a run needs {bare}; give it another value instead")
         else:
-            check_interpolations(override)
+            hydra_cli.check_interpolations(override)
         if bare in GROUPS and re.search(r"(?<!\()\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
             raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
         if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):

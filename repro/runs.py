@@ -99,6 +99,10 @@ class Run:
         """Rows of responses.csv as text; [] if there is none."""
         return files.read_rows(self.folder / "responses.csv")
 
+    def gradients(self) -> list[dict[str, str]]:
+        """Rows of gradients.csv as text; [] if there is none."""
+        return files.read_rows(self.folder / "gradients.csv")
+
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv as numbers; a torn last line is left out."""
         return files.read_history(self.folder / "history.csv")

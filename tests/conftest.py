@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import config
+from repro import config, hydra_cli
 from repro.paths import TREE
 from tests.outcome import Outcome
 
@@ -51,7 +51,7 @@ def composed_once():
     composed, compose = {}, config.compose_node
 
     def cached(overrides=(), environment=True):
-        if config.own_folders(overrides) or config.conf_dir() != TREE / "conf":
+        if hydra_cli.own_folders(overrides) or config.conf_dir() != TREE / "conf":
             return compose(overrides, environment)
         key = (*overrides, *(config.environment_overrides() if environment else ["none"]))
         if key not in composed:
@@ -67,7 +67,7 @@ def repro(tmp_path):
     """Run the command line as a process: repro("run", ...) -> CompletedProcess."""
     from tests.warm import complete
 
-    def call(*arguments, timeout=120, **environment):
+    def call(*arguments, timeout=600, **environment):
         variables = {**os.environ, "REPRO_RESULTS": str(tmp_path / "results"), **environment}
         return complete(*arguments, timeout=timeout, env=variables, cwd=tmp_path)
     return call

@@ -232,7 +232,7 @@ def test_the_compositions_of_files_that_a_sweep_uses():
 @pytest.mark.fault(4)
 def test_without_the_guard_hydra_would_have_called_it(here, own, tmp_path, monkeypatch, launched):
     """The control: the same file, with the check left out."""
-    monkeypatch.setattr("repro.config.refuse_code", lambda node, plain: None)
+    monkeypatch.setattr("repro.hydra_cli.refuse_code", lambda node, plain: None)
     mark = tmp_path / "executed"
     with pytest.warns(UserWarning, match="Callback NoneType"):
         here("run", *own(OWN + CALLS["callback"].replace("MARK", str(mark)) + "\n"), "-m")

@@ -27,7 +27,7 @@ def make(*arguments: str, folder: Path = TREE, **environment: str) -> subprocess
 
 @pytest.fixture
 def commands(tmp_path):
-    """`commands(*arguments)`: the words of each line that make would run, all being installed; checked by the parser."""
+    """`commands(*arguments)`: the words of each line that make would run, all being installed; each must parse."""
     folder = tmp_path / "venv"
     (folder / "bin").mkdir(parents=True)
     for name in ("bin/pip", ".ready", ".ready-dev"):

@@ -60,7 +60,7 @@ class Command:
         self.stdout.close()
         self.stderr.close()
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Wait for the end; standard output and error. subprocess.TimeoutExpired if it takes longer."""
         from concurrent.futures import ThreadPoolExecutor
 
@@ -91,7 +91,7 @@ def run(words: tuple[str, ...], cwd: str, env: dict[str, str], made_data: bool, 
     sys.exit(importlib.import_module("repro.cli").main())
 
 
-def complete(*words: str, timeout: float = 120, **how) -> subprocess.CompletedProcess:
+def complete(*words: str, timeout: float = 600, **how) -> subprocess.CompletedProcess:
     """Run a command to its end, as subprocess.run does."""
     command = Command(*words, **how)
     out, err = command.communicate(timeout)

@@ -166,16 +166,13 @@ class Stage(nn.Sequential):
             for block in self:
                 x = block(x)
             return x
-        for segment in self.segments():
+        blocks, length = list(self), ceil(sqrt(len(self)))
+        for begin in range(0, len(blocks), length):
+            segment = nn.Sequential(*blocks[begin : begin + length])
             # No layer draws random numbers; their state could not be read while a CUDA graph is captured.
             x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False,
                            context_fn=partial(checkpoint_contexts, segment))
         return x
-
-    def segments(self) -> list[nn.Sequential]:
-        """The blocks in segments of equal length, the last one shorter where they don't divide."""
-        blocks, length = list(self), ceil(sqrt(len(self)))
-        return [nn.Sequential(*blocks[begin : begin + length]) for begin in range(0, len(blocks), length)]
 
 
 def checkpoint_contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

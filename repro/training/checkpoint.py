@@ -125,11 +125,7 @@ def hold_lock(folder: Path, world: World) -> Iterator[None]:
 
 
 def previous_run(plan: Plan) -> Run:
-    """The earlier run in a folder, if it is this configuration's; put aside first where it is not to go on.
-
-    ConfigError if the folder holds another run. StorageError where it has come far and nothing is left to go on from:
-    never silently from scratch.
-    """
+    """The earlier run in a folder; ConfigError if it is another, StorageError where nothing is left to go on from."""
     folder, shown = plan.folder, display_path(plan.folder)
     if plan.config.resume is Resume.never:
         archive_run(folder)
@@ -165,10 +161,7 @@ def archive_run(folder: Path) -> None:
 
 
 def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
-    """Put the newest whole checkpoint into the step; {} for none, else its JSON and `rows`, the CSV files of then.
-
-    ConfigError for one of another configuration.
-    """
+    """Put the newest whole checkpoint into the step; {} for none, else its JSON and `rows`, the CSV files of then."""
     device = step.device if step.world.size == 1 else torch.device("cpu")
     found = step.world.from_main(lambda: load_newest(plan.folder, device))
     if found is None:

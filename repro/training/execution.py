@@ -34,10 +34,7 @@ KINDS_OF_BLOCKS = 64  # compiled forms of a block's forward pass, over all netwo
 
 
 class Execution:
-    """Does the updates and tests of a step whose state is loaded; `block` is the number of updates that pays best.
-
-    ConfigError where the engine that is asked for does not work here; torch.OutOfMemoryError.
-    """
+    """Does the updates and tests of a step whose state is loaded; `block` is the number of updates that pays best."""
 
     def __init__(self, step: TrainStep, config: RunConfig):
         self.step, self.config = step, config

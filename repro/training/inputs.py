@@ -29,10 +29,7 @@ Input: TypeAlias = "DeviceInput | StreamInput"
 
 
 def load_data(config: RunConfig, device: torch.device, world: World, stop: StopRequest) -> Data:
-    """The images of a resolved configuration's run; makes the mean image of ImageNet first where it is not there yet.
-
-    DataError (3) for images that are not the data set, or can't be read; Stopped (75, 130) by `stop`.
-    """
+    """The images of a resolved configuration's run; makes the mean image of ImageNet first where there is none."""
     if config.data.name != IMAGENET:
         return on_device(load_arrays(config.data), config.data, device)
     from repro.data import imagenet, imagenet_files
@@ -72,10 +69,7 @@ def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop:
 
 
 def input_of(data: Data, config: RunConfig, share: slice) -> Input:
-    """The input of a resolved configuration's run; `share` is this process's part of every mini-batch.
-
-    ConfigError for a mini-batch of more images than there are.
-    """
+    """The input of a resolved configuration's run; `share` is this process's part of every mini-batch."""
     images = len(data.train_images) if isinstance(data, DeviceData) else len(data.files.train)
     if config.train.mini_batch_size > images:
         raise ConfigError(f"train.mini_batch_size={config.train.mini_batch_size}: there are {images} training images")
@@ -83,10 +77,7 @@ def input_of(data: Data, config: RunConfig, share: slice) -> Input:
 
 
 class DeviceInput:
-    """Images that lie on the device: a mini-batch is one gather there.
-
-    A position in a run is iteration x mini-batch + place in the mini-batch.
-    """
+    """Images that lie on the device; a position in a run is iteration x mini-batch + place in the mini-batch."""
 
     def __init__(self, data: DeviceData, config: RunConfig):
         self.data, self.config = data, config

@@ -197,10 +197,7 @@ class RunLog:
 
     @torch.no_grad()
     def save(self) -> Callable[[], None]:
-        """Copy the state as it is now; what is returned writes it as a checkpoint and brings the record up to it.
-
-        A state whose update failed is never written: the checkpoint before it stays.
-        """
+        """Copy the state as it is now; what is returned writes it as a checkpoint and brings the record up to it."""
         at, done, rows, state = utc_now(), self.done, dict(self.rows), self.step.state()  # all together
         if not self.world.is_main:
             return lambda: None
@@ -217,7 +214,7 @@ class RunLog:
             with torch.cuda.stream(self.fetching):  # which waits for the copy, and for nothing that was queued after it
                 fetched = tree_map_only(Tensor, Tensor.cpu, copy)
             if int(fetched["counters"]["failed_at"]) >= 0:
-                return  # the loop will see it at its next look
+                return  # the checkpoint before it stays, and the loop will see it at its next look
             checkpoint.save(self.plan.folder, done, fetched | {"rows": rows}, meta)
             session = self.record.sessions[-1]
             session.ended, session.to_iteration = at, done
@@ -257,10 +254,7 @@ class RunLog:
 
 
 def open_board(folder: Path, done: int) -> Any:
-    """TensorBoard's writer of scalars; what an earlier session wrote past this iteration is dropped.
-
-    ConfigError where it can't be imported; None, said once, where it can't be written.
-    """
+    """TensorBoard's writer of scalars, which drops those past this iteration; None, said once, if it can't write."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensorboard's own dependencies

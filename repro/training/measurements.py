@@ -89,11 +89,7 @@ def best_seconds(work: Callable[[], object], device: torch.device, repeats: int 
 
 @restore_settings()
 def add_responses(run: Run, overrides: list[str]) -> None:
-    """Measure the responses of a finished run from its weights.pt and put them beside its record.
-
-    ConfigError for a run that is not finished or is of ImageNet (Fig. 7 is of CIFAR-10); StorageError (5) where
-    weights.pt is missing or can't be read.
-    """
+    """Measure the responses of a finished run of CIFAR-10 from its weights.pt and put them beside its record."""
     if not run.finished or run.record is None or run.record.config.data.name == IMAGENET:
         raise ConfigError(f"{display_path(run.folder)}: layer responses are measured of finished runs of CIFAR-10")
 

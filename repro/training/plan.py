@@ -31,10 +31,7 @@ class Plan:
 
 
 def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
-    """What a configuration asks for on this machine; `command` is what a person typed, if anybody did.
-
-    Raises ConfigError for what is not here, can't be shared by so many processes, or is not trained at all.
-    """
+    """What a configuration asks for on this machine; `command` is what a person typed, if anybody did."""
     if config.model.family is Family.vgg:
         raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
                           "weights=FILE` tests imported weights")
@@ -61,8 +58,7 @@ def count_processes(config: RunConfig) -> int:
     """How many processes train a run together.
 
     devices=1 is one process by itself, whoever started it; None as many as were started, else one; -1 as many as were
-    started, else one for each device of this machine. ConfigError if fewer devices are here than were asked for, or if
-    who started this process says another number.
+    started, else one for each device of this machine.
     """
     asked = config.devices
     if asked != 1 and (started := rank_from_environment()) is not None:

@@ -65,19 +65,13 @@ class TrainStep:
         self.last_loss = torch.zeros_like(self.loss_sum)  # the last finite one
 
     def __call__(self, count: int = 1) -> None:
-        """`count` updates, whose mini-batches are made at once: a captured graph then has less to launch.
-
-        `input.prepare(position)` must have been called for this iteration's position.
-        """
+        """`count` updates of prepared mini-batches, made at once: a captured graph then has less to launch."""
         images, labels = self.batch(self.iteration, count)
         for part in zip(images.chunk(count), labels.chunk(count), strict=True):
             self.update(*part)
 
     def batch(self, iteration: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-        """This process's part of `count` mini-batches from an iteration on: float32 (B, 3, H, W), int64 (B,).
-
-        Several of them in a world of one only.
-        """
+        """This process's part of `count` mini-batches from an iteration on: float32 (B, 3, H, W), int64 (B,)."""
         last = self.share.stop + (count - 1) * self.mini_batch_size
         places = torch.arange(self.share.start, last, device=self.device)
         images, labels = self.input.batch(iteration * self.mini_batch_size + places)
@@ -127,10 +121,7 @@ class TrainStep:
         return torch.where(self.warming > 0, self.warmup_rate, rate) if self.warms_up else rate
 
     def update_warmup(self, errors: Tensor, good: Tensor) -> None:
-        """End the warm-up once the training error of the last mini-batches is below 80 % (Sec. 4.2), or at its cap.
-
-        Once over, it never comes back.
-        """
+        """End the warm-up for good once the error of the last mini-batches is below 80 % (Sec. 4.2), or at its cap."""
         schedule, size = self.schedule, len(self.window)
         latest = (self.slots == (self.iteration - 1) % size) & good
         torch.where(latest, errors, self.window, out=self.window)

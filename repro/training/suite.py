@@ -93,7 +93,7 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
     """Run one after the other, each on all of its devices, in the time that is left.
 
     A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are returned,
-    but for runs that have been finished elsewhere meanwhile. So several processes can do the runs of one suite.
+    but for runs that have been finished elsewhere meanwhile.
     """
     if plans and plans[0].devices > 1 and rank_from_environment() is not None:
         raise ConfigError("a suite starts the processes of its runs itself (machine=ddp devices=N); under torchrun or "
@@ -111,10 +111,7 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
 
 
 def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:
-    """Test every finished run by the suite's protocols, then make its ensembles where all members are there.
-
-    What is tested already is read, an interrupted test begins again. Raises what `evaluate` does.
-    """
+    """Test every finished run by the suite's protocols, then make its ensembles where all members are there."""
     finished = [one for one in plans if read_run(one.folder).finished]
     for protocol, one in product(suite.protocols, finished):
         if stop.reason is not None:
@@ -130,14 +127,11 @@ def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list
 
 @restore_settings()
 def measure_cost(config: RunConfig) -> dict[str, Any]:
-    """What a whole run would take here, computed from a few real updates and one test, on random images.
-
-    Of ImageNet without reading images, on a CPU by mini-batches of 8 images, multiplied up.
-    """
+    """What a whole run would take here, computed from a few real updates and one test, on random images."""
     config = resolve(config)
     schedule, device, batch = Schedule.of(config), set_up(config), config.train.mini_batch_size
     imagenet = config.data.name == IMAGENET
-    size = 8 if imagenet and device.type == "cpu" else batch
+    size = 8 if imagenet and device.type == "cpu" else batch  # whose time is multiplied up
     part = replace(config, train=replace(config.train, mini_batch_size=size,
                                          batch_norm_group=min(size, config.train.batch_norm_group)))
     # On a GPU a captured block of fewer images than CIFAR-10 has would make a new order each time.
@@ -179,8 +173,7 @@ def run_pending(results: Path, names: list[str], overrides: list[str], max_secon
                 command: list[str]) -> list[ReproError]:
     """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first; errors as of `run_each`.
 
-    names: EXPERIMENT or EXPERIMENT/seedK, these alone and in this order; [] for all. ConfigError for overrides that
-    change numbers.
+    names: EXPERIMENT or EXPERIMENT/seedK, these alone and in this order; [] for all.
     """
     began = time.monotonic()
 

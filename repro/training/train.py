@@ -28,8 +28,8 @@ from repro.training.step import TrainStep, batch_norm_group, sync_batch_norm
 def train_here(plan: Plan, stop: StopRequest) -> Run:
     """Train a run to its end by this process, alone or as one of several, or go on where it stopped; the run on disk.
 
-    Raises Stopped (75 or 130) after saving, DivergedError (6), InUseError (7), OutOfMemoryError (8), StorageError (5),
-    DataError (3), ConfigError (2).
+    Raises Stopped (75, 130), DivergedError (6), InUseError (7), OutOfMemoryError (8), StorageError, DataError,
+    ConfigError.
     """
     world = join(plan.config)
     with world.naming_lost_peer(), checkpoint.hold_lock(plan.folder, world):
@@ -53,10 +53,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
 
 
 def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
-    """From its newest checkpoint, or from the start, to its end or to a stop (Sec. 3.4, 4.2).
-
-    Of several processes every one goes through it at the same pace.
-    """
+    """From its newest checkpoint, or from the start, to its end or to a stop (Sec. 3.4, 4.2)."""
     execution, schedule, log = prepare(plan, world, stop, earlier)
     step = execution.step
     with closing(step.input), log, world.naming_lost_peer():

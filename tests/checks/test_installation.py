@@ -25,16 +25,17 @@ from repro.training.step import TrainStep
 from tests.outcome import says
 
 
-@pytest.fixture
-def few_images(monkeypatch):
-    """Fewer synthetic images, for their time."""
+@pytest.fixture(autouse=True)
+def little(monkeypatch):
+    """Fewer synthetic images and networks, for their time."""
+    monkeypatch.setattr(installation, "experiments", lambda: ["cifar_resnet110", "imagenet_resnet50", "imagenet_vgg16"])
     for name in ("TRAIN_IMAGES", "TEST_IMAGES", "CHUNK"):
         monkeypatch.setattr(synthetic, name, 100)
 
 
 # ---- the command
 
-def test_this_machine_from_the_command_line(few_images, direct, tmp_path):
+def test_this_machine_from_the_command_line(direct, tmp_path):
     outcome = direct("check", "data.root=somewhere")
     assert outcome.code == 0, outcome
     lines = outcome.out.splitlines()
@@ -76,7 +77,6 @@ def test_another_function_than_torchvisions(monkeypatch):
     assert (status, text.partition(" up to ")[0]) == (FAIL, "ResNet-50: outputs")
 
 
-@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("lost", ["momentum", "order", "interruption"])
 def test_a_resume_that_forgets_something(monkeypatch, lost):
     original = TrainStep.load_state

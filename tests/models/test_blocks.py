@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from repro.config import compose
 from repro.models import blocks, build_model
-from repro.models.blocks import BasicBlock, Bottleneck, GroupedBatchNorm2d, Stage, ZeroPadShortcut, set_checkpointing
+from repro.models.blocks import Bottleneck, GroupedBatchNorm2d, ZeroPadShortcut, set_checkpointing
 from repro.models.resnet import imagenet_config
 from repro.schema import Family, ShortcutOption
 from tests.models.test_resnet import config, randomize
@@ -32,18 +32,6 @@ def test_zeros_on_both_sides_are_those_of_the_code_that_has_them():
     out = build_model(config("model.zero_padding=both_sides")).stage2[0].shortcut(x)
     assert torch.equal(out, F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8)))
     assert not torch.equal(out, build_model(config()).stage2[0].shortcut(x))
-
-
-def test_option_b_blocks_equal_torchvisions_basic_block():
-    from torchvision.models.resnet import BasicBlock as TheirBlock
-
-    ours = BasicBlock(16, 32, 2, config("model.shortcut_option=B"), 0).eval()
-    downsample = nn.Sequential(nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32))
-    theirs = TheirBlock(16, 32, 2, downsample).eval()
-    theirs.load_state_dict({key.replace("shortcut.conv", "downsample.0").replace("shortcut.bn", "downsample.1"): value
-                            for key, value in ours.state_dict().items()})
-    x = torch.randn(4, 16, 8, 8)
-    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
 
 
 def test_a_bottleneck_is_its_formula():
@@ -132,12 +120,6 @@ def test_statistics_would_move_twice_without_care(monkeypatch):
     set_checkpointing(model, True)
     train_once(model, torch.randn(8, 3, 32, 32))
     assert int(model.stage1[0].bn1.num_batches_tracked) == 2
-
-
-@pytest.mark.parametrize(("blocks", "lengths"), [(1, [1]), (3, [2, 1]), (9, [3, 3, 3]), (18, [5, 5, 5, 3])])
-def test_segments_are_about_as_many_as_they_are_long(blocks, lengths):
-    stage = Stage(*(nn.Identity() for _ in range(blocks)))
-    assert [len(segment) for segment in stage.segments()] == lengths
 
 
 def test_without_gradients_nothing_is_computed_twice():

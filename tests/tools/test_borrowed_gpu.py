@@ -171,7 +171,7 @@ def crashed(home, packed, tmp_path_factory):
 def test_the_check_runs_its_stages_and_brings_back_what_it_measured(crashed, home):
     code, said = crashed["check"]
     assert code == 0, said
-    assert f"commit {git(home, 'rev-parse', 'HEAD')[:12]}\n" in said, "of a tree without .git, nothing changed"
+    assert f"commit {git(home, 'rev-parse', 'HEAD')[:12]}, python " in said, "of a tree without .git, nothing changed"
     for stage in ("check", "tests", "bench"):
         assert f"END {stage}: exit 0" in said, said
     assert re.search(r"\d+ skipped", said), "there is no GPU here"

@@ -7,7 +7,7 @@
 NAME=check; source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 shift
 nvidia-smi 2>&1 | head -20
-stage check 90 "$PYTHON" -m repro check
+stage check $(($(left) / 2)) "$PYTHON" -m repro check
 # Not the compiled blocks: each of these tests takes half a minute. Plugins that others installed stay out.
 mapfile -t files < <(grep -rlE 'mark\.gpu\b' tests --include='test_*.py')
 workers=$("$PYTHON" -c 'import xdist' 2>/dev/null && echo "-p xdist -n ${WORKERS:-4}")
