@@ -90,7 +90,7 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
     import torch
 
     from repro.errors import ConfigError
-    from repro.training import resume
+    from repro.training import checkpoint
     from repro.training.distributed import World
     from repro.training.plan import plan
 
@@ -101,15 +101,15 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
             self.iteration = state["iteration"]
 
     config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
-    old = {key: value for key, value in resume.seed_and_settings(config).items() if key not in ADDED_LATER}
+    old = {key: value for key, value in checkpoint.seed_and_settings(config).items() if key not in ADDED_LATER}
     meta = {"numbers": old | {"data.on_bad": "fail"}, "train_seconds": 1.0, "evaluation_seconds": 2.0}
-    monkeypatch.setattr(resume.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
+    monkeypatch.setattr(checkpoint, "load_newest", lambda folder, device: ({"iteration": 7, "rows": {}}, meta))
     step = Step()
-    resume.restore(step, plan(config))
+    checkpoint.restore(step, plan(config))
     assert step.iteration == 7
     changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
     with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
-        resume.restore(Step(), plan(changed))
+        checkpoint.restore(Step(), plan(changed))
 
 
 @pytest.mark.fault(76)
