@@ -170,9 +170,9 @@ def run_suite(options: argparse.Namespace) -> None:
                                [program(), "suite", options.name, *options.overrides])
     print()
     found = runs_of(results=results)
-    for name in preset.tables or ():
+    for name in preset.tables:
         make_table(name, found, results / "tables")
-    for name in preset.figures or ():
+    for name in preset.figures:
         make_figure(name, found, results / "figures")
     if suite.claims:
         from repro.reporting.claims import claims_text, evaluate
@@ -370,8 +370,7 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
     written = write(table, folder)
     if form == "md":
         print(f"written: {', '.join(map(paths.display_path, written))}\n")
-    return [f"{name}: {text}: {', '.join(rows)}" for text, rows in
-            (("worse than published", table.worse), ("rows that lack runs", table.missing_rows)) if rows]
+    return table.problems
 
 
 @command("figure", "results", "draw a figure as SVG and PNG",

@@ -48,7 +48,6 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     suite = paper.suite(name)
     logger.info(f"suite {suite.name}: {suite.question}")
     preset = suite.preset(choose_preset(suite, preset_name, overrides))
-    assert preset.experiments is not None
     words = [*preset.overrides, *overrides]
     if preset.overrides and not any(word.startswith(("machine=", "machine.precision=")) for word in overrides):
         # Not bf16, however fast: at its initial values the gradient of plain-56 in bf16 has a cosine of 0.04 with that

@@ -23,18 +23,18 @@ def test_summary_of_one_run_and_of_several():
 
 @pytest.mark.parametrize(("values", "own"), [((6.9, 7.1), 0.25), ((6.9, 7.0, 7.1), statistics.stdev([6.9, 7.0, 7.1]))])
 def test_spread_of_few_runs_is_replaced(values: tuple[float, ...], own: float):
-    assert verdict(Summary(values), 6.5, S_REF)[1] == pytest.approx(0.5 / math.hypot(own, S_REF))
+    assert verdict(Summary(values), 6.5, S_REF, 0.25)[1] == pytest.approx(0.5 / math.hypot(own, S_REF))
 
 
 @pytest.mark.parametrize(("difference", "expected"), [
     (LIMIT, REPRODUCED), (-LIMIT, REPRODUCED), (LIMIT + 0.001, WORSE), (-LIMIT - 0.001, BETTER)])
 def test_boundaries(difference: float, expected: str):
-    assert verdict(Summary((8.75 + difference,)), 8.75, S_REF)[2] == expected
+    assert verdict(Summary((8.75 + difference,)), 8.75, S_REF, 0.25)[2] == expected
 
 
 @given(ERRORS, st.floats(0.01, 99.0), st.floats(0.01, 1.0))
 def test_verdict_follows_z(values: tuple[float, ...], published: float, s_ref: float):
-    difference, z, text = verdict(Summary(values), published, s_ref)
+    difference, z, text = verdict(Summary(values), published, s_ref, 0.25)
     assert difference == pytest.approx(statistics.fmean(values) - published, abs=1e-9)
     if abs(z) < 1.999:
         assert text == REPRODUCED
