@@ -480,24 +480,26 @@ def measure_suite(name: str, overrides: list[str], as_json: bool) -> None:
          argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5"))
 def publish_run(options: argparse.Namespace) -> None:
     """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
+    from repro.files import read_object
     from repro.paper import pick
-    from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
+    from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.runs import ENSEMBLES, publish, publish_ensemble
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
-        problems = [ensemble_problem(read_ensemble(paths.results_dir()), pool) for pool in runs_of()]
+        found = read_object(paths.results_dir() / ENSEMBLE_FILE)
+        problems = [ensemble_problem(found, pool) for pool in runs_of()]
         publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
     else:
         publish(options.run, paths.results_dir())
     from repro.reporting import figures, tables
     from repro.reporting.table import write
 
-    found = runs_of(reference=True)
+    runs = runs_of(reference=True)
     for name in tables.committed_names():
-        write(tables.build(name, found), paths.reference_dir() / "tables")
+        write(tables.build(name, runs), paths.reference_dir() / "tables")
     for name in figures.names():
-        figures.draw(name, found, paths.reference_dir() / "figures")
+        figures.draw(name, runs, paths.reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
 
 

@@ -20,7 +20,6 @@ T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 PROTOCOL_LABELS = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
-PLAIN_NETS = "plain_nets"  # the table of the plain CIFAR-10 networks, which stand in no table of the paper
 
 
 class Strict(Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,7 +221,6 @@ recipe = partial(read_named, dict[str, Any], "recipes", "recipe")  # of others; 
 ensemble = partial(read_named, Ensemble, "ensembles", "ensemble")
 suite = partial(read_named, Suite, "suites", "suite")
 second_references = partial(read_named, dict[str, Any], "published", "file", "second_references")
-pinned_hashes = partial(read_named, dict[str, str], "", "file", "identities")  # of each experiment, in fp32
 
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:

@@ -151,7 +151,7 @@ def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
                         for name, one in zip(names, summaries, strict=True))
     difference, error = summaries[-1].mean - summaries[0].mean, 0.0
     if test.relation in ("close", "not_falling"):
-        taken = IMAGENET_STD if select.tested_on(group[0].answer.experiment) == "val" else FEW_RUNS_STD
+        taken = IMAGENET_STD if group[0].answer.runs[0].tested_on == "val" else FEW_RUNS_STD
         error = math.hypot(*(one.spread(taken) / math.sqrt(len(one.values)) for one in summaries))
         numbers += f"; difference {difference:+.4g}, standard error {error:.2g}"
     passed = {"below": summaries[0].mean < limit, "rising": difference > 0, "not_falling": difference >= -WIDTH * error,

@@ -12,7 +12,6 @@ from repro.config import (
     compose,
     config_hash,
     deviations,
-    paper_config,
     paper_hashes,
     scale_lengths,
     with_precision,
@@ -22,7 +21,7 @@ from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suit
 from repro.record import Record
 from repro.reporting.statistics import Summary
 from repro.runs import Run, scan
-from repro.schema import IMAGENET, VALIDATION_IMAGES, Precision, RunConfig
+from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 from repro.wording import escape
 
 YOURS, REFERENCE = "yours", "reference"
@@ -31,7 +30,7 @@ INCOMPLETE, STALE, NOT_RUN, NOT_EVALUATED = "incomplete", "stale", "not run", "n
 OTHER, DUPLICATE = "other configuration", "duplicate"
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
-ENSEMBLE = "table5"
+ENSEMBLE, ENSEMBLE_FILE = "table5", "ensembles/table5.json"
 SCHEMA = 1  # of evaluations/PROTOCOL.json
 EXACT = {precision.name for precision in PAPER_PRECISIONS}  # in which a test may be
 # Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
@@ -74,7 +73,7 @@ class RunSelection:
 
     def summary(self, key: str = "top1_error") -> Summary:
         """An error of the seeds; top1_error and top5_error are those of the split that is tested on."""
-        key = f"{tested_on(self.experiment)}_{key}" if key in ERRORS else key
+        key = f"{self.runs[0].tested_on}_{key}" if key in ERRORS else key
         return Summary(tuple(float(result[key]) for result in self.results))
 
     def cell(self, key: str = "top1_error") -> str:
@@ -118,18 +117,10 @@ def device(run: Run) -> str:
     return record(run).environment.device or "unknown device"
 
 
-def tested_on(experiment: str) -> str:
-    """val on ImageNet, whose test labels are not public; else test."""
-    return "val" if paper_config(experiment).data.name == IMAGENET else "test"
-
-
 def net_name(experiment: str) -> str:
     """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB (Sec. 4.1)."""
-    bare = experiment.partition("_")[2]
-    if bare.startswith("opt"):
-        return f"ResNet-34 {bare.removeprefix('opt')}"
-    family = next((name for name in ("ResNet", "VGG") if bare.startswith(name.lower())), "plain")
-    return f"{family}-{bare.removeprefix(family.lower())}"
+    name = experiment.partition("_")[2].replace("opt", "ResNet-34 ")
+    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-").replace("plain", "plain-")
 
 
 def machine_notes(answers: Iterable[RunSelection]) -> list[str]:
@@ -156,7 +147,7 @@ def answers_to(row: str, found: Iterable[RunSet]) -> list[RunSelection]:
     experiment, protocol = reproduced_rows().get(row), TABLES.get(row.partition("/")[0])
     if experiment is None:
         return []
-    return [evaluated_runs(pool, experiment, protocol) if protocol else paper_runs(pool, experiment) for pool in found]
+    return [paper_runs(pool, experiment, protocol) for pool in found]
 
 
 def open_status(answers: Iterable[RunSelection]) -> str:
@@ -164,9 +155,19 @@ def open_status(answers: Iterable[RunSelection]) -> str:
     return next((answer.status for answer in answers if answer.status != NOT_RUN), NOT_RUN)
 
 
-def paper_runs(pool: RunSet, experiment: str) -> RunSelection:
-    """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end."""
-    return select(pool, experiment, paper_hashes(experiment))
+def paper_runs(pool: RunSet, experiment: str, protocol: str | None = None) -> RunSelection:
+    """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end.
+
+    On ImageNet also those of them that have a test under a protocol, and these tests.
+    """
+    answer = select(pool, experiment, paper_hashes(experiment))
+    if protocol is None:
+        return answer
+    tests = {run.name: read_evaluation(run, protocol) for run in answer.runs}
+    problems = {run.name: evaluation_problem(run, protocol, tests[run.name]) for run in answer.runs}
+    lacking = [(run, NOT_EVALUATED, problem) for run in answer.runs if (problem := problems[run.name])]
+    return replace(answer, runs=tuple(run for run in answer.runs if not problems[run.name]),
+                   excluded=(*answer.excluded, *lacking), tests=tests)
 
 
 def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSelection:
@@ -199,7 +200,7 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
         return STALE, "its recorded configuration and identity differ"
     if not run.finished:
         return INCOMPLETE, run.problem or f"{run.status} at iteration {found.iteration} of {found.iterations}"
-    errors = [(found.result or {}).get(f"{split}_top1_error", -1) for split in ("train", tested_on(experiment))]
+    errors = [(found.result or {}).get(f"{split}_top1_error", -1) for split in ("train", run.tested_on)]
     if not all(0 <= error <= 100 for error in errors):
         return INCOMPLETE, "its record has no training and test error in percent"
     return None
@@ -213,16 +214,6 @@ def median_run(answer: RunSelection) -> Run:
 
 
 # ---- tests of finished ImageNet runs, as `repro eval protocol=...` writes them, and ensembles of them
-
-
-def evaluated_runs(pool: RunSet, experiment: str, protocol: str) -> RunSelection:
-    """The paper's runs of an experiment that have a test under a protocol, and these tests."""
-    answer = paper_runs(pool, experiment)
-    contents = {run.name: read_evaluation(run, protocol) for run in answer.runs}
-    problems = {run.name: evaluation_problem(run, protocol, contents[run.name]) for run in answer.runs}
-    lacking = [(run, NOT_EVALUATED, problem) for run in answer.runs if (problem := problems[run.name])]
-    return replace(answer, runs=tuple(run for run in answer.runs if not problems[run.name]),
-                   excluded=(*answer.excluded, *lacking), tests=contents)
 
 
 def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
@@ -257,11 +248,6 @@ def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> str 
                 or abs(percent / 100 * VALIDATION_IMAGES - count) > 0.5):
             return f"says {percent} % for {count} errors in {VALIDATION_IMAGES} images"
     return None
-
-
-def read_ensemble(root: Path) -> dict[str, Any]:
-    """The record that `repro ensemble table5` wrote below a results folder; {} without a readable one."""
-    return read_object(root / "ensembles" / f"{ENSEMBLE}.json")
 
 
 def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:

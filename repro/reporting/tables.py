@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.paper import PLAIN_NETS, PROTOCOL_LABELS, Column, PublishedRow, PublishedTable, golden_counts
+from repro.files import read_object
+from repro.paper import PROTOCOL_LABELS, Column, PublishedRow, PublishedTable, golden_counts
 from repro.reporting import select
 from repro.reporting.claims import claims_table
 from repro.reporting.select import RunSelection, RunSet
@@ -24,7 +25,6 @@ PUBLISHED_ONLY = "published only"  # context, not trained by the project
 AVERAGED_NOTE = "averaged BN: an extra, with BN statistics averaged after the last iteration; results: moving averages"
 OTHERS_NOTE = "second references (second_references.yaml): * best epoch on the test set, + another network"
 SEEDS = "after the last iteration, best (mean +- sample std) of the seeds"
-AGREES, CUT, DIFFERS = "agrees", "agrees if cut, not rounded", "differs"
 
 
 def names() -> list[str]:
@@ -83,34 +83,26 @@ def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, s
     return cells
 
 
-def open_row(key: str, cells: Mapping[str, str], status: str, data: Mapping[str, Any]) -> TableRow:
-    """A row without a verdict, whose status stands there."""
-    return TableRow(key, {**cells, "verdict": status, "status": status}, status, None, data)
-
-
 def judged_row(row: PublishedRow, differences: Mapping[str, str], answers: Sequence[RunSelection],
                cells: dict[str, str], spreads: tuple[float, float]) -> TableRow:
     """A row with our differences, {key of the cell: published column}, and the verdict on the first of them.
 
     `spreads` are the stds of the paper's runs and of few of ours.
     """
-    several = {"mean": row.mean, "std": row.std, "runs": row.runs} if row.runs else {}
+    several = {"mean": row.mean, "std": row.std, "runs": row.runs} if row.mean is not None else {}
     data: dict[str, Any] = {"published": {**row.values, **several}}
     data |= {answer.origin: answer.as_json() for answer in answers}
     judged = next((answer for answer in answers if answer.runs), None)
     if judged is None:
-        return open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.open_status(answers), data)
+        return TableRow(row.key, cells, PUBLISHED_ONLY if row.published_only else select.open_status(answers), data)
     for key, column in differences.items():
         if column in row.values:
             cells[key] = f"{judged.summary(column).mean - row.compared(column):+.2f} ({judged.origin})"
     first, seeds = differences["difference"], len(judged.runs)
     difference, z, found = verdict(judged.summary(first), row.compared(first), *spreads)
-    status, text = found, f"{found} ({judged.origin}, z = {z:+.2f})"
-    if seeds < (row.runs or 1):
-        status = f"partial {seeds}/{row.runs}"
-        text = f"{status}: {text}"
+    status = f"partial {seeds}/{row.runs}: {found}" if seeds < (row.runs or 1) else found
     data |= {"judged": judged.origin, "difference": round(difference, 6), "z": round(z, 6)}
-    return TableRow(row.key, cells | {"verdict": text}, status, found, data)
+    return TableRow(row.key, cells | {"verdict": f"{status} ({judged.origin}, z = {z:+.2f})"}, status, data)
 
 
 # ---- CIFAR-10: Table 6 and the plain networks, which the paper publishes as curves only
@@ -140,18 +132,18 @@ def plain_nets(found: Sequence[RunSet]) -> Table:
     bounds = {fact["net"]: f"stays above {fact['above']:g} %, {fact['text']}"
               for fact in reversed(paper.published_figure("figure6").facts) if "above" in fact}
     answers = {name.partition("/")[2]: select.answers_to(name, found)
-               for name in paper.reproduced_rows() if name.startswith(PLAIN_NETS)}
+               for name in paper.reproduced_rows() if name.startswith("plain_nets/")}
     rows = []
     for net, own in answers.items():
         cells = {"net": net, "published": bounds.get(net, "curve only (Fig. 6)")} | cifar_cells(net, own)
         status = "published as curves only" if any(answer.runs for answer in own) else select.open_status(own)
-        rows.append(open_row(net, cells, status, {answer.origin: answer.as_json() for answer in own}))
+        rows.append(TableRow(net, cells, status, {answer.origin: answer.as_json() for answer in own}))
     columns = {"net": "network", "published": "published",
                **origin_columns(found, "_training", " training error"), **origin_columns(found, "", " test error"),
                **origin_columns(found, "_averaged", " test error, averaged BN"),
                "second_reference": "second references: test error [training error]",
                "parameters": "parameters, counted", "status": "status"}
-    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows, [
+    return Table("plain_nets", "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows, [
         f"reference and yours: errors {SEEDS}; training error: mean since the evaluation before",
         AVERAGED_NOTE, OTHERS_NOTE, *select.run_notes(answers.values())])
 
@@ -228,19 +220,20 @@ def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
 def table5(found: Sequence[RunSet]) -> Table:
     """Table 5: top-5 error of ensembles; ours is on validation, not the test server, so without a verdict."""
     published, wanted = paper.published_table(select.ENSEMBLE), paper.ensemble(select.ENSEMBLE)
-    content = {pool.origin: select.read_ensemble(pool.root) for pool in reversed(found)}
+    content = {pool.origin: read_object(pool.root / select.ENSEMBLE_FILE) for pool in reversed(found)}
     problems = {pool.origin: select.ensemble_problem(content[pool.origin], pool) for pool in found}
     rows = []
     for row in published.rows:
         cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
         if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
-            status = "not counted" if any(content.values()) else select.NOT_RUN
-            for origin, one in content.items():
-                if counts := one and problems[origin] is None:
-                    data, status = data | {origin: one}, "no verdict: validation, not the test server"
-                cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if counts else
-                          "not counted" if one else select.NOT_RUN for key in select.ERRORS}
-        rows.append(open_row(row.key, cells, status, data))
+            counts = {origin: one for origin, one in content.items() if one and not problems[origin]}
+            status = ("no verdict: validation, not the test server" if counts else
+                      "not counted" if any(content.values()) else select.NOT_RUN)
+            cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if origin in counts else
+                      "not counted" if one else select.NOT_RUN for origin, one in content.items()
+                      for key in select.ERRORS}
+            data |= counts
+        rows.append(TableRow(row.key, cells, status, data))
     columns = {"net": "ensemble",
                **{column.key: f"published (test server) {column.title}" for column in published.columns},
                **{f"{origin}_{key}": f"{TITLES[origin]}, ImageNet validation, {title}" for origin in content
@@ -274,7 +267,7 @@ def preset_table(name: str, found: Sequence[RunSet]) -> Table:
             cells |= {"train": answer.cell("train_top1_error"), "averaged": averaged_error(answer),
                       "seconds": f"{seconds:.0f}"}
         rows.append(TableRow(f"{answer.experiment}/{answer.origin}", cells,
-                             "short run" if records else answer.status, None, answer.as_json()))
+                             "short run" if records else answer.status, answer.as_json()))
     columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
                "averaged": "test error, averaged BN (%)", "seconds": "wall time (s)"}
     return Table(name, title, columns, rows, [
@@ -300,33 +293,35 @@ def table1(_: Sequence[RunSet]) -> Table:
         printed, data = row.values[column.key], {"published": dict(row.values)}
         cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
         if row.published_only or row.layers is None:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+            rows.append(TableRow(row.key, cells, PUBLISHED_ONLY, data))
             continue
         option = "B" if row.block == "bottleneck" else "A"
         counted = round(golden_counts("imagenet")[row.layers].multiply_adds[option])
         found = count_verdict(counted, printed, column)
         cells |= {"shortcut": option if row.block else "plain", "counted": f"{counted / 1e9:.3f}e9",
-                  "ratio": f"{counted / printed:.3f}", "verdict": found}
-        rows.append(TableRow(row.key, cells, found, found, data | {"counted": counted}))
+                  "ratio": f"{counted / printed:.3f}"}
+        rows.append(TableRow(row.key, cells, found, data | {"counted": counted}))
     columns = {"net": "network", "layers": "layers", "blocks": "blocks",
                "multiply_adds": "published multiply-adds (1e9)", "shortcut": "counted with option",
                "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict", "note": "note"}
     return paper_table(published, columns, rows, [
         "counted: multiply-adds of convolutions and fully-connected layers for one 224x224 image, the stride of a "
-        f"bottleneck in its first 1x1 (golden_counts.yaml); {AGREES}: rounded to the digits printed"])
+        "bottleneck in its first 1x1 (golden_counts.yaml); agrees: rounded to the digits printed"])
 
 
 def count_verdict(count: float, printed: float, column: Column) -> str:
     """Whether a count is the printed number in the digits of its column."""
     last_digit = column.unit / 10**column.decimals
     exact, expected = count / last_digit, round(printed / last_digit)
-    return AGREES if math.floor(exact + 0.5) == expected else CUT if math.floor(exact) == expected else DIFFERS
+    if math.floor(exact + 0.5) == expected:
+        return "agrees"
+    return "agrees if cut, not rounded" if math.floor(exact) == expected else "differs"
 
 
 BUILDERS: dict[str, Callable[[Sequence[RunSet]], Table]] = {
     "table1": table1, **{name: partial(imagenet_table, name) for name in select.TABLES}, select.ENSEMBLE: table5,
     "table6": table6, **{name: partial(imagenet_table, name) for name in ("table7", "table8")},
-    PLAIN_NETS: plain_nets,
+    "plain_nets": plain_nets,
     **{name: partial(preset_table, name) for name in ("short_cifar_plain_vs_res", "synthetic_demo")},
     "claims": claims_table,
 }
