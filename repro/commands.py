@@ -527,9 +527,9 @@ def manage_data(options: argparse.Namespace) -> None:
     else:
         from repro.data import cifar10_files
 
-        arrays = cifar10_files.load(root)
-        print(f"{arrays.source}: whole; {len(arrays.train_labels):,} training and {len(arrays.test_labels):,} test "
-              f"images and their labels agree with the published SHA-256 (content {arrays.sha256})")
+        sha256 = cifar10_files.load(root).sha256
+        print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
+              f"(content {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",

@@ -1,6 +1,7 @@
 """Run a suite: the experiments that answer one question, one after the other, then their tests; and what it costs."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,7 +84,7 @@ def choose_preset(suite: paper.Suite, asked: str, overrides: list[str]) -> str:
 def make_data(config: RunConfig) -> None:
     """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
     root = data_dir(config.data.root)
-    if config.data.name == CIFAR10 and cifar10_files.find(root) is None:
+    if config.data.name == CIFAR10 and not os.path.isdir(cifar10_files.folder_in(root)):
         logger.info(f"CIFAR-10 is not in {display_path(root)} yet; fetching it (once)")
         fetch.fetch(root)
 
