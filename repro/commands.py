@@ -455,7 +455,7 @@ def show(options: argparse.Namespace) -> None:
             from repro.training.suite import measure_cost
 
             cost = measure_cost(config)
-            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"], "devices": 1,
+            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"],
                                       "precision": cost["precision"], "source": "computed from updates just measured"})
     text = settings.facts_text if options.against is None else settings.differences_text
     print(json.dumps(found, indent=2) if options.json else text(found))
