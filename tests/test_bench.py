@@ -210,7 +210,7 @@ def test_a_quick_bench_is_labeled_everywhere(made, direct, tmp_path):
     assert (outcome.code, outcome.err) == (0, "")
     assert made == ["device", "repro", "dataloader"] * 2
     record = tmp_path / "results" / "bench" / "bench_made-r-gpu-2-threads_fp32_quick.json"
-    assert "# Quick, no evidence: Training speed, fp32, on Made (R) GPU, 2 threads\n" in outcome.out
+    assert "# Quick, no evidence: Training speed, fp32, mini-batches of 128, on Made (R) GPU, 2 threads" in outcome.out
     assert record.with_suffix(".md").read_text() in outcome.out
     assert f"written: results/bench/{record.name}" in outcome.out
     found = json.loads(record.read_text())
