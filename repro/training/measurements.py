@@ -17,11 +17,11 @@ from repro.data.cifar10 import DeviceData, load_arrays, on_device
 from repro.devices import (
     autocast,
     describe,
-    exact_fp32,
     memory_format,
     place,
     resolve,
     restore_settings,
+    set_tf32,
     set_up,
     synchronize,
 )
@@ -68,7 +68,8 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     """
     batches = (images.contiguous(memory_format=memory_format(config.machine))
                for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
-    with exact_fp32():
+    with restore_settings():
+        set_tf32(False)
         found = layer_responses(model, batches)
     rows = [RESPONSE_COLUMNS, *([str(getattr(entry, name)) for name in RESPONSE_COLUMNS] for entry in found)]
     files.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
