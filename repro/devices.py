@@ -145,9 +145,13 @@ def force_eager(compiled: bool) -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that a device, or the CPU, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error, this one or what it came from, by which torch says that there is no memory left; None without one."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            return error
+        error = error.__cause__ or error.__context__  # of a failed capture torch says only that another came before
+    return None
 
 
 def synchronize(device: torch.device, all_streams: bool = False) -> None:

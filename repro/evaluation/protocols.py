@@ -19,7 +19,7 @@ from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
 from repro.data.crops import Picture, center_crop, resized
 from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
-from repro.devices import autocast, is_out_of_memory, memory_format
+from repro.devices import autocast, memory_format, out_of_memory
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
 from repro.paper import PROTOCOLS
@@ -161,7 +161,7 @@ class Scorer:
             else:
                 scores = self.of_crops(views)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if out_of_memory(error):
                 raise OutOfMemoryError(f"no memory left on {self.device.type} for {self.crops_at_once} crops at once: "
                                        f"machine.evaluation_batch_size={max(1, self.crops_at_once // 2)} has fewer"
                                        ) from error

@@ -1,14 +1,11 @@
 """What is measured of a trained network once, after its last iteration: for the record, never for the result."""
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from torch import nn
 
 from repro import files, runs
@@ -23,7 +20,6 @@ from repro.devices import (
     restore_settings,
     set_tf32,
     set_up,
-    synchronize,
 )
 from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
@@ -75,17 +71,6 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     files.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
     return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
                      sha256=files.file_sha256(folder / "responses.csv"))
-
-
-def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Seconds of the fastest call, after one that is not counted: other work on the machine only ever adds."""
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
 
 
 @restore_settings()
