@@ -39,10 +39,8 @@ def open_rgb(path: Path) -> Picture:
     except MemoryError:
         raise
     except Exception as error:  # what Pillow raises for damaged files depends on their kind: SyntaxError, ValueError...
-        reason = getattr(error, "strerror", None) or f"the image is damaged: {error}"
-        if isinstance(error, UnidentifiedImageError):
-            reason = "this is no image"
-        raise ImageError(f"{display_path(path)}: {reason}") from error
+        reason = "this is no image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+        raise ImageError(f"{display_path(path)}: {reason or f'the image is damaged: {error}'}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -20,7 +20,6 @@ from repro.data.random import normals, training_draws
 from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
-MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pixels, of which the mean image is made
 MOST_TESTED_AT_ONCE = 250  # Choice: images of 224x224 that a test puts through the network together
 
 

@@ -18,7 +18,6 @@ from repro.data import imagenet_statistics
 from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
 from repro.data.crops import Picture, center_crop, resized
-from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
 from repro.devices import autocast, is_out_of_memory, memory_format
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
@@ -130,11 +129,11 @@ def normalizer_of(config: RunConfig, weights: Path | None = None, fingerprint: s
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise StorageError(f"{display_path(path)}: no mean image of a run ({error!r})") from error
             return Normalizer(torch.from_numpy(mean))
-    folder = imagenet_statistics.statistics_folder(results_dir(config.results))
-    found = fingerprint and imagenet_statistics.cached(folder, fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    results = results_dir(config.results)
+    found = fingerprint and imagenet_statistics.read(imagenet_statistics.cache_path(results, fingerprint))
     if not found:
         raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
-                        f"set in {display_path(folder)}, which the first training run computes; weights trained "
+                        f"set in {display_path(results)}, which the first training run computes; weights trained "
                         "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
     return Normalizer(torch.from_numpy(found.mean_of_crops(size)))
 
