@@ -57,8 +57,8 @@ class ImageNetData:
         """The crops (B, S, S, 3) uint8 of each of `training_requests`."""
         def read(request: Request) -> np.ndarray:
             index, side, top, left, flip = request
-            picture = crops.open_rgb(self.files.train.path(index))
-            return crops.random_crop(picture, side, top, left, bool(flip), self.crop_size)
+            image = crops.open_rgb(self.files.train.path(index))
+            return crops.random_crop(image, side, top, left, bool(flip), self.crop_size)
 
         return self.read_ahead(read, requests)
 

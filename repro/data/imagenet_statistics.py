@@ -22,8 +22,6 @@ from repro.paths import display_path
 
 logger = logging.getLogger(__name__)
 MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # pixels
-EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32
-PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of channels
 BESIDE = "mean.npz"  # what a run keeps beside its weights
 
 
@@ -64,17 +62,14 @@ class Sums:
     def __init__(self, size: int):
         self.images = 0
         self.pixels = np.zeros((size, size, 3), np.int64)
-        self.products = np.zeros((3, 3), np.int64)  # channel by channel, PAIRS only; ImageNet's are below 2^53
+        self.products = np.zeros((3, 3), np.int64)  # channel by channel
 
     def add(self, crop: NDArray[np.uint8]) -> None:
         """One more image."""
         self.images += 1
         self.pixels += crop
-        colors = crop.reshape(-1, 3)
-        for begin in range(0, len(colors), EXACT):
-            planes = [plane.astype(np.uint32) for plane in colors[begin : begin + EXACT].T]
-            for i, j in PAIRS:  # einsum: no BLAS, whose own threads would hinder those that call this
-                self.products[i, j] += int(np.einsum("i,i->", planes[i], planes[j]))
+        planes = np.ascontiguousarray(crop.reshape(-1, 3).T).astype(np.int64)
+        self.products += np.einsum("in,jn->ij", planes, planes)
 
     def merge(self, other: "Sums") -> None:
         """The images of another part of the set."""
@@ -85,13 +80,10 @@ class Sums:
     def finish(self) -> ImageStatistics:
         """Mean and covariance (divided by the number of pixels), rounded once."""
         count = self.images * self.pixels.shape[0] * self.pixels.shape[1]
-        totals = [int(total) for total in self.pixels.sum((0, 1))]
-        covariance = np.empty((3, 3))
-        for i, j in PAIRS:
-            both = (count * int(self.products[i, j]) - totals[i] * totals[j]) / count**2
-            covariance[i, j] = covariance[j, i] = both
+        totals = self.pixels.sum((0, 1)).astype(object)  # Python's integers: their products need more than 64 bits
+        covariance = (count * self.products.astype(object) - np.outer(totals, totals)) / count**2
         mean = (self.pixels / self.images).transpose(2, 0, 1).astype(np.float32)
-        return ImageStatistics(np.ascontiguousarray(mean), covariance)
+        return ImageStatistics(np.ascontiguousarray(mean), covariance.astype(np.float64))
 
 
 def compute(crop: Callable[[int], NDArray[np.uint8]], numbers: Sequence[int], size: int, show: bool,

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
-from repro.data.crops import Picture, center_crop, resized
+from repro.data.crops import center_crop, resized
 from repro.devices import autocast, is_out_of_memory, memory_format
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
@@ -54,15 +55,15 @@ class Views:
         size = f"{self.crop_size}x{self.crop_size}"
         return DEFINITIONS[self.protocol].format(", ".join(map(str, self.shorter_sides)), size)
 
-    def read(self, picture: Picture) -> np.ndarray:
+    def read(self, image: Image.Image) -> np.ndarray:
         """uint8 (1, S, S, 3) or (10, S, S, 3) crops; of multi_scale an object array of whole images (H, W, 3)."""
         if self.protocol == CENTER:
-            return center_crop(picture, self.shorter_sides[0], self.crop_size)[None]
+            return center_crop(image, self.shorter_sides[0], self.crop_size)[None]
         if self.protocol == TEN_CROP:
-            return ten_crops(resized(picture, self.shorter_sides[0]), self.crop_size)
+            return ten_crops(resized(image, self.shorter_sides[0]), self.crop_size)
         scales = np.empty(len(self.shorter_sides), object)
         for number, side in enumerate(self.shorter_sides):
-            scales[number] = resized(picture, side)
+            scales[number] = resized(image, side)
         return scales
 
 
