@@ -122,7 +122,7 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
         if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
             from repro.data import imagenet_statistics
 
-            imagenet_statistics.write_beside(plan.folder, statistics, config.data.crop_size)
+            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
     if extras:
         measured |= final_measurements(step, config, plan.folder)
     if step.world.is_main:

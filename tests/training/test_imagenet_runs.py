@@ -106,7 +106,7 @@ def statistics_of(files):
     sums = Sums(224)
     for index in range(len(files.train)):
         sums.add(crops.center_crop(crops.open_rgb(files.train.path(index)), 256, 224))
-    return sums.finish(files.fingerprint)
+    return sums.finish()
 
 
 @pytest.fixture(scope="module")
