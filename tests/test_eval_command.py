@@ -153,7 +153,7 @@ def test_responses_are_measured_where_they_lack(here):
         (run.folder / "responses.csv").unlink(missing_ok=True)
         outcome = here("eval", *words, "what=responses")
         if words == TINY[:2]:  # of other lengths: another run
-            says(outcome, 2, "is not finished")
+            says(outcome, 2, "finished runs of CIFAR-10")
             continue
         assert outcome.code == 0, outcome.err
         assert "responses of its layers in" in outcome.err
@@ -174,7 +174,7 @@ def test_responses_are_of_cifar10(here):
     folder = make_run()
     before = (folder / "run.json").read_bytes()
     assert here("eval", "what=responses").code == 0
-    says(here("eval", str(folder), "what=responses"), 2, "CIFAR-10's test images only", "run of ImageNet")
+    says(here("eval", str(folder), "what=responses"), 2, "finished runs of CIFAR-10")
     assert (folder / "run.json").read_bytes() == before
     with pytest.raises(ConfigError, match="not loaded into memory"):
         load_arrays(compose(["experiment=imagenet_resnet18"]).data)

@@ -18,11 +18,11 @@ from repro.config import (
     with_precision,
 )
 from repro.errors import ConfigError
-from repro.paper import pinned_hashes
-from repro.paths import reference_dir
+from repro.paper import read_yaml
+from repro.paths import experiments_dir, reference_dir
 from repro.schema import Precision
 
-EXPERIMENTS = pinned_hashes()  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
+EXPERIMENTS = read_yaml(experiments_dir() / "identities.yaml")  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
 RECORDS = {"cifar_plain20": "355b87e44356", "cifar_plain56": "ceadae2e5f3a", "cifar_resnet20": "917312f2e0b9",
            "cifar_resnet56": "b2d74ca43376"}
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
     import torch
 
     from repro.errors import ConfigError
-    from repro.training import resume
+    from repro.training import checkpoint
     from repro.training.distributed import World
     from repro.training.plan import plan
 
@@ -101,15 +101,15 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
             self.iteration = state["iteration"]
 
     config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
-    old = {key: value for key, value in resume.seed_and_settings(config).items() if key not in ADDED_LATER}
+    old = {key: value for key, value in checkpoint.seed_and_settings(config).items() if key not in ADDED_LATER}
     meta = {"numbers": old | {"data.on_bad": "fail"}, "train_seconds": 1.0, "evaluation_seconds": 2.0}
-    monkeypatch.setattr(resume.checkpoint, "load_newest", lambda folder, device: ({"iteration": 7}, meta, []))
+    monkeypatch.setattr(checkpoint, "load_newest", lambda folder, device: ({"iteration": 7, "rows": {}}, meta))
     step = Step()
-    resume.restore(step, plan(config))
+    checkpoint.restore(step, plan(config))
     assert step.iteration == 7
     changed = compose(["experiment=cifar_resnet20", "model.fc_init=msra", "machine.precision=fp32"])
     with pytest.raises(ConfigError, match=r"model\.fc_init: uniform_zero_bias, now msra"):
-        resume.restore(Step(), plan(changed))
+        checkpoint.restore(Step(), plan(changed))
 
 
 @pytest.mark.fault(76)

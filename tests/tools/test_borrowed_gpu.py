@@ -154,7 +154,7 @@ def crashed(home, packed, tmp_path_factory):
     """A whole loan: the check, a call whose images lack, and one whose training process is killed."""
     machine = Machine(home, tmp_path_factory.mktemp("crashed"))
     check = machine.call("check", int(240 * FACTOR), ["code", "images1"],
-                         ["--nets", "8", "--contenders", "repro", "--rounds", "1", "machine.device=cpu",
+                         ["--nets", "8", "--contenders", "repro", "--quick", "machine.device=cpu",
                           "train.mini_batch_size=16", "train.batch_norm_group=16"], WORKERS="1")
     measured = sorted(path.name for path in machine.out.iterdir())
     lacking = machine.call("train", 60, ["code"], WORDS)
@@ -229,8 +229,8 @@ def test_of_a_folder_of_data_sets_only_cifar10_travels_and_uncommitted_changes_a
     (tmp_path / "imagenet").mkdir()
     (tmp_path / "imagenet" / "one.JPEG").write_bytes(b"large")
     nothing = pack()
-    assert (nothing.returncode, nothing.stderr) == (3, f"no CIFAR-10 in {tmp_path}: no cifar-10-batches-py/, "
-                                                       "cifar10.npz or unpack.py\n")
+    assert (nothing.returncode, nothing.stderr) == (3, f"no CIFAR-10 in {tmp_path}: no cifar-10-batches-py/ "
+                                                       "or unpack.py\n")
     assert (packed / "code").is_dir(), "what was packed before is still there"
     for folder in ("cifar-10-batches-py", "cifar-10-batches-py/deeper"):
         (tmp_path / folder).mkdir()
