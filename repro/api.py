@@ -3,7 +3,6 @@
 Words such as "model.depth=32" or "data.root=/data" are those of the command line. Torch is imported where it is needed.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -67,5 +66,4 @@ def table(name: str) -> dict[str, Any]:
     from repro.reporting.select import pools
     from repro.reporting.tables import build
 
-    content: dict[str, Any] = json.loads(build(name, pools(results_dir(), reference_dir())).json())
-    return content
+    return build(name, pools(results_dir(), reference_dir())).as_json()

@@ -170,9 +170,9 @@ def run_suite(options: argparse.Namespace) -> None:
                                [program(), "suite", options.name, *options.overrides])
     print()
     found = runs_of(results=results)
-    for name in preset.tables or ():
+    for name in preset.tables:
         make_table(name, found, results / "tables")
-    for name in preset.figures or ():
+    for name in preset.figures:
         make_figure(name, found, results / "figures")
     if suite.claims:
         from repro.reporting.claims import claims_text, evaluate
@@ -369,8 +369,7 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
     written = write(table, folder)
     if form == "md":
         print(f"written: {', '.join(map(paths.display_path, written))}\n")
-    return [f"{name}: {text}: {', '.join(rows)}" for text, rows in
-            (("worse than published", table.worse), ("rows that lack runs", table.missing_rows)) if rows]
+    return table.problems
 
 
 @command("figure", "results", "draw a figure as SVG and PNG",
@@ -480,24 +479,26 @@ def measure_suite(name: str, overrides: list[str], as_json: bool) -> None:
          argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5"))
 def publish_run(options: argparse.Namespace) -> None:
     """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
+    from repro.files import read_object
     from repro.paper import pick
-    from repro.reporting.select import ENSEMBLE, ensemble_problem, read_ensemble
+    from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.runs import ENSEMBLES, publish, publish_ensemble
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
-        problems = [ensemble_problem(read_ensemble(paths.results_dir()), pool) for pool in runs_of()]
+        found = read_object(paths.results_dir() / ENSEMBLE_FILE)
+        problems = [ensemble_problem(found, pool) for pool in runs_of()]
         publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
     else:
         publish(options.run, paths.results_dir())
     from repro.reporting import figures, tables
     from repro.reporting.table import write
 
-    found = runs_of(reference=True)
+    runs = runs_of(reference=True)
     for name in tables.committed_names():
-        write(tables.build(name, found), paths.reference_dir() / "tables")
+        write(tables.build(name, runs), paths.reference_dir() / "tables")
     for name in figures.names():
-        figures.draw(name, found, paths.reference_dir() / "figures")
+        figures.draw(name, runs, paths.reference_dir() / "figures")
     print("the reference tables and figures are up to date with it")
 
 
@@ -525,9 +526,9 @@ def manage_data(options: argparse.Namespace) -> None:
     else:
         from repro.data import cifar10_files
 
-        arrays = cifar10_files.load(root)
-        print(f"{arrays.source}: whole; {len(arrays.train_labels):,} training and {len(arrays.test_labels):,} test "
-              f"images and their labels agree with the published SHA-256 (content {arrays.sha256})")
+        sha256 = cifar10_files.load(root).sha256
+        print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
+              f"(content {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",

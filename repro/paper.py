@@ -20,7 +20,6 @@ T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 PROTOCOL_LABELS = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
-PLAIN_NETS = "plain_nets"  # the table of the plain CIFAR-10 networks, which stand in no table of the paper
 
 
 class Strict(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,10 +70,6 @@ class PublishedTable(Strict, frozen=True):
     rows: tuple[PublishedRow, ...]
     notes: tuple[str, ...] = ()
 
-    def row(self, key: str) -> PublishedRow:
-        """The row of this key; ConfigError if there is none."""
-        return pick(key, {row.key: row for row in self.rows}, f"row in {self.name}")
-
 
 class Axis(Strict, frozen=True):
     """An axis: its label, what one tick of 1 stands for, and its limits in ticks."""
@@ -99,17 +94,8 @@ class Panel(Strict, frozen=True):
     y_label: str | None = None
 
 
-class Fact(Strict, frozen=True):
-    """A bound in percent that caption or text give for a network."""
-    net: str
-    error: str
-    above: float | None = None
-    below: float | None = None
-    text: str = ""
-
-
 class PublishedFigure(Strict, frozen=True):
-    """The description of one figure of the paper; `styles` maps each error to its line style."""
+    """One figure: line styles by error; facts are bounds (above, below; percent) that the paper gives for a net."""
     name: str
     title: str
     dataset: str
@@ -117,41 +103,8 @@ class PublishedFigure(Strict, frozen=True):
     y: Axis
     styles: dict[str, str]
     panels: tuple[Panel, ...]
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
-
-
-class Errors(Strict, frozen=True):
-    """Test error of somebody else's run, and its training error where known."""
-    test: float
-    train: float | None = None
-
-
-class SecondReference(Strict, frozen=True):
-    """Somebody else's results with the paper's recipe, by network ("resnet-20")."""
-    key: str
-    repository: str
-    protocol: str
-    errors: dict[str, Errors]
-    best_on_test: bool = False
-    same_network: bool = True
-
-
-class AuthorsWeights(Strict, frozen=True):
-    """ImageNet validation error of the authors' released weights."""
-    net: str
-    protocol: str
-    top1_error: float
-    top5_error: float
-
-
-class SecondReferences(Strict, frozen=True):
-    """All results of others; `usual` is [from, to] or [about] for a network."""
-    sources: tuple[SecondReference, ...]
-    usual: dict[str, tuple[float, ...]]
-    run_to_run_std: tuple[float, ...]
-    reruns: dict[str, Any]  # lowest and highest test error of several runs of one network
-    authors_weights: tuple[AuthorsWeights, ...]
 
 
 class GoldenCount(Strict, frozen=True):
@@ -160,18 +113,6 @@ class GoldenCount(Strict, frozen=True):
     multiply_adds: dict[str, float]
     parameters: dict[str, int] = {}
     multiply_adds_stride_in_3x3: float | None = None
-
-
-class GoldenCounts(Strict, frozen=True):
-    """Counts for a 32x32 (CIFAR-10) and a 224x224 (ImageNet) image."""
-    cifar10: tuple[GoldenCount, ...]
-    imagenet: tuple[GoldenCount, ...]
-    vgg: tuple[GoldenCount, ...]
-
-    def by_depth(self) -> dict[str, dict[int, GoldenCount]]:
-        """The counts by data set and depth; VGG is among the networks of ImageNet."""
-        return {"cifar10": {count.layers: count for count in self.cifar10},
-                "imagenet": {count.layers: count for count in (*self.imagenet, *self.vgg)}}
 
 
 class ClaimTest(Strict, frozen=True):
@@ -205,22 +146,12 @@ class Ensemble(Strict, frozen=True):
     reproduces: str | None = None
 
 
-class Recipe(Strict, frozen=True):
-    """A well-known recipe of others, whose values stand in conf/recipe; `why` says by key why a value matters."""
-    name: str
-    repository: str
-    dataset: str
-    summary: str
-    why: dict[str, str]
-    not_expressed: tuple[str, ...] = ()
-
-
 class Preset(Strict, frozen=True):
-    """A variant of a suite; None stands for what the suite says."""
-    experiments: tuple[str, ...] | None = None
+    """A variant of a suite; what is empty is as the suite says."""
+    experiments: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
-    tables: tuple[str, ...] | None = None
-    figures: tuple[str, ...] | None = None
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
     shows: str = ""
     cannot_show: str = ""
 
@@ -247,8 +178,8 @@ class Suite(Strict, frozen=True):
         """The preset with the suite's own lists filled in; `paper` exists unless the suite has another default."""
         paper = {"paper": Preset()} if self.default_preset == "auto" else {}
         chosen = pick(name, paper | self.presets, f"preset in suite {self.name}")
-        return structs.replace(chosen, **{key: getattr(self, key) for key in ("experiments", "tables", "figures")
-                                          if getattr(chosen, key) is None})
+        return structs.replace(chosen, experiments=chosen.experiments or self.experiments,
+                               tables=chosen.tables or self.tables, figures=chosen.figures or self.figures)
 
 
 @cache
@@ -286,18 +217,16 @@ def read_named(kind: type[T], folder: str, what: str, name: str) -> T:
 recipes, ensembles, suites = (partial(names_in, folder) for folder in ("recipes", "ensembles", "suites"))
 published_table = partial(read_named, PublishedTable, "published", "published table")
 published_figure = partial(read_named, PublishedFigure, "published", "published figure")
-recipe = partial(read_named, Recipe, "recipes", "recipe")
+recipe = partial(read_named, dict[str, Any], "recipes", "recipe")  # of others; its values stand in conf/recipe
 ensemble = partial(read_named, Ensemble, "ensembles", "ensemble")
 suite = partial(read_named, Suite, "suites", "suite")
-second_references = partial(read_named, SecondReferences, "published", "file", "second_references")
-golden_counts = partial(read_named, GoldenCounts, "published", "file", "golden_counts")
-pinned_hashes = partial(read_named, dict[str, str], "", "file", "identities")  # of each experiment, in fp32
+second_references = partial(read_named, dict[str, Any], "published", "file", "second_references")
 
 
-def golden_count(dataset: str, layers: int) -> GoldenCount:
-    """The counts of one network of `cifar10` or `imagenet`; ConfigError if it is not counted."""
-    nets = {str(depth): count for depth, count in golden_counts().by_depth()[dataset].items()}
-    return pick(str(layers), nets, f"{dataset} network in golden_counts.yaml")
+def golden_counts(dataset: str) -> dict[int, GoldenCount]:
+    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`, VGG among its networks)."""
+    found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "file", "golden_counts")
+    return {count.layers: count for count in found[dataset] + (found["vgg"] if dataset == "imagenet" else ())}
 
 
 def claims() -> tuple[Claim, ...]:

@@ -233,9 +233,9 @@ def akamaster_config(depth: int, sha256: str) -> tuple[RunConfig, str]:
     """Of a 6n+2-layer network of option A, and its authors' error; the recipe says how it is fed and padded."""
     experiment = f"cifar_resnet{depth}" if f"cifar_resnet{depth}" in experiments() else "cifar_resnet20"
     config = compose([f"experiment={experiment}", f"model.depth={depth}", f"recipe={AKAMASTER}"])
-    theirs = next(source for source in second_references().sources if source.key == AKAMASTER)
-    error = theirs.errors.get(f"resnet-{depth}") if sha256 == AKAMASTER_FILES.get(depth) else None
-    return config, f"{error.test:.2f} % on CIFAR-10's test set ({theirs.protocol})" if error else ""
+    theirs = next(source for source in second_references()["sources"] if source["key"] == AKAMASTER)
+    error = theirs["errors"].get(f"resnet-{depth}") if sha256 == AKAMASTER_FILES.get(depth) else None
+    return config, f"{error['test']:.2f} % on CIFAR-10's test set ({theirs['protocol']})" if error else ""
 
 
 def torchvision_config(name: str, sha256: str) -> tuple[RunConfig, str]:

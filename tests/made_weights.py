@@ -128,7 +128,7 @@ def small_cifar(tests=300, seed=3) -> Cifar10Arrays:
         coarse = generator.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
         return coarse.repeat(8, 2).repeat(8, 3), generator.integers(0, 10, count)
 
-    return Cifar10Arrays(*make(50), *make(tests), "made up", Path("made"))
+    return Cifar10Arrays(*make(50), *make(tests), "made up")
 
 
 def train_tiny(monkeypatch, *overrides) -> Run:

@@ -148,7 +148,7 @@ def test_the_passes_of_the_smallest_network_are_those_counted_by_hand():
 # Of a survey of the same networks with a mini-batch of 128 at 4.3 TB/s: ms of one update.
 @pytest.mark.parametrize(("depth", "milliseconds"), [(20, 0.34), (56, 0.98), (110, 1.93)])
 def test_floors_are_near_a_survey_and_counts_the_golden_ones(depth, milliseconds):
-    golden = next(count for count in golden_counts().cifar10 if count.layers == depth)
+    golden = golden_counts("cifar10")[depth]
     found = bench.least_work(resolve(compose(["experiment=cifar_resnet20", f"model.depth={depth}"])))
     assert 1000 * found["bytes"] / 4.3e12 == pytest.approx(milliseconds, rel=0.06)
     assert found["operations"] == pytest.approx(6 * 128 * golden.multiply_adds["A"], rel=1e-3)

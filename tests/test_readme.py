@@ -11,7 +11,7 @@ from repro.cli import find_command, parser_of
 from repro.commands import OWN_KEYS
 from repro.config import compose
 from repro.models import build_model
-from repro.paper import golden_count, suite
+from repro.paper import golden_counts, suite
 from repro.paths import TREE
 from repro.reporting import figures, tables
 
@@ -97,7 +97,7 @@ def test_the_short_table_is_the_committed_one():
 def test_the_multiply_adds_on_imagenet_are_the_golden_ones():
     for name, _, counted in rows_after("experiment | reproduces | multiply-adds"):
         model = compose([f"experiment={name.strip('`')}"]).model
-        assert float(counted) == golden_count("imagenet", model.depth).multiply_adds[model.shortcut_option.name]
+        assert float(counted) == golden_counts("imagenet")[model.depth].multiply_adds[model.shortcut_option.name]
 
 
 def test_the_costs_are_the_measured_ones():

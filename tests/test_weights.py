@@ -298,7 +298,7 @@ def test_weights_of_an_earlier_run_take_the_settings_of_the_record_beside_them()
 
 @pytest.mark.fault(78)
 def test_the_errors_that_the_readme_tells_are_the_stated_ones():
-    theirs = next(source for source in second_references().sources if source.key == "akamaster").errors
+    theirs = next(source for source in second_references()["sources"] if source["key"] == "akamaster")["errors"]
     rows = re.findall(r"^\| (akamaster|torchvision V1) \| (\S+) \| ([\d.]+) \| (.*) \|$",
                       (TREE / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) == 4 + len(TORCHVISION_NETS)
@@ -306,7 +306,7 @@ def test_the_errors_that_the_readme_tells_are_the_stated_ones():
         network, _, digest = name.removesuffix(".th").partition("-")
         if form == "akamaster":
             depth = int(network.removeprefix("resnet"))
-            assert float(error) == theirs[f"resnet-{depth}"].test
+            assert float(error) == theirs[f"resnet-{depth}"]["test"]
             assert AKAMASTER_FILES[depth].startswith(digest or "?")
             assert measured == f"{round(100 * float(error))} of 10,000"
         else:

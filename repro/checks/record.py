@@ -19,7 +19,7 @@ from repro.config import config_hash, deviations, experiments
 from repro.data import cifar10_files
 from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, read_history, read_object
-from repro.paper import PROTOCOLS, golden_count
+from repro.paper import PROTOCOLS, golden_counts
 from repro.paths import display_path
 from repro.record import Record, parse_record
 from repro.reporting.select import evaluation_problem
@@ -238,7 +238,5 @@ def golden_parameters(config: RunConfig) -> int | None:
     option = "A" if model.family is Family.plain else model.shortcut_option.name  # plain networks have the counts of A
     if model.num_classes != (CLASSES if imagenet else 10):
         return None
-    try:
-        return golden_count(IMAGENET if imagenet else CIFAR10, model.depth or 0).parameters.get(option)
-    except ConfigError:
-        return None
+    count = golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
+    return count.parameters.get(option) if count else None

@@ -55,18 +55,16 @@ def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -
     evaluated on; the mean image comes from the 45,000 alone.
     """
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
+    eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
+    evaluated_on, std = "test", None
     if config.split.name == "45k":
-        kept = len(images) - VALIDATION_IMAGES
-        eval_images, eval_labels, evaluated_on = images[kept:], labels[kept:], "val"
-        images, labels = images[:kept], labels[:kept]
-    else:
-        eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
-        evaluated_on = "test"
+        images, eval_images = images.tensor_split([-VALIDATION_IMAGES])
+        labels, eval_labels = labels.tensor_split([-VALIDATION_IMAGES])
+        evaluated_on = "val"
     if config.normalization is Normalization.per_pixel_mean:
-        mean, std = per_pixel_mean(images), None
+        mean = per_pixel_mean(images)
     else:
-        mean, std = channel_statistics(config)
-        std = std.to(device)
+        mean, std = (values.to(device) for values in channel_statistics(config))
     return DeviceData(images.to(device), labels.to(device), eval_images.to(device), eval_labels.to(device),
                       mean.to(device), config.split.name, evaluated_on, arrays.sha256, std)
 

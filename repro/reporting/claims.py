@@ -46,7 +46,6 @@ class ClaimResult:
     statement: str
     source: str
     verdict: str
-    reason: str
     comparisons: Sequence[Comparison]
     short: Sequence[Comparison]
 
@@ -54,10 +53,8 @@ class ClaimResult:
 class Sample(NamedTuple):
     """A measure of one experiment's runs, one value for each seed; without values the reason why."""
 
-    experiment: str
+    answer: RunSelection
     values: tuple[float, ...]
-    runs: tuple[str, ...]
-    origin: str
     reason: str
 
 
@@ -71,58 +68,58 @@ def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[Cla
 
 def judge(claim: Claim, found: Sequence[RunSet]) -> ClaimResult:
     """One claim: FAIL if a comparison fails, PASS if all pass, else not decidable."""
-    comparisons = [one for test in claim.tests for one in compare(test, [
-        {name: sample(test, select.paper_runs(pool, name), pool.origin) for name in test.experiments}
-        for pool in found])]
+    names = {name for test in claim.tests for name in test.experiments}
+    sides = [{name: select.paper_runs(pool, name) for name in names} for pool in found]
+    comparisons = [one for test in claim.tests for one in compare(test, sides)]
     outcomes = {one.outcome for one in comparisons}
     verdict = next((one for one in (FAIL, UNDECIDED) if one in outcomes), PASS)
-    open_ones = [one for one in comparisons if one.outcome == UNDECIDED]
-    reasons = dict.fromkeys(part for one in open_ones for part in one.numbers.split("; ")) if verdict != FAIL else ()
-    return ClaimResult(claim.id, claim.statement, claim.source, verdict, "; ".join(reasons), comparisons,
-                       short_comparisons(claim, found) if open_ones else [])
+    short: list[Comparison] = []
+    if UNDECIDED in outcomes:  # the same on short runs, but for what is said of the schedule's end
+        sides = [{answer.experiment: answer for base in ("table", "figure7")
+                  for answer in select.preset_runs(pool, select.preset_of(select.SHORT, base))} for pool in found]
+        short = [replace(one, outcome=SO_FAR[one.outcome]) for test in claim.tests
+                 if test.relation not in ("below", "close") for one in compare(test, sides) if one.outcome in SO_FAR]
+    return ClaimResult(claim.id, claim.statement, claim.source, verdict, comparisons, short)
 
 
-def short_comparisons(claim: Claim, found: Sequence[RunSet]) -> list[Comparison]:
-    """The same comparisons on short runs, as far as there are any; they decide nothing."""
-    sides = []
-    for pool in found:
-        answers = [answer for base in ("table", "figure7")
-                   for answer in select.preset_runs(pool, select.preset_of(select.SHORT, base))]
-        precisions = sorted({select.precision(run) for answer in answers for run in answer.runs})
-        sides.append((", ".join([pool.origin, *precisions]), answers))
-    comparisons = [one for test in claim.tests if test.relation not in ("below", "close")  # of the schedule's end
-                   for one in compare(test, [{answer.experiment: sample(test, answer, origin) for answer in answers}
-                                             for origin, answers in sides])]
-    return [replace(one, outcome=SO_FAR[one.outcome]) for one in comparisons if one.outcome in SO_FAR]
+def compare(test: ClaimTest, sides: Sequence[Mapping[str, RunSelection]]) -> Iterator[Comparison]:
+    """The comparisons of a test: of each neighboring pair of experiments, or of each one with a bound.
+
+    The samples are those of the first origin that has all of them, else of each experiment the first there are.
+    """
+    names = [name for name in test.experiments if name in sides[0]]
+    samples = [{name: sample(test, side[name]) for name in names} for side in sides]
+    for group in ([(name,) for name in names] if test.relation == "below" else pairwise(names)):
+        rows = [[side[name] for name in group] for side in samples]
+        whole = next((row for row in rows if all(one.values for one in row)), None)
+        yield compare_group(test, whole or [next((one for one in column if one.values), column[0])
+                                            for column in zip(*rows, strict=True)])
 
 
-def sample(test: ClaimTest, answer: RunSelection, origin: str) -> Sample:
+def sample(test: ClaimTest, answer: RunSelection) -> Sample:
     """What a test measures of one experiment's runs."""
-    values, runs, reasons = [], [], []
+    values, reason = [], f"{answer.experiment} is {answer.status}"
     for run in answer.runs:
         try:
             values.append(measure(test, run))
-            runs.append(f"{run.name} ({select.precision(run)})")
         except (ValueError, KeyError) as error:
-            reasons.append(f"{run.name}: {error}")
-    never = [f" ({one.status}: {one.reason})" for one in answer.excluded
-             if one.status in (select.SYNTHETIC, select.WIRING_TEST)]
-    reasons.append(f"{answer.experiment} is {answer.status}{never[0] if never else ''}")
-    return Sample(answer.experiment, tuple(values), tuple(runs), origin, reasons[0])
+            reason = f"{run.name}: {error}"
+    return Sample(answer, tuple(values), reason)
 
 
 def measure(test: ClaimTest, run: Run) -> float:
     """The test's measure of a finished run; ValueError or KeyError if the run does not have it."""
+    record = select.record(run)
     if test.measure == "final_error":
-        return float(select.result(run)[test.metric])
+        return float((record.result or {})[test.metric])
     if test.measure == "responses":
         return Summary(tuple(responses_of(run))).mean
-    rows, config = run.history(), select.record(run).config
+    rows, scale = run.history(), record.config.scale
     if test.measure == "training_error":  # of a shortened schedule over as long a part
         last = int(rows[-1]["iteration"])
-        return mean_error(rows, last - scale_lengths(WINDOW, config.scale), last)
+        return mean_error(rows, last - scale_lengths(WINDOW, scale), last)
     # convergence_area: before the first drop, the area under the curve divided by its length
-    return mean_error(rows, 0, scale_lengths(config.train.lr_drops[0], config.scale))
+    return mean_error(rows, 0, scale_lengths(record.config.train.lr_drops[0], scale))
 
 
 def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
@@ -138,45 +135,27 @@ def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
     return total / length
 
 
-def compare(test: ClaimTest, sides: Sequence[Mapping[str, Sample]]) -> Iterator[Comparison]:
-    """The comparisons of a test: of each neighboring pair of experiments, or of each one with a bound.
-
-    The samples are those of the first origin that has all of them, else of each experiment the first there are.
-    """
-    names = [name for name in test.experiments if name in sides[0]]
-    for group in ([(name,) for name in names] if test.relation == "below" else pairwise(names)):
-        rows = [[side[name] for name in group] for side in sides]
-        whole = next((row for row in rows if all(one.values for one in row)), None)
-        yield compare_group(test, whole or [next((one for one in column if one.values), column[0])
-                                            for column in zip(*rows, strict=True)])
-
-
 def compare_group(test: ClaimTest, group: Sequence[Sample]) -> Comparison:
     """One comparison and its outcome."""
-    names = [select.net_name(one.experiment) for one in group]
-    limit = next((fact.below for fact in published_figure("figure6").facts  # the bound in Figure 6's text, percent
-                  if fact.net == names[0].lower() and fact.error == "training" and fact.below), math.nan)
+    names = [select.net_name(one.answer.experiment) for one in group]
+    limit = next((fact["below"] for fact in published_figure("figure6").facts  # the bound in Figure 6's text, percent
+                  if fact["net"] == names[0].lower() and fact["error"] == "training" and "below" in fact), math.nan)
     sign = {"rising": " < ", "not_falling": " <= ", "close": " close to ", "below": f" < {limit:g}"}[test.relation]
     text = f"{test.measure.replace('_', ' ')}: " + (sign.join(names) if len(names) > 1 else names[0] + sign)
-    runs = tuple(run for one in group for run in one.runs)
-    origin = " and ".join(dict.fromkeys(one.origin for one in group if one.values))
+    runs = tuple(f"{run.name} ({select.precision(run)})" for one in group for run in one.answer.runs)
     if lacking := [one.reason for one in group if not one.values]:
         return Comparison(text, UNDECIDED, "; ".join(lacking), runs, "")
-    means = [Summary(one.values).mean for one in group]
-    unit = "" if test.measure == "responses" else " %"
-    numbers = ", ".join(f"{name} {mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
-                        for name, mean, one in zip(names, means, group, strict=True))
-    if test.relation == "below":
-        return Comparison(text, PASS if means[0] < limit else FAIL, numbers, runs, origin)
-    taken = IMAGENET_STD if select.data_set(group[0].experiment) == "ImageNet" else FEW_RUNS_STD
-    difference = means[1] - means[0]
-    error = math.hypot(*(Summary(one.values).spread(taken) / math.sqrt(len(one.values)) for one in group))
-    passed = {"rising": difference > 0, "not_falling": difference >= -WIDTH * error,
+    origin = " and ".join(dict.fromkeys(one.answer.origin for one in group))
+    summaries, unit = [Summary(one.values) for one in group], "" if test.measure == "responses" else " %"
+    numbers = ", ".join(f"{name} {one.mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
+                        for name, one in zip(names, summaries, strict=True))
+    difference, error = summaries[-1].mean - summaries[0].mean, 0.0
+    if test.relation in ("close", "not_falling"):
+        taken = IMAGENET_STD if group[0].answer.runs[0].tested_on == "val" else FEW_RUNS_STD
+        error = math.hypot(*(one.spread(taken) / math.sqrt(len(one.values)) for one in summaries))
+        numbers += f"; difference {difference:+.4g}, standard error {error:.2g}"
+    passed = {"below": summaries[0].mean < limit, "rising": difference > 0, "not_falling": difference >= -WIDTH * error,
               "close": abs(difference) <= WIDTH * error}[test.relation]
-    few = min(len(one.values) for one in group) < FEW_RUNS
-    numbers += f"; difference {difference:+.4g}, " + (
-        f"fewer than {FEW_RUNS} seeds: by sign alone" if few and test.relation == "rising" else
-        f"standard error {error:.2g}" + (f" (spread {taken} for few seeds)" if few else ""))
     return Comparison(text, PASS if passed else FAIL, numbers, runs, origin)
 
 
@@ -196,8 +175,7 @@ def claims_text(found: Sequence[ClaimResult]) -> str:
     lines = []
     for one in found:
         lines += [f"{one.verdict:13}  {one.statement}", f"{'':15}{one.id}; {one.source}"]
-        lines += [f"{'':15}{part}" for part in one.comparisons if part.outcome != UNDECIDED]
-        lines += [f"{'':15}because {one.reason}"] if one.reason else []
+        lines += [f"{'':15}{part}" for part in one.comparisons]
         lines += [f"{'':15}{short_label()}; decides nothing:"] if one.short else []
         lines += [f"{'':17}{part}" for part in one.short]
     return "\n".join([*lines, "", counts(found)])

@@ -69,7 +69,7 @@ class Panel(NamedTuple):
 
 def names() -> list[str]:
     """Names of the figures that can be drawn."""
-    return [*DRAWN, *(f"{variant}_{name}" for variant in select.SUITES for name in SHORTENED)]
+    return [*DRAWN, *(f"{variant}_{name}" for variant in select.VARIANTS for name in SHORTENED)]
 
 
 def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[str]] | None:
@@ -82,7 +82,7 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
     preset = select.preset_of(variant, base) if variant else None
     published = published_figure("figure7" if base == "gradients" else base)
     curves = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment
-              and (preset is None or curve.experiment in (preset.experiments or ()))}
+              and (preset is None or curve.experiment in preset.experiments)}
     origins = [{answer.experiment: answer for answer in select.preset_runs(pool, preset)} if preset
                else {experiment: select.paper_runs(pool, experiment) for experiment in curves} for pool in found]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)

@@ -109,7 +109,7 @@ def schedule(config: RunConfig) -> dict[str, Any]:
 def counts(config: RunConfig) -> dict[str, Any]:
     """Parameters, and multiply-adds of one image (ImageNet: 224x224); None where golden_counts.yaml has none."""
     model, imagenet = config.model, config.data.name == IMAGENET
-    count = paper.golden_counts().by_depth()[IMAGENET if imagenet else CIFAR10].get(model.depth or 0)
+    count = paper.golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
     known = count if count and model.num_classes == (CLASSES if imagenet else 10) else None
     option = model.shortcut_option.name
     adds = known and (known.multiply_adds_stride_in_3x3 if model.stride_in.name == "conv3x3" else None)
@@ -127,10 +127,10 @@ def against(config: RunConfig, overrides: Sequence[str], name: str) -> dict[str,
     if {config.machine.precision, theirs.machine.precision} <= {Precision.auto, *PAPER_PRECISIONS}:  # all the paper's
         theirs = with_precision(theirs, config.machine.precision)
     standing = hashed_settings(paper_config(config.name)) if config.name in experiments() else {}
-    why = {key: comment for key, (comment, _) in sources(files_of(words)).items()} | (recipe.why if recipe else {})
+    why = {key: comment for key, (comment, _) in sources(files_of(words)).items()} | (recipe["why"] if recipe else {})
     rows = [{"key": key, "here": here, "there": there, "paper": standing.get(key), "why": why.get(key, "")}
             for key, (here, there) in difference(hashed_settings(config), hashed_settings(theirs)).items()]
-    notes = [f"not expressed by settings: {text}" for text in recipe.not_expressed] if recipe else []
+    notes = [f"not expressed by settings: {text}" for text in recipe.get("not_expressed", ())] if recipe else []
     notes.append(f"theirs: repro run {shlex.join(words)}")
     return {"names": [config.name, name], "differences": rows, "notes": notes}
 

@@ -30,7 +30,7 @@ class Summary:
         """The sample standard deviation (divisor k - 1); None of one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    def spread(self, few_runs_std: float = FEW_RUNS_STD) -> float:
+    def spread(self, few_runs_std: float) -> float:
         """The std to reckon with: that of the seeds, of fewer than FEW_RUNS the one that is taken instead."""
         return few_runs_std if self.std is None or len(self.values) < FEW_RUNS else self.std
 
@@ -50,12 +50,10 @@ def best_and_spread(best: float, mean: float | None, std: float | None) -> str:
     return f"{best:.2f}" if mean is None or std is None else f"{best:.2f} ({mean:.2f} +- {std:.2f})"
 
 
-def verdict(ours: Summary, published: float, published_std: float,
-            few_runs_std: float = FEW_RUNS_STD) -> tuple[float, float, str]:
+def verdict(ours: Summary, published: float, published_std: float, few_runs_std: float) -> tuple[float, float, str]:
     """Our mean minus the published number, in points and in standard deviations, and what that amounts to.
 
-    Reproduced: |difference| <= 2 sqrt(s^2 + published_std^2) with s the spread of our runs, published_std that of the
-    paper's. Too low an error is flagged like too high a one.
+    Reproduced: |difference| <= 2 sqrt(s^2 + published_std^2), s the spread of our runs. Too low is flagged as well.
     """
     scale, difference = math.hypot(ours.spread(few_runs_std), published_std), ours.mean - published
     text = BETTER if difference < 0 else WORSE

@@ -19,18 +19,17 @@ LACKING = ("not run", "incomplete", "stale", "partial", "not counted", "not eval
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its cells by column key, its status, and the numbers behind it for JSON."""
+    """One row: its cells by column key, its status (a verdict, or why there is none), and numbers for JSON."""
 
     key: str
     cells: Mapping[str, str]
     status: str
-    verdict: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table. `columns` maps column keys to their titles, in order; a missing cell is '-'."""
+    """A finished table. `columns` maps column keys to their titles, in order."""
 
     name: str
     title: str
@@ -39,51 +38,40 @@ class Table:
     notes: Sequence[str] = ()
 
     @property
-    def worse(self) -> list[str]:
-        """Keys of the rows whose verdict is 'worse than published'."""
-        return [row.key for row in self.rows if row.verdict == WORSE]
+    def problems(self) -> list[str]:
+        """What --strict objects to, a line each: rows that are worse than published, and rows that lack runs."""
+        found = {"worse than published": [row.key for row in self.rows if row.status.endswith(WORSE)],
+                 "rows that lack runs": [f"{row.key}: {row.status}" for row in self.rows
+                                         if row.status.startswith(LACKING)]}
+        return [f"{self.name}: {text}: {', '.join(rows)}" for text, rows in found.items() if rows]
 
-    @property
-    def missing_rows(self) -> list[str]:
-        """'key: status' of the rows without all the runs that they need."""
-        return [f"{row.key}: {row.status}" for row in self.rows if row.status.startswith(LACKING)]
+    def cells(self, row: TableRow) -> dict[str, str]:
+        """A row's text for each column; the status stands where there is no verdict."""
+        return {key: row.cells.get(key, row.status if key in ("verdict", "status") else "-") for key in self.columns}
 
     def lines(self) -> list[list[str]]:
-        """The cells in the order of the columns, row by row, the titles first."""
-        return [list(self.columns.values()), *([row.cells.get(key, "-") for key in self.columns] for row in self.rows)]
+        """The cells, row by row, the titles first."""
+        return [list(self.columns.values()), *(list(self.cells(row).values()) for row in self.rows)]
 
-    def markdown(self) -> str:
-        """The table with its title and notes, its columns aligned."""
-        lines = [[cell.replace("|", r"\|") for cell in line] for line in self.lines()]
-        body = tabulate(lines, headers="firstrow", tablefmt="github", disable_numparse=True)
-        parts = [f"# {self.title}", body, "\n".join(f"- {note}" for note in self.notes)]
-        return "\n\n".join(filter(None, parts)) + "\n"
-
-    def csv(self) -> str:
-        """The cells with one line of titles, comma-separated."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self.lines())
-        return text.getvalue()
-
-    def json(self) -> str:
-        """Title, notes, columns and rows, with the numbers behind the cells under `data`."""
-        rows = [{"key": row.key, "status": row.status, "verdict": row.verdict,
-                 "cells": {key: row.cells.get(key, "-") for key in self.columns}, "data": dict(row.data)}
+    def as_json(self) -> dict[str, Any]:
+        """Title, columns, rows and notes, with the numbers behind the cells under `data`."""
+        rows = [{"key": row.key, "status": row.status, "cells": self.cells(row), "data": dict(row.data)}
                 for row in self.rows]
-        content = {"name": self.name, "title": self.title, "columns": dict(self.columns), "rows": rows,
-                   "notes": list(self.notes)}
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-    def latex(self) -> str:
-        """A tabular, to be read by \\input into a table of yours; needs booktabs. Title and notes are comments."""
-        comments = "".join(f"% {one}\n" for one in (self.title, *self.notes))
-        return comments + tabulate(self.lines(), headers="firstrow", tablefmt="latex_booktabs",
-                                   disable_numparse=True) + "\n"
+        return {"name": self.name, "title": self.title, "columns": dict(self.columns), "rows": rows,
+                "notes": list(self.notes)}
 
     @property
     def forms(self) -> dict[str, str]:
-        """{suffix of the file: its text} of every form in which a table is written."""
-        return {"md": self.markdown(), "csv": self.csv(), "json": self.json(), "tex": self.latex()}
+        """{suffix of the file: its text}; LaTeX is a tabular to be read by \\input, with booktabs."""
+        cells = [[cell.replace("|", r"\|") for cell in line] for line in self.lines()]
+        parts = [f"# {self.title}", tabulate(cells, headers="firstrow", tablefmt="github", disable_numparse=True),
+                 "\n".join(f"- {note}" for note in self.notes)]
+        comma_separated = io.StringIO()
+        csv.writer(comma_separated, lineterminator="\n").writerows(self.lines())
+        latex = tabulate(self.lines(), headers="firstrow", tablefmt="latex_booktabs", disable_numparse=True)
+        return {"md": "\n\n".join(filter(None, parts)) + "\n", "csv": comma_separated.getvalue(),
+                "json": json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n",
+                "tex": "".join(f"% {one}\n" for one in (self.title, *self.notes)) + latex + "\n"}
 
 
 def write(table: Table, folder: Path) -> list[Path]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import paper
-from repro.paper import PLAIN_NETS, PROTOCOL_LABELS, Column, PublishedRow, PublishedTable, golden_count
+from repro.files import read_object
+from repro.paper import PROTOCOL_LABELS, Column, PublishedRow, PublishedTable, golden_counts
 from repro.reporting import select
 from repro.reporting.claims import claims_table
 from repro.reporting.select import RunSelection, RunSet
@@ -20,15 +21,10 @@ from repro.reporting.table import Table, TableRow
 
 ERROR = "test_top1_error"
 TITLES = {select.REFERENCE: "reference (committed)", select.YOURS: "yours"}
-PUBLISHED_ONLY = "published only"
-NO_VERDICT = "no verdict: validation, not the test server"
+PUBLISHED_ONLY = "published only"  # context, not trained by the project
 AVERAGED_NOTE = "averaged BN: an extra, with BN statistics averaged after the last iteration; results: moving averages"
+OTHERS_NOTE = "second references (second_references.yaml): * best epoch on the test set, + another network"
 SEEDS = "after the last iteration, best (mean +- sample std) of the seeds"
-STATUSES = "not run: no finished run of ours; published only: context, not trained by the project"
-# Table 1 names no shortcut option. Choice: basic blocks are compared with option A, the one of Table 2 and at 34 layers
-# the only one that rounds to what Table 1 prints; bottleneck networks are option B (Table 3).
-OPTIONS = {"basic": "A", "bottleneck": "B", None: "A"}  # a plain network has the counts of option A
-AGREES, CUT, DIFFERS = "agrees", "agrees if cut, not rounded", "differs"
 
 
 def names() -> list[str]:
@@ -73,13 +69,8 @@ def origin_columns(found: Sequence[RunSet], key: str = "", title: str = "") -> d
 
 def verdict_note(few_runs_std: float, published_std: float) -> str:
     """How a verdict is found."""
-    return (f"verdict: of yours, else of the reference; reproduced if |mean - published| <= {WIDTH:g} sqrt(s^2 + "
-            f"{published_std}^2), s the std of the seeds, {few_runs_std} of fewer than {FEW_RUNS}")
-
-
-def run_notes(answers: Sequence[RunSelection]) -> list[str]:
-    """Where the runs were made that count, and why others do not."""
-    return [*select.machine_notes(answers), *(note for answer in answers for note in answer.notes())]
+    return (f"verdict: reproduced if |mean - published| <= {WIDTH:g} sqrt(s^2 + {published_std}^2), s the std of the "
+            f"seeds, {few_runs_std} of fewer than {FEW_RUNS}")
 
 
 def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, str]:
@@ -92,32 +83,26 @@ def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, s
     return cells
 
 
-def open_row(key: str, cells: Mapping[str, str], status: str, data: Mapping[str, Any]) -> TableRow:
-    """A row without a verdict, whose status stands there."""
-    return TableRow(key, {**cells, "verdict": status, "status": status}, status, None, data)
-
-
 def judged_row(row: PublishedRow, differences: Mapping[str, str], answers: Sequence[RunSelection],
-               cells: dict[str, str], data: dict[str, Any], spreads: tuple[float, float]) -> TableRow:
+               cells: dict[str, str], spreads: tuple[float, float]) -> TableRow:
     """A row with our differences, {key of the cell: published column}, and the verdict on the first of them.
 
     `spreads` are the stds of the paper's runs and of few of ours.
     """
+    several = {"mean": row.mean, "std": row.std, "runs": row.runs} if row.mean is not None else {}
+    data: dict[str, Any] = {"published": {**row.values, **several}}
     data |= {answer.origin: answer.as_json() for answer in answers}
-    judged = next((answer for answer in answers if answer.count), None)
+    judged = next((answer for answer in answers if answer.runs), None)
     if judged is None:
-        return open_row(row.key, cells, PUBLISHED_ONLY if row.published_only else select.open_status(answers), data)
+        return TableRow(row.key, cells, PUBLISHED_ONLY if row.published_only else select.open_status(answers), data)
     for key, column in differences.items():
         if column in row.values:
             cells[key] = f"{judged.summary(column).mean - row.compared(column):+.2f} ({judged.origin})"
-    first = differences["difference"]
+    first, seeds = differences["difference"], len(judged.runs)
     difference, z, found = verdict(judged.summary(first), row.compared(first), *spreads)
-    status, text = found, f"{found} ({judged.origin}, z = {z:+.2f})"
-    if judged.count < (row.runs or 1):
-        status = f"partial {judged.count}/{row.runs}"
-        text = f"{status}: {text}"
+    status = f"partial {seeds}/{row.runs}: {found}" if seeds < (row.runs or 1) else found
     data |= {"judged": judged.origin, "difference": round(difference, 6), "z": round(z, 6)}
-    return TableRow(row.key, cells | {"verdict": text}, status, found, data)
+    return TableRow(row.key, cells | {"verdict": f"{status} ({judged.origin}, z = {z:+.2f})"}, status, data)
 
 
 # ---- CIFAR-10: Table 6 and the plain networks, which the paper publishes as curves only
@@ -126,49 +111,41 @@ def judged_row(row: PublishedRow, differences: Mapping[str, str], answers: Seque
 def table6(found: Sequence[RunSet]) -> Table:
     """Table 6: CIFAR-10 test error of the ResNets, with verdicts."""
     published = paper.published_table("table6")
+    answers = {row.key: select.answers_to(f"table6/{row.key}", found) for row in published.rows}
     # The spread that the paper gives for its own runs: that of the row with a number of runs (ResNet-110).
     s_ref = next(row.std for row in published.rows if row.runs and row.std is not None)
-    rows: list[TableRow] = []
-    answers: list[RunSelection] = []
-    for row in published.rows:
-        own = select.answers_to(f"table6/{row.key}", found)
-        cells = published_cells(row, ()) | {"published": best_and_spread(row.values[ERROR], row.mean, row.std),
-                                            "published_parameters": row.parameters or "-"}
-        data = {"published": {ERROR: row.values[ERROR], "mean": row.mean, "std": row.std, "runs": row.runs,
-                              "parameters": row.parameters}}
-        rows.append(judged_row(row, {"difference": ERROR}, own, cells | cifar_cells(row.key, own), data,
-                               (s_ref, FEW_RUNS_STD)))
-        answers += own
+    rows = [judged_row(row, {"difference": ERROR}, answers[row.key], {
+        **published_cells(row, ()), **cifar_cells(row.key, answers[row.key]),
+        "published": best_and_spread(row.values[ERROR], row.mean, row.std),
+        "published_parameters": row.parameters or "-"}, (s_ref, FEW_RUNS_STD)) for row in published.rows]
     columns = {"net": "network", "layers": "layers", "published": "published (Table 6)", **origin_columns(found),
                **origin_columns(found, "_averaged", ", averaged BN"), "difference": "difference", "verdict": "verdict",
                "second_reference": "second references", "published_parameters": "parameters, published",
                "parameters": "parameters, counted"}
     return paper_table(published, columns, rows, [
-        f"reference and yours: test error {SEEDS}", verdict_note(FEW_RUNS_STD, s_ref),
-        "partial: fewer seeds than the published number has", *cifar_notes(rows, answers)], f", {published.metric}")
+        f"reference and yours: test error {SEEDS}", verdict_note(FEW_RUNS_STD, s_ref), AVERAGED_NOTE, OTHERS_NOTE,
+        *select.run_notes(answers.values())], f", {published.metric}")
 
 
 def plain_nets(found: Sequence[RunSet]) -> Table:
     """The plain CIFAR-10 networks: no number, so no verdict."""
-    rows: list[TableRow] = []
-    answers: list[RunSelection] = []
-    bounds = {fact.net: f"stays above {fact.above:g} %, {fact.text}"
-              for fact in reversed(paper.published_figure("figure6").facts) if fact.above is not None}
-    for name in (name for name in paper.reproduced_rows() if name.startswith(PLAIN_NETS)):
-        net, own = name.partition("/")[2], select.answers_to(name, found)
+    bounds = {fact["net"]: f"stays above {fact['above']:g} %, {fact['text']}"
+              for fact in reversed(paper.published_figure("figure6").facts) if "above" in fact}
+    answers = {name.partition("/")[2]: select.answers_to(name, found)
+               for name in paper.reproduced_rows() if name.startswith("plain_nets/")}
+    rows = []
+    for net, own in answers.items():
         cells = {"net": net, "published": bounds.get(net, "curve only (Fig. 6)")} | cifar_cells(net, own)
-        status = "published as curves only" if any(answer.count for answer in own) else select.open_status(own)
-        rows.append(open_row(net, cells, status, {answer.origin: answer.as_json() for answer in own}))
-        answers += own
+        status = "published as curves only" if any(answer.runs for answer in own) else select.open_status(own)
+        rows.append(TableRow(net, cells, status, {answer.origin: answer.as_json() for answer in own}))
     columns = {"net": "network", "published": "published",
-               **origin_columns(found, "_training_error", " training error"),
-               **origin_columns(found, "_test_error", " test error"),
-               **origin_columns(found, "_test_error_averaged", " test error, averaged BN"),
+               **origin_columns(found, "_training", " training error"), **origin_columns(found, "", " test error"),
+               **origin_columns(found, "_averaged", " test error, averaged BN"),
                "second_reference": "second references: test error [training error]",
                "parameters": "parameters, counted", "status": "status"}
-    return Table(PLAIN_NETS, "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows, [
+    return Table("plain_nets", "Plain networks on CIFAR-10: published as curves only, error (%)", columns, rows, [
         f"reference and yours: errors {SEEDS}; training error: mean since the evaluation before",
-        *cifar_notes(rows, answers)])
+        AVERAGED_NOTE, OTHERS_NOTE, *select.run_notes(answers.values())])
 
 
 def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
@@ -179,20 +156,18 @@ def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
     if not answers:
         return {}
     others = []
-    for source in paper.second_references().sources:
-        if errors := source.errors.get(net):
-            train = "" if errors.train is None else f" [{errors.train:.2f}]"
-            marks = "*" * source.best_on_test + "+" * (not source.same_network)
-            others.append(f"{errors.test:.2f}{train}{marks} {source.key}")
-    if usual := paper.second_references().usual.get(net):
+    for source in paper.second_references()["sources"]:
+        if errors := source["errors"].get(net):
+            train = f" [{errors['train']:.2f}]" if "train" in errors else ""
+            marks = "*" * source.get("best_on_test", False) + "+" * (not source.get("same_network", True))
+            others.append(f"{errors['test']:.2f}{train}{marks} {source['key']}")
+    if usual := paper.second_references()["usual"].get(net):
         others.append("usual " + (f"{usual[0]} to {usual[1]}" if len(usual) == 2 else f"about {usual[0]}"))
-    cells = {"parameters": f"{golden_count('cifar10', int(net.rpartition('-')[2])).parameters['A']:,}",
+    cells = {"parameters": f"{golden_counts('cifar10')[int(net.rpartition('-')[2])].parameters['A']:,}",
              "second_reference": "; ".join(others) or "-"}
     for answer in answers:
-        test, averaged, origin = answer.cell(), averaged_error(answer), answer.origin
-        cells |= {origin: test, f"{origin}_averaged": averaged,  # of Table 6; the others of the plain networks
-                  f"{origin}_training_error": answer.cell("train_top1_error"), f"{origin}_test_error": test,
-                  f"{origin}_test_error_averaged": averaged}
+        cells |= {answer.origin: answer.cell(), f"{answer.origin}_training": answer.cell("train_top1_error"),
+                  f"{answer.origin}_averaged": averaged_error(answer)}
     return cells
 
 
@@ -202,74 +177,63 @@ def averaged_error(answer: RunSelection) -> str:
     return "-" if not values or any(map(math.isnan, values)) else str(Summary(tuple(values)))
 
 
-def cifar_notes(rows: Iterable[TableRow], answers: Sequence[RunSelection]) -> list[str]:
-    """What the extras are, who the second references are, whose runs stand in a table, and what does not count."""
-    nets = {row.key for row in rows}
-    listed = "; ".join(f"{source.key} = {source.repository} ({source.protocol})"
-                       for source in paper.second_references().sources if nets & source.errors.keys())
-    return [AVERAGED_NOTE, f"second references (* best epoch on the test set, + another network): {listed}",
-            *run_notes(answers)]
-
-
 # ---- ImageNet: Tables 2 to 5, from tests of finished runs
 
 
 def imagenet_table(name: str, found: Sequence[RunSet]) -> Table:
-    """Table 2, 3 or 4: validation error under the table's way of testing, with verdicts.
+    """Table 2, 3 or 4: validation error under the table's way of testing, with verdicts; 7 or 8, of detection: no runs.
 
     Choice: the verdict is that of the top-1 error, which every trained row has.
     """
-    published, protocol = paper.published_table(name), select.TABLES[name]
-    printed = published.columns
+    published = paper.published_table(name)
+    printed, protocol = published.columns, select.TABLES.get(name)
     differences = {"difference" + f"_{column.key}" * (column != printed[0]): column.key for column in printed}
-    rows: list[TableRow] = []
-    answers: list[RunSelection] = []
+    answers = {row.key: select.answers_to(f"{name}/{row.key}", found) for row in published.rows}
+    rows = []
     for row in published.rows:
-        own = select.answers_to(f"{name}/{row.key}", found)
-        answers += own
         cells = published_cells(row, printed)
-        for answer in own:
+        for answer in answers[row.key]:
             cells |= {f"{answer.origin}_{column.key}": answer.cell(column.key) for column in printed}
-        if own and row.layers is not None:  # a plain network has the count of option A
-            cells["parameters"] = f"{golden_count('imagenet', row.layers).parameters[row.shortcut_option or 'A']:,}"
-        if authors := [f"{one.top1_error:.1f} / {one.top5_error:.1f} ({one.protocol})"
-                       for one in reversed(paper.second_references().authors_weights) if one.net == row.key]:
+        if answers[row.key] and row.layers is not None:  # a plain network has the count of option A
+            cells["parameters"] = f"{golden_counts('imagenet')[row.layers].parameters[row.shortcut_option or 'A']:,}"
+        if authors := [f"{one['top1_error']:.1f} / {one['top5_error']:.1f} ({one['protocol']})" for one in
+                       reversed(paper.second_references()["authors_weights"]) if protocol and one["net"] == row.key]:
             cells["second_reference"] = "; ".join(authors)
-        rows.append(judged_row(row, differences, own, cells, {"published": dict(row.values)},
-                               (IMAGENET_STD, IMAGENET_STD)))
-    columns = {"net": "network", "layers": "layers",
-               **{column.key: f"published {column.title}" for column in printed},
-               **{f"{pool.origin}_{column.key}": f"{TITLES[pool.origin]} {column.title}" for pool in reversed(found)
-                  for column in printed},
-               **{key: f"difference of {column.title.removesuffix(' (%)')}"
-                  for key, column in zip(differences, printed, strict=True)},
-               "verdict": "verdict", "second_reference": "second references", "parameters": "parameters, counted",
-               "note": "note"}
-    columns = {key: title for key, title in columns.items()
-               if key not in ("second_reference", "note") or any(key in row.cells for row in rows)}
+        rows.append(judged_row(row, differences, answers[row.key], cells, (IMAGENET_STD, IMAGENET_STD)))
+    columns = {"net": "network", "layers": "layers", **{one.key: f"published {one.title}" for one in printed}}
+    for pool in reversed(found) if protocol else ():
+        columns |= {f"{pool.origin}_{one.key}": f"{TITLES[pool.origin]} {one.title}" for one in printed}
+    if protocol:
+        columns |= {key: f"difference of {one.title.removesuffix(' (%)')}"
+                    for key, one in zip(differences, printed, strict=True)}
+    columns |= {"verdict": "verdict", **{key: title for key, title in (
+        ("second_reference", "second references"), ("parameters", "parameters, counted"), ("note", "note"))
+        if any(key in row.cells for row in rows)}}
     return paper_table(published, columns, rows, [
         f"reference and yours: ImageNet validation error, {PROTOCOL_LABELS[protocol]}, {SEEDS}",
         verdict_note(IMAGENET_STD, IMAGENET_STD) + "; of the top-1 error; Choice: the paper gives no spread",
-        f"{STATUSES}; not evaluated: a finished run without this test (`repro eval ... protocol={protocol}`)",
-        "second references: the authors' released weights, top-1 / top-5 error (%)", *run_notes(answers)])
+        f"not evaluated: a finished run without this test (`repro eval ... protocol={protocol}`)",
+        "second references: the authors' released weights, top-1 / top-5 error (%)",
+        *select.run_notes(answers.values())] if protocol else ())
 
 
 def table5(found: Sequence[RunSet]) -> Table:
     """Table 5: top-5 error of ensembles; ours is on validation, not the test server, so without a verdict."""
     published, wanted = paper.published_table(select.ENSEMBLE), paper.ensemble(select.ENSEMBLE)
-    content = {pool.origin: select.read_ensemble(pool.root) for pool in reversed(found)}
+    content = {pool.origin: read_object(pool.root / select.ENSEMBLE_FILE) for pool in reversed(found)}
     problems = {pool.origin: select.ensemble_problem(content[pool.origin], pool) for pool in found}
     rows = []
     for row in published.rows:
         cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
         if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
-            status = "not counted" if any(content.values()) else select.NOT_RUN
-            for origin, one in content.items():
-                if counts := one and problems[origin] is None:
-                    data, status = data | {origin: one}, NO_VERDICT
-                cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if counts else
-                          "not counted" if one else select.NOT_RUN for key in select.ERRORS}
-        rows.append(open_row(row.key, cells, status, data))
+            counts = {origin: one for origin, one in content.items() if one and not problems[origin]}
+            status = ("no verdict: validation, not the test server" if counts else
+                      "not counted" if any(content.values()) else select.NOT_RUN)
+            cells |= {f"{origin}_{key}": f"{one[f'val_{key}']:.2f}" if origin in counts else
+                      "not counted" if one else select.NOT_RUN for origin, one in content.items()
+                      for key in select.ERRORS}
+            data |= counts
+        rows.append(TableRow(row.key, cells, status, data))
     columns = {"net": "ensemble",
                **{column.key: f"published (test server) {column.title}" for column in published.columns},
                **{f"{origin}_{key}": f"{TITLES[origin]}, ImageNet validation, {title}" for origin in content
@@ -277,8 +241,8 @@ def table5(found: Sequence[RunSet]) -> Table:
                "status": "status"}
     members = ", ".join(f"{one.experiment}/seed{one.seed}" for one in wanted.members)
     return paper_table(published, columns, rows, [
-        f"reference and yours: ImageNet validation, {PROTOCOL_LABELS[wanted.protocol]}, mean of the probabilities of "
-        f"{members} (`repro ensemble {select.ENSEMBLE}`); other images than the published number's, so no verdict",
+        f"reference and yours: {PROTOCOL_LABELS[wanted.protocol]}, mean of the probabilities of {members} "
+        f"(`repro ensemble {select.ENSEMBLE}`)",
         *(f"not counted ({origin}): {problem}" for origin, problem in problems.items() if problem)])
 
 
@@ -294,35 +258,34 @@ def preset_table(name: str, found: Sequence[RunSet]) -> Table:
     if synthetic:
         title = f"{select.NOT_CIFAR}: plain and residual networks, {schedule}"
         found = [pool for pool in found if pool.origin == select.YOURS]  # none is ever committed
-    rows: list[TableRow] = []
-    answers: list[RunSelection] = []
-    for answer in (one for pool in reversed(found) for one in select.preset_runs(pool, preset)):
-        answers.append(answer)
-        key, records = f"{answer.experiment}/{answer.origin}", [select.record(run) for run in answer.runs]
+    answers = [answer for pool in reversed(found) for answer in select.preset_runs(pool, preset)]
+    rows = []
+    for answer in answers:
         cells = {"net": select.net_name(answer.experiment), "origin": answer.origin, "test": answer.cell()}
-        if records:
+        if records := [select.record(run) for run in answer.runs]:
             seconds = sum(one.train_seconds + one.evaluation_seconds for one in records) / len(records)
             cells |= {"train": answer.cell("train_top1_error"), "averaged": averaged_error(answer),
-                      "iterations": f"{records[0].iterations} of {records[0].config.train.iterations}",
-                      "precision": ", ".join(sorted(set(map(select.precision, answer.runs)))),
-                      "device": ", ".join(sorted(set(map(select.device, answer.runs)))), "seconds": f"{seconds:.0f}"}
-        rows.append(TableRow(key, cells, "short run", None, answer.as_json()) if records else
-                    TableRow(key, cells, answer.status))
+                      "seconds": f"{seconds:.0f}"}
+        rows.append(TableRow(f"{answer.experiment}/{answer.origin}", cells,
+                             "short run" if records else answer.status, answer.as_json()))
     columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
-               "averaged": "test error, averaged BN (%)", "iterations": "iterations", "precision": "precision",
-               "device": "device", "seconds": "wall time (s)"}
+               "averaged": "test error, averaged BN (%)", "seconds": "wall time (s)"}
     return Table(name, title, columns, rows, [
-        f"{select.NOT_CIFAR if synthetic else 'short runs'}: no number of the paper belongs beside these",
+        "no number of the paper belongs beside these",
         f"they show {preset.shows}; they cannot show {preset.cannot_show}",
         f"errors {SEEDS}; training error: mean since the evaluation before; wall time: mean of the seeds",
-        AVERAGED_NOTE, *run_notes(answers)])
+        AVERAGED_NOTE, *select.run_notes([answers])])
 
 
-# ---- multiply-adds, and tables of numbers that are context only
+# ---- multiply-adds
 
 
 def table1(_: Sequence[RunSet]) -> Table:
-    """Table 1: the multiply-adds that the paper prints beside those of golden_counts.yaml, whatever runs there are."""
+    """Table 1: the multiply-adds that the paper prints beside those of golden_counts.yaml, whatever runs there are.
+
+    Table 1 names no shortcut option. Choice: basic blocks are compared with option A, the one of Table 2 and at 34
+    layers the only one that rounds to what Table 1 prints; bottlenecks are option B (Table 3). Plain nets count as A.
+    """
     published = paper.published_table("table1")
     column, = published.columns
     rows = []
@@ -330,53 +293,35 @@ def table1(_: Sequence[RunSet]) -> Table:
         printed, data = row.values[column.key], {"published": dict(row.values)}
         cells = published_cells(row, [column]) | {"blocks": ", ".join(map(str, row.blocks)) or "-"}
         if row.published_only or row.layers is None:
-            rows.append(open_row(row.key, cells, PUBLISHED_ONLY, data))
+            rows.append(TableRow(row.key, cells, PUBLISHED_ONLY, data))
             continue
-        golden, option = golden_count("imagenet", row.layers), OPTIONS[row.block]
-        counted = round(golden.multiply_adds[option])
-        others = {f"option {name}": count for name, count in golden.multiply_adds.items() if name != option}
-        if golden.multiply_adds_stride_in_3x3 is not None:
-            others["stride in the 3x3 (v1.5)"] = golden.multiply_adds_stride_in_3x3
+        option = "B" if row.block == "bottleneck" else "A"
+        counted = round(golden_counts("imagenet")[row.layers].multiply_adds[option])
         found = count_verdict(counted, printed, column)
         cells |= {"shortcut": option if row.block else "plain", "counted": f"{counted / 1e9:.3f}e9",
-                  "ratio": f"{counted / printed:.3f}", "verdict": found}
-        if row.block and others:
-            cells["others"] = "; ".join(f"{name} {count / 1e9:.3f}e9 ({count_verdict(count, printed, column)})"
-                                        for name, count in others.items())
-        rows.append(TableRow(row.key, cells, found, found, data | {"counted": counted, "shortcut_option": option}))
+                  "ratio": f"{counted / printed:.3f}"}
+        rows.append(TableRow(row.key, cells, found, data | {"counted": counted}))
     columns = {"net": "network", "layers": "layers", "blocks": "blocks",
                "multiply_adds": "published multiply-adds (1e9)", "shortcut": "counted with option",
-               "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict",
-               "others": "other counts", "note": "note"}
+               "counted": "counted multiply-adds", "ratio": "counted / published", "verdict": "verdict", "note": "note"}
     return paper_table(published, columns, rows, [
-        "counted: multiply-adds of convolutions and fully-connected layers for one 224x224 image (golden_counts.yaml)",
-        f"verdict: {AGREES}: rounded to the digits printed; {CUT}: with further digits left out",
-        "Choice: basic blocks with option A (Table 2), bottlenecks with option B (Table 3), stride in the first 1x1",
-        STATUSES])
+        "counted: multiply-adds of convolutions and fully-connected layers for one 224x224 image, the stride of a "
+        "bottleneck in its first 1x1 (golden_counts.yaml); agrees: rounded to the digits printed"])
 
 
 def count_verdict(count: float, printed: float, column: Column) -> str:
     """Whether a count is the printed number in the digits of its column."""
     last_digit = column.unit / 10**column.decimals
     exact, expected = count / last_digit, round(printed / last_digit)
-    return AGREES if math.floor(exact + 0.5) == expected else CUT if math.floor(exact) == expected else DIFFERS
-
-
-def context_table(name: str, _: Sequence[RunSet]) -> Table:
-    """A table that the project has no runs for: the published numbers and what is not run."""
-    published = paper.published_table(name)
-    rows = [open_row(row.key, published_cells(row, published.columns) | {"label": row.label},
-                     PUBLISHED_ONLY if row.published_only else select.NOT_RUN, {"published": row.values})
-            for row in published.rows]
-    columns = {"label": "network", "layers": "layers",
-               **{column.key: f"published {column.title}" for column in published.columns}, "status": "status"}
-    return paper_table(published, columns, rows, [STATUSES])
+    if math.floor(exact + 0.5) == expected:
+        return "agrees"
+    return "agrees if cut, not rounded" if math.floor(exact) == expected else "differs"
 
 
 BUILDERS: dict[str, Callable[[Sequence[RunSet]], Table]] = {
     "table1": table1, **{name: partial(imagenet_table, name) for name in select.TABLES}, select.ENSEMBLE: table5,
-    "table6": table6, **{name: partial(context_table, name) for name in ("table7", "table8")},
-    PLAIN_NETS: plain_nets,
+    "table6": table6, **{name: partial(imagenet_table, name) for name in ("table7", "table8")},
+    "plain_nets": plain_nets,
     **{name: partial(preset_table, name) for name in ("short_cifar_plain_vs_res", "synthetic_demo")},
     "claims": claims_table,
 }

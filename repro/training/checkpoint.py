@@ -29,7 +29,7 @@ from repro.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
 KEPT = 2
-SCHEMA = 2  # of the form described above
+SCHEMA = 2  # 1 had the hash of the .pt alone
 
 
 def save(folder: Path, iteration: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def serialize(value: Any) -> bytes:
 def digest(payload: bytes, facts: dict[str, Any]) -> str:
     """SHA-256 of all that a resume trusts: a checkpoint's bytes and the facts of its JSON, its own hash aside."""
     own = json.dumps({key: value for key, value in facts.items() if key != "sha256"}, sort_keys=True).encode()
-    return hashlib.sha256(payload + own).hexdigest()
+    return hashlib.sha256(payload + own if facts["schema"] > 1 else payload).hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

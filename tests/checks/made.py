@@ -12,7 +12,7 @@ import yaml
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import SHA256
 from repro.files import file_sha256, read_history
-from repro.paper import PROTOCOLS, golden_count
+from repro.paper import PROTOCOLS, golden_counts
 from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, history_columns
 from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
 from repro.training.schedule import Schedule
@@ -53,7 +53,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     recorded = to_dict(config)
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     option = "A" if config.model.family is Family.plain else config.model.shortcut_option.name
-    golden = golden_count("imagenet" if imagenet else "cifar10", config.model.depth)
+    golden = golden_counts("imagenet" if imagenet else "cifar10")[config.model.depth]
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
         "deviations": deviations(config), "evaluated_on": split, "iterations": schedule.iterations,

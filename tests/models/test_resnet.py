@@ -19,8 +19,7 @@ from repro.schema import DEPTHS, Family, ShortcutOption, StrideIn
 from tests.reference_numpy import ReferenceNet
 
 A, B, C = ShortcutOption
-CIFAR10, IMAGENET = ({count.layers: count for count in counts}
-                     for counts in (paper.golden_counts().cifar10, paper.golden_counts().imagenet))
+CIFAR10, IMAGENET = (paper.golden_counts(name) for name in ("cifar10", "imagenet"))
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,9 @@ def composed(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
 
 def curve(iterations: int, interval: int, train: float, test: float) -> list[tuple[float, ...]]:
     """Rows of a history that falls from 90 % and ends at these errors."""
-    rows = []
-    for mark in [*range(interval, iterations, interval), iterations]:
-        left = (1 - mark / iterations) ** 4
-        rows.append((mark, 0.1, 1.0 * left + 0.1, train + left * (90 - train), left + 0.2, test + left * (90 - test)))
-    return rows
+    marks = {mark: (1 - mark / iterations) ** 4 for mark in [*range(interval, iterations, interval), iterations]}
+    return [(mark, 0.1, left + 0.1, train + left * (90 - train), left + 0.2, test + left * (90 - test))
+            for mark, left in marks.items()]
 
 
 def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, train: float = 0.5,
@@ -76,16 +74,24 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
         "environment": {"device": device, "precision": precision}, "sessions": []}
     if not imagenet:
         record["best_on_test"] = {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]}
-    for file, text in layer_files(responses, gradients).items():
-        (path / file).write_text(text)
     if responses is not None:
+        write_rows(path / "responses.csv", ("layer", "name", "channels", "mean", "std"), [
+            (number, f"layer{number}", 16, 0.0, value) for number, value in enumerate(responses, 1)])
         record["responses"] = {"images": 10000, "evaluated_on": "test", "precision": precision,
                                "sha256": file_sha256(path / "responses.csv")}
     if gradients is not None:
+        write_rows(path / "gradients.csv", ("iteration", "layer", "name", "norm"), [
+            (iteration, number, f"layer{number}", value) for iteration, values in gradients.items()
+            for number, value in enumerate(values, 1)])
         record["gradients_sha256"] = file_sha256(path / "gradients.csv")
     (path / "run.json").write_text(json.dumps(record | (change or {})))
-    (path / "history.csv").write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]) + "\n")
+    write_rows(path / "history.csv", names, rows)
     return path
+
+
+def write_rows(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV of these rows."""
+    path.write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]) + "\n")
 
 
 def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float = 8.0, /, **change: Any) -> Path:
@@ -123,19 +129,6 @@ def write_ensemble(root: Path, **change: Any) -> Path:
 def statuses(table: Table) -> dict[str, str]:
     """{row key: reproduced, partial 2/5, stale, not run, ...}."""
     return {row.key: row.status for row in table.rows}
-
-
-def layer_files(responses: list[float] | None, gradients: dict[int, list[float]] | None) -> dict[str, str]:
-    """responses.csv and gradients.csv with these values for layers 1, 2, ..."""
-    files = {}
-    if responses is not None:
-        rows = [f"{number},layer{number},16,0.0,{value!r}" for number, value in enumerate(responses, 1)]
-        files["responses.csv"] = "\n".join(["layer,name,channels,mean,std", *rows]) + "\n"
-    if gradients is not None:
-        rows = [f"{iteration},{number},layer{number},{value!r}" for iteration, values in gradients.items()
-                for number, value in enumerate(values, 1)]
-        files["gradients.csv"] = "\n".join(["iteration,layer,name,norm", *rows]) + "\n"
-    return files
 
 
 @pytest.fixture

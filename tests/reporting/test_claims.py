@@ -4,8 +4,6 @@ import json
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from repro.paper import ClaimTest
 from repro.reporting.claims import evaluate, mean_error, measure
@@ -32,7 +30,7 @@ def test_without_runs_no_claim_is_decided(results, reference):
     assert len(found) == 10
     for result in found:
         assert (result.verdict, result.short) == (OPEN, [])
-        assert "is not run" in result.reason
+        assert "is not run" in result.comparisons[0].numbers
 
 
 @pytest.mark.parametrize(("errors", "verdict"), [((1, 2, 3, 4), PASS), ((1, 2, 4, 3), FAIL), ((1, 1, 2, 3), FAIL)])
@@ -41,25 +39,20 @@ def test_training_error_rises_with_depth(results, reference, make_run, errors, v
     result = claim(PLAIN, results, reference)
     assert (result.verdict, len(result.comparisons)) == (verdict, 3)
     assert result.comparisons[0].runs == ("cifar_plain20/seed0 (fp32)", "cifar_plain32/seed0 (fp32)")
-    assert "by sign alone" in result.comparisons[0].numbers
 
 
-def test_one_failure_is_enough_and_a_missing_run_leaves_it_open(results, reference, make_run):
+def test_one_failure_is_enough_a_missing_run_leaves_it_open_and_seeds_are_judged_by_their_means(results, reference,
+                                                                                                 make_run):
     make_run(results, "cifar_plain20", train=1)
     make_run(results, "cifar_plain32", train=2)
     assert claim(PLAIN, results, reference).verdict == OPEN
     make_run(results, "cifar_plain44", train=1)
     result = claim(PLAIN, results, reference)
     assert (result.verdict, [one.outcome for one in result.comparisons]) == (FAIL, [PASS, FAIL, OPEN])
-
-
-def test_several_seeds_are_judged_by_their_means(results, reference, make_run):
-    write_suite(make_run, results, (1, 2, 3, 4))
     for seed, error in ((1, 5.0), (2, 6.0)):
         make_run(results, "cifar_plain20", seed, train=error)
     first = claim(PLAIN, results, reference).comparisons[0]
-    assert first.outcome == FAIL
-    assert "plain-20 4 % (3 seeds)" in first.numbers
+    assert (first.outcome, "plain-20 4 % (3 seeds)" in first.numbers) == (FAIL, True)
 
 
 def test_both_sides_come_from_one_place_where_that_is_possible(results, reference, make_run):
@@ -101,7 +94,7 @@ def test_the_imagenet_claims_allow_2_standard_errors_where_the_paper_says_close_
     found = {result.id: result for result in evaluate(pools(results, reference))}
     wanted = ("imagenet-degradation", "imagenet-depth-helps", "eighteen-layers", "shortcut-options", "bottleneck-depth")
     assert {name: found[name].verdict for name in wanted} == dict.fromkeys(wanted, PASS)
-    assert "spread 0.15 for few seeds" in found["shortcut-options"].comparisons[0].numbers
+    assert "standard error 0.21" in found["shortcut-options"].comparisons[0].numbers
     limit = 2 * math.sqrt(2) * 0.15
     make_run(results, "imagenet_optC", train=26.1, test=27.21 + limit)
     make_run(results, "imagenet_resnet101", train=20.0, test=24.8)
@@ -118,33 +111,24 @@ def test_short_runs_decide_nothing(results, reference, make_run):
     result = claim(PLAIN, results, reference)
     assert result.verdict == OPEN
     (one,) = result.short
-    assert (one.outcome, one.origin) == ("holds so far", "yours, bf16")
+    assert (one.outcome, one.origin) == ("holds so far", "yours")
     assert "plain-20 < plain-56" in one.text
 
 
-@pytest.mark.parametrize(("options", "reason"), [
-    ({"overrides": ("data=synthetic",)}, "synthetic images say nothing about CIFAR-10"),
-    ({"status": "interrupted"}, "cifar_plain20 is incomplete")])
-def test_synthetic_and_unfinished_runs_never_count(results, reference, make_run, options, reason):
-    write_suite(make_run, results, (1, 2, 3, 4), **options)
-    assert reason in claim(PLAIN, results, reference).reason
+def test_synthetic_and_unfinished_runs_never_count(results, reference, make_run):
+    write_suite(make_run, results, (1, 2, 3, 4), overrides=("data=synthetic",))
+    make_run(results, "cifar_plain32", status="interrupted")
+    found = claim(PLAIN, results, reference).comparisons[0]
+    assert (found.outcome, found.numbers) == (OPEN, "cifar_plain20 is not run; cifar_plain32 is incomplete")
 
 
-def test_a_wiring_test_is_no_evidence(results, reference, make_run):
-    make_run(results, "imagenet_optA", overrides=("machine=smoke",))
-    assert "wiring test: it says nothing about ImageNet" in claim("imagenet-depth-helps", results, reference).reason
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 100)), min_size=1, max_size=20), st.data())
-def test_the_mean_over_a_window_is_that_over_its_iterations(pieces, data):
-    rows, single, done = [], [], 0
-    for length, error in pieces:
-        done += length
-        rows.append({"iteration": float(done), "train_top1_error": error})
-        single += [error] * length
-    begin = data.draw(st.integers(0, done - 1))
-    end = data.draw(st.integers(begin + 1, done))
-    assert mean_error(rows, begin, end) == pytest.approx(sum(single[begin:end]) / (end - begin))
+def test_the_mean_over_a_window_is_that_over_its_iterations():
+    rows = [{"iteration": 10.0, "train_top1_error": 8.0}, {"iteration": 30.0, "train_top1_error": 2.0},
+            {"iteration": 40.0, "train_top1_error": 1.0}]
+    for window, mean in (((0, 40), 130 / 40), ((5, 25), 70 / 20), ((29, 31), 1.5), ((35, 40), 1)):
+        assert mean_error(rows, *window) == pytest.approx(mean)
+    with pytest.raises(ValueError, match="no training error"):
+        mean_error(rows, 40, 50)
 
 
 def test_the_end_and_the_part_before_the_first_drop_are_measured(results, make_run):

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from repro.config import paper_hashes
 from repro.errors import ConfigError
 from repro.paper import Column
 from repro.reporting import tables
-from repro.reporting.select import RunSet, net_name, pools
+from repro.reporting.select import RunSet, pools
 from repro.reporting.table import write
 from tests.outcome import says
 from tests.reporting.conftest import SHORT, SYNTHETIC, statuses, write_run
 from tests.reporting.made import write_runs
 
-R20, R110 = "cifar_resnet20", "cifar_resnet110"
+R20 = "cifar_resnet20"
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -37,8 +36,8 @@ def made(tmp_path_factory) -> list[RunSet]:
 @pytest.mark.fault(41)
 @pytest.mark.parametrize("name", [path.stem for path in GOLDEN.glob("*.md")])
 def test_a_table_of_everything(made: list[RunSet], name: str):
-    """Each status among them. Written anew by `tables.build(NAME, made).markdown()` after a look at what changed."""
-    assert tables.build(name, made).markdown() == (GOLDEN / f"{name}.md").read_text()
+    """Each status among them. Written anew by `tables.build(NAME, made).forms["md"]` after a look at what changed."""
+    assert tables.build(name, made).forms["md"] == (GOLDEN / f"{name}.md").read_text()
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -85,7 +84,7 @@ PAPER = sorted(paper_hashes(R20))[0]
 @pytest.mark.fault(40, 41)
 @pytest.mark.parametrize(("write", "status", "note"), [
     (lambda root: None, "not run", ""),
-    (runs({}), "reproduced", "yours: made-up device, fp32, trained on all 50,000"),
+    (runs({}), "reproduced", "yours: made-up device, fp32"),
     (runs({"test": 8.1}), "better than published", ""),
     (runs({"test": 9.4}), "worse than published", ""),
     (runs({"precision": "fp32"}, {"precision": "tf32", "test": 8.6}), "reproduced", "yours: made-up device, tf32"),
@@ -98,22 +97,14 @@ PAPER = sorted(paper_hashes(R20))[0]
     (runs({}, {"folder": "x", "change": {"seed": 0}}, {"folder": f"{R20}@copy", "change": {"seed": 0}}), "reproduced",
      "cifar_resnet20@copy/seed2: duplicate: the same run or seed as cifar_resnet20/seed0"),
     (copy_under_another_seed, "reproduced", "cifar_resnet20/seed1: duplicate"),
-    (runs({"change": {"experiment": "another"}}), "not run", "its record is of experiment another"),
+    (runs({"change": {"experiment": "another"}}), "stale", "another experiment or version"),
 ])
 def test_whether_a_run_counts_beside_these(results: Path, reference: Path, write, status: str, note: str):
     write(results)
     table = tables.build("table6", pools(results, reference))
     assert statuses(table)["resnet-20"] == status
     assert any(note in one for one in table.notes), table.notes
-    assert table.worse == (["resnet-20"] if status.startswith("worse") else [])
-
-
-def test_five_seeds_as_the_paper_has_them(results: Path, reference: Path):
-    for seed, error in enumerate((6.4, 6.6, 6.8, 6.5, 6.7)):
-        write_run(results, R110, seed, test=error)
-    found = next(row for row in tables.build("table6", pools(results, reference)).rows if row.key == "resnet-110")
-    assert (found.status, found.cells["yours"]) == ("reproduced", "6.40 (6.60 +- 0.16), 5 seeds")
-    assert (found.cells["published"], found.cells["difference"]) == ("6.43 (6.61 +- 0.16)", "-0.01 (yours)")
+    assert ("table6: worse than published: resnet-20" in table.problems) == status.startswith("worse")
 
 
 def test_a_short_table_names_the_precision_of_each_run_and_the_torn_ones(results: Path, reference: Path):
@@ -121,10 +112,10 @@ def test_a_short_table_names_the_precision_of_each_run_and_the_torn_ones(results
     write_run(results, "cifar_resnet20", precision="bf16", overrides=SHORT)
     (write_run(results, "cifar_plain56", precision="bf16", overrides=SHORT) / "run.json").write_text("{")
     table = tables.build("short_cifar_plain_vs_res", pools(results, reference))
-    found = {row.cells["net"]: row.cells.get("precision", row.status) for row in table.rows
-             if row.cells["origin"] == "yours"}
-    assert found == {"plain-20": "fp32", "plain-56": "incomplete", "ResNet-20": "bf16", "ResNet-56": "not run"}
-    assert any("unreadable run.json" in note for note in table.notes)
+    assert [row.status for row in table.rows if row.cells["origin"] == "yours"] == [
+        "short run", "incomplete", "short run", "not run"]
+    for text in ("fp32: cifar_plain20@", "bf16: cifar_resnet20@", "unreadable run.json"):
+        assert any(text in note for note in table.notes)
 
 
 def test_every_name_builds_and_an_unknown_one_is_named(results: Path, reference: Path):
@@ -146,36 +137,24 @@ def test_the_committed_tables_are_what_the_committed_runs_give_and_a_change_is_f
     assert tables.changed_files(["table1", "table6"], tmp_path / "reference") == ["table1.tex", "table6.csv"]
 
 
-def test_files_agree_with_each_other_and_are_the_same_twice(made: list[RunSet], tmp_path: Path):
+def test_the_files_agree_with_each_other_and_no_text_breaks_a_row(made: list[RunSet], results: Path, reference: Path,
+                                                                  tmp_path: Path):
     written = write(tables.build("table6", made), tmp_path / "out")
     assert [path.name for path in written] == ["table6.md", "table6.csv", "table6.json", "table6.tex"]
-    texts = [path.read_text() for path in written]
-    assert texts == list(tables.build("table6", made).forms.values())
-    rows = list(csv.DictReader(texts[1].splitlines()))
-    content = json.loads(texts[2])
+    rows, content = list(csv.DictReader(written[1].read_text().splitlines())), json.loads(written[2].read_text())
     assert [entry["yours"] for entry in rows] == [entry["cells"]["yours"] for entry in content["rows"]]
     judged = next(entry for entry in content["rows"] if entry["key"] == "resnet-20")
     assert (judged["status"], judged["data"]["difference"], judged["data"]["judged"]) == ("reproduced", -0.05, "yours")
-    assert "7.90" not in texts[1], "the best iteration on the test set is an extra"
+    assert "7.90" not in written[1].read_text(), "the best iteration on the test set is an extra"
 
-
-def test_no_text_breaks_a_row_and_latex_takes_it(results: Path, reference: Path, tmp_path: Path):
     write_run(results, "cifar_plain20", overrides=SHORT, device='a | b\nc, "d" & 50 % {x} ~ ^ # $ _')
-    texts = []
     for table in (tables.build(name, pools(results, reference)) for name in tables.names()):
-        lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+        lines = [line for line in table.forms["md"].splitlines() if line.startswith("|")]
         assert {line.count("|") - line.count("\\|") for line in lines} == {len(table.columns) + 1}
         assert len(lines) == len(table.rows) + 2
-        assert {len(line) for line in csv.reader(table.csv().splitlines())} == {len(table.columns)}
-        body = table.latex().partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
+        assert {len(line) for line in csv.reader(table.forms["csv"].splitlines())} == {len(table.columns)}
+        body = table.forms["tex"].partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
         assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(table.columns) - 1}
-        texts.append(table.latex())
-    if shutil.which("pdflatex"):
-        (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
-                                          + "\n\n".join(texts) + "\\end{document}\n")
-        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,
-                              capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize(("count", "text"), [
@@ -185,24 +164,16 @@ def test_a_count_agrees_in_the_digits_that_are_printed(count, text):
     assert tables.count_verdict(count, 3.8e9, Column("multiply_adds", "", 1, 1e9)) == text
 
 
-def test_the_names_of_the_networks():
-    names = {"imagenet_plain18": "plain-18", "imagenet_optA": "ResNet-34 A", "imagenet_resnet152": "ResNet-152",
-             "imagenet_vgg16": "VGG-16", "cifar_plain20": "plain-20", "cifar_resnet1202": "ResNet-1202"}
-    assert {name: net_name(name) for name in names} == names
-
-
 @pytest.mark.fault(41)
 def test_the_command_is_0_and_strictly_4_where_runs_lack_or_one_is_worse(direct, results, reference, monkeypatch):
     monkeypatch.setattr(paths, "reference_dir", lambda: reference)
     outcome = direct("table", "table6", "--json")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert json.loads(outcome.out)["name"] == "table6"
+    assert (outcome.code, outcome.err, json.loads(outcome.out)["name"]) == (0, "", "table6")
     says(direct("table", "table6", "--strict"), 4, "table6: rows that lack runs: resnet-20: not run")
     for layers, error in ((20, 8.75), (32, 7.51), (44, 7.17), (56, 6.97), (1202, 7.93)):
         write_run(results, f"cifar_resnet{layers}", 0, test=error)
     for seed in range(5):
-        write_run(results, R110, seed, test=6.59 + seed / 100)
+        write_run(results, "cifar_resnet110", seed, test=6.59 + seed / 100)
     assert direct("table", "table6", "--strict").code == 0
     write_run(results, R20, 0, test=12.0)
     says(direct("table", "table6", "--strict"), 4, "table6: worse than published: resnet-20")
-    assert r"\toprule" in direct("table", "table6", "--latex").out

@@ -229,8 +229,8 @@ def test_of_a_folder_of_data_sets_only_cifar10_travels_and_uncommitted_changes_a
     (tmp_path / "imagenet").mkdir()
     (tmp_path / "imagenet" / "one.JPEG").write_bytes(b"large")
     nothing = pack()
-    assert (nothing.returncode, nothing.stderr) == (3, f"no CIFAR-10 in {tmp_path}: no cifar-10-batches-py/, "
-                                                       "cifar10.npz or unpack.py\n")
+    assert (nothing.returncode, nothing.stderr) == (3, f"no CIFAR-10 in {tmp_path}: no cifar-10-batches-py/ "
+                                                       "or unpack.py\n")
     assert (packed / "code").is_dir(), "what was packed before is still there"
     for folder in ("cifar-10-batches-py", "cifar-10-batches-py/deeper"):
         (tmp_path / folder).mkdir()

@@ -49,6 +49,9 @@ def test_a_checkpoint_is_one_file_and_its_json_and_the_last_two_stay(tmp_path):
     facts = {"schema": 2, "iteration": 3, "bytes": len(payload), "utc": "now"}
     assert json.loads((tmp_path / "checkpoint-00000003.json").read_text()) == facts | {
         "sha256": hashlib.sha256(payload + json.dumps(facts, sort_keys=True).encode()).hexdigest()}
+    path = tmp_path / "checkpoint-00000003.json"  # of schema 1, which runs in progress may have
+    path.write_text(json.dumps(facts | {"schema": 1, "sha256": hashlib.sha256(payload).hexdigest()}))
+    assert load(tmp_path) == 3
 
 
 @pytest.mark.parametrize("stop", range(8))

@@ -3,8 +3,8 @@
 #
 #   bash tools/borrowed_gpu/prepare.sh IMAGES [RESULTS]
 #
-# IMAGES   a folder with cifar-10-batches-py/ or cifar10.npz, of which nothing else is taken, or a folder of packed
-#          images with an unpack.py that writes cifar-10-batches-py/ into the folder it is given
+# IMAGES   a folder with cifar-10-batches-py/, of which nothing else is taken, or a folder of packed images with
+#          an unpack.py that writes cifar-10-batches-py/ into the folder it is given
 # RESULTS  a results folder (as results/) whose unfinished runs go on there
 #
 # .gpu/code goes along in every call; the images are in .gpu/images1, .gpu/images2, ... of at most PART_MIB (50) each,
@@ -16,10 +16,9 @@ images=$(cd "$1" && pwd) results=${2:+$(cd "$2" && pwd)}
 part_bytes=$((${PART_MIB:-50} * 1048576)) python=${PYTHON:-python3}
 
 wanted=()
-if [ -f "$images/unpack.py" ]; then wanted=(.); else
-  for name in cifar-10-batches-py cifar10.npz; do [ ! -e "$images/$name" ] || wanted+=("$name"); done
-fi
-[ ${#wanted[@]} -gt 0 ] || { echo "no CIFAR-10 in $images: no cifar-10-batches-py/, cifar10.npz or unpack.py" >&2; exit 3; }
+if [ -f "$images/unpack.py" ]; then wanted=(.)
+elif [ -e "$images/cifar-10-batches-py" ]; then wanted=(cifar-10-batches-py); fi
+[ ${#wanted[@]} -gt 0 ] || { echo "no CIFAR-10 in $images: no cifar-10-batches-py/ or unpack.py" >&2; exit 3; }
 
 [ -z "$(git status --porcelain)" ] || echo 'WARNING: there are uncommitted changes, and the records will say so'
 rm -rf .gpu && mkdir -p .gpu/code/wheels
