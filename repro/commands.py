@@ -247,12 +247,10 @@ def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.evaluation.evaluate import evaluate
     from repro.weights import compose_for
 
-    config, note = compose_for(overrides, path) if names or run is None else (compose(overrides), "")
+    config = compose_for(overrides, path) if names or run is None else compose(overrides)
     known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
     protocol = pick(own.get("protocol", known[0]), {name: name for name in known},
                     f"protocol with data.name={config.data.name}")
-    if note:
-        print(note, file=sys.stderr)
     text, values = evaluate(config, protocol, path)
     print(json.dumps(values, indent=2) if options.json else text)
 
@@ -264,8 +262,9 @@ def measure_responses(run: "Run | None", overrides: list[str]) -> None:
     from repro.schema import IMAGENET
 
     wanted = [run] if run else [
-        one for one in scan(paths.results_dir() / "runs") if one.finished and not one.responses() and one.record
-        and one.record.config.data.name != IMAGENET and (one.folder / "weights.pt").is_file()]
+        one for one in scan(paths.results_dir() / "runs") if one.finished and one.record
+        and one.record.config.data.name != IMAGENET and (one.folder / "weights.pt").is_file()
+        and not (one.folder / "responses.csv").is_file()]
     if wanted:
         check_versions()
         from repro.training.measurements import add_responses

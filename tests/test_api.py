@@ -70,7 +70,7 @@ def test_a_network_is_built_trained_weights_loaded_and_evaluated(monkeypatch, tm
     assert [one.name for one in repro.list_runs()] == [run.name]
     file = repro.import_weights(checkpoint(tmp_path / "net.th", akamaster_net(1).state_dict()), "akamaster")
     assert repro.load_model(file).stage1[0].conv1.weight.shape == (16, 16, 3, 3)
-    assert repro.evaluate(file)["weights_of"] == "weights of others: akamaster"
+    assert repro.evaluate(file)["source"]["layout"] == "akamaster"
 
 
 def test_imagenet_is_evaluated_by_each_protocol(tmp_path, nothing_changes):
