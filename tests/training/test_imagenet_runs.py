@@ -223,5 +223,5 @@ def test_bad_images_are_counted_and_the_first_named(direct, kind, tmp_path):
         assert not list(tmp_path.glob("results/runs/**/run.json"))
     else:
         says(outcome, 3, f"{victims[0]}: ")
-        says(direct("data", "verify", "imagenet", str(images), "data.wiring_test=true"), 3,
+        says(direct("data", "verify", "imagenet", f"data.root={images}", "data.wiring_test=true"), 3,
              "25 of 48 images can't be read", "and 15 more", *victims[:10])
