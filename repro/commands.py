@@ -455,7 +455,7 @@ def show(options: argparse.Namespace) -> None:
             from repro.training.suite import measure_cost
 
             cost = measure_cost(config)
-            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"], "devices": 1,
+            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"],
                                       "precision": cost["precision"], "source": "computed from updates just measured"})
     text = settings.facts_text if options.against is None else settings.differences_text
     print(json.dumps(found, indent=2) if options.json else text(found))
@@ -586,19 +586,17 @@ def check_records(options: argparse.Namespace) -> None:
          argument("--nets", type=whole_numbers, default=(), metavar="20,56", help="networks of so many layers"),
          argument("--contenders", type=lambda text: text.split(","), default=(),
                   metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
-         argument("--rounds", type=int, metavar="5"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
 def run_bench(options: argparse.Namespace) -> None:
     """`repro bench` and `repro bench input`."""
-    rounds = options.rounds if options.rounds is not None else 2 if options.quick else 5
-    if options.reference and (options.quick or rounds < 5 or options.max_seconds is not None):
-        raise ConfigError("--reference: takes 5 rounds or more, no --quick and no --max-seconds")
+    if options.reference and (options.quick or options.max_seconds is not None):
+        raise ConfigError("--reference: takes no --quick and no --max-seconds")
     check_versions()
     from repro import bench
 
-    length = {"rounds": rounds, "quick": options.quick, "max_seconds": options.max_seconds or math.inf}
+    length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     if options.overrides[:1] == ["input"]:
         root = settings_of(options.overrides[1:], (ROOT,)).get(ROOT)
         record = bench.bench_input(paths.data_dir(root), **length)

@@ -27,14 +27,14 @@ def test_whatever_a_recipe_changes_has_a_reason_and_the_other_way_round(name):
     for experiment in ("cifar_resnet20", "cifar_resnet110"):
         standing = settings(paper_config(experiment))
         changed |= {key for key, value in values(name, experiment).items() if value != standing[key]}
-    assert set(paper.recipe(name).why) == changed
+    assert set(paper.recipe(name)["why"]) == changed
 
 
 @pytest.mark.parametrize("name", paper.recipes())
 def test_every_value_of_a_recipe_names_its_source(name):
     found = sources([conf_dir() / "recipe" / f"{name}.yaml"])
     assert len(found) > 15
-    assert [key for key, (comment, _) in found.items() if not comment.startswith(name)] == []
+    assert [key for key, comment in found.items() if not comment.startswith(name)] == []
 
 
 def test_lengths_are_epochs_of_each_recipe():

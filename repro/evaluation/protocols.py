@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
-from repro.data.crops import Picture, center_crop, resized
-from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
-from repro.devices import autocast, is_out_of_memory, memory_format
+from repro.data.crops import center_crop, resized
+from repro.devices import autocast, memory_format, out_of_memory
 from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
 from repro.paper import PROTOCOLS
@@ -55,15 +55,15 @@ class Views:
         size = f"{self.crop_size}x{self.crop_size}"
         return DEFINITIONS[self.protocol].format(", ".join(map(str, self.shorter_sides)), size)
 
-    def read(self, picture: Picture) -> np.ndarray:
+    def read(self, image: Image.Image) -> np.ndarray:
         """uint8 (1, S, S, 3) or (10, S, S, 3) crops; of multi_scale an object array of whole images (H, W, 3)."""
         if self.protocol == CENTER:
-            return center_crop(picture, self.shorter_sides[0], self.crop_size)[None]
+            return center_crop(image, self.shorter_sides[0], self.crop_size)[None]
         if self.protocol == TEN_CROP:
-            return ten_crops(resized(picture, self.shorter_sides[0]), self.crop_size)
+            return ten_crops(resized(image, self.shorter_sides[0]), self.crop_size)
         scales = np.empty(len(self.shorter_sides), object)
         for number, side in enumerate(self.shorter_sides):
-            scales[number] = resized(picture, side)
+            scales[number] = resized(image, side)
         return scales
 
 
@@ -130,11 +130,11 @@ def normalizer_of(config: RunConfig, weights: Path | None = None, fingerprint: s
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise StorageError(f"{display_path(path)}: no mean image of a run ({error!r})") from error
             return Normalizer(torch.from_numpy(mean))
-    folder = imagenet_statistics.statistics_folder(results_dir(config.results))
-    found = fingerprint and imagenet_statistics.cached(folder, fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    results = results_dir(config.results)
+    found = fingerprint and imagenet_statistics.read(imagenet_statistics.cache_path(results, fingerprint))
     if not found:
         raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
-                        f"set in {display_path(folder)}, which the first training run computes; weights trained "
+                        f"set in {display_path(results)}, which the first training run computes; weights trained "
                         "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
     return Normalizer(torch.from_numpy(found.mean_of_crops(size)))
 
@@ -161,7 +161,7 @@ class Scorer:
             else:
                 scores = self.of_crops(views)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if out_of_memory(error):
                 raise OutOfMemoryError(f"no memory left on {self.device.type} for {self.crops_at_once} crops at once: "
                                        f"machine.evaluation_batch_size={max(1, self.crops_at_once // 2)} has fewer"
                                        ) from error

@@ -21,7 +21,6 @@ from repro.errors import ConfigError
 from repro.evaluation.metrics import ErrorSums, Outcome, add_errors, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck, set_checkpointing
 from repro.schema import Engine, RunConfig
-from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
 WARM_UP = 3  # updates before a capture, as torch.cuda.graph asks for; their effect is undone
@@ -50,19 +49,10 @@ class Execution:
         if step.world.size > 1 or config.engine is Engine.eager:
             return  # several processes talk in the middle of an update
         saved = tree_map_only(Tensor, torch.clone, step.state())
-        try:
-            if config.engine is Engine.compile:
-                self.compile()
-            if config.engine is Engine.graph or step.device.type == "cuda":
-                self.capture()
-        except ConfigError:
-            raise
-        except Exception as error:  # whatever the compiler or the driver raises
-            causes = list(error_chain(error))
-            if full := [cause for cause in causes if isinstance(cause, torch.OutOfMemoryError)]:
-                raise full[0] from None
-            text = ", caused by ".join(f"{type(one).__name__}: {first_line(one)}" for one in causes)
-            raise ConfigError(f"engine={config.engine.name} does not work here, engine=eager does: {text}") from error
+        if config.engine is Engine.compile:
+            self.compile()
+        if config.engine is Engine.graph or step.device.type == "cuda":
+            self.capture()
         step.load_state(saved)
         self.prepare()
         step.model.zero_grad()
@@ -185,10 +175,3 @@ def evaluate_together(model: torch.nn.Module, step: TrainStep) -> Outcome:
     errors, images, top5_errors = world.all_reduce_(counts).tolist()
     return Outcome(errors, images, float(world.all_reduce_(loss)) / images,
                    None if outcome.top5_errors is None else top5_errors)
-
-
-def error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came from: torch says of a failed capture only that another came before."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
