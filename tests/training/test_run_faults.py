@@ -258,8 +258,8 @@ def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(tmp_path)
 @pytest.mark.slow
 @pytest.mark.fault(20, 21)
 @pytest.mark.parametrize(("extra", "code", "words"), [
-    (("--kills", "4"), 0, ("weights and history as of the run left alone", "4 kills; lost: nothing")),
-    (("--kills", "2", "--forget"), 1, ("DIFFER", "lost: 1"))], ids=["exact", "negative control"])
+    (("--kills", "4"), 0, ("weights and history as of the run left alone", "resnet8: 4 kills", "runs lost: nothing")),
+    (("--kills", "2", "--forget"), 1, ("DIFFER", "runs lost: 1"))], ids=["exact", "negative control"])
 def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone(extra, code, words):
     done = subprocess.run([sys.executable, "-m", "tests.torture", "--short", "--seed", "1", *extra],
                           capture_output=True, text=True, timeout=300, check=False,
