@@ -94,7 +94,7 @@ def check_state(path: Path, state: Any) -> None:
         raise StorageError(f"{display_path(path)}: no state_dict (a dict of tensors); `repro weights import` reads "
                            "checkpoints of others")
     for key, value in state.items():
-        if value.layout is not torch.strided or value.is_complex() or not value.isfinite().all():
+        if value.layout is not torch.strided or value.is_complex() or not value.float().isfinite().all():
             raise StorageError(f"{display_path(path)}: {key} is no dense tensor of finite real numbers")
 
 

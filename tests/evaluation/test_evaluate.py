@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import models, transforms
 
 from repro.data.crops import open_rgb, resized
-from repro.errors import ConfigError, DataError, Stopped, StorageError
+from repro.errors import ConfigError, DataError, Stopped
 from repro.evaluation import evaluate as module
 from repro.evaluation.evaluate import read_arrays
 from repro.evaluation.protocols import Scorer
@@ -107,13 +107,12 @@ def stop_after(monkeypatch, batches: int, stop) -> None:
     monkeypatch.setattr(Scorer, "__call__", scored)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_stops_a_test_and_nothing_of_it_stays(few, weights, tmp_path, monkeypatch, number, code):
-    signal.signal(number, signal.default_int_handler)  # nohup ignores SIGINT
-    stop_after(monkeypatch, 1, lambda: os.kill(os.getpid(), number))
+def test_a_signal_stops_a_test_and_nothing_of_it_stays(few, weights, tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores SIGINT
+    stop_after(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Stopped, match="after 8 of 10 images; the same command begins this test again") as caught:
         evaluate(few, weights)
-    assert caught.value.exit_code == code
+    assert caught.value.exit_code == 130
     assert not list(tmp_path.rglob("center*"))
 
 
@@ -122,9 +121,9 @@ def test_a_test_that_is_part_of_a_whole_obeys_its_request_alone(few, weights, mo
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with StopRequest() as stop:
         assert module.evaluate(tiny(few), "center", weights, stop)[1]["finished"]
-        assert stop.reason == "SIGTERM"
-        with pytest.raises(Stopped, match="after 1 of 10 images"):
+        with pytest.raises(Stopped, match="after 1 of 10 images") as caught:
             module.evaluate(tiny(few), "ten_crop", weights, stop)
+    assert caught.value.exit_code == 75
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"schema": 2}'])
@@ -137,15 +136,6 @@ def test_a_finished_test_is_read_and_one_that_can_not_be_read_is_replaced(few, w
     assert evaluate(few, weights)[0] == first[0]
     with pytest.raises(TypeError):
         evaluate(few, weights, "center", "resume=never")
-
-
-@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")],
-                         ids=["lost", "changed"])
-def test_probabilities_that_were_lost_or_changed_are_not_read(few, weights, change):
-    record = evaluate(few, weights)[1]
-    change(path := record_at().with_suffix(".npy"))
-    with pytest.raises(StorageError, match=path.name):
-        read_arrays(record_at(), record)
 
 
 def test_other_weights_images_and_networks_are_other_tests(few, weights, tmp_path):
