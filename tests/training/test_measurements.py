@@ -132,7 +132,7 @@ def test_responses_can_be_measured_later_from_the_weights(tmp_path, alone):
 def test_responses_need_a_finished_run_and_its_weights(alone, tmp_path):
     shutil.copytree(alone.folder, tmp_path / "seed0")
     (tmp_path / "seed0" / "weights.pt").unlink()
-    with pytest.raises(StorageError, match=r"no file .*weights.pt"):
+    with pytest.raises(StorageError, match=r"can't read .*weights.pt"):
         measurements.add_responses(read_run(tmp_path / "seed0"), [])
     (tmp_path / "seed0" / "history.csv").write_text("iteration\n")
     with pytest.raises(ConfigError, match="of finished runs"):
