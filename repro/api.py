@@ -1,6 +1,6 @@
 """The few functions for notebooks and scripts, as `repro.build_model` etc.; errors are those of repro.errors.
 
-Words such as "model.depth=32" or "data.root=/data" are those of the command line. Imports torch in what needs it only.
+Words such as "model.depth=32" or "data.root=/data" are those of the command line. Torch is imported where it is needed.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def load_model(weights: str | Path, *words: str) -> Any:
     from repro.weights import compose_for, load_weights
 
     path = weights_path(weights)
-    return load_weights(models.build_model(compose_for(words, path)[0].model), path).eval()
+    return load_weights(models.build_model(compose_for(words, path).model), path).eval()
 
 
 def import_weights(file: str | Path, layout: str, output: str | Path | None = None) -> Path:
@@ -39,19 +39,16 @@ def import_weights(file: str | Path, layout: str, output: str | Path | None = No
 
 def evaluate(weights: Any, *words: str, protocol: str = "center") -> dict[str, Any]:
     """What `repro eval` measures of a run, of a file, or of a network in memory (with "experiment=NAME")."""
-    from repro.evaluation.evaluate import evaluate as measure
+    from repro.evaluation import evaluate as evaluation
     from repro.stopping import StopRequest
     from repro.weights import compose_for
 
-    stop = StopRequest()  # not entered: Ctrl-C stays what it is
-    if isinstance(weights, str | Path):
-        path = weights_path(weights)
-        return measure(compose_for(words, path)[0], protocol, path, stop)[1]
-    return measure(compose(words), protocol, weights, stop)[1]
+    given = weights_path(weights) if isinstance(weights, str | Path) else weights
+    config = compose_for(words, given) if isinstance(given, Path) else compose(words)
+    return evaluation.evaluate(config, protocol, given, StopRequest())[1]  # not entered: Ctrl-C stays what it is
 
 
 def weights_path(weights: str | Path) -> Path:
-    """The file of this name, else weights.pt of this run."""
     return Path(weights) if Path(weights).is_file() else read_run(weights).folder / "weights.pt"
 
 
@@ -61,7 +58,6 @@ def read_run(name: str | Path) -> Run:
 
 
 def list_runs() -> list[Run]:
-    """All runs of yours."""
     return scan(results_dir() / "runs")
 
 

@@ -4,7 +4,6 @@ import csv
 import errno
 import fcntl
 import functools
-import glob
 import hashlib
 import io
 import json
@@ -74,16 +73,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """A CSV as dicts of text; [] if there is none; a torn last line and whatever follows damage is dropped."""
-    if not path.is_file():
-        return []
-    with open_plain(path) as file:
-        text = file.read().decode("utf-8", errors="replace")
-    rows = []
-    with suppress(csv.Error):  # a field that is too long
-        for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
-            rows.append(row)
-    return rows
+    """A CSV as dicts of text, without a torn last line; [] if there is none, or a damaged one."""
+    if path.is_file():
+        with open_plain(path) as file, suppress(csv.Error):
+            text = file.read().decode("utf-8", errors="replace")
+            return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    return []
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -93,15 +88,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     holds it (`hold_lock`).
     """
     payload = data.encode() if isinstance(data, str) else data
+    # In a folder that is held nobody else writes: what a killed process left half written is written over.
     held = check_held(path.parent)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.part" if held else f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        if held:  # nobody else writes here: what a killed process left half written goes
-            for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-                old.unlink()
-        else:
+        if not held:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
+        with part.open("wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
@@ -171,14 +164,10 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
                 say_once(f"{display_path(folder)}: its file system can't lock files ({error.strerror}): two processes "
                          "that begin there at the same moment are not surely kept apart")
             before = read_object(path)
-            if before and not (kernel and is_here(before)):
+            if before and not (kernel and before.get("host") == socket.gethostname()):
                 raise InUseError(f"{in_use_message(folder, before)}; if that process is gone, delete {path}")
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
-            try:
-                path.write_text(text, encoding="utf-8")
-            except OSError:
-                path.unlink()  # half a lock would be nobody's
-                raise
+            path.write_text(text, encoding="utf-8")
         except Timeout:
             raise InUseError(in_use_message(folder, read_object(path))) from None
         except OSError as error:
@@ -216,16 +205,11 @@ def check_held(folder: Path) -> bool:
 def holder(folder: Path) -> dict[str, Any] | None:
     """Who holds a folder now, as far as its lock tells; None if nobody."""
     owner = read_object(folder / LOCK)
-    if owner and is_here(owner):
+    if owner.get("host") == socket.gethostname():
         with suppress(OSError), (folder / LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None  # the kernel would not give it while its holder lives
     return owner or None
-
-
-def is_here(owner: dict[str, Any]) -> bool:
-    """Whether a lock was written on this machine, whose kernel then knows if it is still held."""
-    return bool(owner.get("host") == socket.gethostname())
 
 
 def in_use_message(folder: Path, owner: dict[str, Any]) -> str:

@@ -40,6 +40,9 @@ class Place(Part):
     devices: Count | None = None
     jobs_per_device: Count | None = None  # of earlier records: runs that took turns in one process
     memory_format_ms: dict[str, Seconds] | None = None  # milliseconds of an update, which decided channels_last
+    repro: Text | None = None
+    commit: Commit | None = None
+    dirty: bool | None = None
 
 
 class Environment(Place):
@@ -67,9 +70,6 @@ class Session(Place):
     from_iteration: Count | None = None
     ended: Time | None = None
     to_iteration: Count | None = None
-    repro: Text | None = None
-    commit: Commit | None = None
-    dirty: bool | None = None
     slurm: Slurm | None = None
 
 
@@ -90,9 +90,6 @@ class Responses(Place, kw_only=True):
     precision: Text
     sha256: Sha256
     utc: Time | None = None
-    repro: Text | None = None
-    commit: Commit | None = None
-    dirty: bool | None = None
 
 
 class Diverged(Part):

@@ -29,7 +29,10 @@ ENSEMBLES = "ensembles/"  # where ensembles lie below a results folder
 
 @dataclass(frozen=True)
 class Run:
-    """One run on disk: its folder and its record (None with a problem if that can't be read)."""
+    """One run on disk: its folder and its record (None with a problem if that can't be read).
+
+    Without a record the experiment and seed are those of the folder's name, and the identity is ''.
+    """
 
     folder: Path
     record: Record | None
@@ -42,22 +45,18 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What the run is called wherever it is shown; synthetic images and a wiring test are always named."""
         return title(self.record.config) if self.record else f"{self.experiment} seed {self.seed}"
 
     @property
     def experiment(self) -> str:
-        """Name of the experiment, from the folder where there is no record; so for the seed."""
         return self.record.experiment if self.record else self.folder.parent.name.split("@")[0]
 
     @property
     def seed(self) -> int:
-        """The seed."""
         return self.record.seed if self.record else int(self.folder.name.removeprefix("seed"))
 
     @property
     def identity(self) -> str:
-        """The recorded hash of the configuration ('' where there is no record)."""
         return self.record.identity if self.record else ""
 
     @property
@@ -82,7 +81,7 @@ class Run:
 
     @property
     def wiring_test(self) -> bool:
-        """Whether it was a wiring test, on any folder of images, and so says nothing about ImageNet."""
+        """Whether it ran on any folder of images and so says nothing about ImageNet."""
         return self.record is not None and self.record.config.data.wiring_test
 
     @property
@@ -94,14 +93,6 @@ class Run:
     def tested_on(self) -> str:
         """The split that its data set is tested on: val on ImageNet, whose test labels are not public, else test."""
         return "val" if self.record is not None and self.record.config.data.name == IMAGENET else "test"
-
-    def responses(self) -> list[dict[str, str]]:
-        """Rows of responses.csv as text; [] if there is none."""
-        return files.read_rows(self.folder / "responses.csv")
-
-    def gradients(self) -> list[dict[str, str]]:
-        """Rows of gradients.csv as text; [] if there is none."""
-        return files.read_rows(self.folder / "gradients.csv")
 
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv as numbers; a torn last line is left out."""
@@ -172,11 +163,10 @@ def history_problem(folder: Path, record: Record) -> str | None:
         return None
     rows, config = files.read_history(folder / "history.csv"), record.config
     last = scale_lengths(config.train.iterations, config.scale)
-    if not rows or rows[-1].get("iteration") != last or record.iterations != last:
-        return "history.csv does not reach the last iteration"
     interval = scale_lengths(config.evaluation.interval, config.scale)
     marks = range(interval, last, interval)
-    if len(rows) != len(marks) + 1 or [row["iteration"] for row in rows] != [*marks, last]:
+    if record.iterations != last or len(rows) != len(marks) + 1 or [row.get("iteration") for row in rows] != [
+            *marks, last]:
         return "history.csv has not every evaluation once"
     if record.history_sha256 not in (None, files.file_sha256(folder / "history.csv")):
         return "history.csv was changed after the run"
@@ -203,8 +193,7 @@ def publish(name: str, results: Path) -> Path:
     experiment = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
     target = reference_dir() / "runs" / experiment / f"seed{run.seed}"
     with files.hold_lock(target):
-        there = read_run(target).record
-        if there is not None and there != record:
+        if read_run(target).record not in (None, record):
             raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete the "
                               "folder first (README quotes it)")
         tests = [str(path.relative_to(folder)) for path in sorted(folder.glob("evaluations/*.json"))

@@ -11,7 +11,7 @@ import warnings
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.config import compose, deviations, difference, experiments, flat, override, paper_config, to_dict
+from repro.config import compose, deviations, difference, experiments, flat, override, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, open_plain, write_atomic
 from repro.models import build_model
 from repro.paper import second_references
 from repro.paths import display_path
-from repro.record import Session
 from repro.runs import Run, read_run
 from repro.schema import IMAGENET, Normalization, RunConfig
 from repro.wording import escape
@@ -36,13 +35,10 @@ NETWORK = ("model.depth", "model.architecture", "model.family", "model.num_class
 SETTINGS = ("model.shortcut_option", "model.zero_padding", "model.stride_in", "model.batch_norm_eps", "data.split",
             "data.normalization", "data.channel_mean", "data.channel_std", "data.crop_size", "data.test_shorter_side",
             "data.wiring_test")
-# What other trainers save beside their tensors and does nothing when it is read, some under the names of other
-# versions: a command's options, NumPy's numbers, paths.
+# What trainers of others save beside their tensors: a command's options, NumPy's numbers, also of other versions.
 HARMLESS: list[Any] = [
-    Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefdU"),
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((kind, f"{module}.{pure}{name}") for module in ("pathlib", "pathlib._local") for pure in ("", "Pure")
-      for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath")))]
+    Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 TORCHVISION, AKAMASTER = "torchvision", "akamaster"
 TORCHVISION_NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
 # SHA-256 of the files that akamaster published, by depth; the file names begin so too (resnet20-12fca82f.th).
@@ -65,12 +61,6 @@ class Facts(msgspec.Struct):
     settings: dict[str, Plain]
     deviations: list[str] = []  # from the paper's settings
     source: dict[str, str] = {}  # of others: layout, file, sha256, and the error that its authors state
-
-    def __post_init__(self) -> None:
-        if self.network.keys() != set(NETWORK) or not self.settings.keys() <= set(SETTINGS):
-            raise ValueError("unknown or missing settings")
-        if self.source and self.source.get("layout") not in (TORCHVISION, AKAMASTER):
-            raise ValueError("an unknown layout")
 
     @property
     def note(self) -> str:
@@ -104,10 +94,8 @@ def check_state(path: Path, state: Any) -> None:
         raise StorageError(f"{display_path(path)}: no state_dict (a dict of tensors); `repro weights import` reads "
                            "checkpoints of others")
     for key, value in state.items():
-        if value.layout is not torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
-            raise StorageError(f"{display_path(path)}: {key} is no dense tensor of real numbers")
-        if not value.float().isfinite().all():
-            raise StorageError(f"{display_path(path)}: {key} has values that are not finite")
+        if value.layout is not torch.strided or value.is_complex() or not value.float().isfinite().all():
+            raise StorageError(f"{display_path(path)}: {key} is no dense tensor of finite real numbers")
 
 
 def run_of_weights(path: Path) -> Run | None:
@@ -152,29 +140,26 @@ def mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{len(keys)} {kind}: {keys[0]}" for kind, keys in found.items() if keys)
 
 
-def compose_for(overrides: Sequence[str], path: Path) -> tuple[RunConfig, str]:
-    """The configuration with what goes along with a file's weights, and a line that says which settings; '' for none.
+def compose_for(overrides: Sequence[str], path: Path) -> RunConfig:
+    """The configuration with what goes along with a file's weights; without experiment=... it is the file's own.
 
-    Without experiment=... it is the file's own. ConfigError if the weights are of another network, or need other
-    settings; StorageError as `read_weights`.
+    ConfigError if the weights are of another network, or need other settings; StorageError as `read_weights`.
     """
     facts = read_weights(path)[1]
     if facts is None:
-        return compose(overrides), ""
+        return compose(overrides)
     given = {word.partition("=")[0].lstrip("+") for word in overrides}
-    words = [override(key, value) for key, value in facts.settings.items()]
+    words = [override(key, facts.settings[key]) for key in SETTINGS if key in facts.settings]
     if facts.experiment is not None and "experiment" not in given:
         given |= {"model.depth"} if "model.blocks_per_stage" in given else set()  # they say the same
         words += [f"experiment={facts.experiment}", *(override(key, facts.network[key]) for key in NETWORK
-                                                      if key not in given)]
+                                                      if key in facts.network.keys() - given)]
     config = compose([*words, *overrides])
     values, needed = flat(to_dict(config)), facts.network | facts.settings
-    if wrong := difference({key: values[key] for key in needed}, needed):
+    if wrong := difference({key: values.get(key) for key in needed}, needed):
         there, here = (" ".join(override(key, pair[at]) for key, pair in wrong.items()) for at in (1, 0))
         raise ConfigError(f"{display_path(path)}: its weights need {there}, not {here} (experiment={config.name})")
-    paper = flat(to_dict(paper_config(config.name))) if config.name in experiments() else values
-    changed = [override(key, value) for key, value in facts.settings.items() if paper[key] != value]
-    return config, f"settings of {display_path(path)}: {' '.join(changed)}" if changed else ""
+    return config
 
 
 def facts_of(config: RunConfig) -> dict[str, Any]:
@@ -219,17 +204,17 @@ def import_weights(file: Path, layout: str, output: Path) -> Facts:
             config, stated = akamaster_config(depth, sha256)
         with torch.device("meta"):
             own = build_model(config.model).state_dict()
-        names = {(torchvision_key if layout == TORCHVISION else akamaster_key)(key): key for key in own}
-        for name in names:
-            if name.endswith("num_batches_tracked"):  # torch before 0.4.1 did not keep it, and no test reads it
-                state.setdefault(name, torch.zeros((), dtype=torch.int64))
-        if wrong := mismatches({name: own[key] for name, key in names.items()}, state):
+        keys = {key: (torchvision_key if layout == TORCHVISION else akamaster_key)(key) for key in own}
+        for key in keys.values():
+            if key.endswith("num_batches_tracked"):  # torch before 0.4.1 did not keep it, and no test reads it
+                state.setdefault(key, torch.zeros((), dtype=torch.int64))
+        if wrong := mismatches({keys[key]: value for key, value in own.items()}, state):
             raise ConfigError(f"held against {depth} layers: {wrong}")
     except ConfigError as error:
         raise ConfigError(f"{display_path(file)}: not of {layout}'s layout: {error}") from error
     facts = facts_of(config) | {"run": file.name, "deviations": [], "source": {
         "layout": layout, "file": file.name, "sha256": sha256, "stated by its authors": stated or "nothing"}}
-    write_atomic(output, serialize({key: state[name].to(own[key].dtype) for name, key in names.items()}, facts))
+    write_atomic(output, serialize({key: state[keys[key]].to(value.dtype) for key, value in own.items()}, facts))
     return msgspec.convert(facts, Facts)
 
 
@@ -282,14 +267,14 @@ def export_weights(run: Run, folder: Path) -> Path:
 
     ConfigError if the run is not finished or has no weights, StorageError if they are not those of its record.
     """
-    path = run.folder / "weights.pt"
-    if not run.finished or run.record is None or not path.is_file():
+    path, record = run.folder / "weights.pt", run.record
+    if not run.finished or record is None or not path.is_file():
         raise ConfigError(f"{display_path(run.folder)}: no finished run with weights ({run.problem or run.status})")
-    target, record, data = folder / f"{run.name.replace('/', '_')}.pt", run.record, run.record.config.data
-    shown = f"scaled to 0..1, minus {data.channel_mean}, divided by {data.channel_std}"
+    target, data = folder / f"{run.name.replace('/', '_')}.pt", record.config.data
+    fed = f"scaled to 0..1, minus {data.channel_mean}, divided by {data.channel_std}"
     write_atomic(target, serialize(read_weights(path)[0], facts_of(record.config)))
     if data.normalization is not Normalization.per_channel:
-        shown = f"minus the mean image in {mean_path(target).name}"
+        fed = f"minus the mean image in {mean_path(target).name}"
         if data.name == IMAGENET:
             mean = (run.folder / "mean.npz").read_bytes()
         else:
@@ -298,26 +283,17 @@ def export_weights(run: Run, folder: Path) -> Path:
             np.savez(buffer := io.BytesIO(), mean=on_device(load_arrays(data), data, torch.device("cpu")).mean.numpy())
             mean = buffer.getvalue()
         write_atomic(mean_path(target), mean)
-    split, session = record.evaluated_on or run.tested_on, record.sessions[-1] if record.sessions else Session()
+    split = record.evaluated_on or run.tested_on
     evidence = run.no_evidence or ("the paper's settings" if run.is_paper_run else "other settings than the paper's")
     write_atomic(target.with_name(f"{target.name}.md"), f"""\
 # {target.name}: weights of {run.title}
 
-| | |
-| --- | --- |
-| {split} top-1 error | {(record.result or {})[f"{split}_top1_error"]:.2f} % ({evidence}; last iteration) |
-| data | {data.name}, split {data.split.name}; input: RGB pixels 0..255, {shown} |
-| deviations from the paper | {"; ".join(record.deviations or []) or "none"} |
-| computed with | torch {record.environment.torch}, {record.environment.device}, commit {session.commit} |
-| identity, SHA-256 | {record.identity}, {file_sha256(target)} |
-| license | MIT; the data have terms of their own |
+- {split} top-1 error: {(record.result or {})[f"{split}_top1_error"]:.2f} % ({evidence}; last iteration)
+- input: RGB pixels 0..255 of {data.name}, split {data.split.name}, {fed}
+- deviations from the paper: {"; ".join(record.deviations or []) or "none"}
+- identity {record.identity}, SHA-256 {file_sha256(target)}
+- license: MIT; the data have terms of their own
 
-```python
-import repro
-
-network = repro.load_model("{target.name}")  # in evaluation mode, on the CPU
-```
-
-`repro eval weights={target.name}` tests them again.
+`repro eval weights={target.name}` tests them; `repro.load_model("{target.name}")` gives the network in Python.
 """)
     return target

@@ -4,7 +4,6 @@ import pytest
 
 from repro import paper
 from repro.config import compose, flat, paper_config, settings, to_dict
-from repro.errors import ConfigError
 from repro.paths import conf_dir
 from repro.reporting.settings import sources
 
@@ -65,10 +64,3 @@ def test_a_recipe_keeps_the_experiments_network_and_an_override_wins():
     config = compose(["experiment=cifar_plain56", "recipe=akamaster", "train.lr=0.05"])
     assert flat(to_dict(config))["model.depth"] == 56
     assert (config.model.family.name, config.train.lr, config.train.iterations) == ("plain", 0.05, 78200)
-
-
-def test_an_unknown_recipe_is_named():
-    with pytest.raises(ConfigError, match="did you mean akamaster"):
-        paper.recipe("akamastr")
-    with pytest.raises(ConfigError, match="recipe/akamastr"):
-        compose(["experiment=cifar_resnet20", "recipe=akamastr"])

@@ -5,7 +5,6 @@ import re
 from argparse import Namespace
 from fractions import Fraction
 from functools import partial
-from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -61,7 +60,7 @@ def imported(net, out, **others):
 
 def network_in(path, *overrides):
     """Our network with the weights in a file, in float64."""
-    return load_weights(build_model(compose_for(overrides, path)[0].model), path).double().eval()
+    return load_weights(build_model(compose_for(overrides, path).model), path).double().eval()
 
 
 def test_our_network_with_akamasters_weights_gives_its_outputs(out):
@@ -81,7 +80,7 @@ def test_our_network_with_torchvisions_weights_gives_its_outputs(out, name, seed
     net = trained_like(getattr(models, name)(), "fc", 64, seed)
     torch.save({"model": net.state_dict(), "optimizer": {}, "epoch": 3}, out.with_name("tv.pth"))
     import_weights(out.with_name("tv.pth"), "torchvision", out)
-    assert compose_for([], out)[0].name == f"imagenet_{name}"
+    assert compose_for([], out).name == f"imagenet_{name}"
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = net.double().eval()(x)
@@ -111,10 +110,10 @@ def test_every_network_of_torchvision_has_our_keys_and_is_fed_as_published(name)
 @pytest.mark.fault(50, 62)
 def test_settings_go_along_with_a_file_and_contradictions_are_refused(out):
     imported(akamaster_net(1), out)
-    config, note = compose_for([], out)
+    config = compose_for([], out)
     assert (config.name, config.model.depth, config.model.zero_padding.name) == ("cifar_resnet20", 8, "both_sides")
-    assert "model.zero_padding=both_sides data.normalization=per_channel" in note
-    assert compose_for(["experiment=cifar_resnet20", "model.blocks_per_stage=1"], out)[0].model == config.model
+    assert config.data.normalization.name == "per_channel"
+    assert compose_for(["experiment=cifar_resnet20", "model.blocks_per_stage=1"], out).model == config.model
     for words, message in ((["model.zero_padding=appended"], "need model.zero_padding=both_sides, not .*=appended"),
                            (["data.channel_std=[1,1,1]"], r"data.channel_std=\[0.229,0.224,0.225\], not"),
                            (["experiment=cifar_resnet32"], "need model.depth=8, not model.depth=32"),
@@ -126,12 +125,11 @@ def test_settings_go_along_with_a_file_and_contradictions_are_refused(out):
 @pytest.mark.fault(55)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_checkpoints_of_other_trainers_are_taken(out, legacy):
-    """What torchvision's, timm's and akamaster's trainers and torch.compile save: options, numbers, paths, prefixes."""
+    """What torchvision's, timm's and akamaster's trainers and torch.compile save: options, numbers, prefixes."""
     state = akamaster_net().state_dict()
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-    options = Namespace(lr=0.1, output_dir=PurePosixPath("out"), data=PureWindowsPath("c:/x"), milestones=[1, None])
-    others = {"args": options, "best": np.float64(91.7), "epoch": np.int32(200), "half": np.float16(1),
-              "optimizer": {"state": {0: {}}}, "path": out}
+    others = {"args": Namespace(lr=0.1, milestones=[1, None]), "best": np.float64(91.7), "epoch": np.int32(200),
+              "half": np.float16(1), "optimizer": {"state": {0: {}}}}
     uncounted = {key: value for key, value in state.items() if "num_batches" not in key}
     for content in ({"model": {f"module._orig_mod.{key}": value for key, value in state.items()}, **others},
                     {"state_dict": prefixed(state)}, state, halved, uncounted):
@@ -166,9 +164,8 @@ def bad_file(kind, path):
     """A file that holds no plain weights."""
     state = akamaster_net().state_dict()
     made = {
-        "malicious": {"state_dict": Evil()}, "a whole model": torch.nn.Linear(2, 2), "a list": [torch.zeros(2)],
+        "malicious": {"state_dict": Evil()}, "a whole model": torch.nn.Linear(2, 2), "nothing": {"state_dict": {}},
         "another type": {"model": state, "args": Namespace(value=Fraction(1, 2))}, "numbers": {"conv1.weight": 1.0},
-        "an array": {"model": state, "args": np.ones(2)}, "nothing": {"state_dict": {}},
         "not finite": state | {"linear.bias": torch.full((10,), float("nan"))},
         "complex": state | {"linear.bias": torch.zeros(10, dtype=torch.complex64)},
         "sparse": state | {"linear.weight": torch.zeros(10, 64).to_sparse()}}
@@ -181,19 +178,18 @@ def bad_file(kind, path):
         path.mkdir()
     elif kind == "a pipe":
         os.mkfifo(path)
-    elif kind != "missing":
-        path.write_bytes({"a page": b"<!DOCTYPE html>404", "empty": b"", "garbage": bytes(range(1, 256)) * 40}[kind])
+    elif kind == "garbage":
+        path.write_bytes(bytes(range(1, 256)) * 40)
     return path
 
 
 @pytest.mark.fault(28, 55, 75)
 @pytest.mark.parametrize(("kind", "words"), [
     ("malicious", "nothing in it was executed"), ("a whole model", r"nothing in it was executed.*state_dict\(\)"),
-    ("another type", "fractions.Fraction"), ("an array", "multiarray._reconstruct"), ("a list", "no state_dict"),
-    ("numbers", "no state_dict"), ("nothing", "no state_dict"), ("not finite", "linear.bias has .*not finite"),
-    ("sparse", "linear.weight is no dense"), ("complex", "linear.bias is no dense"), ("truncated", "bad.th"),
-    ("a page", "bad.th"), ("empty", "bad.th"), ("garbage", "bad.th"), ("a folder", "Is a directory"),
-    ("a pipe", "no plain file"), ("missing", "No such file")])
+    ("another type", "fractions.Fraction"), ("numbers", "no state_dict"), ("nothing", "no state_dict"),
+    ("not finite", "linear.bias is no .*finite"), ("sparse", "linear.weight is no dense"),
+    ("complex", "linear.bias is no dense"), ("truncated", "bad.th"), ("garbage", "bad.th"),
+    ("a folder", "Is a directory"), ("a pipe", "no plain file"), ("missing", "No such file")])
 def test_a_file_without_plain_weights_is_one_line(out, monkeypatch, kind, words):
     monkeypatch.chdir(out.parent)
     file = bad_file(kind, out.with_name("bad.th"))
@@ -217,8 +213,7 @@ def test_the_malicious_file_would_do_harm(out, monkeypatch):
     ({"layer2.0.shortcut.0.weight": torch.zeros(32, 16, 1, 1)}, r"1 unknown: layer2.0.shortcut.0.weight \(32, 16"),
     ({"layer1.1.conv1.weight": torch.zeros(16, 16, 3, 3)}, "model.depth=9"),
     ({"bn1.running_var": None}, r"1 missing: bn1.running_var \(16,\)"),
-    ({"bn1.num_batches_tracked": torch.zeros(2)}, r"bn1.num_batches_tracked \(2,\), not \(\)"),
-], ids=["shape", "option B", "one layer more", "missing", "counter"])
+], ids=["shape", "option B", "one layer more", "missing"])
 def test_weights_of_another_form_name_the_key_and_the_shapes(out, change, words):
     state = {key: value for key, value in (akamaster_net().state_dict() | change).items() if value is not None}
     with pytest.raises(ConfigError, match=f"net.th.*akamaster.*{words}"):
@@ -228,9 +223,9 @@ def test_weights_of_another_form_name_the_key_and_the_shapes(out, change, words)
 
 @pytest.mark.parametrize(("make", "words"), [
     (models.resnext50_32x4d, r"layer1.0.conv1.weight \(128, 64, 1, 1\), not \(64"), (models.vgg11, "layers of vgg11"),
-    (models.vgg16_bn, "features.1.weight"), (models.squeezenet1_1, "there are resnet18"),
+    (models.squeezenet1_1, "there are resnet18"),
     (partial(models.resnet18, num_classes=10), r"fc.weight \(10, 512\), not \(1000, 512\)")],
-    ids=["resnext50", "vgg11", "vgg16_bn", "squeezenet", "10 classes"])
+    ids=["resnext50", "vgg11", "squeezenet", "10 classes"])
 def test_networks_that_are_not_here_are_named(out, make, words):
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in make().state_dict().items()}
@@ -239,14 +234,14 @@ def test_networks_that_are_not_here_are_named(out, make, words):
         import_weights(out.with_name("net.pth"), "torchvision", out)
 
 
-@pytest.mark.parametrize("change", [
-    {"settings": {"train.lr": 1.0}}, {"settings": {"model.zero_padding": "a b"}}, {"network": {}}, {"source": 3}, {
-        "experiment": "x,y"}], ids=str)
-def test_facts_that_were_changed_are_refused(out, change):
+@pytest.mark.parametrize(("change", "error"), [
+    ({"settings": {"train.lr": 1.0}}, ConfigError), ({"settings": {"model.zero_padding": "a b"}}, StorageError),
+    ({"source": 3}, StorageError), ({"experiment": "x,y"}, StorageError)], ids=str)
+def test_facts_that_were_changed_are_refused(out, change, error):
     config = compose(["experiment=cifar_resnet20", "model.depth=8"])
     out.write_bytes(serialize(build_model(config.model).state_dict(), facts_of(config) | change))
-    with pytest.raises(StorageError, match="its settings are not those of weights"):
-        read_weights(out)
+    with pytest.raises(error, match=r"its settings are not those of weights|need train.lr=1.0, not"):
+        compose_for([], out)
 
 
 # ---- weights of ours
@@ -263,7 +258,7 @@ def test_an_export_is_the_runs_weights_and_tells_how_they_are_fed(trained, tmp_p
     expected = read_plain(run.folder / "weights.pt")
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in state)
-    config, own = compose_for([], path)[0], run.record.config
+    config, own = compose_for([], path), run.record.config
     assert (config.model.depth, config.model.zero_padding) == (8, own.model.zero_padding)
     assert (config.data.normalization, config.data.channel_std) == (own.data.normalization, own.data.channel_std)
     assert facts.deviations == run.record.deviations
@@ -271,7 +266,7 @@ def test_an_export_is_the_runs_weights_and_tells_how_they_are_fed(trained, tmp_p
     if not recipe:
         assert np.array_equal(np.load(mean_path(path))["mean"], per_pixel_mean(tiny_data().train_images).numpy())
     card = path.with_name(f"{path.name}.md").read_text()
-    for words in (f"{run.record.result['test_top1_error']:.2f} % (other settings than the paper's; last iteration)",
+    for words in (f"test top-1 error: {run.record.result['test_top1_error']:.2f} % (other settings than the paper's",
                   file_sha256(path), "train.iterations: 64000 -> 4", f'repro.load_model("{path.name}")',
                   "divided by [0.229, 0.224, 0.225]" if recipe else "minus the mean image in"):
         assert words in card, words
@@ -294,7 +289,7 @@ def test_changed_or_lost_weights_of_a_run_are_refused(trained, tmp_path):
 def test_weights_of_an_earlier_run_take_the_settings_of_the_record_beside_them():
     path = make_run("data.test_shorter_side=40", "model.shortcut_option=B") / "weights.pt"
     assert not hasattr(read_plain(path), "repro")
-    config = compose_for([], path)[0]
+    config = compose_for([], path)
     assert (config.data.test_shorter_side, config.model.shortcut_option.name) == (40, "B")
 
 

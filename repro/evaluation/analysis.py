@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +10,13 @@ from torch.optim.swa_utils import update_bn
 from repro.models.blocks import weighted_layers
 
 
-class LayerResponse(NamedTuple):
-    """One 3x3 layer, counted from 1 in forward order: mean and standard deviation of its responses."""
-
-    layer: int
-    name: str
-    channels: int
-    mean: float
-    std: float
-
-
 class Moments:
-    """Mean and standard deviation of a stream of tensors, in float64 (Chan et al. 1979: parts are merged)."""
+    """Mean and standard deviation of a stream of tensors (N, C, H, W), in float64 (Chan et al. 1979: parts are merged).
+    """
 
     count, channels, mean, squares = 0, 0, 0.0, 0.0
 
     def add(self, values: Tensor) -> None:
-        """Take in a tensor (N, C, H, W)."""
         exact = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
         variance, mean = torch.stack(torch.var_mean(exact, correction=0)).tolist()
         old, new = self.count, exact.numel()
@@ -42,8 +31,8 @@ class Moments:
 
 
 @torch.no_grad()
-def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[LayerResponse]:
-    """The responses of every 3x3 layer to normalized images (B, 3, H, W), in fp32; the model keeps its mode.
+def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[tuple[int, str, int, float, float]]:
+    """(layer from 1, name, channels, mean, std) of every 3x3 layer's responses to normalized images (B, 3, H, W).
 
     They are the outputs after batch normalization, before ReLU or addition (Fig. 7). Choice: one standard deviation
     over all images, channels and positions of a layer, about its mean (the paper does not say over what).
@@ -63,15 +52,14 @@ def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[LayerRe
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return [LayerResponse(number, name, moments.channels, moments.mean, moments.std())
+    return [(number, name, moments.channels, moments.mean, moments.std())
             for number, (name, moments) in enumerate(found.items(), 1)]
 
 
 def gradient_norms(model: nn.Module) -> list[tuple[int, str, float]]:
-    """(layer from 1, name, L2 norm of the gradient of its weight) of every weighted layer, in forward order.
+    """(layer from 1, name, L2 norm of its weight's gradient) of every weighted layer, after a backward pass.
 
-    The gradient is that of the loss alone, as the last backward pass left it (Sec. 4.1 says that it is healthy with
-    batch normalization); the norm is computed in float64 where the device has it.
+    The gradient is that of the loss alone (Sec. 4.1 says that it is healthy with batch normalization).
     """
     names, norms = [], []
     for name, layer in weighted_layers(model):
@@ -85,8 +73,7 @@ def gradient_norms(model: nn.Module) -> list[tuple[int, str, float]]:
 def with_averaged_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """A copy of the model whose running statistics are plain averages over these batches (authors' README).
 
-    Each batch (N, 3, H, W) is normalized by its own statistics, as in training; means and unbiased variances are
-    averaged with equal weights.
+    Each batch (N, 3, H, W) is normalized by its own statistics; means and unbiased variances have equal weights.
     """
     averaged = copy.deepcopy(model)
     averaged.zero_grad(set_to_none=True)

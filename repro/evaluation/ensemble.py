@@ -22,7 +22,7 @@ from repro.runs import Run, read_run, run_folder
 
 ROWS = 1000  # images averaged at a time, so that the probabilities of all members need not fit in memory
 OF_MEMBERS = ("experiment", "seed", "identity", "weights_sha256", "precision", "val_top1_error", "val_top5_error")
-OF_IMAGES = ("data_fingerprint", "images", "classes", "labels_sha256", "wiring_test")
+OF_IMAGES = ("data_fingerprint", "images", "labels_sha256", "wiring_test")
 
 
 def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -31,14 +31,14 @@ def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     DataError naming the commands that make what is missing, or members that were not tested on the same images.
     """
     ensemble = read_ensemble(name)
-    if named := [word for word in overrides if word.partition("=")[0].lstrip("+~") in ("experiment", "seed")]:
-        raise ConfigError(f"{' '.join(named)}: ensemble {name} names the experiments and seeds of its members")
+    if any(word.partition("=")[0].lstrip("+~") in ("experiment", "seed") for word in overrides):
+        raise ConfigError(f"ensemble {name} names the experiments and seeds of its members")
     runs, tests, scores, missing = list[Run](), list[dict[str, Any]](), list[np.ndarray](), list[str]()
     for one in ensemble.members:
         words = [f"experiment={one.experiment}", f"seed={one.seed}", *overrides]
         run = read_run(run_folder(resolve(compose(words))))
-        path = run.folder / "evaluations" / f"{ensemble.protocol}.json"
-        test, weights = read_object(path), run.folder / "weights.pt"
+        path, weights = run.folder / "evaluations" / f"{ensemble.protocol}.json", run.folder / "weights.pt"
+        test = read_object(path)
         if not run.finished or not weights.is_file():
             missing.append(f"no finished run with weights: repro run {shlex.join(words)}")
         elif not test.get("finished") or test.get("weights_sha256") != file_sha256(weights):
@@ -47,9 +47,9 @@ def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
         else:
             probabilities, labels = read_arrays(path, test)
             runs, tests, scores = [*runs, run], [*tests, test], [*scores, probabilities]
-            if other := [key for key in OF_IMAGES if test[key] != tests[0][key]]:
-                raise DataError(f"{display_path(path)} is a test on other images than that of {runs[0].name} "
-                                f"({other[0]} differs); test both on the same data.root")
+            if any(test[key] != tests[0][key] for key in OF_IMAGES):
+                raise DataError(f"{display_path(path)} is a test on other images than that of {runs[0].name}; test "
+                                "both on the same data.root")
     if missing:
         raise DataError(f"ensemble {name} lacks {len(missing)} of {len(ensemble.members)} members:\n  "
                         + "\n  ".join(missing))
@@ -61,20 +61,16 @@ def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     top1, top5 = errors.tolist()
     of_paper = all(run.is_paper_run and test["precision"] in EXACT for run, test in zip(runs, tests, strict=True))
     values = {
-        "schema": SCHEMA, "name": name, "description": ensemble.description, "reproduces": ensemble.reproduces,
-        "protocol": ensemble.protocol, "definition": tests[0]["definition"], "split": "val",
-        "data_fingerprint": tests[0]["data_fingerprint"], "wiring_test": tests[0]["wiring_test"],
-        "paper_runs": of_paper, "members": [{key: test[key] for key in OF_MEMBERS} for test in tests],
-        "images": images, "top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / images,
-        "val_top5_error": 100 * top5 / images, "versions": package_versions(), **code_version(), "utc": utc_now(),
-        "finished": True}
+        "schema": SCHEMA, "name": name, "protocol": ensemble.protocol, "split": "val", "paper_runs": of_paper,
+        **{key: tests[0][key] for key in ("data_fingerprint", "wiring_test", "images")},
+        "members": [{key: test[key] for key in OF_MEMBERS} for test in tests], "top1_errors": top1, "top5_errors": top5,
+        "val_top1_error": 100 * top1 / images, "val_top5_error": 100 * top5 / images,
+        "versions": package_versions(), **code_version(), "utc": utc_now(), "finished": True}
     if not of_paper:  # such ensembles lie apart
         name += "@" + hashlib.sha256(" ".join(run.identity for run in runs).encode()).hexdigest()[:12]
     path = results_dir(compose([f"experiment={runs[0].experiment}", *overrides]).results) / "ensembles" / f"{name}.json"
     write_json(path, values)
     label = f" ({WIRING_TEST})" if values["wiring_test"] else "" if of_paper else " (not the paper's runs)"
-    lines = [f"{name}{label}: val error top-1 {100 * top1 / images:.2f} %, top-5 {100 * top5 / images:.2f} % ({top1} "
-             f"and {top5} of {images}, {len(runs)} networks, {PROTOCOL_LABELS[ensemble.protocol]})",
-             *(f"  {run.title}: top-1 {test['val_top1_error']:.2f} %, top-5 {test['val_top5_error']:.2f} %"
-               for run, test in zip(runs, tests, strict=True))]
-    return "\n".join([*lines, f"  kept in {display_path(path)}"]), values
+    return (f"{name}{label}: val error top-1 {100 * top1 / images:.2f} %, top-5 {100 * top5 / images:.2f} % ({top1} "
+            f"and {top5} of {images}, {len(runs)} networks, {PROTOCOL_LABELS[ensemble.protocol]})\n"
+            f"  kept in {display_path(path)}"), values

@@ -23,7 +23,7 @@ from repro.data.loader import progress, read_ahead
 from repro.devices import describe, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts, evaluate_on
-from repro.evaluation.protocols import Scorer, normalizer_of, views_of
+from repro.evaluation.protocols import Scorer, read_mean
 from repro.files import file_sha256, hold_lock, read_object, utc_now, write_atomic, write_json
 from repro.models import build_model
 from repro.paper import PROTOCOL_LABELS
@@ -39,7 +39,7 @@ EXACT = {precision.name for precision in PAPER_PRECISIONS}
 TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")  # settings of a network that change only its training
 # Two tests that agree in these are the same test.
 SAME = ("protocol", "experiment", "weights_sha256", "data_fingerprint", "split", "settings", "model", "precision",
-        "images", "classes", "wiring_test")
+        "images", "wiring_test")
 
 
 @restore_settings()
@@ -56,10 +56,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
     model = copy.deepcopy(weights) if isinstance(weights, nn.Module) else load_weights(
         build_model(config.model), weights)
     model = place(model, config, device)
-    label, source = "", {}
-    if facts and facts.source:
-        label = f" (weights of others: {facts.source['layout']})"
-        source = {"weights_of": label.strip(" ()"), "source": facts.source}
+    source = {"source": facts.source} if facts and facts.source else {}
     if config.data.name == IMAGENET:
         text, values = evaluate_imagenet(config, protocol, model, path, source, any_exact, stop)
     else:
@@ -71,9 +68,9 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
                   "device": describe(device), **source}
         text = (f"{on} error {found.top1_error:.2f} % ({found.errors} of {found.images}, single view, "
                 f"split {data.split}, {precision})")
-    label += " on synthetic images" if config.data.name == SYNTHETIC else ""
+    synthetic = " on synthetic images" if config.data.name == SYNTHETIC else ""
     trained = facts.note if facts else "nothing says how its weights were trained"
-    return f"{config.name}{label}: {text}\n  {trained}", values
+    return f"{config.name}{synthetic}: {text}\n  {trained}", values
 
 
 def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: Path | None, source: dict[str, Any],
@@ -82,41 +79,42 @@ def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: 
 
     A finished test of a file is read again unless resume=never; `any_exact`: in fp32 or TF32, whatever the device has.
     """
-    run = run_of_weights(path) if path and not source else None
-    views, classes = views_of(protocol, config.data), config.model.num_classes
+    run, classes = run_of_weights(path) if path else None, config.model.num_classes
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
     files = find(data_dir(config.data.root), config.data.wiring_test,
                  val_alone=run is None and config.data.normalization is Normalization.per_channel)
     if len(files.wnids) > classes:
         raise ConfigError(f"model.num_classes={classes}: there are images of {len(files.wnids)} classes")
-    normalizer, digest = normalizer_of(config, path, files.fingerprint), path and file_sha256(path)
+    mean, std = read_mean(config, path, files.fingerprint)
+    scorer, digest = Scorer(model, protocol, config, mean, std), path and file_sha256(path)
     about = {
-        "schema": SCHEMA, "protocol": protocol, "definition": views.definition, "experiment": config.name,
-        "seed": run and run.seed, "identity": run and run.identity,
-        "deviations": run.record.deviations if run and run.record else None,  # None: nobody knows
-        "weights_sha256": digest, "data_fingerprint": files.fingerprint, "split": "val",
-        "wiring_test": config.data.wiring_test, "one_folder": files.one_folder,
+        "schema": SCHEMA, "protocol": protocol, "experiment": config.name, "seed": run and run.seed,
+        "identity": run and run.identity, "weights_sha256": digest, "data_fingerprint": files.fingerprint,
+        "split": "val", "wiring_test": config.data.wiring_test,
         "model": {key: value for key, value in to_dict(config.model).items() if key not in TRAINING_ONLY},
-        "settings": {"shorter_sides": list(views.shorter_sides), "crop_size": views.crop_size,
-                     "normalisation_sha256": normalizer.sha256},
+        "settings": {"shorter_sides": scorer.shorter_sides, "crop_size": scorer.crop_size, "normalisation_sha256":
+                     hashlib.sha256(b"".join(map(tensor_bytes, (mean, std)))).hexdigest()},
         "precision": config.machine.precision.name, "versions": package_versions(), **code_version(),
-        "device": describe(next(model.parameters()).device), **source, "images": len(files.val), "classes": classes}
+        "device": describe(scorer.device), **source, "images": len(files.val)}
     folder = path.absolute().parent if run and path else results_dir(config.results)
     kept = folder / "evaluations" / ("" if run else f"{config.name}-{str(digest)[:12]}") / f"{protocol}.json"
     with hold_lock(kept.with_suffix(".lock")) if path else nullcontext():
         record = finished_test(kept, about, any_exact) if path and config.resume is not Resume.never else None
         if record is None:
-            scorer = Scorer(model, views, normalizer, config.machine)
             scores, (top1, top5) = score(scorer, files.val, config, stop)
             record = about | {"top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / len(files.val),
                               "val_top5_error": 100 * top5 / len(files.val), "utc": utc_now(), "finished": True}
             if path:
                 record = save(kept, record, files.val.labels, scores)
-    where = f"kept in {display_path(kept)}" if path else "not kept"
     label = f"{WIRING_TEST}: " if config.data.wiring_test else ""
     return (f"{label}val error top-1 {record['val_top1_error']:.2f} %, top-5 {record['val_top5_error']:.2f} % "
             f"({record['top1_errors']} and {record['top5_errors']} of {record['images']}, {PROTOCOL_LABELS[protocol]}, "
-            f"{record['precision']})\n  {PROTOCOL_LABELS[protocol]}: {views.definition}; {where}"), record
+            f"{record['precision']})\n  {f'kept in {display_path(kept)}' if path else 'not kept'}"), record
+
+
+def tensor_bytes(values: torch.Tensor | None) -> bytes:
+    """What stands for a tensor in a hash."""
+    return b"none" if values is None else repr(tuple(values.shape)).encode() + values.numpy().tobytes()
 
 
 def score(scorer: Scorer, images: ImageSet, config: RunConfig,
@@ -129,21 +127,20 @@ def score(scorer: Scorer, images: ImageSet, config: RunConfig,
     requests = [range(begin, min(begin + at_once, total)) for begin in range(0, total, at_once)]
     labels, errors = torch.from_numpy(images.labels), torch.zeros(2, dtype=torch.int64)
     scores = np.empty((total, config.model.num_classes), np.float16)
-    name = f"{config.name} {PROTOCOL_LABELS[scorer.views.protocol]}"
-    batches = read_ahead(lambda index: scorer.views.read(open_rgb(images.path(index))), requests, machine.loader,
+    name = f"{config.name} {PROTOCOL_LABELS[scorer.protocol]}"
+    batches = read_ahead(lambda index: scorer.read(open_rgb(images.path(index))), requests, machine.loader,
                          machine.workers)
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
     with asked as stop, progress(name, total) as advance, closing(batches):
         for request, views in zip(requests, batches, strict=True):
-            part, done = slice(request.start, request.stop), request.stop
+            part = slice(request.start, request.stop)
             found = scorer(views)
             errors += error_counts(found, labels[part])
             scores[part] = found
-            top1, top5 = (100 * errors / done).tolist()
-            advance(len(request), f"error top-1 {top1:.2f} %, top-5 {top5:.2f} % so far")
-            if stop.reason is not None and done < total:
-                raise Stopped(f"{name}: stopped by {stop.reason} after {done} of {total} images; the same command "
-                              "begins this test again", stop.exit_code)
+            advance(len(request))
+            if stop.reason is not None and request.stop < total:
+                raise Stopped(f"{name}: stopped by {stop.reason} after {request.stop} of {total} images; the same "
+                              "command begins this test again", stop.exit_code)
     return scores, errors.tolist()
 
 
@@ -160,10 +157,7 @@ def save(path: Path, record: dict[str, Any], labels: np.ndarray, scores: np.ndar
 
 
 def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[str, Any] | None:
-    """The record of the same test if one is finished; else None.
-
-    ConfigError if a finished test of something else is there: only resume=never replaces it.
-    """
+    """The record of the same test if one is finished; ConfigError if it is of something else."""
     record = read_object(path)
     if record.get("schema") != SCHEMA or not record.get("finished"):
         return None

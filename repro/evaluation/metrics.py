@@ -25,7 +25,6 @@ class Outcome:
 
     @property
     def top1_error(self) -> float:
-        """Percent."""
         return 100.0 * self.errors / self.images
 
     def errors_on(self, split: str) -> dict[str, float]:
@@ -55,7 +54,6 @@ class ErrorSums:
                                 device="cpu" if device.type == "mps" else device)  # MPS has no float64
 
     def reset(self) -> None:
-        """Begin anew."""
         self.errors.zero_()
         self.loss.zero_()
         self.images = 0

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # a run of CIFAR-10 loads nothing of ImageNet
 
 logger = logging.getLogger(__name__)
 Data: TypeAlias = "DeviceData | ImageNetData"
-Input: TypeAlias = "DeviceInput | StreamInput"
 
 
 def load_data(config: RunConfig, device: torch.device, world: World, stop: StopRequest) -> Data:
@@ -69,7 +68,7 @@ def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop:
     return statistics
 
 
-def input_of(data: Data, config: RunConfig, share: slice) -> Input:
+def input_of(data: Data, config: RunConfig, share: slice) -> "DeviceInput | StreamInput":
     """The input of a resolved configuration's run; `share` is this process's part of every mini-batch."""
     images = len(data.train_images) if isinstance(data, DeviceData) else len(data.files.train)
     if config.train.mini_batch_size > images:

@@ -67,8 +67,8 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     with restore_settings():
         set_tf32(False)
         found = layer_responses(model, batches)
-    rows = [RESPONSE_COLUMNS, *([str(getattr(entry, name)) for name in RESPONSE_COLUMNS] for entry in found)]
-    files.write_atomic(folder / "responses.csv", "".join(",".join(row) + "\n" for row in rows))
+    lines = [",".join(map(str, row)) + "\n" for row in (RESPONSE_COLUMNS, *found)]
+    files.write_atomic(folder / "responses.csv", "".join(lines))
     return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
                      sha256=files.file_sha256(folder / "responses.csv"))
 

@@ -1,6 +1,7 @@
 """Train one run: the whole of it reads top to bottom in `train`."""
 
-from contextlib import closing
+import logging
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from repro.devices import out_of_memory, place, restore_settings, set_up
 from repro.errors import OutOfMemoryError, Stopped
 from repro.evaluation.analysis import gradient_norms
+from repro.files import hold_lock
 from repro.models import build_model
 from repro.paths import display_path
 from repro.runs import Run, read_run
@@ -23,6 +25,8 @@ from repro.training.plan import Plan
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group, sync_batch_norm
 
+logger = logging.getLogger(__name__)
+
 
 @restore_settings()
 def train_here(plan: Plan, stop: StopRequest) -> Run:
@@ -32,7 +36,9 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
     ConfigError.
     """
     world = join(plan.config)
-    with naming_lost_peer(), checkpoint.hold_lock(plan.folder, world):
+    with naming_lost_peer(), ExitStack() as stack:
+        if note := world.from_main(lambda: stack.enter_context(hold_lock(plan.folder))):
+            logger.warning(f"{display_path(plan.folder)}: {note}")
         earlier = world.from_main(lambda: checkpoint.previous_run(plan))
         if earlier.finished:
             return earlier

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from torchvision import models, transforms
 
 from repro.data.crops import open_rgb, resized
-from repro.errors import ConfigError, DataError, Stopped, StorageError
+from repro.errors import ConfigError, DataError, Stopped
 from repro.evaluation import evaluate as module
 from repro.evaluation.evaluate import read_arrays
 from repro.evaluation.protocols import Scorer
@@ -86,7 +85,6 @@ def test_the_record_says_what_was_done_and_a_network_in_memory_gives_the_same(fe
     assert record | expected == record
     assert record["settings"]["shorter_sides"] == [32, 37, 55, 69, 91]
     assert "WIRING TEST, says nothing about ImageNet" in text
-    assert record["definition"] in text
     given = ["data.normalization=per_channel", "data.channel_mean=[0.485,0.456,0.406]",
              "data.channel_std=[0.229,0.224,0.225]"]
     model = build_model(tiny(few).model)
@@ -109,13 +107,12 @@ def stop_after(monkeypatch, batches: int, stop) -> None:
     monkeypatch.setattr(Scorer, "__call__", scored)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_stops_a_test_and_nothing_of_it_stays(few, weights, tmp_path, monkeypatch, number, code):
-    signal.signal(number, signal.default_int_handler)  # nohup ignores SIGINT
-    stop_after(monkeypatch, 1, lambda: os.kill(os.getpid(), number))
+def test_a_signal_stops_a_test_and_nothing_of_it_stays(few, weights, tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores SIGINT
+    stop_after(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Stopped, match="after 8 of 10 images; the same command begins this test again") as caught:
         evaluate(few, weights)
-    assert caught.value.exit_code == code
+    assert caught.value.exit_code == 130
     assert not list(tmp_path.rglob("center*"))
 
 
@@ -124,12 +121,12 @@ def test_a_test_that_is_part_of_a_whole_obeys_its_request_alone(few, weights, mo
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with StopRequest() as stop:
         assert module.evaluate(tiny(few), "center", weights, stop)[1]["finished"]
-        assert stop.reason == "SIGTERM"
-        with pytest.raises(Stopped, match="after 1 of 10 images"):
+        with pytest.raises(Stopped, match="after 1 of 10 images") as caught:
             module.evaluate(tiny(few), "ten_crop", weights, stop)
+    assert caught.value.exit_code == 75
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": 2}'])
+@pytest.mark.parametrize("content", [None, "{", '{"schema": 2}'])
 def test_a_finished_test_is_read_and_one_that_can_not_be_read_is_replaced(few, weights, monkeypatch, content):
     first = evaluate(few, weights)
     if content:
@@ -139,15 +136,6 @@ def test_a_finished_test_is_read_and_one_that_can_not_be_read_is_replaced(few, w
     assert evaluate(few, weights)[0] == first[0]
     with pytest.raises(TypeError):
         evaluate(few, weights, "center", "resume=never")
-
-
-@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")],
-                         ids=["lost", "changed"])
-def test_probabilities_that_were_lost_or_changed_are_not_read(few, weights, change):
-    record = evaluate(few, weights)[1]
-    change(path := record_at().with_suffix(".npy"))
-    with pytest.raises(StorageError, match=path.name):
-        read_arrays(record_at(), record)
 
 
 def test_other_weights_images_and_networks_are_other_tests(few, weights, tmp_path):
@@ -188,13 +176,13 @@ def test_what_can_not_be_tested_is_named(few, weights, tmp_path):
 
 def test_weights_of_a_run_are_tested_beside_it(few):
     folder = make_run("seed=3")
-    config = compose_for([f"data.root={few}", "machine.workers=2"], folder / "weights.pt")[0]
+    config = compose_for([f"data.root={few}", "machine.workers=2"], folder / "weights.pt")
     found = module.evaluate(config, "center", folder / "weights.pt")[1]
     assert (found["seed"], found["identity"]) == (3, read_run(folder).identity)
     assert (folder / "evaluations" / "center.npy").is_file()
     assert not (results_dir() / "evaluations").exists()
     make_weights(folder / "weights.pt", seed=4)
-    with pytest.raises(ConfigError, match="weights_sha256: .*; resume=never replaces it"):
+    with pytest.raises(ConfigError, match=r"weights_sha256: .*; resume=never replaces it"):
         module.evaluate(config, "center", folder / "weights.pt")
 
 
@@ -210,12 +198,12 @@ def test_the_error_on_cifar10_is_that_which_the_network_of_others_counts(tmp_pat
     assert 50 < wrong <= 75
     out = tmp_path / "out.pt"
     import_weights(checkpoint(tmp_path / "net.th", prefixed(net.state_dict())), "akamaster", out)
-    text, values = module.evaluate(compose_for([], out)[0], "", out)
+    text, values = module.evaluate(compose_for([], out), "", out)
     assert (values["errors"], values["images"]) == (wrong, 300)
-    assert values["weights_of"] == "weights of others: akamaster"
-    assert "(weights of others: akamaster)" in text
+    assert values["source"]["layout"] == "akamaster"
+    assert "weights of others: layout akamaster" in text
     torch.save(dict(read_weights(out)[0]), tmp_path / "plain.pt")  # fed as the paper's network is
-    plain = compose_for(["experiment=cifar_resnet20", "model.depth=8"], tmp_path / "plain.pt")[0]
+    plain = compose_for(["experiment=cifar_resnet20", "model.depth=8"], tmp_path / "plain.pt")
     assert module.evaluate(plain, "", tmp_path / "plain.pt")[1]["errors"] > wrong + 50
 
 
@@ -243,9 +231,9 @@ def test_probabilities_on_imagenet_are_those_of_torchvisions_own_preprocessing(t
     assert set(labels) == {0, 1, 2, 3}, "labels are the places of the folders"
     torch.save(net.state_dict(), tmp_path / "tv.pth")
     import_weights(tmp_path / "tv.pth", "torchvision", out := tmp_path / "out.pt")
-    config = compose_for([f"data.root={tmp_path / 'data'}", "data.wiring_test=true", "machine.workers=2"], out)[0]
+    config = compose_for([f"data.root={tmp_path / 'data'}", "data.wiring_test=true", "machine.workers=2"], out)
     text, record = module.evaluate(config, "center", out)
-    assert (record["top1_errors"], record["images"], record["weights_of"]) == (4, 8, "weights of others: torchvision")
-    assert re.match(r"imagenet_resnet18 \(weights of others: torchvision\)", text)
+    assert (record["top1_errors"], record["images"], record["source"]["layout"]) == (4, 8, "torchvision")
+    assert "weights of others: layout torchvision" in text
     in_order = sorted(range(8), key=lambda number: (labels[number], number))
     assert np.load(record_at().with_suffix(".npy")) == pytest.approx(expected[in_order].numpy(), abs=0.03)

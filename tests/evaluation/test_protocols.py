@@ -1,7 +1,5 @@
 """Every way of evaluating against loops over single images and views, torchvision's crops, and float64."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,16 +9,8 @@ from torchvision import transforms
 from repro.config import compose, paper_config
 from repro.data.imagenet_statistics import ImageStatistics, cache_path, write
 from repro.devices import resolve
-from repro.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.evaluation.protocols import (
-    Normalizer,
-    Scorer,
-    Views,
-    dense_probabilities,
-    normalizer_of,
-    ten_crops,
-    views_of,
-)
+from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
+from repro.evaluation.protocols import Scorer, dense_probabilities, read_mean, ten_crops
 from repro.models import build_model
 from repro.models.resnet import ImageNetNet, Vgg, imagenet_config
 from repro.paths import results_dir
@@ -43,21 +33,12 @@ def test_ten_crops_are_torchvisions(height, width, size):
     assert not torch.equal(ours, theirs.flip(0)), "their order matters"
 
 
-def test_the_papers_lengths():
-    data = compose(["experiment=imagenet_optB"]).data
-    assert views_of("center", data) == Views("center", (256,), 224)
-    assert views_of("ten_crop", data) == Views("ten_crop", (256,), 224)
-    assert views_of("multi_scale", data) == Views("multi_scale", (224, 256, 384, 480, 640), 224)
-    small = compose(["experiment=imagenet_optB", "data.crop_size=112", "data.test_shorter_side=128"]).data
-    assert views_of("multi_scale", small).shorter_sides == (112, 128, 192, 240, 320)
-    assert views_of("center", small).shorter_sides == (128,)
-    with pytest.raises(ConfigError, match=r"data\.crop_size"):
-        views_of("center", compose(["experiment=cifar_resnet20"]).data)
-
-
-@pytest.fixture(scope="module")
-def machine():
-    return resolve(compose(TINY)).machine
+@pytest.mark.parametrize(("protocol", "words", "sides"), [
+    ("center", [], [256]), ("ten_crop", [], [256]), ("multi_scale", [], [224, 256, 384, 480, 640]),
+    ("multi_scale", ["data.crop_size=112", "data.test_shorter_side=128"], [112, 128, 192, 240, 320])])
+def test_the_papers_lengths(model, protocol, words, sides):
+    config = compose(["experiment=imagenet_optB", *words])
+    assert Scorer(model, protocol, config, torch.zeros(3, 1, 1)).shorter_sides == sides
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +54,13 @@ def exact(model):
     return exact
 
 
-@pytest.fixture(scope="module")
-def normalizer():
-    mean = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
-    return Normalizer(mean)
+MEAN = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
+
+
+def scorer(model, protocol, *overrides, mean=MEAN, sides=(37,)) -> Scorer:
+    made = Scorer(model, protocol, resolve(compose([*TINY, *overrides])), mean)
+    made.shorter_sides = sides
+    return made
 
 
 def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
@@ -89,16 +73,14 @@ def as_input(picture: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_ten_crops_flip_first_and_subtract_the_mean_image_then(model, exact, machine, normalizer):
+def test_ten_crops_flip_first_and_subtract_the_mean_image_then(model, exact):
     images = pictures((37, 49), (45, 37), (37, 37))
-    found = Scorer(model, Views("ten_crop", (37,), 32), normalizer, machine)(np.stack(
-        [ten_crops(picture, 32) for picture in images])).numpy()
+    found = scorer(model, "ten_crop")(np.stack([ten_crops(picture, 32) for picture in images])).numpy()
     wanted, mean_flipped = [], []
     for picture in images:
         views = transforms.TenCrop(32)(as_input(picture))
-        wanted.append(sum(exact((view - normalizer.mean)[None]).softmax(1)[0] for view in views) / 10)
-        mirrored = normalizer.mean.flip(2)
-        mean_flipped.append(sum(exact((view - (mirrored if number >= 5 else normalizer.mean))[None]).softmax(1)[0]
+        wanted.append(sum(exact((view - MEAN)[None]).softmax(1)[0] for view in views) / 10)
+        mean_flipped.append(sum(exact((view - (MEAN.flip(2) if number >= 5 else MEAN))[None]).softmax(1)[0]
                                 for number, view in enumerate(views)) / 10)
     np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=1e-5)
     assert np.abs(found - torch.stack(mean_flipped).numpy()).max() > 1e-4, "the mean image is not mirrored"
@@ -114,9 +96,9 @@ def whole_images(sizes, sides=SIDES) -> np.ndarray:
 
 
 @torch.no_grad()
-def brute_force(exact, normalizer, scales: np.ndarray) -> np.ndarray:
+def brute_force(exact, scales: np.ndarray) -> np.ndarray:
     """(scales, K) float64: every window and flip by itself, the mean of each scale."""
-    mean, means = normalizer.mean.mean((1, 2), keepdim=True), []
+    mean, means = MEAN.mean((1, 2), keepdim=True), []
     for picture in scales:
         for flipped in (False, True):
             x = as_input(picture) - mean
@@ -127,35 +109,28 @@ def brute_force(exact, normalizer, scales: np.ndarray) -> np.ndarray:
     return torch.stack(means).reshape(len(scales), 2, -1).mean(1).numpy()
 
 
-def test_multi_scale_is_the_mean_over_positions_flips_and_scales(model, exact, machine, normalizer):
-    images = whole_images([(50, 75), (41, 41), (50, 75), (50, 75), (41, 41)])  # by size is another order
-    found = Scorer(model, Views("multi_scale", SIDES, 32), normalizer, machine)(images).numpy()
-    wanted = np.stack([brute_force(exact, normalizer, scales) for scales in images])
-    np.testing.assert_allclose(found, wanted.mean(1), atol=1e-5)
-    assert np.abs(found - wanted[:, :-1].mean(1)).max() > 1e-4, "every scale counts"
+def test_multi_scale_is_the_mean_over_positions_flips_and_scales(model, exact):
+    images = whole_images([(50, 75), (41, 41), (50, 75), (37, 37), (41, 41)])  # by size is another order
+    found = scorer(model, "multi_scale", sides=SIDES)(images)
+    wanted = np.stack([brute_force(exact, scales) for scales in images])
+    np.testing.assert_allclose(found.numpy(), wanted.mean(1), atol=1e-5)
+    assert np.abs(found.numpy() - wanted[:, :-1].mean(1)).max() > 1e-4, "every scale counts"
+    for size in (1, 1000):
+        other = scorer(model, "multi_scale", f"machine.evaluation_batch_size={size}", sides=SIDES)(images)
+        torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
 
 
-def test_the_size_of_a_forward_pass_does_not_matter(model, machine, normalizer):
-    images, views = whole_images([(50, 75)] * 5), Views("multi_scale", SIDES, 32)
-    one, many = (Scorer(model, views, normalizer, replace(machine, evaluation_batch_size=size))(images)
-                 for size in (1, 1000))
-    torch.testing.assert_close(one, many, rtol=0, atol=1e-6)
-
-
-def test_outputs_that_are_no_numbers_are_an_error_and_no_error_rate(model, machine):
-    broken = Normalizer(torch.full((3, 1, 1), float("nan")))
+def test_outputs_that_are_no_numbers_and_too_little_memory_are_errors(model, monkeypatch):
+    crops = np.zeros((2, 1, 32, 32, 3), np.uint8)
     with pytest.raises(DivergedError, match="not finite"):
-        Scorer(model, Views("center", (37,), 32), broken, machine)(np.zeros((2, 1, 32, 32, 3), np.uint8))
+        scorer(model, "center", mean=torch.full((3, 1, 1), float("nan")))(crops)
 
-
-def test_too_little_memory_is_told_with_what_to_do(model, machine, normalizer, monkeypatch):
     def full(batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB\nmore")
 
-    scorer = Scorer(model, Views("center", (37,), 32), normalizer, machine)
     monkeypatch.setattr(model, "forward", full)
-    with pytest.raises(OutOfMemoryError, match=r"machine\.evaluation_batch_size=2 has fewer"):
-        scorer(np.zeros((2, 1, 32, 32, 3), np.uint8))
+    with pytest.raises(OutOfMemoryError, match=r"machine\.evaluation_batch_size=2 needs less"):
+        scorer(model, "center")(crops)
 
 
 @pytest.fixture(scope="module")
@@ -220,34 +195,25 @@ def statistics(size: int) -> ImageStatistics:
 def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, size, per_pixel):
     config = compose([*TINY, f"data.crop_size={size}", "data.test_shorter_side=256"])
     with pytest.raises(DataError, match="no mean image: neither"):
-        normalizer_of(config, tmp_path / "x.pt", "f")
+        read_mean(config, tmp_path / "x.pt", "f")
     found = statistics(224)
     write(cache_path(results_dir(), "f"), found)
-    mean = normalizer_of(config, tmp_path / "x.pt", "f").mean.numpy()
-    assert np.array_equal(mean, found.mean if per_pixel else found.mean_of_crops(32))
+    mean, std = read_mean(config, tmp_path / "x.pt", "f")
+    assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(32))
+    assert std is None
     with pytest.raises(DataError):
-        normalizer_of(config, tmp_path / "x.pt", "another set")
+        read_mean(config, tmp_path / "x.pt", "another set")
 
 
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
     write(cache_path(results_dir(), "f"), statistics(224))
     for mean in (np.ones((3, 32, 32), np.float32), np.ones((3, 1, 1), np.float32)):
         np.savez(tmp_path / "mean.npz", mean=mean)
-        assert np.array_equal(normalizer_of(compose(TINY), tmp_path / "x.pt", "f").mean.numpy(), mean)
+        assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), mean)
 
 
-@pytest.mark.parametrize("mean", [np.ones((3, 31, 31)), np.ones(3), np.full((3, 1, 1), np.nan), None], ids=str)
+@pytest.mark.parametrize("mean", [np.ones((3, 31, 31)), np.full((3, 1, 1), np.nan), None], ids=str)
 def test_what_is_no_mean_is_an_error(tmp_path, mean):
     np.savez(tmp_path / "mean.npz", **({} if mean is None else {"mean": mean}))
     with pytest.raises(StorageError, match=r"mean\.npz"):
-        normalizer_of(compose(TINY), tmp_path / "x.pt", "f")
-
-
-def test_whole_images_subtract_the_mean_of_each_channel():
-    mean = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    whole, crops = Normalizer(mean)(pixels, whole=True), Normalizer(mean)(pixels)
-    torch.testing.assert_close(whole, pixels.float() - mean.mean((1, 2))[:, None, None])
-    assert not torch.equal(whole, crops), "even where the image happens to have the crop's size"
-    assert Normalizer(mean).sha256 == Normalizer(mean.clone()).sha256
-    assert len({Normalizer(mean).sha256, Normalizer(mean, mean).sha256, Normalizer(2 * mean).sha256}) == 3
+        read_mean(compose(TINY), tmp_path / "x.pt", "f")

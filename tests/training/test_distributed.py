@@ -24,7 +24,7 @@ from repro.training.distributed import World, join, rank_from_environment, set_m
 from repro.training.launch import failure, free_port
 from repro.training.plan import check_shares, count_processes, plan
 from repro.training.step import batch_norm_group, sync_batch_norm
-from tests.made import tiny_config, with_machine
+from tests.made import run_config, tiny_config, with_machine
 from tests.warm import complete
 
 # 8 layers on synthetic images. Steady: so few and small steps that rounding does not grow: it does, tenfold in a step.
@@ -83,13 +83,12 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.fault(35)
-def test_two_processes_train_as_one_within_rounding(tmp_path):
+def test_two_processes_train_as_one_within_rounding(tmp_path, monkeypatch):
     """Whatever the environment says of a meeting place."""
-    done = complete("run", *STEADY, f"results={tmp_path / 'one'}", cwd=tmp_path, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    finish(start("-m", "repro", "run", *STEADY, f"results={tmp_path / 'two'}", "devices=2", MASTER_PORT="29500",
-                 MASTER_ADDR="example.invalid"))
-    one, two = the_run(tmp_path / "one"), the_run(tmp_path / "two")
+    monkeypatch.setenv("MASTER_ADDR", "example.invalid")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    one, two = (run_config(compose([*STEADY, f"devices={number}", f"results={tmp_path / str(number)}"]))
+                for number in (1, 2))
     assert [row["iteration"] for row in two.history()] == [4]
     for own, other in zip(two.history(), one.history(), strict=True):
         assert own["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
@@ -103,6 +102,7 @@ def test_two_processes_train_as_one_within_rounding(tmp_path):
     assert (two.identity, two.record.data) == (one.identity, one.record.data)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(22, 47)
 def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(tmp_path):
     """Left alone under torchrun, interrupted under our own launcher: the same, bit for bit."""
@@ -253,7 +253,8 @@ def test_statistics_over_more_images_than_a_process_has_need_a_gpu():
 
 
 def test_the_one_that_was_lost_is_named_and_not_those_who_waited_for_it():
-    planned, lost = plan(tiny_config("machine.timeout_seconds=15"), ["repro", "run", "x=1", "resume=never"]), PeerError("")
+    planned = plan(tiny_config("machine.timeout_seconds=15"), ["repro", "run", "x=1", "resume=never"])
+    lost = PeerError("gone")
     killed = ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 11, -9)
     assert str(failure(planned, killed, {0: lost})).endswith(
         "process 1 terminated with signal SIGKILL; the others were stopped\ngo on with: repro run x=1")
