@@ -62,13 +62,15 @@ def test_a_running_run_is_seen_and_left_alone(results, reference):
     folder = write_run(results, "cifar_resnet20", status="running")
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        lock = (folder / "run.lock").read_bytes()
-        found = status(*pools(results, reference))
-        assert found["interrupted"] == []
-        assert f"pid {process.pid} " in found["running"][0]["state"]
-        assert (folder / "run.lock").read_bytes() == lock
-        process.kill()
+        try:
+            assert process.stdout.readline() == "held\n"
+            lock = (folder / "run.lock").read_bytes()
+            found = status(*pools(results, reference))
+            assert found["interrupted"] == []
+            assert f"pid {process.pid} " in found["running"][0]["state"]
+            assert (folder / "run.lock").read_bytes() == lock
+        finally:
+            process.kill()
     found = status(*pools(results, reference))
     assert found["running"] == []
     assert "killed" in found["interrupted"][0]["state"]

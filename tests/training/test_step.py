@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.config import compose
+from repro.data.augment import augment_batch
 from repro.models import build_model
 from repro.training.schedule import Schedule
 from repro.training.step import MomentumSGD, TrainStep
@@ -24,6 +25,18 @@ def advance(step, count):
     for _ in range(count):
         step.input.prepare(int(step.iteration) * step.mini_batch_size)
         step()
+
+
+def test_a_mini_batch_is_cropped_and_flipped_by_the_draws_of_its_seed_and_positions():
+    step, position = make_step("seed=3"), torch.arange(32, 48)
+    step.input.prepare(32)
+    images, labels = step.input.batch(position)
+    data, config, index = step.data, step.config.data, step.input.order.order[position - step.input.order.start]
+    wanted, other = (augment_batch(data.train_images, data.mean, index, position, seed, config.padding, config.flip)
+                     for seed in (3, 0))
+    assert torch.equal(images, wanted)
+    assert torch.equal(labels, data.train_labels[index])
+    assert not torch.equal(images, other)
 
 
 def test_a_net_learns_the_made_up_set_and_counts_what_it_sees():

@@ -135,6 +135,7 @@ def test_max_seconds_saves_and_stops():
         run_config(tiny_config(*SHORT, "max_seconds=0.001"), ["repro", "run", "x y", "resume=never"])
     assert str(caught.value).endswith("go on with: repro run 'x y'"), "resume=never would begin anew"
     assert caught.value.exit_code == 75
+    assert read_run(run_folder(tiny_config(*SHORT))).status == "interrupted"
     assert run_config(tiny_config(*SHORT)).finished
 
 
