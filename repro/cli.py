@@ -3,13 +3,15 @@
 import argparse
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from repro import OLDEST_PYTHON, __version__
+from repro import __version__
 from repro.checks import check_versions
-from repro.commands import COMMANDS, OWN_KEYS, program
+from repro.commands import COMMANDS, OWN_KEYS
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import end_at_signals
 from repro.streams import open_streams, show_messages, silence
@@ -17,9 +19,6 @@ from repro.wording import escape
 
 GROUPS = {"train": "repro suite cifar_plain_vs_res", "evaluate": "repro eval cifar_resnet20/seed0",
           "results": "repro table table6", "data": "repro data fetch cifar10", "setup": "repro check"}  # examples
-MOVED = {"list": "status", "pending": "suite pending", "complexity": "table table1", "cost": "show SUITE --measure",
-         "responses": "eval what=responses", "diff": "show RUN --against RUN", "doctor": "check", "verify": "check",
-         "verify-record": "check record FOLDER"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,19 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without arguments those of this process are taken, and its signals and standard streams too.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         if "_ARGCOMPLETE" in os.environ:
             complete()
         open_streams()
-        end_at_signals(f"go on with: {shlex.join([program(), *sys.argv[1:]])}")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+        end_at_signals(f"go on with: {shlex.join([program(), *words])}")
     try:
-        check_current_folder()
         code = call(words)
         sys.stdout.flush()
         return code
     except ReproError as error:
-        return fail(f"repro: {error}", error.exit_code)
+        return fail(f"{error}", error.exit_code)
     except SystemExit as end:  # of argparse, here or in Hydra
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
@@ -57,18 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             silence(sys.stdout)
         what = "can't read or write" if error.filename is None else escape(str(error.filename))[:200]
-        return fail(f"repro: {what}: {error.strerror or error}", 5)
+        return fail(f"{what}: {error.strerror or error}", 5)
     except Exception as error:
-        return fail(f"repro: unexpected error: {type(error).__name__}: {error}\n"
-                    "REPRO_DEBUG=1 shows where it happened", 1)
-
-
-def check_current_folder() -> None:
-    """Raise StorageError where the current folder was deleted: every path of a command may be relative to it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise StorageError("the current folder was deleted or moved away; change to one that is there") from error
+        return fail(f"unexpected error: {type(error).__name__}: {error}\nREPRO_DEBUG=1 shows where it happened", 1)
 
 
 def fail(message: str, code: int) -> int:
@@ -76,14 +65,24 @@ def fail(message: str, code: int) -> int:
     if os.environ.get("REPRO_DEBUG") == "1":
         raise
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(f"repro: {message}", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
     return code
 
 
+def program() -> str:
+    """How this program is called from here: by its name if it is on the PATH, else by its path."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
+
+
 def call(words: list[str]) -> int:
     """Find the command, parse its arguments and call it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise StorageError("the current folder was deleted or moved away; change to one that is there") from error
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
@@ -91,14 +90,13 @@ def call(words: list[str]) -> int:
         print(f"repro {__version__}")
         return 0
     name = find_command(words)
-    rest = words[len(name.split()):]
+    entry, rest = COMMANDS[name], words[len(name.split()):]
     # the words of `run` are Hydra's
     options = argparse.Namespace(words=rest) if name == "run" else parser_of(name).parse_intermixed_args(rest)
-    if sys.version_info[:2] < OLDEST_PYTHON:
-        check_versions()
-    only_result = getattr(options, "json", False) or name == "eval"
-    with show_messages("stderr" if only_result else "stdout"):
-        return COMMANDS[name].handler(options) or 0
+    options.command = [program(), *words]
+    check_versions(computes=entry.group != "results")
+    with show_messages("stderr" if getattr(options, "json", False) or name == "eval" else "stdout"):
+        return entry.handler(options) or 0
 
 
 def find_command(words: Sequence[str]) -> str:
@@ -106,9 +104,6 @@ def find_command(words: Sequence[str]) -> str:
     pair = " ".join(words[:2])
     if pair in COMMANDS or words[0] in COMMANDS:
         return pair if pair in COMMANDS else words[0]
-    for old, new in MOVED.items():
-        if old in (pair, words[0]):
-            raise ConfigError(f"`repro {old}` is now `repro {new}`")
     from repro.config import suggest
 
     first = dict.fromkeys(name.split()[0] for name in COMMANDS)

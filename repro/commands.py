@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from repro import paths
-from repro.checks import FAIL, check_versions
+from repro.checks import FAIL
 from repro.errors import ComparisonError, ConfigError
 from repro.streams import show_messages
 
 if TYPE_CHECKING:
     from repro.reporting.select import RunSet
-    from repro.runs import Run
     from repro.schema import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -28,10 +26,9 @@ logger = logging.getLogger(__name__)
 OWN_KEYS: dict[str, dict[str, Sequence[str]]] = {  # beside those of a run's configuration, with their values
     "eval": {"weights": (), "protocol": ("center", "ten_crop", "multi_scale"), "what": ("errors", "responses")},
     "suite": {"preset": ("auto", "paper", "short"), "seeds": ()}}
-ROOT, WIRING_TEST = "data.root", "data.wiring_test"  # of `repro data`
 
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
-Argument = tuple[tuple[str, ...], dict[str, Any]]
+Argument = tuple[tuple[str, ...], dict[str, Any]]  # as argparse's add_argument takes it
 
 
 class Command(NamedTuple):
@@ -46,7 +43,7 @@ COMMANDS: dict[str, Command] = {}  # by name; a name of two words is an action o
 
 
 def command(name: str, group: str, text: str, *arguments: Argument) -> Callable[[Handler], Handler]:
-    """Enter the function below into the table."""
+    """Enter the function below into the table; its options also hold `command`, what a person typed."""
     def enter(handler: Handler) -> Handler:
         COMMANDS[name] = Command(group, text, arguments, handler)
         return handler
@@ -54,7 +51,7 @@ def command(name: str, group: str, text: str, *arguments: Argument) -> Callable[
 
 
 def argument(*names: str, **options: Any) -> Argument:
-    """An argument of a command, as argparse's add_argument takes it."""
+    """An argument of a command."""
     return names, options
 
 
@@ -64,19 +61,18 @@ def flag(name: str, text: str) -> Argument:
 
 
 JSON = flag("--json", "print JSON")
+OVERRIDES = argument("words", nargs="*", metavar="key=value", help="overrides, as of `repro run`")
 
 
-def whole_numbers(text: str) -> list[int]:
-    """The numbers of a list such as 20,56."""
-    return [int(word) for word in text.split(",")]
+def show_result(options: argparse.Namespace, values: Any, text: str) -> None:
+    """Print a result in the form that was asked for."""
+    print(json.dumps(values, indent=2) if options.json else text)
 
 
-def program() -> str:
-    """How this program is called from here: by its name if it is on the PATH, else by its path."""
-    import shutil
-
-    called = Path(sys.argv[0])
-    return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
+def split_words(name: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The settings among the words that are the command's own, and the other words."""
+    own = [word for word in words if "=" in word and word.partition("=")[0] in OWN_KEYS[name]]
+    return dict(word.split("=", 1) for word in own), [word for word in words if word not in own]
 
 
 def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
@@ -91,19 +87,16 @@ def output_folder(kind: str, reference: bool) -> Path:
     return (paths.reference_dir() if reference and paths.in_tree() else paths.results_dir()) / kind
 
 
-def settings_of(arguments: list[str], known: Sequence[str] = (ROOT, WIRING_TEST)) -> dict[str, str]:
-    """Values by key; what has no = is the folder. ConfigError for an unknown key."""
-    found = {}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            key, value = ROOT, key
-        if key not in known:
-            from repro.config import suggest
+def user_file(given: str | None, *default: str) -> Path:
+    """The path that was given, or one in the user's results."""
+    return paths.user_path(given) if given else paths.results_dir().joinpath(*default)
 
-            raise ConfigError(f"unknown key {key!r}{suggest(key, known)}")
-        found[key] = value.strip("'\"")
-    return found
+
+def data_root(words: Sequence[str]) -> Path:
+    """The folder of the data sets by data.root=, $REPRO_DATA or as it is by default."""
+    from repro.config import compose
+
+    return paths.data_dir(compose(["experiment=cifar_resnet20", *words]).data.root)
 
 
 RUN_USAGE = """\
@@ -118,10 +111,7 @@ REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and m
 """
 
 
-@command("run", "train", "train one experiment, or sweep over several with -m",
-         argument("words", nargs="*", metavar="key=value"), argument("--cfg", choices=("job", "hydra", "all")),
-         argument("--config-dir"), argument("--multirun"), argument("--resolve"), argument("--info"),
-         argument("--package"))  # for the completion: these words are Hydra's and never reach argparse
+@command("run", "train", "train one experiment, or sweep over several with -m", OVERRIDES)
 def run(options: argparse.Namespace) -> int:
     """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
     if not options.words or {"-h", "--help"} & set(options.words):
@@ -132,12 +122,11 @@ def run(options: argparse.Namespace) -> int:
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
-        check_versions()
         from repro.training import launch
         from repro.training.plan import plan
 
         with show_messages():  # also in the processes of a launcher
-            launch.run(plan(config, [program(), "run", *options.words]))
+            launch.run(plan(config, options.command))
 
     words = with_config_dir(options.words)
     if any(word.startswith("-") for word in words):
@@ -149,25 +138,22 @@ def run(options: argparse.Namespace) -> int:
 
 @command("suite", "train", "run all experiments of a suite, then its tables and figures",
          argument("name", help="e.g. cifar_plain_vs_res"),
-         argument("overrides", nargs="*", metavar="key=value",
+         argument("words", nargs="*", metavar="key=value",
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
-    own = dict(word.split("=", 1) for word in options.overrides if word.partition("=")[0] in OWN_KEYS["suite"])
-    overrides = [word for word in options.overrides if word.partition("=")[0] not in own]
-    seeds = own.get("seeds", "")
-    if "seeds" in own and not (seeds.isdigit() and int(seeds) > 0):
+    own, overrides = split_words("suite", options.words)
+    seeds = own.get("seeds")
+    if seeds is not None and not (seeds.isdecimal() and int(seeds)):
         raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
-    from repro.config import check_override_keys, compose
+    from repro.config import compose
     from repro.paper import suite as read_suite
 
-    check_override_keys(overrides)
     suite = read_suite(options.name)
     results = paths.results_dir(compose([f"experiment={suite.experiments[0]}", *overrides]).results)
-    check_versions()
     from repro.training.suite import run_suite as run_all
 
     preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if seeds else None, overrides,
-                               [program(), "suite", options.name, *options.overrides])
+                               options.command)
     print()
     found = runs_of(results=results)
     for name in preset.tables:
@@ -185,25 +171,19 @@ def run_suite(options: argparse.Namespace) -> None:
 @command("suite pending", "train", "advance the full-length runs that results/reference lacks, cheapest first",
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, everything saved"),
          flag("--dry-run", "only say what is lacking"),
-         argument("--runs", metavar="A,B,...",
+         argument("--runs", type=lambda text: text.split(","), default=[], metavar="A,B,...",
                   help="these and in this order: EXPERIMENT, its lacking seeds, or EXPERIMENT/seedK"),
-         argument("overrides", nargs="*", metavar="key=value",
-                  help="overrides that change no number, such as engine= or machine.device="))
+         OVERRIDES)
 def advance_pending(options: argparse.Namespace) -> None:
     """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
     if options.max_seconds is not None and options.max_seconds <= 0:
         raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import compose
 
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.overrides]).results)
-    check_versions()
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)
     from repro.training.suite import run_pending
 
-    given = {"--max-seconds": options.max_seconds, "--runs": options.runs}
-    words = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
-    failures = run_pending(results, options.runs.split(",") if options.runs is not None else [], options.overrides,
-                           options.max_seconds, options.dry_run,
-                           [program(), "suite", "pending", *words, *options.overrides])
+    failures = run_pending(results, options.runs, options.words, options.max_seconds, options.dry_run, options.command)
     if failures:
         raise failures[0]
 
@@ -216,34 +196,38 @@ def advance_pending(options: argparse.Namespace) -> None:
 def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.config import check_override_keys, compose
     from repro.paper import PROTOCOLS, pick
-    from repro.runs import Run, find_run, read_run, run_folder
+    from repro.runs import find_run, read_run, run_folder, scan
     from repro.schema import IMAGENET
 
     names = [word for word in options.words if "=" not in word]
-    own = dict(word.split("=", 1) for word in options.words if word.partition("=")[0] in OWN_KEYS["eval"])
-    overrides = [word for word in options.words if word not in names and word.partition("=")[0] not in OWN_KEYS["eval"]]
-    what = pick(own.get("what", "errors"), {name: name for name in ("errors", "responses")}, "what")
+    own, overrides = split_words("eval", [word for word in options.words if word not in names])
+    what = pick(own.get("what", "errors"), {name: name for name in OWN_KEYS["eval"]["what"]}, "what")
     check_override_keys(overrides)
-
-    def named_run() -> Run:
-        if names:
-            return find_run(names[0], paths.results_dir())
-        config = compose(overrides)
-        check_versions()
+    run = None
+    if names:
+        run = find_run(names[0], paths.results_dir())
+    elif "weights" not in own and (what == "errors" or any(word.startswith("experiment=") for word in overrides)):
         from repro.devices import resolve
 
-        return read_run(run_folder(resolve(config)))
+        run = read_run(run_folder(resolve(compose(overrides))))
 
     if what == "responses":
-        every = not names and not any(word.startswith("experiment=") for word in overrides)
-        measure_responses(None if every else named_run(), overrides)
+        from repro.reporting import figures
+        from repro.training.measurements import add_responses
+
+        for one in [run] if run else scan(paths.results_dir() / "runs"):
+            if one is run or (one.finished and one.record and one.record.config.data.name != IMAGENET
+                              and (one.folder / "weights.pt").is_file()
+                              and not (one.folder / "responses.csv").is_file()):
+                add_responses(one, overrides)
+        for name in figures.names():
+            if name.endswith("figure7"):
+                make_figure(name, runs_of(), paths.results_dir() / "figures")
         return
-    run = None if "weights" in own else named_run()
     path = run.folder / "weights.pt" if run else paths.user_path(own["weights"])
     if run and not (run.finished and path.is_file()):
         raise ConfigError(f"no finished run with weights in {paths.display_path(run.folder)} "
                           f"({run.problem or run.status}): train it with `repro run`, or give weights=FILE")
-    check_versions()
     from repro.evaluation.evaluate import evaluate
     from repro.weights import compose_for
 
@@ -252,44 +236,16 @@ def evaluate_weights(options: argparse.Namespace) -> None:
     protocol = pick(own.get("protocol", known[0]), {name: name for name in known},
                     f"protocol with data.name={config.data.name}")
     text, values = evaluate(config, protocol, path)
-    print(json.dumps(values, indent=2) if options.json else text)
-
-
-def measure_responses(run: "Run | None", overrides: list[str]) -> None:
-    """Write responses.csv of a finished run, or of all of CIFAR-10 that lack it, and draw Figure 7."""
-    from repro.reporting import figures
-    from repro.runs import scan
-    from repro.schema import IMAGENET
-
-    wanted = [run] if run else [
-        one for one in scan(paths.results_dir() / "runs") if one.finished and one.record
-        and one.record.config.data.name != IMAGENET and (one.folder / "weights.pt").is_file()
-        and not (one.folder / "responses.csv").is_file()]
-    if wanted:
-        check_versions()
-        from repro.training.measurements import add_responses
-
-        for one in wanted:
-            add_responses(one, overrides)
-    for name in figures.names():
-        if name.endswith("figure7"):
-            make_figure(name, runs_of(), paths.results_dir() / "figures")
+    show_result(options, values, text)
 
 
 @command("ensemble", "evaluate", "average the kept class probabilities of several networks",
-         argument("name", help="e.g. table5"),
-         argument("overrides", nargs="*", metavar="key=value", help="any override of the members' runs"), JSON)
+         argument("name", help="e.g. table5"), OVERRIDES, JSON)
 def combine_networks(options: argparse.Namespace) -> None:
-    from repro.config import check_override_keys
-    from repro.paper import ensemble
-
-    ensemble(options.name)
-    check_override_keys(options.overrides)
-    check_versions()
     from repro.evaluation.ensemble import combine
 
-    text, values = combine(options.name, options.overrides)
-    print(json.dumps(values, indent=2) if options.json else text)
+    text, values = combine(options.name, options.words)
+    show_result(options, values, text)
 
 
 @command("weights import", "evaluate", "map a public checkpoint onto our network, for `repro eval`",
@@ -298,32 +254,26 @@ def combine_networks(options: argparse.Namespace) -> None:
                   help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
          argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
-    check_versions()
     from repro import weights
 
     file = paths.user_path(options.file)
-    if options.output and paths.user_path(options.output).exists():
+    output = user_file(options.output, "imported", f"{file.stem}-{options.layout}.pt")
+    if options.output and output.exists():
         raise ConfigError(f"{options.output} is there already; give another --output")
-    output = (paths.user_path(options.output) if options.output else
-              paths.results_dir() / "imported" / f"{file.stem}-{options.layout}.pt")
     facts = weights.import_weights(file, options.layout, output)
     shown = paths.display_path(output)
-    print(json.dumps({"output": str(output), **msgspec.structs.asdict(facts)}, indent=2) if options.json else
-          f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
+    show_result(options, {"output": str(output), **msgspec.structs.asdict(facts)},
+                f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
 
 
 @command("weights export", "evaluate", "write the weights of a finished run as a plain file, with a model card",
          argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"),
          argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"))
 def export_weights(options: argparse.Namespace) -> None:
+    from repro import weights
     from repro.runs import find_run
 
-    run = find_run(options.run, paths.results_dir())
-    check_versions()
-    from repro import weights
-
-    folder = paths.user_path(options.output) if options.output else paths.results_dir() / "exported"
-    path = weights.export_weights(run, folder)
+    path = weights.export_weights(find_run(options.run, paths.results_dir()), user_file(options.output, "exported"))
     print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
@@ -332,13 +282,15 @@ def show_status(options: argparse.Namespace) -> None:
     from repro.reporting.status import status, status_text
 
     found = status(*runs_of())
-    print(json.dumps(found, indent=2) if options.json else status_text(found))
+    show_result(options, found, status_text(found))
+
+
+REFERENCE = flag("--reference", "from the committed runs only, beside them")
 
 
 @command("table", "results", "print and write a table",
          argument("name", help="a table's name, or all"),
-         flag("--reference", "from the committed runs only, beside them"),
-         flag("--check", "compare the committed tables with their runs"),
+         REFERENCE, flag("--check", "compare the committed tables with their runs"),
          flag("--strict", "exit 4 if a result is worse than published or a row lacks runs"),
          JSON, flag("--latex", "print LaTeX (booktabs)"))
 def make_tables(options: argparse.Namespace) -> None:
@@ -373,8 +325,7 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
 
 
 @command("figure", "results", "draw a figure as SVG and PNG",
-         argument("name", help="a figure's name, or all"),
-         flag("--reference", "from the committed runs only, beside them"))
+         argument("name", help="a figure's name, or all"), REFERENCE)
 def make_figures(options: argparse.Namespace) -> None:
     from repro.reporting import figures
 
@@ -395,32 +346,31 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
 
 @command("claims", "results", "check the paper's statements against the runs that are there",
          argument("suite", nargs="?", default=None, help="only the claims of this suite"),
-         flag("--reference", "from the committed runs only, beside them"),
-         flag("--strict", "exit 4 if a claim fails"), JSON)
+         REFERENCE, flag("--strict", "exit 4 if a claim fails"), JSON)
 def show_claims(options: argparse.Namespace) -> None:
-    from repro.reporting.claims import FAIL, claims_table, claims_text, evaluate
+    from repro.reporting import claims
     from repro.reporting.table import write
 
     runs = runs_of(options.reference)
-    found = evaluate(runs, options.suite)
-    print(json.dumps([asdict(one) for one in found], indent=2) if options.json else claims_text(found))
+    found = claims.evaluate(runs, options.suite)
+    show_result(options, [asdict(one) for one in found], claims.claims_text(found))
     if options.suite is None:
-        write(claims_table(runs), output_folder("tables", options.reference))
-    failed = [one.id for one in found if one.verdict == FAIL]
+        write(claims.claims_table(runs), output_folder("tables", options.reference))
+    failed = [one.id for one in found if one.verdict == claims.FAIL]
     if failed and options.strict:
         raise ComparisonError(f"claims that fail: {', '.join(failed)}")
 
 
 @command("report", "results", "one HTML page with tables, figures, claims and a card for each run",
          flag("--reference", "from the committed runs only"),
-         argument("--output", metavar="FILE", default=None, help="where to (results/report.html)"))
+         argument("--output", metavar="FILE", help="where to (default: results/report.html)"))
 def write_report(options: argparse.Namespace) -> None:
     from repro.files import write_atomic
     from repro.reporting.report import report
 
-    path = paths.user_path(options.output) if options.output else paths.results_dir() / "report.html"
+    path = user_file(options.output, "report.html").absolute()
     write_atomic(path, report(runs_of(options.reference)))
-    print(f"report: {paths.display_path(path.absolute())}")
+    print(f"report: {paths.display_path(path)}")
 
 
 @command("show", "results", "a run's settings, sources, schedule and cost, or what differs from another",
@@ -439,40 +389,29 @@ def show(options: argparse.Namespace) -> None:
     words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
     names = [word for word in words if "=" not in word]
     if options.measure and names:
-        measure_suite(names[0], [word for word in words if word not in names], options.json)
+        from repro.files import write_json
+        from repro.training.suite import measure_suite
+
+        costs = measure_suite(names[0], [word for word in words if word not in names])
+        path = output_folder("bench", reference=False) / f"cost_{names[0]}.json"
+        write_json(path, costs)
+        show_result(options, costs, f"written: {paths.display_path(path)}")
         return
-    if options.against is not None and names == words:
+    if options.against is not None:
         roots = paths.results_dir(), paths.reference_dir()
-        found = settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
-    elif options.against is not None:
-        found = settings.against(compose(words), words, options.against)
-    else:
-        config = compose(words)
-        found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
-        if options.measure:
-            check_versions()
-            from repro.training.suite import measure_cost
+        differing = (settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+                     if names == words else settings.against(compose(words), words, options.against))
+        show_result(options, differing, settings.differences_text(differing))
+        return
+    config = compose(words)
+    found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    if options.measure:
+        from repro.training.suite import measure_cost
 
-            cost = measure_cost(config)
-            found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"], "devices": 1,
-                                      "precision": cost["precision"], "source": "computed from updates just measured"})
-    text = settings.facts_text if options.against is None else settings.differences_text
-    print(json.dumps(found, indent=2) if options.json else text(found))
-
-
-def measure_suite(name: str, overrides: list[str], as_json: bool) -> None:
-    """`repro show SUITE --measure`, also written to results/bench."""
-    from repro.paper import suite
-
-    suite(name)
-    check_versions()
-    from repro.files import write_json
-    from repro.training.suite import measure_suite as measure
-
-    costs = measure(name, overrides)
-    path = output_folder("bench", reference=False) / f"cost_{name}.json"
-    write_json(path, costs)
-    print(json.dumps(costs, indent=2) if as_json else f"written: {paths.display_path(path)}")
+        cost = measure_cost(config)
+        found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"],
+                                  "precision": cost["precision"], "source": "computed from updates just measured"})
+    show_result(options, found, settings.facts_text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
@@ -481,7 +420,9 @@ def publish_run(options: argparse.Namespace) -> None:
     """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
     from repro.files import read_object
     from repro.paper import pick
+    from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
+    from repro.reporting.table import write
     from repro.runs import ENSEMBLES, publish, publish_ensemble
 
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
@@ -491,9 +432,6 @@ def publish_run(options: argparse.Namespace) -> None:
         publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
     else:
         publish(options.run, paths.results_dir())
-    from repro.reporting import figures, tables
-    from repro.reporting.table import write
-
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")
@@ -505,39 +443,37 @@ def publish_run(options: argparse.Namespace) -> None:
 @command("data", "data", "fetch or verify a data set",
          argument("action", choices=["fetch", "verify"]),
          argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"]),
-         argument("settings", nargs="*", metavar="data.root=DIR",
+         argument("words", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
-    settings = settings_of(options.settings)
-    root, wiring_test = paths.data_dir(settings.get(ROOT) or None), settings.get(WIRING_TEST, "false")
-    if wiring_test not in ("true", "false"):
-        raise ConfigError(f"{WIRING_TEST}={wiring_test}: allowed is true or false")
     if options.name == "imagenet":
+        from repro.config import compose
         from repro.data.imagenet_files import BY_HAND, verify
 
+        data = compose(["experiment=imagenet_optB", *options.words]).data
         if options.action == "fetch":
             raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
                               "then `repro data verify imagenet data.root=FOLDER`")
-        verify(root, wiring_test == "true")
+        verify(paths.data_dir(data.root), data.wiring_test)
     elif options.action == "fetch":
         from repro.data.fetch import fetch
 
-        fetch(root)
+        fetch(data_root(options.words))
     else:
         from repro.data import cifar10_files
 
+        root = data_root(options.words)
         sha256 = cifar10_files.load(root).sha256
         print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
               f"(content {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
-         argument("settings", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"),
+         argument("words", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"),
          flag("--full", "verify the data set byte for byte, too"), JSON)
 def check(options: argparse.Namespace) -> None:
     """`repro check`; ComparisonError (4) if a check fails."""
-    root = paths.data_dir(settings_of(options.settings, (ROOT,)).get(ROOT) or None)
-    check_versions()
+    root = data_root(options.words)
     from repro.checks import installation
 
     results = []
@@ -546,10 +482,8 @@ def check(options: argparse.Namespace) -> None:
         if not options.json:
             print(results[-1], flush=True)
     failed = [one.check for one in results if one.status == FAIL]
-    if options.json:
-        print(json.dumps({"failed": len(failed), "checks": [asdict(one) for one in results]}, indent=2))
-    else:
-        print(f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
+    show_result(options, {"failed": len(failed), "checks": [asdict(one) for one in results]},
+                f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
     if failed:
         raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
@@ -564,45 +498,35 @@ def check_records(options: argparse.Namespace) -> None:
 
     folders = [paths.user_path(name) for name in options.folders]
     others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
-    found, failed = [], []
-    for folder in folders:
-        results, name = check_record(folder, others), paths.display_path(folder)
-        found.append({"folder": name, "checks": [asdict(one) for one in results]})
-        if not options.json:
-            print("\n".join([name, *(f"  {one}" for one in results)]))
-        if wrong := [one.check for one in results[:-1] if one.status == FAIL]:
-            failed.append(f"{name}: checks that fail: {', '.join(wrong)}")
-    if options.json:
-        print(json.dumps(found, indent=2))
-    if failed:
+    found = {paths.display_path(folder): check_record(folder, others) for folder in folders}
+    show_result(options, [{"folder": name, "checks": [asdict(one) for one in results]}
+                          for name, results in found.items()],
+                "\n".join("\n  ".join([name, *map(str, results)]) for name, results in found.items()))
+    if failed := [f"{name}: checks that fail: {wrong}" for name, results in found.items()
+                  if (wrong := ", ".join(one.check for one in results[:-1] if one.status == FAIL))]:
         raise ComparisonError("\n".join(failed))
 
 
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",
-         argument("overrides", nargs="*", metavar="[input] key=value",
+         argument("words", nargs="*", metavar="[input] key=value",
                   help="overrides of `repro run`, e.g. machine.precision=bf16; or `input data.root=DIR`: how fast "
                        "ImageNet's images are read"),
-         argument("--nets", type=whole_numbers, default=(), metavar="20,56", help="networks of so many layers"),
+         argument("--nets", type=lambda text: [int(word) for word in text.split(",")], default=(), metavar="20,56",
+                  help="networks of so many layers"),
          argument("--contenders", type=lambda text: text.split(","), default=(),
                   metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
-         argument("--rounds", type=int, metavar="5"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
 def run_bench(options: argparse.Namespace) -> None:
     """`repro bench` and `repro bench input`."""
-    rounds = options.rounds if options.rounds is not None else 2 if options.quick else 5
-    if options.reference and (options.quick or rounds < 5 or options.max_seconds is not None):
-        raise ConfigError("--reference: takes 5 rounds or more, no --quick and no --max-seconds")
-    check_versions()
+    if options.reference and (options.quick or options.max_seconds is not None):
+        raise ConfigError("--reference: takes no --quick and no --max-seconds")
     from repro import bench
 
-    length = {"rounds": rounds, "quick": options.quick, "max_seconds": options.max_seconds or math.inf}
-    if options.overrides[:1] == ["input"]:
-        root = settings_of(options.overrides[1:], (ROOT,)).get(ROOT)
-        record = bench.bench_input(paths.data_dir(root), **length)
-    else:
-        record = bench.bench(options.overrides, options.nets, options.contenders, **length)
+    length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
+    record = (bench.bench_input(data_root(options.words[1:]), **length) if options.words[:1] == ["input"] else
+              bench.bench(options.words, options.nets, options.contenders, **length))
     path = bench.save(record, output_folder("bench", options.reference))
-    print(json.dumps(record, indent=2) if options.json else f"\n{bench.render(record)}")
+    show_result(options, record, f"\n{bench.render(record)}")
     logger.info(f"written: {paths.display_path(path)}")

@@ -61,7 +61,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
-    """Configure torch, and with `allocator` the C library's, for a resolved configuration and return its device."""
+    """Configure torch for a resolved configuration, let the C library keep freed memory, and return the device."""
     machine = config.machine
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
@@ -72,7 +72,10 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     if torch.are_deterministic_algorithms_enabled() != machine.deterministic:  # the call loads the compiler
         torch.use_deterministic_algorithms(machine.deterministic)
     if machine.device is Device.cpu and allocator:
-        keep_freed_memory()
+        with contextlib.suppress(OSError, AttributeError):  # of glibc only
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            for threshold in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: each step else takes thousands of faults
+                mallopt(threshold, 1 << 30)
     return torch.device(machine.device.name)
 
 
@@ -122,14 +125,6 @@ def restore_settings() -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic)
 
 
-@contextlib.contextmanager
-def exact_fp32() -> Iterator[None]:
-    """Plain fp32 for what is measured within, whatever the run computes in."""
-    with restore_settings():
-        set_tf32(False)
-        yield
-
-
 def memory_format(machine: MachineConfig) -> torch.memory_format:
     """How a resolved machine lays out images."""
     return torch.channels_last if machine.channels_last else torch.contiguous_format
@@ -137,17 +132,7 @@ def memory_format(machine: MachineConfig) -> torch.memory_format:
 
 def place(model: Model, config: RunConfig, device: torch.device) -> Model:
     """The model on the device, in the memory format of a resolved configuration."""
-    model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if config.machine.channels_last else model
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks instead of returning them: each step otherwise takes thousands of page faults."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mmap_threshold, trim_threshold, limit = -3, -1, 1 << 30  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, limit)
-        mallopt(trim_threshold, limit)
+    return model.to(device).to(memory_format=memory_format(config.machine))
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
@@ -160,9 +145,13 @@ def force_eager(compiled: bool) -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that a device, or the CPU, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error, this one or what it came from, by which torch says that there is no memory left; None without one."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            return error
+        error = error.__cause__ or error.__context__  # of a failed capture torch says only that another came before
+    return None
 
 
 def synchronize(device: torch.device, all_streams: bool = False) -> None:

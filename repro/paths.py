@@ -1,7 +1,6 @@
 """Where things lie: configurations and published numbers (package or tree), results and data (the user's)."""
 
 import os
-import sys
 from pathlib import Path
 
 from repro.errors import ConfigError
@@ -42,7 +41,7 @@ def data_dir(setting: str | None = None) -> Path:
 
 
 def user_folder(setting: str | None, name: str) -> Path:
-    """What the setting or $REPRO_NAME names, else a folder in the checkout, or in the current one for a wheel."""
+    """The folder of this name where nothing else is set: in the checkout, or in the current folder for a wheel."""
     chosen = setting or os.environ.get(f"REPRO_{name.upper()}")
     return user_path(chosen).absolute() if chosen else (TREE if in_tree() else Path.cwd()) / name
 
@@ -62,10 +61,3 @@ def display_path(path: Path) -> str:
         return escape(str(path.relative_to(Path.cwd())))
     except (ValueError, FileNotFoundError):  # elsewhere, or there is no current folder any more
         return escape(str(path))
-
-
-def own_module(name: str) -> list[str]:
-    """A command that runs a module of ours and imports as this process does, nothing of the folder it starts in."""
-    path = [folder or str(TREE) for folder in sys.path]  # '' is whatever folder is the current one
-    code = f"import runpy, sys; sys.path[:] = {path!a}; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
-    return [sys.executable, "-P", "-c", code]

@@ -6,6 +6,8 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,37 +22,28 @@ def code_version() -> dict[str, Any]:
     """Commit and whether the tree differs from it; None where that can't be known (a wheel, no git and no COMMIT)."""
     commit = dirty = None
     if in_tree() and (TREE / ".git").exists():  # not the repository around a tree without its own
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-        dirty = None if changes is None else bool(changes)
+        git = partial(subprocess.run, cwd=TREE, capture_output=True, text=True, timeout=20, check=True)
+        with suppress(OSError, subprocess.SubprocessError):
+            commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+            dirty = bool(git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout)
     if in_tree() and commit is None:
-        commit, dirty = packed_commit(TREE)
+        with suppress(OSError, ValueError):
+            commit, dirty = packed_commit(TREE)
     return {"repro": __version__, "commit": commit, "dirty": dirty}
 
 
-def packed_commit(tree: Path) -> tuple[str | None, bool | None]:
+def packed_commit(tree: Path) -> tuple[str, bool]:
     """What COMMIT, which tools/borrowed_gpu/prepare.sh writes, says of a tree without .git, and whether a file differs.
 
-    The commit, then lines of sha256sum for every tracked file. (None, None) without it, or if it has another form.
+    The commit, then lines of sha256sum for every tracked file. OSError without it, ValueError if it has another form.
     """
-    try:
-        commit, *lines = (tree / "COMMIT").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return None, None
-    sums = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
-    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not sums or None in sums:
-        return None, None
-    files = {tree / match[2]: match[1] for match in sums if match}
-    return commit, any(not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected
-                       for file, expected in files.items())
-
-
-def git(*arguments: str) -> str | None:
-    """Output of a git command in the tree; None if git is missing or fails."""
-    try:
-        return subprocess.run(["git", "-C", str(TREE), *arguments], capture_output=True, text=True, timeout=20,
-                              check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    commit, *lines = (tree / "COMMIT").read_text(encoding="utf-8").splitlines()
+    files = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not files:
+        raise ValueError("no list of a commit")
+    return commit, any(not (tree / name).is_file() or
+                       hashlib.sha256((tree / name).read_bytes()).hexdigest() != expected
+                       for name, expected in files.items())
 
 
 def package_versions() -> dict[str, str]:

@@ -1,7 +1,4 @@
-"""Stopping in time: signals and a time limit set a reason that the loop reads after each step.
-
-Where nothing is being trained a signal ends the command at once.
-"""
+"""Stopping in time: signals and a time limit set a reason that the loop reads after each step."""
 
 import ctypes
 import os
@@ -10,22 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-def command_to_go_on(command: list[str]) -> list[str]:
-    """The command that goes on with what was stopped: without resume=never, which would begin it anew."""
-    return [word for word in command if not word.lstrip("+").startswith("resume=")]
 
 
 def end_with_parent(parent: int, number: int) -> None:
     """Have the kernel send this process a signal when its parent is gone (Linux); end it if it is gone already."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG of linux/prctl.h
     if os.getppid() != parent:
         os._exit(75)
 
@@ -39,7 +30,7 @@ def end_at_signals(advice: str) -> None:
         text = f"repro: stopped by {name_of(number)}; nothing that was saved is lost\n{advice}\n"
         with suppress(OSError):
             os.write(2, text.encode(errors="backslashreplace"))
-        os._exit(exit_code_of(number))
+        os._exit(130 if number == signal.SIGINT else 75)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
@@ -49,11 +40,6 @@ def end_at_signals(advice: str) -> None:
 def name_of(number: int) -> str:
     """A signal's name for a person."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-
-
-def exit_code_of(number: int | None) -> int:
-    """130 for Ctrl-C, 75 for everything else that stops a command."""
-    return 130 if number == signal.SIGINT else 75
 
 
 class StopRequest:
@@ -73,8 +59,7 @@ class StopRequest:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher blocks them until there is a handler
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
@@ -100,5 +85,5 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """That of what stopped."""
-        return exit_code_of(self.received)
+        """130 for Ctrl-C, 75 for everything else."""
+        return 130 if self.received == signal.SIGINT else 75

@@ -58,7 +58,7 @@ FAULTS = {
     51: "a user's file that would replace one of ours in silence (--config-dir): named; 2",
     52: "an error that the authors of a file state: only beside the file that they published, by its SHA-256",
     53: "standard output, error or input closed: the run trains; 0",
-    54: "a TensorBoard that can't be imported: named, with machine.tensorboard=false; 2",
+    54: "a TensorBoard that can't be imported: said once, training goes on without its scalars",
     55: "checkpoints of other training scripts (Namespace, numpy scalars, prefixes): read; any other type is named; 5",
     56: "a file system without flock: what is lost is said in one line; it runs",
     57: "torch.export or torch.compile after a run in one process: works, the flags of TF32 are as they were",

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from repro.devices import exact_fp32, restore_settings, set_tf32, set_up
+from repro.devices import restore_settings, set_tf32, set_up
 from repro.schema import Precision
 from tests.made import tiny_config, with_machine
 
@@ -77,19 +77,7 @@ def test_settings_come_back_after_an_error():
     assert settings() == before
 
 
-def test_fp32_is_exact_within_and_tf32_goes_on_after_it():
-    set_tf32(True)
-    with exact_fp32():
-        assert settings()[:3] == ("ieee",) * 3
-    assert settings()[:3] == ("tf32",) * 3
-
-
 @pytest.mark.gpu
 def test_a_warning_of_another_library_is_no_failure_of_a_gpu_test():
     """Runs without a GPU too: it is about how pytest treats tests of this mark."""
     warnings.warn("cuDNN has something to say", UserWarning, stacklevel=1)
-
-
-def test_elsewhere_it_is():
-    with pytest.raises(UserWarning):
-        warnings.warn("something new in torch", UserWarning, stacklevel=1)

@@ -1,13 +1,12 @@
 """What Hydra offers on the command line works or says why not, and a configuration from elsewhere runs no code."""
 
 import argparse
-from pathlib import Path
 
 import pytest
 
 from repro.config import compose, config_hash, deviations, paper_hashes, to_dict, with_config_dir, with_precision
 from repro.errors import ConfigError
-from repro.hydra_cli import PLAIN, compositions, own_folders
+from repro.hydra_cli import PLAIN, compositions
 from repro.runs import scan
 from repro.schema import Precision
 from tests.made_cli import TINY
@@ -166,10 +165,6 @@ def test_a_mistake_in_a_users_file_is_named(own, old, new, words):
 def test_a_config_dir_that_is_not_there(arguments):
     with pytest.raises(ConfigError, match="no such folder"):
         with_config_dir(arguments)
-
-
-def test_folders_are_read_from_the_search_path():
-    assert own_folders(["seed=1", "hydra.searchpath=['file:///a, b/ü']"]) == [Path("/a, b/ü")]
 
 
 @pytest.mark.fault(51)

@@ -22,7 +22,8 @@ from repro.paper import read_yaml
 from repro.paths import experiments_dir, reference_dir
 from repro.schema import Precision
 
-EXPERIMENTS = read_yaml(experiments_dir() / "identities.yaml")  # fp32, those on CIFAR-10 computed before any key of ADDED_LATER existed
+# In fp32; those on CIFAR-10 were computed before any key of ADDED_LATER existed.
+EXPERIMENTS = read_yaml(experiments_dir() / "identities.yaml")
 RECORDS = {"cifar_plain20": "355b87e44356", "cifar_plain56": "ceadae2e5f3a", "cifar_resnet20": "917312f2e0b9",
            "cifar_resnet56": "b2d74ca43376"}
 

@@ -79,14 +79,6 @@ def test_settings_of_make_go_into_the_commands(commands):
         ["suite", "cifar_very_deep", "preset=paper", "seeds=3", "data.root=/a b"]]
 
 
-def test_the_developers_targets(commands):
-    assert commands("test", "lint") == [["python", "-m", "pytest", "-n", "auto", "-m", "not slow"],
-                                        ["ruff", "check", "--no-cache", "."], ["mypy"]]
-    oldest = make("-n", "test-oldest").stdout
-    assert "VENV=.venv-oldest" in oldest
-    assert "torch==2.11.0 torchvision==0.26.0" in oldest
-
-
 def fake_python(folder: Path, script: str) -> Path:
     """A program in the place of python3 that writes down what it is asked, beside the files that make looks at."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):

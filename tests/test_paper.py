@@ -9,8 +9,8 @@ import pytest
 from repro import paper
 from repro.config import experiments, paper_config
 from repro.errors import ConfigError
-from repro.paths import conf_dir, experiments_dir
-from repro.reporting import figures, tables
+from repro.paths import experiments_dir
+from repro.reporting import figures, select, tables
 
 PUBLISHED = experiments_dir() / "published"
 # Copied once more from the paper, so that a slip in the data files shows: {table: {row: values in column order}}.
@@ -93,9 +93,7 @@ def test_the_usual_range_is_that_of_last_epochs_of_the_same_network():
 def test_every_experiment_reproduces_a_row_of_its_own_network():
     rows = paper.reproduced_rows()
     assert set(rows.values()) == {name for name in experiments() if "vgg" not in name}
-    lists = [row for name in experiments()
-             for row in paper.read_yaml(conf_dir() / "experiment" / f"{name}.yaml").get("reproduces", ())]
-    assert sorted(rows) == sorted(lists), "no row is answered twice"
+    assert sorted(rows) == sorted(row for name in experiments() for row in paper_config(name).reproduces), "once each"
     for row, name in rows.items():
         if name.startswith("cifar"):
             assert f"cifar_{row.partition('/')[2].replace('-', '')}" == name
@@ -128,6 +126,7 @@ def test_figures_claims_suites_and_ensembles_name_what_exists():
         assert set(suite.seeds) <= set(suite.experiments)
         assert set(suite.claims) <= {claim.id for claim in paper.claims()}
         assert set(suite.ensembles) <= set(paper.ensembles())
+        assert {select.TABLES[table] for table in suite.tables if table in select.TABLES} == set(suite.protocols)
         for preset in (suite.preset(one) for one in suite.presets):
             assert set(preset.experiments) <= set(suite.experiments)
             assert {*suite.tables, *preset.tables} <= set(tables.names())
@@ -137,18 +136,6 @@ def test_figures_claims_suites_and_ensembles_name_what_exists():
     assert all(member.seed < deeper.seeds_of(member.experiment) or member.experiment not in deeper.experiments
                for member in ensemble.members)
     assert ensemble.reproduces in {f"table5/{row.key}" for row in paper.published_table("table5").rows}
-
-
-def test_the_suites_of_imagenet_train_and_test_what_their_tables_show():
-    protocol = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}
-    rows, trained = paper.reproduced_rows(), set()
-    for name in ("imagenet_plain_vs_res", "imagenet_options", "imagenet_deeper"):
-        suite = paper.suite(name)
-        trained |= set(suite.experiments)
-        shown = {row.partition("/")[0] for row, experiment in rows.items() if experiment in suite.experiments}
-        assert {protocol[table] for table in suite.tables if table in protocol} == set(suite.protocols)
-        assert set(suite.tables) & set(protocol) <= shown
-    assert trained == {name for name in experiments() if name.startswith("imagenet") and "vgg" not in name}
 
 
 @pytest.mark.fault(6)

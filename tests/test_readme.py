@@ -111,21 +111,11 @@ def test_the_costs_are_the_measured_ones():
 
 
 def test_the_bench_is_the_committed_one():
-    (path,) = (REFERENCE / "bench").glob("bench_*_fp32.json")
-    record = json.loads(path.read_text())
-    expected = []
-    for net in record["nets"]:
-        for one in net["contenders"]:
-            times, images = one["ms_per_step"], one["images_per_second"]["median"]
-            expected.append([net["net"], f"{times['median']:.0f} ({times['min']:.0f} to {times['max']:.0f})",
-                             f"{images:.0f}", f"{one['time_over_ours']:.2f}"])
-        expected += [[net["net"], f"{net['computed'][f'{kind}_ms']:.0f} (computed)", "-", "-"]
-                     for kind in ("byte", "compute")]
-    shown = rows_after("net | trained by")
-    assert [[row[0], *row[2:]] for row in shown] == expected
-    assert f"medians of {record['rounds']} rounds" in " ".join(README.split())
-    assert record["quick"] is False
-    assert record["precision"] == "fp32"
+    (path,) = (REFERENCE / "bench").glob("bench_*_fp32.md")
+    title, *lines = path.read_text(encoding="utf-8").splitlines()
+    header, _, *rows = [cells(line) for line in lines if line.startswith("|")]
+    assert rows_after(" | ".join(header)) == rows
+    assert "quick" not in title.casefold()
 
 
 @pytest.mark.fault(80)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from repro.stopping import SIGNALS, StopRequest, command_to_go_on
+from repro.stopping import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize(("number", "reason", "code"), [
@@ -38,7 +38,3 @@ def test_a_time_limit(monkeypatch):
     assert (stop.reason, stop.seconds_left()) == (None, 10.0)
     now += 10.5
     assert (stop.reason, stop.exit_code, stop.seconds_left()) == ("max_seconds", 75, 1e-3)
-
-
-def test_the_command_that_goes_on_does_not_begin_anew():
-    assert command_to_go_on(["repro", "run", "+resume=never", "seed=1"]) == ["repro", "run", "seed=1"]

@@ -6,17 +6,17 @@ checkpoint. What must be the same as in a run left alone, bit for bit: weights.p
 """
 
 import argparse
-import mmap
 import os
 import random
 import signal
-import struct
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import RawValue
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,24 +51,8 @@ class Toll:
                 f"updates, {self.redone} done again; {outcome}")
 
 
-class Counter:
-    """Updates done by all processes that were forked from this one."""
-
-    def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, 8)
-
-    def add(self, number: int) -> None:
-        """Count some more."""
-        self.memory[:] = struct.pack("q", self.value() + number)
-
-    def value(self) -> int:
-        """All of them."""
-        count: int = struct.unpack("q", self.memory[:])[0]
-        return count
-
-
-def started(words: Sequence[str], counter: Counter) -> int:
-    """The pid of a forked `repro run`, which counts its updates."""
+def start(words: Sequence[str], counter: Any) -> int:
+    """The pid of a forked `repro run`, which counts its updates in memory that all processes share."""
     pid = os.fork()
     if pid:
         return pid
@@ -78,32 +62,27 @@ def started(words: Sequence[str], counter: Counter) -> int:
 
     def counted(execution: Execution, updates: int) -> None:
         advance(execution, updates)
-        counter.add(updates)
-    Execution.advance = counted  # type: ignore[method-assign]
+        counter.value += updates
+    Execution.advance = counted
     os._exit(main(["run", *words]))
 
 
-def exit_code(pid: int) -> int:
-    """Wait for a process; how it ended."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def ended(pid: int) -> int | None:
-    """The exit code of a process, None while it lives."""
-    found, status = os.waitpid(pid, os.WNOHANG)
+def exit_code(pid: int, options: int = 0) -> int | None:
+    """How a process ended; with os.WNOHANG None while it lives."""
+    found, status = os.waitpid(pid, options)
     return os.waitstatus_to_exitcode(status) if found else None
 
 
-def killed(pid: int, root: Path, counter: Counter, aimed: bool, wait: float) -> int | None:
+def kill(pid: int, root: Path, counter: Any, aimed: bool, wait: float) -> int | None:
     """Kill a run after it has done some updates: None, or its exit code if it ended first."""
-    begun, before = time.monotonic(), counter.value()
-    while counter.value() == before and time.monotonic() - begun < PATIENCE:
-        if (code := ended(pid)) is not None:
+    moment, before = time.monotonic() + PATIENCE, counter.value
+    while counter.value == before and time.monotonic() < moment:
+        if (code := exit_code(pid, os.WNOHANG)) is not None:
             return code
         time.sleep(0.001)
     moment = time.monotonic() + wait
     while time.monotonic() < moment or (aimed and not any(root.glob("runs/*/seed*/.checkpoint-*.part"))):
-        if (code := ended(pid)) is not None:
+        if (code := exit_code(pid, os.WNOHANG)) is not None:
             return code
         if not aimed:
             time.sleep(0.001)
@@ -112,15 +91,9 @@ def killed(pid: int, root: Path, counter: Counter, aimed: bool, wait: float) -> 
     return None
 
 
-def the_run(root: Path) -> Run:
-    """The one run below a results folder."""
-    run, = scan(root / "runs")
-    return run
-
-
 def half_written(root: Path) -> bool:
     """Whether a run's folder has what a write left behind that was cut off."""
-    folder = the_run(root).folder
+    folder = scan(root / "runs")[0].folder
     whole = {path.stem for path in folder.glob("checkpoint-*.json")}
     return bool(list(folder.glob(".*.part"))) or any(path.stem not in whole for path in folder.glob("checkpoint-*.pt"))
 
@@ -140,35 +113,34 @@ def difference(alone: Run, run: Run) -> str | None:
 
 def torture(name: str, words: Sequence[str], kills: int, scratch: Path, draw: random.Random) -> Toll:
     """Run a configuration once alone and once with so many kills, and compare."""
-    toll, counter = Toll(name), Counter()
+    toll, counter = Toll(name), RawValue("q", 0)
     alone, tortured = scratch / name / "alone", scratch / name / "tortured"
-    pid = started([*words, f"results={alone}"], counter)
-    if (code := exit_code(pid)) != 0:
+    if code := exit_code(start([*words, f"results={alone}"], counter)):
         toll.problem = f"the run left alone ended with {code}"
         return toll
-    toll.updates = counter.value()
-    counter = Counter()
-    while True:
-        pid = started([*words, f"results={tortured}"], counter)
+    toll.updates, counter.value = counter.value, 0
+    ended = None
+    while ended is None:
+        pid = start([*words, f"results={tortured}"], counter)
         if toll.kills == kills:
-            code = exit_code(pid)
-        elif (early := killed(pid, tortured, counter, toll.kills % 2 == 1, draw.uniform(0, LONGEST))) is None:
+            ended = exit_code(pid)
+        elif (ended := kill(pid, tortured, counter, toll.kills % 2 == 1, draw.uniform(0, LONGEST))) is None:
             toll.kills += 1
             toll.within_writes += half_written(tortured)
-            continue
-        else:
-            code = early
-        break
-    toll.redone = counter.value() - toll.updates
-    toll.problem = f"ended with {code}" if code else difference(the_run(alone), the_run(tortured))
+    toll.redone = counter.value - toll.updates
+    toll.problem = f"ended with {ended}" if ended else difference(*scan(alone / "runs"), *scan(tortured / "runs"))
     return toll
 
 
-def runs_of(kills: int, scratch: Path) -> list[tuple[str, list[str], int]]:
+def runs_of(kills: int, scratch: Path, short: bool) -> list[tuple[str, list[str], int]]:
     """Name, overrides and kills of the runs: the two shortest nets, and one that reads images by processes.
 
-    They are so long that the last kill finds them alive, also on a machine that is faster than any.
+    They are so long that the last kill finds them alive, also on a machine that is faster than any. `short`: a net of
+    8 layers alone, for a test.
     """
+    if short:
+        return [("resnet8", ["experiment=cifar_resnet20", "model.blocks_per_stage=1", *CIFAR,
+                             f"train.iterations={20 * kills}", f"evaluation.interval={5 * kills}"], kills)]
     images = make_folder(scratch / "images")
     of_images = max(1, kills // 5)
     of_each = max(1, (kills - of_images) // 2)
@@ -181,49 +153,28 @@ def runs_of(kills: int, scratch: Path) -> list[tuple[str, list[str], int]]:
                               "train.lr_drops=[]", f"evaluation.interval={5 * of_images}"], of_images)]
 
 
-def short_runs(kills: int) -> list[tuple[str, list[str], int]]:
-    """A net of 8 layers alone, for a test that may take some seconds only."""
-    return [("resnet8", ["experiment=cifar_resnet20", "model.blocks_per_stage=1", *CIFAR,
-                         f"train.iterations={20 * kills}", f"evaluation.interval={5 * kills}"], kills)]
+def load_without_momentum(step: TrainStep, state: dict[str, Any], load_state: Any = TrainStep.load_state) -> None:
+    """A broken resume, to see that this is noticed."""
+    load_state(step, state)
+    for buffer in step.optimizer.momentum:
+        buffer.zero_()
 
 
-def run_all(kills: int, seed: int, scratch: Path, short: bool = False) -> list[Toll]:
-    """Torture all runs and print what came of each."""
-    draw, tolls = random.Random(seed), []
-    for name, words, count in short_runs(kills) if short else runs_of(kills, scratch):
-        tolls.append(torture(name, words, count, scratch, draw))
-        print(tolls[-1].line(), flush=True)
-    return tolls
-
-
-def parsed() -> argparse.Namespace:
-    """The command line."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--short", action="store_true", help="a net of 8 layers alone")
     parser.add_argument("--forget", action="store_true", help="resume without the momentum: must be found out")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    return parser.parse_args()
-
-
-def forget() -> None:
-    """Break the resume, to see that this is noticed."""
-    load_state = TrainStep.load_state
-
-    def forgetful(step: TrainStep, state: dict[str, object]) -> None:
-        load_state(step, state)
-        for buffer in step.optimizer.momentum:
-            buffer.zero_()
-    TrainStep.load_state = forgetful  # type: ignore[method-assign]
-
-
-if __name__ == "__main__":
-    asked = parsed()
+    asked = parser.parse_args()
     if asked.forget:
-        forget()
+        TrainStep.load_state = load_without_momentum
     print(f"kills: {asked.kills}, seed of their moments: {asked.seed}", flush=True)
+    draw, lost = random.Random(asked.seed), 0
     with tempfile.TemporaryDirectory(prefix="repro-torture-") as folder:
-        found = run_all(asked.kills, asked.seed, Path(folder), asked.short)
-    lost = [toll for toll in found if toll.problem]
-    print(f"{sum(toll.kills for toll in found)} kills; lost: {len(lost) or 'nothing'}")
+        for one in runs_of(asked.kills, Path(folder), asked.short):
+            toll = torture(*one, Path(folder), draw)
+            lost += toll.problem is not None
+            print(toll.line(), flush=True)
+    print(f"{asked.kills} kills asked for; runs lost: {lost or 'nothing'}")
     sys.exit(bool(lost))

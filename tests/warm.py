@@ -35,14 +35,11 @@ class Command:
         """Its process id."""
         return self.process.pid or 0
 
-    @property
-    def returncode(self) -> int | None:
-        """As of subprocess: the exit code, or minus the signal that ended it."""
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
         return self.process.exitcode
 
-    def poll(self) -> int | None:
-        """The exit code if it has ended."""
-        return self.process.exitcode
+    returncode = property(poll)
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""

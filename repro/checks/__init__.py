@@ -12,7 +12,6 @@ from repro.paths import TREE, in_tree
 
 OK, WARNING, FAIL, SKIPPED = "ok", "warning", "FAIL", "skipped"
 SHOWN = 5  # problems of one check
-COMPUTING = ("torch", "torchvision")
 NEW_PAIR = ("install a pair that fits: `python -m pip install --upgrade torch torchvision`, as torch 2.11 with "
             "torchvision 0.26, 2.12 with 0.27, 2.13 with 0.28, 2.14 with 0.29")
 
@@ -38,13 +37,14 @@ def join(problems: Sequence[str]) -> str:
     return "; ".join([*problems[:SHOWN], *more])
 
 
-def check_versions() -> None:
-    """ConfigError naming what is needed if Python, torch or torchvision is too old or they do not fit."""
+def check_versions(computes: bool = True) -> None:
+    """ConfigError naming what is needed if Python (or what computes) is too old, or torch and torchvision don't fit."""
     if sys.version_info[:2] < OLDEST_PYTHON:
         raise ConfigError(f"Python {platform.python_version()} is too old: 3.11 to 3.14 is needed; make an environment "
                           "with another one: `make setup PYTHON=python3.12 VENV=.venv-new`")
-    wrong = [text for name, text in version_problems().items() if name in COMPUTING]
-    if wrong:
+    if not computes:
+        return
+    if wrong := [text for name, text in version_problems().items() if name in ("torch", "torchvision")]:
         raise ConfigError(f"{'; '.join(wrong)}; {NEW_PAIR}")
 
 

@@ -34,8 +34,7 @@ from repro.training.plan import plan
 from repro.training.train import train_here
 
 Found = tuple[str, str]  # status and text
-MB = 10**6
-ENOUGH_DISK = 500 * MB  # ResNet-1202: 78 MB of weights, each of two checkpoints twice that
+ENOUGH_DISK = 500  # MB; ResNet-1202: 78 MB of weights, each of two checkpoints twice that
 TINY_RUN = ("experiment=cifar_resnet110", "data=synthetic", "model.blocks_per_stage=1", "train.mini_batch_size=16",
             "train.batch_norm_group=16", "train.iterations=8", "train.lr_drops=[5,7]", "train.warmup_window=2",
             "train.warmup_max=4", "evaluation.interval=8", "evaluation.responses=false",
@@ -89,9 +88,9 @@ def disk() -> Found:
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         return FAIL, f"can't write in {display_path(place)}; name another folder with REPRO_RESULTS"
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(place).free // 10**6
     return OK if free >= ENOUGH_DISK else WARNING, (
-        f"{free // MB} MB free for {display_path(folder)}; ResNet-1202 takes {ENOUGH_DISK // MB} MB")
+        f"{free} MB free for {display_path(folder)}; ResNet-1202 takes {ENOUGH_DISK} MB")
 
 
 def cifar10(root: Path, full: bool) -> Found:

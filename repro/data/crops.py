@@ -7,27 +7,17 @@ decoding of JPEGs (`Image.draft`), which is faster for large files but another f
 
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from repro.errors import DataError, ImageError
+from repro.errors import ImageError
 from repro.paths import display_path
 
-MOST_PIXELS = 178_956_970  # of a decoded or resized image; Pillow refuses larger files as decompression bombs
-BITS = 32  # of a random draw
 BILINEAR, MIRROR = Image.Resampling.BILINEAR, Image.Transpose.FLIP_LEFT_RIGHT
 
 
-class Picture(NamedTuple):
-    """One decoded image in mode RGB; `path` is for messages."""
-
-    path: Path
-    image: Image.Image
-
-
-def open_rgb(path: Path) -> Picture:
+def open_rgb(path: Path) -> Image.Image:
     """Decode a file of any kind that Pillow reads. ImageError (DataError) naming it if it is missing or damaged.
 
     Of 16-bit samples the upper 8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a
@@ -35,14 +25,12 @@ def open_rgb(path: Path) -> Picture:
     """
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return Picture(path, as_rgb(image))
+            return as_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # what Pillow raises for damaged files depends on their kind: SyntaxError, ValueError...
-        reason = getattr(error, "strerror", None) or f"the image is damaged: {error}"
-        if isinstance(error, UnidentifiedImageError):
-            reason = "this is no image"
-        raise ImageError(f"{display_path(path)}: {reason}") from error
+        reason = "this is no image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+        raise ImageError(f"{display_path(path)}: {reason or f'the image is damaged: {error}'}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -67,44 +55,35 @@ def resized_size(image: Image.Image, shorter_side: int) -> tuple[int, int]:
     return int(shorter_side * width / height), shorter_side
 
 
-def resized(picture: Picture, shorter_side: int) -> np.ndarray:
-    """The whole image with this shorter side: uint8 (H, W, 3), Pillow's bilinear filter with antialiasing.
-
-    DataError if that would have more than 178,956,970 pixels: an image of a huge aspect ratio.
-    """
-    path, image = picture
-    size = resized_size(image, shorter_side)
-    if size[0] * size[1] > MOST_PIXELS:
-        raise DataError(f"{display_path(path)}: {image.size[0]}x{image.size[1]} pixels would become "
-                        f"{size[0]}x{size[1]}, too large to be tested whole")
-    return np.array(window(image, size, 0, 0, *size))
+def resized(image: Image.Image, shorter_side: int) -> np.ndarray:
+    """The whole image with this shorter side: uint8 (H, W, 3), Pillow's bilinear filter with antialiasing."""
+    return np.array(image.resize(resized_size(image, shorter_side), BILINEAR))
 
 
-def center_crop(picture: Picture, shorter_side: int, size: int) -> np.ndarray:
+def center_crop(image: Image.Image, shorter_side: int, size: int) -> np.ndarray:
     """The center (size, size, 3) uint8 of the image resized to this shorter side, which is at least `size`.
 
     The offset is rounded as by torchvision's CenterCrop: halves to the even number.
     """
-    width, height = resized_size(picture.image, shorter_side)
+    width, height = resized_size(image, shorter_side)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.array(window(picture.image, (width, height), left, top, size, size))
+    return np.array(window(image, (width, height), left, top, size))
 
 
-def random_crop(picture: Picture, shorter_side: int, top_bits: int, left_bits: int, flip: bool,
+def random_crop(image: Image.Image, shorter_side: int, top_bits: int, left_bits: int, flip: bool,
                 size: int) -> np.ndarray:
     """A crop (size, size, 3) uint8 of the image resized to this shorter side, at least `size` (Sec. 3.4).
 
     32 random bits each choose the rows and columns; every offset is as likely as any other to 1 part in 2^32 / offsets.
     """
-    width, height = resized_size(picture.image, shorter_side)
-    left, top = (left_bits * (width - size + 1)) >> BITS, (top_bits * (height - size + 1)) >> BITS
-    crop = window(picture.image, (width, height), left, top, size, size)
+    width, height = resized_size(image, shorter_side)
+    left, top = (left_bits * (width - size + 1)) >> 32, (top_bits * (height - size + 1)) >> 32
+    crop = window(image, (width, height), left, top, size)
     return np.array(crop.transpose(MIRROR) if flip else crop)
 
 
-def window(image: Image.Image, size: tuple[int, int], left: int, top: int, width: int, height: int) -> Image.Image:
-    """The part at (left, top) of this width and height of the image resized to `size` (width, height)."""
-    across, down = image.size[0] / size[0], image.size[1] / size[1]
-    x0, x1 = left * across, min((left + width) * across, image.size[0])
-    y0, y1 = top * down, min((top + height) * down, image.size[1])
-    return image.resize((width, height), BILINEAR, (x0, y0, x1, y1))
+def window(image: Image.Image, whole: tuple[int, int], left: int, top: int, size: int) -> Image.Image:
+    """The square at (left, top) of the image resized to `whole` (width, height)."""
+    across, down = image.size[0] / whole[0], image.size[1] / whole[1]
+    right, bottom = min((left + size) * across, image.size[0]), min((top + size) * down, image.size[1])
+    return image.resize((size, size), BILINEAR, (left * across, top * down, right, bottom))

@@ -20,7 +20,6 @@ from repro.data.random import normals, training_draws
 from repro.schema import DataConfig, MachineConfig, Normalization, RunConfig
 
 Request = tuple[int, ...]
-MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # Sec. 3.4 and the authors' README: pixels, of which the mean image is made
 MOST_TESTED_AT_ONCE = 250  # Choice: images of 224x224 that a test puts through the network together
 
 
@@ -58,8 +57,8 @@ class ImageNetData:
         """The crops (B, S, S, 3) uint8 of each of `training_requests`."""
         def read(request: Request) -> np.ndarray:
             index, side, top, left, flip = request
-            picture = crops.open_rgb(self.files.train.path(index))
-            return crops.random_crop(picture, side, top, left, bool(flip), self.crop_size)
+            image = crops.open_rgb(self.files.train.path(index))
+            return crops.random_crop(image, side, top, left, bool(flip), self.crop_size)
 
         return self.read_ahead(read, requests)
 

@@ -9,9 +9,9 @@ import csv
 import hashlib
 import logging
 import os
-import re
 import stat
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torchvision.datasets.folder import is_image_file, make_dataset
 
 from repro.data.crops import open_rgb
-from repro.data.loader import in_order, in_parts, progress
+from repro.data.loader import in_parts, progress
 from repro.errors import DataError, StorageError
 from repro.paths import display_path
 from repro.schema import CLASSES
@@ -36,7 +36,6 @@ BY_HAND = ("get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar with an acco
            "images into one folder as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or val/ILSVRC2012_val_*.JPEG with "
            f"{SOLUTION} beside val/, and name it by data.root=FOLDER or REPRO_DATA")
 OTHERS = "images of other sets can only make a wiring test: data.wiring_test=true"
-WNID = re.compile(r"n\d{8}")
 MOST_NAMED = 10  # classes and bad files in a message
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
 OFFICIAL = (CLASSES, 1_281_167, 50_000)  # Sec. 4.1: classes, 1.28 million training and 50k validation images
@@ -48,7 +47,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ImageSet:
     """Images by class and name: paths (N,) below `root`, sizes in bytes (N,), labels (N,): places in the sorted
-    `wnids`; `bad`: what is wrong with files that are left out. As one array a million names take 40 MB."""
+    `wnids`; `bad`: files and classes that are left out. As one array a million names take 40 MB."""
 
     root: Path
     names: NDArray[np.bytes_]
@@ -89,14 +88,13 @@ def find(root: Path, wiring_test: bool = False, expected: tuple[int, int, int] =
         raise StorageError(f"can't read {display_path(Path(error.filename or root))}: {error.strerror}") from error
     lonely = set(val.wnids) - set(train.wnids) if wiring_test else set(val.wnids) ^ set(train.wnids)
     wrong = [f"classes in one set only: {first_of(sorted(lonely))}"] if lonely else []
-    classes, train_count, val_count = expected
-    for images, count in ((train, train_count if len(train) or not val_alone else 0), (val, val_count)):
-        if not wiring_test and (len(images), len(images.wnids)) != (count, classes):
+    classes, *counts = expected
+    for images, count in zip((train, val), counts, strict=True):
+        if not wiring_test and len(images) and (len(images), len(images.wnids)) != (count, classes):
             wrong.append(f"{len(images):,} good images in {len(images.wnids):,} classes in "
                          f"{display_path(images.root)}, expected {count:,} in {classes:,}")
-    for images in [train] if train is val else [train, val]:
-        if images.bad:
-            wrong.append(f"{len(images.bad):,} bad: {first_of(images.bad)}")
+    if bad := list(dict.fromkeys(train.bad + val.bad)):
+        wrong.append(f"{len(bad):,} bad (empty, missing, no plain file or no images): {first_of(bad)}")
     if wrong:
         raise DataError(f"the images in {display_path(root)} are not as they should be: {'; '.join(wrong)}. Put it "
                         f"right, or name another folder by data.root=FOLDER" + ("" if wiring_test else f"; {OTHERS}"))
@@ -149,11 +147,12 @@ def list_images(folder: Path) -> ImageSet:
         if not paths:
             os.listdir(folder / wnid)  # raises where it may not be read, which torchvision passes over
         names, sizes, bad = look_at(folder, [os.path.relpath(path, folder) for path in paths])
-        return names, sizes, bad if paths else [f"{display_path(folder / wnid)} (no images)"]
+        return names, sizes, bad if paths else [display_path(folder / wnid)]
 
     found = []
-    with progress(f"list {display_path(folder)}", len(classes), unit="folder") as advance:
-        for one in in_order(list_class, classes, AT_ONCE):
+    with progress(f"list {display_path(folder)}", len(classes), unit="folder") as advance, \
+            ThreadPoolExecutor(AT_ONCE) as pool:
+        for one in pool.map(list_class, classes):
             found.append(one)
             advance(1)
     names, sizes, bad = zip(*found, strict=True)
@@ -162,19 +161,18 @@ def list_images(folder: Path) -> ImageSet:
 
 
 def look_at(folder: Path, paths: list[str]) -> Looked:
-    """Names (N,) and bytes (N,) of the good files among these; what is wrong with the others."""
-    good, bad = [], []
+    """Names (N,) and bytes (N,) of the good files among these; the others."""
+    names, sizes, bad = [], [], []
     for path in paths:
         try:
             status = os.stat(folder / path)
-            reason = "no file" if not stat.S_ISREG(status.st_mode) else "" if status.st_size else "empty file"
         except OSError:
-            reason = "missing, or a link to nothing"
-        if reason:
-            bad.append(f"{display_path(folder / path)} ({reason})")
+            status = None
+        if status and stat.S_ISREG(status.st_mode) and status.st_size:
+            names.append(os.fsencode(path))
+            sizes.append(status.st_size)
         else:
-            good.append((os.fsencode(path), status.st_size))
-    names, sizes = zip(*good, strict=True) if good else ((), ())
+            bad.append(display_path(folder / path))
     return np.array(names, np.bytes_), np.array(sizes, np.int64), bad
 
 
@@ -192,31 +190,22 @@ def validation_wnids(folder: Path) -> list[str]:
     """The wnid of each image of a flat val/ in the order of their numbers; DataError if there are none to be read."""
     path = next((path for name in (SOLUTION, *LISTS) if (path := folder.parent / name).is_file()), None)
     if folder.name != VAL or path is None:
-        raise DataError(f"{display_path(folder)} holds no folders of classes"
-                        + (f", and the labels of its images are not beside it: {LABELS}" if folder.name == VAL else "")
-                        + f"; {BY_HAND}")
+        raise DataError(f"{display_path(folder)} holds no folders of classes, nor is it a val/ with the labels of its "
+                        f"images beside it: {LABELS}; {BY_HAND}")
     try:
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no label
-        wnids = text.split()
-        if path.name == SOLUTION:  # ImageId, and PredictionString that begins with the wnid; in any order
-            rows = sorted((row["ImageId"], row["PredictionString"].split()[0])
-                          for row in csv.DictReader(text.splitlines()))
-            if [name for name, _ in rows] != [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(rows) + 1)]:
-                raise ValueError("an image is missing or there twice")
-            wnids = [wnid for _, wnid in rows]
-        if wrong := [wnid for wnid in wnids if not WNID.fullmatch(wnid)]:
-            raise ValueError(f"{wrong[0][:40]!r} is no wnid such as n01440764")
-    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        if path.name != SOLUTION:
+            return text.split()
+        # ImageId, and PredictionString that begins with the wnid; in any order
+        wnids = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(text.splitlines())}
+        return [wnids[f"ILSVRC2012_val_{number:08d}"] for number in range(1, len(wnids) + 1)]
+    except (ValueError, LookupError, AttributeError, csv.Error) as error:
         raise DataError(f"{display_path(path)}: the labels of the validation images can't be read from it ({error}); "
                         f"expected is {LABELS}") from error
-    return wnids
 
 
 def verify(root: Path, wiring_test: bool, expected: tuple[int, int, int] = OFFICIAL) -> None:
-    """Check what `find` checks, then decode every image; says what there is.
-
-    DataError (exit 3) that names the first images that can't be read, all of which are counted before.
-    """
+    """Check what `find` checks, then decode every image; DataError (exit 3) counts the bad ones and names the first."""
     files = find(root, wiring_test, expected)
     sets = [files.train] if files.one_folder else [files.train, files.val]
     logger.info(f"{display_path(root)}: " + ("one folder for both sets, a wiring test; " if files.one_folder else "")
@@ -225,22 +214,21 @@ def verify(root: Path, wiring_test: bool, expected: tuple[int, int, int] = OFFIC
     bad, total = [], sum(map(len, sets))
     with progress(f"verify {display_path(root)}", total) as advance:
         for images in sets:
-            for problems in in_parts(partial(decode, images), range(len(images))):
-                bad += [problem for problem in problems if problem]
-                advance(len(problems))
+            for count, problems in in_parts(partial(decode, images), range(len(images))):
+                bad += problems
+                advance(count)
     if bad:
         raise DataError(f"{len(bad):,} of {total:,} images can't be read: {first_of(bad)}. Put them there again from "
                         "the official archives")
     logger.info(f"all {total:,} images can be read")
 
 
-def decode(images: ImageSet, numbers: Sequence[int]) -> list[str]:
-    """Open these images of a set; why each can't be read, or ''."""
+def decode(images: ImageSet, numbers: Sequence[int]) -> tuple[int, list[str]]:
+    """Open these images of a set; how many they are, and why some can't be read."""
     problems = []
     for number in numbers:
         try:
             open_rgb(images.path(number))
-            problems.append("")
         except DataError as error:
             problems.append(str(error))
-    return problems
+    return len(numbers), problems

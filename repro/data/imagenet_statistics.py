@@ -7,23 +7,21 @@ All sums are of integers: neither the order of the images nor the number of thre
 
 import io
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.data.imagenet_files import ImageSet
 from repro.data.loader import in_parts, progress
-from repro.errors import StorageError
 from repro.files import write_atomic
 from repro.paths import display_path
 
 logger = logging.getLogger(__name__)
-EXACT = 1 << 16  # pixels whose products, at most 255^2 each, have a sum below 2^32
-PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of channels
+MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # pixels
 BESIDE = "mean.npz"  # what a run keeps beside its weights
 
 
@@ -33,8 +31,6 @@ class ImageStatistics:
 
     mean: NDArray[np.float32]
     covariance: NDArray[np.float64]
-    images: int
-    fingerprint: str  # of the set
 
     def mean_of_crops(self, size: int | None) -> NDArray[np.float32]:
         """What crops of this size subtract: the mean image if it is of their size, else (3, 1, 1), each channel's mean.
@@ -66,17 +62,14 @@ class Sums:
     def __init__(self, size: int):
         self.images = 0
         self.pixels = np.zeros((size, size, 3), np.int64)
-        self.products = np.zeros((3, 3), np.int64)  # channel by channel, PAIRS only; ImageNet's are below 2^53
+        self.products = np.zeros((3, 3), np.int64)  # channel by channel
 
     def add(self, crop: NDArray[np.uint8]) -> None:
         """One more image."""
         self.images += 1
         self.pixels += crop
-        colors = crop.reshape(-1, 3)
-        for begin in range(0, len(colors), EXACT):
-            planes = [plane.astype(np.uint32) for plane in colors[begin : begin + EXACT].T]
-            for i, j in PAIRS:  # einsum: no BLAS, whose own threads would hinder those that call this
-                self.products[i, j] += int(np.einsum("i,i->", planes[i], planes[j]))
+        planes = np.ascontiguousarray(crop.reshape(-1, 3).T).astype(np.int64)
+        self.products += np.einsum("in,jn->ij", planes, planes)
 
     def merge(self, other: "Sums") -> None:
         """The images of another part of the set."""
@@ -84,33 +77,30 @@ class Sums:
         self.pixels += other.pixels
         self.products += other.products
 
-    def finish(self, fingerprint: str) -> ImageStatistics:
+    def finish(self) -> ImageStatistics:
         """Mean and covariance (divided by the number of pixels), rounded once."""
         count = self.images * self.pixels.shape[0] * self.pixels.shape[1]
-        totals = [int(total) for total in self.pixels.sum((0, 1))]
-        covariance = np.empty((3, 3))
-        for i, j in PAIRS:
-            both = (count * int(self.products[i, j]) - totals[i] * totals[j]) / count**2
-            covariance[i, j] = covariance[j, i] = both
+        totals = self.pixels.sum((0, 1)).astype(object)  # Python's integers: their products need more than 64 bits
+        covariance = (count * self.products.astype(object) - np.outer(totals, totals)) / count**2
         mean = (self.pixels / self.images).transpose(2, 0, 1).astype(np.float32)
-        return ImageStatistics(np.ascontiguousarray(mean), covariance, self.images, fingerprint)
+        return ImageStatistics(np.ascontiguousarray(mean), covariance.astype(np.float64))
 
 
-def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDArray[np.uint8]], size: int,
-            show: bool, stop: Callable[[], bool], workers: int | None = None) -> Sums:
-    """The sums over these images of a set, whose crops (size, size, 3) `crop` reads by number; raises what it raises.
+def compute(crop: Callable[[int], NDArray[np.uint8]], numbers: Sequence[int], size: int, show: bool,
+            stop: Callable[[], bool], workers: int | None = None) -> Sums:
+    """The sums over the images of these numbers, whose crops (size, size, 3) `crop` reads; raises what it raises.
 
     show: the progress. Returns early, with the sums of a part only, once `stop()` is true.
     """
-    def sum_part(numbers: Sequence[int]) -> Sums:
+    def sum_part(part: Sequence[int]) -> Sums:
         sums = Sums(size)
-        for number in numbers:
+        for number in part:
             sums.add(crop(number))
         return sums
 
     total = Sums(size)
-    with progress(f"mean image of {display_path(images.root)}", len(indices), show=show) as advance:
-        for sums in in_parts(sum_part, indices, workers):
+    with progress("mean image", len(numbers), show=show) as advance:
+        for sums in in_parts(sum_part, numbers, workers):
             total.merge(sums)
             advance(sums.images)
             if stop():
@@ -118,51 +108,25 @@ def compute(images: ImageSet, indices: Sequence[int], crop: Callable[[int], NDAr
     return total
 
 
-def statistics_folder(results: Path) -> Path:
-    """Where mean images lie, by the fingerprint of their set."""
-    return results / "data"
+def cache_path(results: Path, fingerprint: str) -> Path:
+    """Where the statistics of the set with this fingerprint lie."""
+    return results / "data" / f"mean-{fingerprint[:16]}-{MEAN_SHORTER_SIDE}-{MEAN_SIZE}.npz"
 
 
-def cache_path(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) -> Path:
-    """Where the statistics of a set with this fingerprint lie below `folder`."""
-    return folder / f"mean-{fingerprint[:16]}-{shorter_side}-{crop_size}.npz"
-
-
-def store(folder: Path, statistics: ImageStatistics, shorter_side: int, crop_size: int) -> Path:
-    """Keep the statistics for later runs; returns the file."""
-    path = cache_path(folder, statistics.fingerprint, shorter_side, crop_size)
-    write_arrays(path, mean=statistics.mean, covariance=statistics.covariance, images=statistics.images,
-                 fingerprint=statistics.fingerprint)
-    return path
-
-
-def write_beside(folder: Path, statistics: ImageStatistics, crop_size: int | None = None) -> None:
-    """mean.npz beside a run's weights: what it subtracted from crops of its size, and covariance; None: the image."""
-    mean = statistics.mean if crop_size is None else statistics.mean_of_crops(crop_size)
-    write_arrays(folder / BESIDE, mean=mean, covariance=statistics.covariance)
-
-
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """An .npz, whole or not at all."""
+def write(path: Path, statistics: ImageStatistics, crop_size: int | None = MEAN_SIZE) -> None:
+    """Keep the covariance, and the mean that crops of this size subtract."""
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, mean=statistics.mean_of_crops(crop_size), covariance=statistics.covariance)
     write_atomic(path, content.getvalue())
 
 
-def cached(folder: Path, fingerprint: str, shorter_side: int, crop_size: int) -> ImageStatistics | None:
-    """The statistics that `store` kept; None if there are none or, with a note, if they are damaged."""
-    path = cache_path(folder, fingerprint, shorter_side, crop_size)
+def read(path: Path) -> ImageStatistics | None:
+    """What `write` kept; None if there is nothing or, with a note, if it is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = ImageStatistics(arrays["mean"], arrays["covariance"], int(arrays["images"]),
-                                    str(arrays["fingerprint"]))
-        if found.fingerprint != fingerprint or found.mean.shape != (3, crop_size, crop_size):
-            raise ValueError("it is of another set of images")
-        return found
+            return ImageStatistics(arrays["mean"], arrays["covariance"])
     except FileNotFoundError:
         return None
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
-        if isinstance(error, OSError) and error.strerror:
-            raise StorageError(f"can't read {display_path(path)}: {error.strerror}") from error
+    except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         logger.warning(f"{display_path(path)} is damaged ({error}); it is not used")
         return None

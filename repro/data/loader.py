@@ -1,7 +1,4 @@
-"""Reading images ahead by threads or processes, long work in parts by threads, and what a person sees of it.
-
-What an item is depends on its request alone, never on who reads it.
-"""
+"""Reading images ahead by threads or processes, long work in parts by threads, and what a person sees of it."""
 
 import atexit
 import logging
@@ -14,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -26,12 +23,9 @@ from tqdm import tqdm
 from repro.errors import LostProcessError, ReproError
 from repro.schema import Loader as Kind
 from repro.stopping import SIGNALS, end_with_parent
-from repro.wording import duration
 
 Read = Callable[[Any], np.ndarray]
 T = TypeVar("T")
-U = TypeVar("U")
-FEW = 4
 PART = 64  # Choice: images of a part: a fraction of a second, so that a stop is heeded soon
 LINE_SECONDS = 30.0  # between lines of progress where there is no terminal
 logger = logging.getLogger(__name__)
@@ -51,13 +45,14 @@ def read_ahead(read: Read, requests: Iterable[Sequence[Any]], kind: Kind = Kind.
     a process is gone.
     """
     workers = workers or cores_here()
-    # Choice: threads up to FEW workers and where forking is not safe. With 2 both read equally fast (`repro bench
+    # Choice: threads up to 4 workers and where forking is not safe. With 2 both read equally fast (`repro bench
     # input`); but about a tenth of an image's time is Python's own and under its lock, which the training loop needs
     # too, so that many threads would wait for each other (not measured).
     if kind is Kind.auto:
-        kind = Kind.processes if sys.platform == "linux" and workers > FEW else Kind.threads
-    threads = kind is Kind.threads
-    return read_by_threads(read, requests, workers, ahead) if threads else read_by_processes(read, requests, workers)
+        kind = Kind.processes if sys.platform == "linux" and workers > 4 else Kind.threads
+    if kind is Kind.threads:
+        return read_by_threads(read, requests, workers, ahead)
+    return read_by_processes(read, requests, workers)
 
 
 def read_by_threads(read: Read, requests: Iterable[Sequence[Any]], workers: int,
@@ -148,38 +143,37 @@ def kill_workers() -> None:
             child.kill()
 
 
-def in_order(work: Callable[[U], T], items: Iterable[U], workers: int) -> Iterator[T]:
-    """What `work` makes of each item in so many threads, in order; items not begun are left out once it is dropped."""
-    with ThreadPoolExecutor(workers) as pool:  # Pillow and numpy release Python's lock, and no pixels travel
-        yield from pool.map(work, items)
-
-
 def in_parts(work: Callable[[Sequence[int]], T], indices: Sequence[int], workers: int | None = None) -> Iterator[T]:
-    """What `work` makes of each PART of the indices, as `in_order`, by default in a thread for each core."""
-    parts = (indices[begin : begin + PART] for begin in range(0, len(indices), PART))
-    yield from in_order(work, parts, workers or cores_here())
+    """What `work` makes of each PART of the indices, in order; by default in a thread for each core.
+
+    Parts not begun are left out once it is dropped.
+    """
+    with ThreadPoolExecutor(workers or cores_here()) as pool:  # Pillow and numpy release Python's lock
+        yield from pool.map(work, (indices[begin : begin + PART] for begin in range(0, len(indices), PART)))
 
 
 @contextmanager
 def progress(name: str, total: int, done: int = 0, show: bool = True,
              unit: str = "image") -> Iterator[Callable[..., None]]:
     """Yield `advance(count, note)`: a bar on a terminal, else a line now and then; nothing unless `show`."""
-    first, began = done, time.monotonic()
+    first, began, bar = done, time.monotonic(), None
     shown = began
-    bars = show and sys.stderr.isatty()  # else none is made: tqdm starts a thread even for one that is disabled
-    with tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True) if bars else nullcontext() as bar:
+    if show and sys.stderr.isatty():  # else none is made: tqdm starts a thread even for one that is disabled
+        bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True)
 
-        def advance(count: int, note: str = "") -> None:
-            nonlocal done, shown
-            done += count
-            now = time.monotonic()
-            if bar is not None:
-                bar.set_postfix_str(note, refresh=False)
-                bar.update(count)
-            elif show and now - shown >= LINE_SECONDS:
-                shown = now
-                rate = (done - first) / (now - began)
-                logger.info(f"{name}: {done:,} of {total:,} {unit}s, {note and f'{note}, '}{rate:.1f} {unit}s/s, "
-                            f"{duration((total - done) / rate)} left")
+    def advance(count: int, note: str = "") -> None:
+        nonlocal done, shown
+        done += count
+        now = time.monotonic()
+        if bar is not None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(count)
+        elif show and now - shown >= LINE_SECONDS:
+            shown = now
+            logger.info(tqdm.format_meter(done, total, now - began, 0, name, unit=unit, postfix=note, initial=first))
 
+    try:
         yield advance
+    finally:
+        if bar is not None:
+            bar.close()

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.data import imagenet_statistics
 from repro.data.augment import normalize
 from repro.data.cifar10 import channel_statistics
-from repro.data.crops import Picture, center_crop, resized
-from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE
-from repro.devices import autocast, is_out_of_memory, memory_format
+from repro.data.crops import center_crop, resized
+from repro.devices import autocast, memory_format, out_of_memory
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
 from repro.paper import PROTOCOLS
@@ -59,11 +59,11 @@ def read_mean(config: RunConfig, weights: Path | None, fingerprint: str) -> tupl
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise StorageError(f"{display_path(path)}: no mean image of a run ({error!r})") from error
             return torch.from_numpy(mean), None
-    folder = imagenet_statistics.statistics_folder(results_dir(config.results))
-    found = imagenet_statistics.cached(folder, fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE)
+    results = results_dir(config.results)
+    found = imagenet_statistics.read(imagenet_statistics.cache_path(results, fingerprint))
     if not found:
         raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
-                        f"set in {display_path(folder)}, which the first training run computes; weights trained "
+                        f"set in {display_path(results)}, which the first training run computes; weights trained "
                         "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
     return torch.from_numpy(found.mean_of_crops(size)), None
 
@@ -84,15 +84,15 @@ class Scorer:
         self.images_at_once = (min(self.machine.evaluation_batch_size, MOST_IMAGES) if protocol == MULTI_SCALE
                                else max(1, self.crops_at_once // (10 if protocol == TEN_CROP else 1)))
 
-    def read(self, picture: Picture) -> np.ndarray:
+    def read(self, image: Image.Image) -> np.ndarray:
         """uint8 (1, S, S, 3) or (10, S, S, 3) crops; of multi_scale an object array of whole images (H, W, 3)."""
         if self.protocol == CENTER:
-            return center_crop(picture, self.shorter_sides[0], self.crop_size)[None]
+            return center_crop(image, self.shorter_sides[0], self.crop_size)[None]
         if self.protocol == TEN_CROP:
-            return ten_crops(resized(picture, self.shorter_sides[0]), self.crop_size)
+            return ten_crops(resized(image, self.shorter_sides[0]), self.crop_size)
         scales = np.empty(len(self.shorter_sides), object)
         for number, side in enumerate(self.shorter_sides):
-            scales[number] = resized(picture, side)
+            scales[number] = resized(image, side)
         return scales
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Scorer:
             else:
                 scores = self.score_crops(views)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if out_of_memory(error):
                 raise OutOfMemoryError(f"no memory left on {self.device.type}: machine.evaluation_batch_size="
                                        f"{max(1, self.crops_at_once // 2)} needs less") from error
             raise

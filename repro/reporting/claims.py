@@ -59,9 +59,7 @@ class Sample(NamedTuple):
 
 
 def evaluate(found: Sequence[RunSet], suite_name: str | None = None) -> list[ClaimResult]:
-    """Every claim, or those of a suite, judged by your runs where you have all that a comparison needs, else by the
-    committed ones. ConfigError for an unknown suite.
-    """
+    """Every claim, or those of a suite; ConfigError for an unknown suite."""
     wanted = None if suite_name is None else suite(suite_name).claims
     return [judge(claim, found) for claim in claims() if wanted is None or claim.id in wanted]
 

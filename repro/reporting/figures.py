@@ -1,7 +1,7 @@
 """The paper's figures, drawn from runs as SVG and PNG; matplotlib is imported only to draw.
 
-Networks are told apart without color: by a marker and a gray of their own; dashed (Figure 4: thin) and bold lines tell
-training and test error, by layer plain and residual networks apart.
+Without color too, marker and gray tell networks apart, and dashed (Figure 4: thin) and bold lines training and test
+error, by layer plain and residual networks.
 """
 
 import io
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from repro.config import scale_lengths
 from repro.files import file_sha256, read_rows, write_atomic
-from repro.paper import Curve, PublishedFigure, pick, published_figure, published_table
+from repro.paper import Axis, Curve, PublishedFigure, pick, published_figure
 from repro.reporting import select
-from repro.reporting.select import RunSelection, RunSet
+from repro.reporting.select import RunSet
 from repro.runs import Run
 
 DRAWN = ("figure1", "figure4", "figure6", *select.LAYERS)
@@ -34,20 +34,17 @@ SETTINGS: Any = {
     "figure.constrained_layout.w_pad": 0.1, "svg.fonttype": "none", "svg.hashsalt": "repro", "path.simplify": False,
 }
 METADATA: Any = {"svg": {"Date": None, "Creator": "repro"}, "png": {"Software": "repro"}}
-WIDTH, HEIGHT = 3.6, 2.7  # inches of a panel; one by layer is twice as wide
-CHARACTERS_PER_INCH = 21  # of the notes, on the safe side
 
 
 class Shown(NamedTuple):
-    """One network: its runs that have the data, the one of them that is drawn, and its data."""
+    """One network of a figure: the run that is drawn and its data: rows of its history, or values by layer."""
     curve: Curve
-    answer: RunSelection
     run: Run
-    data: Any  # rows of its history, or values by layer
+    data: Any
 
 
 class Line(NamedTuple):
-    """One line of a panel; `id` names its group in the SVG, its label stands in the legend."""
+    """`id` names the line's group in the SVG, its label stands in the legend."""
     net: str
     id: str
     label: str
@@ -57,14 +54,13 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One panel. A limit that is None follows from the data; without limits of y that axis is logarithmic."""
+    """A limit that is None follows from the data; without limits of y that axis is logarithmic."""
     title: str
     x_label: str
     y_label: str
     lines: Sequence[Line]
     right: float | None = None
     y_limits: tuple[float | None, ...] | None = None
-    marks: Mapping[str, float] = {}  # published test errors (percent) by network
 
 
 def names() -> list[str]:
@@ -73,9 +69,9 @@ def names() -> list[str]:
 
 
 def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[str]] | None:
-    """A figure's title, panels and notes: of each network the first origin that has a run with the data, if any has.
+    """A figure's title, panels and notes; None without a run that has the data. ConfigError for an unknown name.
 
-    Of several seeds it is the one closest to the median error. ConfigError for an unknown name.
+    Of each network the first origin with such runs is drawn, and of several seeds the one closest to the median error.
     """
     pick(name, dict.fromkeys(names()), "figure")
     variant, base = select.split_name(name)
@@ -87,11 +83,18 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
                else {experiment: select.paper_runs(pool, experiment) for experiment in curves} for pool in found]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
     shown: dict[str, Shown] = {}
-    for experiment, curve in curves.items():
-        answers = [with_data(origin[experiment], read) for origin in origins]
-        if answer := next((answer for answer in answers if answer.runs), None):
-            run = select.median_run(answer)
-            shown[experiment] = Shown(curve, answer, run, read(run))
+    answers, several = [], []
+    for experiment, answer in ((experiment, origin[experiment]) for experiment in curves for origin in origins):
+        data = {}
+        for run in answer.runs:
+            with suppress(ValueError, KeyError):
+                data[run.name] = read(run)
+        seeds = tuple(run for run in answer.runs if data.get(run.name))
+        if seeds and experiment not in shown:
+            run = select.median_run(replace(answer, runs=seeds))
+            shown[experiment] = Shown(curves[experiment], run, data[run.name])
+            answers.append(replace(answer, runs=(run,)))
+            several += [f"{run.name} of {len(seeds)} seeds"] if len(seeds) > 1 else []
     if not shown:
         return None
     panels, notes = (layer_panels(published, base, list(shown.values())) if base in select.LAYERS
@@ -103,48 +106,28 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
         notes.insert(0, f"{made}not the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}")
     elif base != "gradients":
         title += f": {published.title}"
-    notes += select.machine_notes(replace(one.answer, runs=(one.run,)) for one in shown.values())
-    if several := [f"{one.run.name} of {len(one.answer.runs)} seeds" for one in shown.values()
-                   if len(one.answer.runs) > 1]:
-        notes.append(f"closest to the median error: {', '.join(several)}")
-    if missing := [select.net_name(experiment) for experiment in curves if experiment not in shown]:
-        notes.append(f"no run with these data: {', '.join(missing)}")
+    missing = [select.net_name(experiment) for experiment in curves if experiment not in shown]
+    last = {"closest to the median error": several, "no run with these data": missing}
+    notes += [*select.machine_notes(answers), *(f"{text}: {', '.join(those)}" for text, those in last.items() if those)]
     return title, panels, notes
 
 
-def with_data(answer: RunSelection, read: Callable[[Run], Any]) -> RunSelection:
-    """The runs of an answer from which the data can be read."""
-    runs = []
-    for run in answer.runs:
-        with suppress(ValueError, KeyError):
-            runs += [run] if read(run) else []
-    return replace(answer, runs=tuple(runs))
-
-
 def curve_panels(published: PublishedFigure, shown: Mapping[str, Shown], full: bool) -> tuple[list[Panel], list[str]]:
-    """Errors over the iterations, and how to read them; published test errors stand beside full-length runs."""
-    table6 = {row.key: row.compared("test_top1_error") for row in published_table("table6").rows}
-    unit = published.x.unit if full else 1
-    right = published.x.limits[-1] if full and published.x.limits else None
+    """Errors over the iterations, and how to read them."""
+    x, y = (published.x, published.y) if full else (Axis("iterations"), Axis("", limits=(0, 100)))
+    right = x.limits[-1] if x.limits else None
     panels: list[Panel] = []
     for panel in published.panels:
         here = [shown[str(curve.experiment)] for curve in panel.curves if curve.experiment in shown]
         lines = [Line(one.curve.net, f"{one.curve.net}-{error}", one.curve.label if error == panel.errors[-1] else "",
-                      [row["iteration"] / unit for row in one.data], [row[COLUMNS[error]] for row in one.data],
+                      [row["iteration"] / x.unit for row in one.data], [row[COLUMNS[error]] for row in one.data],
                       STYLES[published.styles[error]]) for one in here for error in panel.errors]
         if {line.id for line in lines} <= {line.id for other in panels for line in other.lines}:
             continue  # without a run, or nothing but what another panel has: ResNet-110 on Figure 6's right
-        marks = {net: table6[net] for net in (one.curve.net for one in here)
-                 if full and "test" in panel.errors and net in table6}
-        panels.append(Panel(panel.title, published.x.label if full else "iterations",
-                            panel.y_label or published.y.label, lines, right,
-                            published.y.limits if full else (0, 100), marks))
+        panels.append(Panel(panel.title, x.label, panel.y_label or published.y.label, lines, right, y.limits))
     styles = ", ".join(f"{style}: {error} error" for error, style in published.styles.items())
-    notes = [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
-             *published.notes]
-    if any(panel.marks for panel in panels):
-        notes.append("triangles at the right edge: published test errors (Table 6; ResNet-110: mean of 5 runs)")
-    return panels, notes
+    return panels, [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
+                    *published.notes]
 
 
 def layer_panels(published: PublishedFigure, base: str, shown: Sequence[Shown]) -> tuple[list[Panel], list[str]]:
@@ -165,13 +148,11 @@ def layer_panels(published: PublishedFigure, base: str, shown: Sequence[Shown]) 
         parts = [(f"update {at:,}", [one.data[at] for one in shown]) for at in common if at in chosen]
         notes = ["the paper draws no such figure; it calls these norms healthy in plain nets with BN (Sec. 4.1)",
                  "L2 norm of the gradient of the loss of one mini-batch, without weight decay, for each weight"]
-    panels = []
-    for number, (title, values) in enumerate(parts):
-        lines = [Line(one.curve.net, f"{one.curve.net}-{number}", one.curve.label, range(1, len(y) + 1), y,
-                      STYLES["dashed" if one.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1})
-                 for one, y in zip(shown, values, strict=True)]
-        panels.append(Panel(title, published.x.label, y_label, lines, None, y_limits))
-    return panels, notes
+    return [Panel(title, published.x.label, y_label, [
+        Line(one.curve.net, f"{one.curve.net}-{number}", one.curve.label, range(1, len(y) + 1), y,
+             STYLES["dashed" if one.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1})
+        for one, y in zip(shown, values, strict=True)], None, y_limits) for number, (title, values) in enumerate(parts)
+    ], notes
 
 
 def responses_of(run: Run) -> list[float]:
@@ -189,7 +170,7 @@ def gradients_of(run: Run) -> dict[int, list[float]]:
 
 
 def recorded_rows(run: Run, file: str, sha256: str | None) -> list[dict[str, str]]:
-    """Rows of a file of a run that is the recorded one, else ValueError; by layer in forward order."""
+    """Rows of a file of a run, by layer in forward order."""
     path = run.folder / file
     if not path.is_file() or file_sha256(path) != sha256:
         raise ValueError(f"{file} is missing, or not the recorded one")
@@ -227,11 +208,10 @@ def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: b
     from matplotlib.figure import Figure
 
     rows, columns = (len(panels), 1) if by_layer else (1, len(panels))
-    width = WIDTH * (2 if by_layer else max(2, columns))
-    below = [line for note in notes
-             for line in textwrap.wrap(note, int(width * CHARACTERS_PER_INCH), subsequent_indent="   ")]
+    width = 3.6 * max(2, columns)  # inches
+    below = [line for note in notes for line in textwrap.wrap(note, int(width * 21), subsequent_indent="   ")]
     above = textwrap.wrap(title, int(width * 12))
-    figure = Figure((width, HEIGHT * rows + 0.11 * len(below) + 0.2 * len(above)), layout="constrained")
+    figure = Figure((width, 2.7 * rows + 0.11 * len(below) + 0.2 * len(above)), layout="constrained")
     figure.suptitle("\n".join(above), x=0.02, ha="left", fontsize=9, parse_math=False)
     figure.supxlabel("\n".join(below), x=0.02, ha="left", fontsize=6, color="#333333", parse_math=False)
     for ax, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
@@ -247,7 +227,4 @@ def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: b
             ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
         ax.grid(axis="y", linewidth=0.4, color="#CCCCCC", linestyle=(0, (1, 2)))
         ax.legend(ncols=2)
-        for net, value in panel.marks.items():
-            ax.plot([1.012], [value], transform=ax.get_yaxis_transform(), marker="<", markersize=3.5, linestyle="none",
-                    color=LOOKS[int(net.rpartition("-")[2])][0], markeredgecolor="black", clip_on=False)
     return figure

@@ -42,30 +42,19 @@ def report(runs: Sequence[RunSet]) -> str:
 
 def card(run: Run, origin: str) -> dict[str, Any]:
     """One run for the page: its name, its badges, and what its record says."""
-    content = run.record
-    if content is None:
-        return {"name": run.name, "badges": [origin, "unreadable"], "facts": {"problem": run.problem}}
-    badges = [origin, None if run.finished else run.problem or run.status, run.no_evidence,
-              "short run" if content.config.scale != 1 else None]
-    session = content.sessions[-1] if content.sessions else Session()
-    environment, data = content.environment, content.data
-    facts = {"about": content.config.description, "result": errors(content.result or {}),
-             "averaged BN": errors(content.recomputed_batch_norm or {}),
-             **{protocol.replace("_", "-"): errors(test) for protocol in ("center", "ten_crop", "multi_scale")
-                if (test := select.read_evaluation(run, protocol))
-                and select.evaluation_problem(run, protocol, test) is None},
-             "not the paper's": "; ".join(content.deviations or []),
-             "device": f"{environment.device or '?'}, {select.precision(run)}",
-             "time": f"{content.train_seconds + content.evaluation_seconds:.0f} s, {len(content.sessions)} session(s)",
-             "versions": f"Python {environment.python}, torch {environment.torch}",
-             "commit": f"{str(session.commit)[:12]}{' with uncommitted changes' * bool(session.dirty)}",
-             "identity": run.identity, "data": data and f"{data.name}, {data.split}, sha256 {data.sha256[:12]}",
-             "history": f"sha256 {(content.history_sha256 or 'not recorded')[:12]}"}
-    return {"name": run.name, "badges": [badge for badge in badges if badge],
+    facts: Mapping[str, Any] = {"problem": run.problem}
+    badges = [origin, None if run.finished else run.problem or run.status, run.no_evidence]
+    if content := run.record:
+        badges += ["short run"] if content.config.scale != 1 else []
+        session = content.sessions[-1] if content.sessions else Session()
+        result = (content.result or {}).items()
+        facts = {"about": content.config.description,
+                 "result": ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in result
+                                     if key.endswith("_error")),
+                 "not the paper's": "; ".join(content.deviations or []),
+                 "device": f"{select.device(run)}, {select.precision(run)}",
+                 "time": f"{content.train_seconds + content.evaluation_seconds:.0f} s",
+                 "commit": f"{session.commit or 'unknown'}{' with uncommitted changes' * bool(session.dirty)}",
+                 "identity": run.identity}
+    return {"name": run.name, "badges": filter(None, badges),
             "facts": {key: value for key, value in facts.items() if value}}
-
-
-def errors(values: Mapping[str, Any]) -> str:
-    """'train top1 error 0.50 %, test top1 error 8.00 %'; '' without a result."""
-    return ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in values.items()
-                     if key.endswith("_error"))

@@ -156,10 +156,7 @@ def open_status(answers: Iterable[RunSelection]) -> str:
 
 
 def paper_runs(pool: RunSet, experiment: str, protocol: str | None = None) -> RunSelection:
-    """The runs of an experiment that followed the paper: as it stands in conf/, in fp32 or TF32, to the end.
-
-    On ImageNet also those of them that have a test under a protocol, and these tests.
-    """
+    """The finished runs of an experiment as it stands in conf/, in fp32 or TF32; those with a test under a protocol."""
     answer = select(pool, experiment, paper_hashes(experiment))
     if protocol is None:
         return answer

@@ -20,14 +20,14 @@ STOPPED = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY, "running": "e
 
 
 def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
-    """Everything `repro status` says, as plain values. Locks are looked at and left as they are."""
+    """Everything `repro status` says. Locks are looked at and left as they are."""
     running, interrupted = [], []
     for run in yours.runs:
         if owner := holder(run.folder):
             running.append(progress(run, " ".join(f"{key} {owner.get(key)}" for key in ("pid", "host", "since"))))
         elif run.status in STOPPED:
-            interrupted.append(progress(run, STOPPED[run.status], continuation(run)))
-    listed = [{"name": name, "description": paper_config(name).description, "reproduces": paper_config(name).reproduces,
+            interrupted.append(progress(run, STOPPED[run.status]) | {"go_on": continuation(run)})
+    listed = [{"name": name, "description": paper_config(name).description,
                **{pool.origin: sum(run.experiment == name for run in pool.runs) for pool in (yours, reference)}}
               for name in experiments()]
     return {"experiments": listed, "suites": {name: paper.suite(name).question for name in paper.suites()},
@@ -35,13 +35,13 @@ def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
             "lacking": lacking(yours, reference)}
 
 
-def progress(run: Run, state: str, go_on: str = "") -> dict[str, Any]:
+def progress(run: Run, state: str) -> dict[str, Any]:
     """How far a run is saved, its last errors (percent), and the seconds left by its own measured speed."""
     record, last = run.record, (run.history() or [{}])[-1]
     at, total = (record.iteration, record.iterations) if record else (0, 0)
     spent = record.train_seconds + record.evaluation_seconds if record else 0.0
     return {"run": run.name, "no_evidence": run.no_evidence, "state": state, "iteration": at, "iterations": total,
-            "seconds_left": spent / at * (total - at) if at and spent else None, "go_on": go_on,
+            "seconds_left": spent / at * (total - at) if at and spent else None,
             "errors": {key: value for key, value in last.items() if key.endswith("top1_error")}}
 
 
@@ -50,16 +50,14 @@ def continuation(run: Run) -> str:
     record = select.record(run)
     values = flat(to_dict(record.config))
     changed = [text.partition(": ")[0] for text in record.deviations or []]
-    words = [f"experiment={run.experiment}", f"seed={run.seed}",
-             *(override(key, values[key]) for key in changed if key in values)]
-    return f"repro run {shlex.join(words)}"
+    return "repro run " + shlex.join([f"experiment={run.experiment}", f"seed={run.seed}",
+                                      *(override(key, values[key]) for key in changed if key in values)])
 
 
 def lacking(yours: RunSet, reference: RunSet) -> list[dict[str, Any]]:
     """The full-length runs that tables need and results/reference lacks: cheapest first, ImageNet's last.
 
-    Of an experiment of which a suite runs k seeds these are seeds 0 to k-1. Each with its state here, how far it is,
-    the time left by what a whole run took, and for a finished one the command that tests or publishes it.
+    Of an experiment of which a suite runs k seeds these are seeds 0 to k-1. The time left is by what a whole run took.
     """
     here, found = {run.name: run for run in yours.runs}, []
     suites = [paper.suite(name) for name in paper.suites()]
@@ -73,21 +71,11 @@ def lacking(yours: RunSet, reference: RunSet) -> list[dict[str, Any]]:
             state = (FINISHED if seed in done else OPEN if run is None else IN_USE if holder(run.folder) else
                      DIVERGED if run.status == "diverged" else OPEN)
             at, total = run.record.iteration if run and run.record else 0, config.train.iterations
-            found.append({"run": f"{name}/seed{seed}", "experiment": name, "seed": seed, "rows": config.reproduces,
-                          "dataset": config.data.name, "state": state, "iteration": at, "iterations": total,
+            found.append({"run": f"{name}/seed{seed}", "experiment": name, "seed": seed, "dataset": config.data.name,
+                          "state": state, "iteration": at, "iterations": total,
                           "seconds_left": times[0]["seconds"] * (1 - at / total) if times else None,
-                          "measured": f"{times[0]['device']}, {times[0]['source']}" if times else None,
-                          "go_on": next_step(done[seed]) if seed in done else ""})
+                          "measured": f"{times[0]['device']}, {times[0]['source']}" if times else None})
     return found
-
-
-def next_step(run: Run) -> str:
-    """The command that a finished run needs: its test under the protocol of a table, else to be published."""
-    for row in paper_config(run.experiment).reproduces:
-        protocol = select.TABLES.get(row.partition("/")[0])
-        if protocol and select.evaluation_problem(run, protocol, select.read_evaluation(run, protocol)):
-            return f"repro eval {shlex.quote(f'experiment={run.experiment}')} seed={run.seed} protocol={protocol}"
-    return f"repro publish {run.name}"
 
 
 def measured_times(experiment: str, identities: Collection[str], *found: RunSet) -> list[dict[str, Any]]:
@@ -96,11 +84,11 @@ def measured_times(experiment: str, identities: Collection[str], *found: RunSet)
     for run in (run for pool in found for run in pool.runs if run.experiment == experiment):
         if run.finished and run.identity in identities and (record := select.record(run)).train_seconds:
             devices = record.environment.devices or 1
-            times.append({"seconds": record.train_seconds + record.evaluation_seconds, "devices": devices,
+            times.append({"seconds": record.train_seconds + record.evaluation_seconds,
                           "device": f"{devices} x " * (devices > 1) + select.device(run),
                           "precision": select.precision(run), "source": f"finished run {run.name}"})
     if paper_hashes(experiment) & set(identities):
-        times += [{"seconds": one["run_seconds"], "devices": 1, "device": one["device"], "precision": one["precision"],
+        times += [{"seconds": one["run_seconds"], "device": one["device"], "precision": one["precision"],
                    "source": f"computed from measured updates, {path.name}"}
                   for path in sorted((found[-1].root / "bench").glob("cost_*.json"))
                   for one in read_json(path)["experiments"] if one["experiment"] == experiment]
@@ -110,24 +98,22 @@ def measured_times(experiment: str, identities: Collection[str], *found: RunSet)
 def status_text(found: Mapping[str, Any]) -> str:
     """The status for a person."""
     known = [one for one in found["lacking"] if one["seconds_left"] is not None]
-    parts = {
-        "experiments (repro run experiment=NAME), with the number of their runs here and in results/reference:": [
-            f"  {one['name']:18}  {one[select.YOURS]}  {one[select.REFERENCE]}  {one['description']}"
-            for one in found["experiments"]],
-        "suites (repro suite NAME):": [f"  {name:21}  {question}" for name, question in found["suites"].items()],
-        f"tables (repro table NAME): {', '.join(found['tables'])}": [],
-        f"figures (repro figure NAME): {', '.join(found['figures'])}": [],
-        "running now:": list(map(run_text, found["running"])) or ["  nothing"],
-        "interrupted:": list(map(run_text, found["interrupted"])) or ["  nothing"],
-        "what results/reference lacks (repro suite pending runs those of CIFAR-10):": [
-            *map(run_text, found["lacking"]), *dict.fromkeys(f"  measured on {one['measured']}" for one in known),
-            f"  together {duration(sum(one['seconds_left'] for one in known))} for the {len(known)} that are measured"]}
-    return "\n".join(line for title, lines in parts.items() for line in (title, *lines))
+    return "\n".join([
+        "experiments (repro run experiment=NAME), with the number of their runs here and in results/reference:",
+        *(f"  {one['name']:18}  {one[select.YOURS]}  {one[select.REFERENCE]}  {one['description']}"
+          for one in found["experiments"]),
+        "suites (repro suite NAME):", *(f"  {name:21}  {question}" for name, question in found["suites"].items()),
+        f"tables (repro table NAME): {', '.join(found['tables'])}",
+        f"figures (repro figure NAME): {', '.join(found['figures'])}",
+        "running now:", *map(run_text, found["running"]), "interrupted:", *map(run_text, found["interrupted"]),
+        "what results/reference lacks (repro suite pending runs those of CIFAR-10):", *map(run_text, found["lacking"]),
+        *dict.fromkeys(f"  measured on {one['measured']}" for one in known),
+        f"  together {duration(sum(one['seconds_left'] for one in known))} for the {len(known)} that are measured"])
 
 
 def run_text(run: Mapping[str, Any]) -> str:
     """A run with its state, how far it is, its errors, the time left, and the command that goes on."""
     errors = [f"{key.removesuffix('_top1_error')} error {value:.2f} %" for key, value in run.get("errors", {}).items()]
     parts = [run.get("no_evidence"), run["state"], f"iteration {run['iteration']} of {run['iterations']}", *errors,
-             f"{duration(run['seconds_left'])} left" if run["seconds_left"] else None, run["go_on"]]
+             f"{duration(run['seconds_left'])} left" if run["seconds_left"] else None, run.get("go_on")]
     return f"  {run['run']:24}  {', '.join(filter(None, parts))}"

@@ -1,8 +1,4 @@
-"""All tables by name: one function for each kind. Imports neither torch nor matplotlib.
-
-A builder takes the runs of each origin (`select.pools`). Yours are judged where a run of yours counts, else the
-reference.
-"""
+"""All tables by name, each from the runs of each origin (`select.pools`). Imports neither torch nor matplotlib."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,7 +81,7 @@ def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, s
 
 def judged_row(row: PublishedRow, differences: Mapping[str, str], answers: Sequence[RunSelection],
                cells: dict[str, str], spreads: tuple[float, float]) -> TableRow:
-    """A row with our differences, {key of the cell: published column}, and the verdict on the first of them.
+    """A row with our differences, {cell: published column}, and the verdict on the first: of yours, else the reference.
 
     `spreads` are the stds of the paper's runs and of few of ours.
     """
@@ -149,10 +145,7 @@ def plain_nets(found: Sequence[RunSet]) -> Table:
 
 
 def cifar_cells(net: str, answers: Sequence[RunSelection]) -> dict[str, str]:
-    """Of a network that we train, 'resnet-20': our errors, its parameters (of option A, or plain), others' errors.
-
-    Others' test errors stand with their source, `*` best epoch on test, `+` another network, [training error].
-    """
+    """Of a network that we train, 'resnet-20': our errors, its parameters (option A, or plain), others' test errors."""
     if not answers:
         return {}
     others = []

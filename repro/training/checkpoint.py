@@ -9,8 +9,6 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ from repro.training.plan import Plan
 from repro.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
-KEPT = 2
 SCHEMA = 2  # 1 had the hash of the .pt alone
 
 
@@ -43,7 +40,7 @@ def save(folder: Path, iteration: int, state: dict[str, Any], meta: dict[str, An
         if not path.with_suffix(".json").is_file():
             remove(path)  # it would only take room that is needed
         raise
-    for old in list_checkpoints(folder)[KEPT:]:
+    for old in list_checkpoints(folder)[2:]:
         remove(old)
 
 
@@ -113,15 +110,6 @@ def write_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> str:
     payload = weights.serialize(model.state_dict(), weights.facts_of(config))
     write_atomic(path, payload)
     return hashlib.sha256(payload).hexdigest()
-
-
-@contextmanager
-def hold_lock(folder: Path, world: World) -> Iterator[None]:
-    """Hold the run's folder, in process 0; an error of it is raised in every process."""
-    with ExitStack() as stack:
-        if note := world.from_main(lambda: stack.enter_context(files.hold_lock(folder))):
-            logger.warning(f"{display_path(folder)}: {note}")
-        yield
 
 
 def previous_run(plan: Plan) -> Run:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from repro.config import difference, flat, to_dict
-from repro.errors import ConfigError, LostProcessError, PeerError, ReproError
+from repro.errors import ConfigError, PeerError, ReproError
 from repro.schema import Device, RunConfig
 
 T = TypeVar("T")
@@ -88,16 +88,16 @@ class World:
         wishes = self.all_reduce_(torch.tensor([int(stop), int(save and self.is_main)]))
         return bool(wishes[0]), bool(wishes[1])
 
-    @contextmanager
-    def naming_lost_peer(self) -> Iterator[None]:
-        """Around all that is sent and received: PeerError (1) if another process does not answer any more."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
-                raise
-            raise PeerError(f"process {self.rank} of {self.size}: another process is gone or does not answer "
-                            f"({first_line(error)})") from error
+
+@contextmanager
+def naming_lost_peer() -> Iterator[None]:
+    """Around all that is sent and received: PeerError (1) if another process does not answer any more."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise PeerError(f"another process is gone or does not answer ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -124,8 +124,7 @@ def rank_from_environment() -> tuple[int, int, int] | None:
 def join(config: RunConfig) -> World:
     """Meet the other processes of a resolved configuration's run; a world of one where there are none.
 
-    LostProcessError if they don't come within machine.timeout_seconds, ConfigError without a GPU for this process, or
-    if the processes were not all asked for the same run.
+    PeerError if they don't come within machine.timeout_seconds, ConfigError if they were asked for different runs.
     """
     if config.devices == 1 or (started := rank_from_environment()) is None:
         return World()
@@ -134,22 +133,16 @@ def join(config: RunConfig) -> World:
         logging.getLogger("repro").setLevel(logging.CRITICAL)  # process 0 speaks for all
     backend = "gloo"
     if config.machine.device is Device.cuda:
-        backend, found = "cpu:gloo,cuda:nccl", torch.cuda.device_count()
-        if local >= found > 1:
-            raise ConfigError(f"{local + 1} processes on this machine, {found} GPUs found")
-        torch.cuda.set_device(local if found > 1 else 0)  # srun may show each process its own GPU only
-    if not dist.is_initialized():  # else for an earlier run, as in a sweep
-        if "RANK" not in os.environ:
-            set_meeting_point()
-        try:
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(local % torch.cuda.device_count())  # srun may show each process its own GPU only
+    with naming_lost_peer():
+        if not dist.is_initialized():  # else for an earlier run, as in a sweep
+            if "RANK" not in os.environ:
+                set_meeting_point()
             dist.init_process_group(backend, timeout=timedelta(seconds=config.machine.timeout_seconds), rank=rank,
                                     world_size=size)
-        except (RuntimeError, ValueError) as error:
-            raise LostProcessError(f"process {rank} of {size}: no connection to the others within "
-                                   f"{config.machine.timeout_seconds:g} s ({first_line(error)})") from error
-        atexit.register(dist.destroy_process_group)
-    world = World(rank, size, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
-    with world.naming_lost_peer():
+            atexit.register(dist.destroy_process_group)
+        world = World(rank, size, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
         first, *others = world.all_gather_object(flat(to_dict(config)))
     for other, asked in enumerate(others, 1):
         if differing := difference(first, asked):
@@ -161,13 +154,10 @@ def join(config: RunConfig) -> World:
 
 def set_meeting_point() -> None:
     """Tell torch where the tasks of srun meet: on the first host of the job, at a port that follows from its number."""
-    hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", "localhost"))
+    hosts = os.environ.get("SLURM_STEP_NODELIST", "localhost")
     if "[" in hosts:  # SLURM writes node[01-04,07]
-        try:
-            hosts = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True,
-                                   check=True).stdout.replace("\n", ",")
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"SLURM's hosts {hosts}: scontrol can't name the first one; set MASTER_ADDR") from error
+        hosts = subprocess.run(["scontrol", "show", "hostnames", hosts], stdout=subprocess.PIPE, text=True,
+                               check=True).stdout.replace("\n", ",")
     number = int(os.environ.get("SLURM_JOB_ID", "0")) + 97 * int(os.environ.get("SLURM_STEP_ID", "0"))
     os.environ.setdefault("MASTER_ADDR", hosts.partition(",")[0])
     os.environ.setdefault("MASTER_PORT", str(20_000 + number % 10_000))

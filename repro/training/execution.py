@@ -1,4 +1,4 @@
-"""How updates and tests are executed: operation by operation, by compiled blocks, or as replays of CUDA graphs.
+"""How updates are executed: operation by operation, by compiled blocks, or as replays of CUDA graphs.
 
 The step is the same function in all of them. A captured graph reads and writes the tensors that were there when it was
 captured, so whatever is loaded must be copied into them (`TrainStep.load_state` does).
@@ -6,8 +6,7 @@ captured, so whatever is loaded must be copied into them (`TrainStep.load_state`
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from repro.data.cifar10 import DeviceData
 from repro.devices import force_eager, new_stream
 from repro.errors import ConfigError
-from repro.evaluation.metrics import ErrorSums, Outcome, add_errors, evaluate_on
+from repro.evaluation.metrics import Outcome, evaluate_on
 from repro.models.blocks import BasicBlock, Bottleneck, set_checkpointing
 from repro.schema import Engine, RunConfig
-from repro.training.distributed import first_line
 from repro.training.step import TrainStep
 
 WARM_UP = 3  # updates before a capture, as torch.cuda.graph asks for; their effect is undone
@@ -42,7 +39,6 @@ class Execution:
         self.batch = config.train.mini_batch_size
         self.block = 1
         self.graphs: dict[int, tuple[Any, list[Tensor | None]]] = {}  # by their updates, with the last one's gradients
-        self.test: tuple[Any, ErrorSums] | None = None
         self.blocks: list[Any] = []  # those that are compiled
         self.queued: deque[torch.cuda.Event] = deque()
         set_checkpointing(step.model, config.machine.activation_checkpointing)
@@ -50,19 +46,10 @@ class Execution:
         if step.world.size > 1 or config.engine is Engine.eager:
             return  # several processes talk in the middle of an update
         saved = tree_map_only(Tensor, torch.clone, step.state())
-        try:
-            if config.engine is Engine.compile:
-                self.compile()
-            if config.engine is Engine.graph or step.device.type == "cuda":
-                self.capture()
-        except ConfigError:
-            raise
-        except Exception as error:  # whatever the compiler or the driver raises
-            causes = list(error_chain(error))
-            if full := [cause for cause in causes if isinstance(cause, torch.OutOfMemoryError)]:
-                raise full[0] from None
-            text = ", caused by ".join(f"{type(one).__name__}: {first_line(one)}" for one in causes)
-            raise ConfigError(f"engine={config.engine.name} does not work here, engine=eager does: {text}") from error
+        if config.engine is Engine.compile:
+            self.compile()
+        if config.engine is Engine.graph or step.device.type == "cuda":
+            self.capture()
         step.load_state(saved)
         self.prepare()
         step.model.zero_grad()
@@ -97,16 +84,12 @@ class Execution:
 
     def evaluate(self) -> Outcome:
         """Test the network as it is now; waits for the result."""
-        if self.test is None:
-            with force_eager(bool(self.blocks)):
-                return evaluate_together(self.step.model, self.step)
-        graph, sums = self.test
-        graph.replay()
-        return sums.outcome()
+        with force_eager(bool(self.blocks)):
+            return evaluate_together(self.step.model, self.step)
 
     def close(self) -> None:
         """Let go of graphs and compiled blocks; the model stays as it is."""
-        self.graphs, self.test = {}, None
+        self.graphs = {}
         for block in self.blocks:
             block._compiled_call_impl = None  # what Module.compile sets
         self.blocks = []
@@ -121,46 +104,26 @@ class Execution:
             self.step()
 
     def capture(self) -> None:
-        """Capture one update, several, and the test. ConfigError without a CUDA device."""
+        """Capture one update, and several. ConfigError without a CUDA device."""
         step = self.step
         if step.device.type != "cuda":
             raise ConfigError(f"engine={self.config.engine.name}: needs a CUDA device, this is {step.device.type}")
         layers = len(step.norms) or 1
         wanted = self.config.machine.steps_per_graph or min(MOST_PER_GRAPH, max(1, LAYERS_PER_GRAPH // layers))
         self.block = max(1, min(wanted, step.input.prepared_updates))
-        stream = new_stream(step.device)
+        stream, current = new_stream(step.device), torch.cuda.current_stream(step.device)
         # One pool for all: they never run at the same time, and the gradients of each are kept alive.
         place = {"stream": stream, "pool": torch.cuda.graph_pool_handle(), "capture_error_mode": "thread_local"}
-        with on_stream(stream):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
             for ahead in range(WARM_UP):
                 self.prepare(ahead)
                 step()
             step.batch(step.iteration, self.block)  # what it loads must be there before the capture
+        current.wait_stream(stream)
         for count in sorted({1, self.block}, reverse=True):
             graph = record(partial(step, count), place)
             self.graphs[count] = graph, [parameter.grad for parameter in step.model.parameters()]
-        if isinstance(data := step.data, DeviceData):
-            sums = ErrorSums(step.device, imagenet=False)
-
-            def test() -> None:
-                sums.reset()
-                add_errors(sums, step.model, data.evaluation_batches(self.config.machine.evaluation_batch_size),
-                           self.config.machine)
-
-            with force_eager(bool(self.blocks)):
-                with on_stream(stream):
-                    test()
-                self.test = record(test, place), sums
-
-
-@contextmanager
-def on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Work in a stream of its own, after what was queued and before what follows."""
-    current = torch.cuda.current_stream(stream.device)
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)
 
 
 def record(work: Callable[[], None], place: dict[str, Any]) -> torch.cuda.CUDAGraph:
@@ -185,10 +148,3 @@ def evaluate_together(model: torch.nn.Module, step: TrainStep) -> Outcome:
     errors, images, top5_errors = world.all_reduce_(counts).tolist()
     return Outcome(errors, images, float(world.all_reduce_(loss)) / images,
                    None if outcome.top5_errors is None else top5_errors)
-
-
-def error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came from: torch says of a failed capture only that another came before."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # a run of CIFAR-10 loads nothing of ImageNet
 
 logger = logging.getLogger(__name__)
 Data: TypeAlias = "DeviceData | ImageNetData"
-Input: TypeAlias = "DeviceInput | StreamInput"
 
 
 def load_data(config: RunConfig, device: torch.device, world: World, stop: StopRequest) -> Data:
@@ -45,16 +44,17 @@ def load_data(config: RunConfig, device: torch.device, world: World, stop: StopR
 def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop: StopRequest) -> "ImageStatistics":
     """The mean image and color statistics of the training images: from the cache, else by one pass over them."""
     from repro.data import imagenet_statistics
-    from repro.data.imagenet import MEAN_SHORTER_SIDE, MEAN_SIZE, center_crops, workers_of_each
+    from repro.data.imagenet import center_crops, workers_of_each
+    from repro.data.imagenet_statistics import MEAN_SHORTER_SIDE, MEAN_SIZE
 
-    folder = imagenet_statistics.statistics_folder(results_dir(config.results))
-    found = world.from_main(lambda: imagenet_statistics.cached(folder, files.fingerprint, MEAN_SHORTER_SIDE, MEAN_SIZE))
+    path = imagenet_statistics.cache_path(results_dir(config.results), files.fingerprint)
+    found = world.from_main(lambda: imagenet_statistics.read(path))
     if found is not None:
         return found
-    logger.info(f"making the mean image of {len(files.train):,} training images (once), in {display_path(folder)}")
+    logger.info(f"making the mean image of {len(files.train):,} training images (once), in {display_path(path)}")
     own = range(world.rank, len(files.train), world.size)
-    sums = imagenet_statistics.compute(files.train, own, center_crops(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE),
-                                       MEAN_SIZE, world.is_main, lambda: stop.reason is not None,
+    sums = imagenet_statistics.compute(center_crops(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE), own, MEAN_SIZE,
+                                       world.is_main, lambda: stop.reason is not None,
                                        config.machine.workers or workers_of_each())
     if any(world.all_gather_object(stop.reason is not None)):
         raise Stopped(f"stopped by {stop.reason or 'another process'} while the mean image was made; the same command "
@@ -62,13 +62,13 @@ def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop:
     first, *others = world.all_gather_object(sums)
     for other in others:
         first.merge(other)
-    statistics = first.finish(files.fingerprint)
+    statistics = first.finish()
     if world.is_main:
-        imagenet_statistics.store(folder, statistics, MEAN_SHORTER_SIDE, MEAN_SIZE)
+        imagenet_statistics.write(path, statistics)
     return statistics
 
 
-def input_of(data: Data, config: RunConfig, share: slice) -> Input:
+def input_of(data: Data, config: RunConfig, share: slice) -> "DeviceInput | StreamInput":
     """The input of a resolved configuration's run; `share` is this process's part of every mini-batch."""
     images = len(data.train_images) if isinstance(data, DeviceData) else len(data.files.train)
     if config.train.mini_batch_size > images:

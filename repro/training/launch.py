@@ -6,13 +6,12 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from repro.data.loader import cores_here
 from repro.errors import LostProcessError, PeerError, ReproError, Stopped
@@ -24,10 +23,7 @@ from repro.training.plan import Plan
 from repro.training.train import train_here
 
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)  # `failure` says which process and why
-Train = Callable[[Plan, StopRequest], object]
-# Choice: seconds in which the others may end by themselves, the first one may be saving; after as many again they are
-# killed.
-GRACE = 30.0
+GRACE = 30.0  # Choice: seconds for the others to end, and to save, before they are killed
 
 
 def run(plan: Plan) -> Run:
@@ -41,11 +37,10 @@ def run(plan: Plan) -> Run:
         return train_here(plan, stop)
 
 
-def launch(plan: Plan, train: Train = train_here) -> Run:
-    """Train a run by `devices` processes of this machine, which each call `train`; the run on disk.
+def launch(plan: Plan, train: Callable[[Plan, StopRequest], object] = train_here) -> Run:
+    """Train a run by `devices` processes, which each call `train`; signals go on to all of them. The run on disk.
 
-    Signals go on to all of them. If one dies, the others are stopped, and LostProcessError (1) names it; else raises
-    what the first process that failed raises.
+    If one fails, the others are stopped; raises the error of ours that it told, else LostProcessError (1).
     """
     errors, workers, forwarded = multiprocessing.get_context("spawn").SimpleQueue(), list[Any](), False
 
@@ -75,11 +70,11 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
                     for pid in context.pids():
                         with suppress(ProcessLookupError):
                             os.kill(pid, stop.received)
-        except ProcessExitedException as error:
+        except ProcessException as error:
             answers = dict[int, ReproError]()
             while not errors.empty():
-                answers |= [errors.get()]
-            raise failure(plan, error, answers, context.pids()) from None
+                rank, answers[rank] = errors.get()
+            raise failure(plan, error, answers) from error
         finally:
             kill_workers()
         if stop.received is not None:
@@ -87,7 +82,8 @@ def launch(plan: Plan, train: Train = train_here) -> Run:
     return read_run(plan.folder)
 
 
-def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: int) -> None:
+def work(rank: int, plan: Plan, train: Callable[[Plan, StopRequest], object], errors: Any, port: int,
+         parent: int) -> None:
     """One of the processes: it sends its error to the launcher; only the first one's output is shown."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
     end_with_parent(parent, signal.SIGTERM)
@@ -103,27 +99,21 @@ def work(rank: int, plan: Plan, train: Train, errors: Any, port: int, parent: in
         with show_messages(), StopRequest(plan.config.max_seconds) as stop:
             train(plan, stop)
     except Exception as error:
-        if os.environ.get("REPRO_DEBUG") == "1":
-            traceback.print_exc()
-        known = error if isinstance(error, ReproError) else LostProcessError(
-            f"{plan.title}: process {rank} of {plan.devices} failed: {type(error).__name__}: {error}\n{plan.advice}")
-        errors.put((rank, known))
-        sys.exit(known.exit_code)
+        errors.put((rank, error if isinstance(error, ReproError) else LostProcessError(
+            f"{plan.title}: process {rank} of {plan.devices} failed: {type(error).__name__}: {error}\n{plan.advice}")))
+        raise
 
 
-def failure(plan: Plan, error: ProcessExitedException, answers: dict[int, ReproError], pids: list[int]) -> ReproError:
-    """What to raise when a process has ended badly: an error of ours, else who died or did not answer."""
+def failure(plan: Plan, error: ProcessException, answers: dict[int, ReproError]) -> ReproError:
+    """What to raise when a process has failed: what one has told, else which one died or did not answer."""
     for _, answer in sorted(answers.items()):
         if not isinstance(answer, PeerError):
             return answer
-    rank, how = error.error_index, f"ended with exit code {error.exit_code}"
-    if rank in answers or error.exit_code == -signal.SIGABRT:  # it waited in vain; NCCL aborts then
-        rank = next((other for other in range(len(pids)) if other not in answers and other != rank), rank)
-        how = f"did not answer for {plan.config.machine.timeout_seconds:g} s"
-    elif error.exit_code < 0:
-        how = f"died of {signal.Signals(-error.exit_code).name}"
-    return LostProcessError(f"{plan.title}: process {rank} of {len(pids)} (pid {pids[rank]}) {how}; the others were "
-                            f"stopped\n{plan.advice}")
+    text = str(error)  # torch's: "process 1 terminated with signal SIGKILL"
+    if error.error_index in answers:  # it waited in vain
+        lost = next((rank for rank in range(plan.devices) if rank not in answers), error.error_index)
+        text = f"process {lost} did not answer for {plan.config.machine.timeout_seconds:g} s"
+    return LostProcessError(f"{plan.title}: {text}; the others were stopped\n{plan.advice}")
 
 
 def free_port() -> int:

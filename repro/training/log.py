@@ -5,11 +5,8 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,8 +19,8 @@ from torch.utils._pytree import tree_map_only
 from repro import files, provenance, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.devices import describe, is_out_of_memory, new_stream, peak_memory, synchronize
-from repro.errors import ConfigError, DivergedError, ImageError, InUseError, LostProcessError, StorageError
+from repro.devices import describe, out_of_memory, peak_memory, synchronize
+from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now
 from repro.paths import display_path
 from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
@@ -61,9 +58,8 @@ class RunLog:
         self.rows = {name: before.get("rows", {}).get(name, ",".join(columns) + "\n")
                      for name, columns in tables.items()}
         self.board: Any = None
+        self.draws = self.world.is_main and plan.config.machine.tensorboard
         if self.world.is_main:
-            if plan.config.machine.tensorboard:
-                self.board = open_board(plan.folder / "tensorboard", self.done)
             files.write_atomic(plan.folder / "config.yaml", yaml.safe_dump(to_dict(record.config), sort_keys=False))
             for name, text in self.rows.items():
                 path = plan.folder / name
@@ -74,9 +70,6 @@ class RunLog:
         self.trained_before = record.train_seconds = before.get("train_seconds", 0.0)  # by earlier sessions
         record.evaluation_seconds = before.get("evaluation_seconds", 0.0)
         self.write()
-        self.writer, self.writing = ThreadPoolExecutor(1, thread_name_prefix="repro-writer"), Future[None]()
-        self.writing.set_result(None)
-        self.fetching = new_stream(self.step.device) if self.step.device.type == "cuda" else None
         self.stack, self.bar = ExitStack(), self.world.is_main and sys.stderr.isatty()
         self.show = self.stack.enter_context(progress(plan.title, self.schedule.iterations, self.done, self.bar, "it"))
         self.note = ""
@@ -96,20 +89,18 @@ class RunLog:
                 saved, self.done = "what was saved before stays", int(self.step.iteration)
                 tested = f"\n{self.done}," in self.rows["history.csv"] or not self.schedule.evaluates(self.done)
                 with suppress(StorageError, InUseError):
-                    wait([self.writing])
                     if self.world.size == 1 and tested:
-                        self.save()()
+                        self.save()
                         saved = f"saved at iteration {self.done}"
                 with suppress(StorageError, InUseError):
                     self.write(status="interrupted", ended=utc_now())
                 raise type(error)(f"{error}\n{saved}; {self.plan.advice}") from error
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):  # may be within an update
+            if out_of_memory(error):  # may be within an update
                 with suppress(StorageError, InUseError):
                     self.write(status=runs.OUT_OF_MEMORY, ended=utc_now())
         finally:
             self.stack.close()
-            self.writer.shutdown()
-            if self.board is not None:
+            if self.draws and self.board is not None:
                 with suppress(OSError):
                     self.board.close()
 
@@ -123,7 +114,7 @@ class RunLog:
         """Note that so many updates are done, and agree with the other processes what to do next; DivergedError."""
         self.done += updates
         due = (time.monotonic() - self.saved >= self.plan.config.machine.checkpoint_seconds
-               and self.done < self.schedule.iterations and self.writing.done())
+               and self.done < self.schedule.iterations)
         self.stopping, self.saves = self.world.agree(self.stop.reason is not None, due, self.done, self.step.device)
         if (self.step.device.type == "cpu" or self.done in self.schedule.gradients
                 or self.schedule.evaluates(self.done)):  # elsewhere the host would have to wait
@@ -138,7 +129,6 @@ class RunLog:
         at = int(self.step.failed_at)
         if at < 0:
             return
-        self.writing.result()
         rate, last = float(self.step.learning_rate()), float(self.step.last_loss)
         self.write(status="diverged", iteration=at, ended=utc_now(), diverged=Diverged(at, rate, last))
         raise DivergedError(f"{display_path(self.plan.folder)}: the loss or its gradient is not finite at iteration "
@@ -158,14 +148,23 @@ class RunLog:
             logger.info(f"{self.plan.title}: iteration {self.done}/{self.schedule.iterations}, {self.note}")
         self.append("history.csv", [[row[name] for name in self.columns]])
         self.append("timing.csv", [[self.done, trained, spent, round(rate, 1), utc_now()]])
-        if self.board is not None:
+        if self.draws:
             try:
-                for name in self.columns[1:]:
-                    self.board.add_scalar(name, row[name], self.done)
-                self.board.flush()
-            except OSError as error:
-                self.board = None
-                logger.warning(f"no TensorBoard scalars from here on: {error}")
+                self.draw(row)
+            except Exception as error:  # a full disk; whatever the import raises with a protobuf of another version
+                self.draws = False
+                logger.warning(f"no TensorBoard scalars from here on: {type(error).__name__}: {first_line(error)}")
+
+    def draw(self, row: dict[str, float]) -> None:
+        """The row's scalars for TensorBoard, without those of an earlier session past the iteration it stopped at."""
+        if self.board is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+                from torch.utils.tensorboard import SummaryWriter
+            self.board = SummaryWriter(str(self.plan.folder / "tensorboard"), purge_step=self.first + 1)
+        for name in self.columns[1:]:
+            self.board.add_scalar(name, row[name], self.done)
+        self.board.flush()
 
     def lap(self, name: str) -> float:
         """Count the seconds since the last lap as train_seconds or evaluation_seconds, and return them."""
@@ -188,38 +187,30 @@ class RunLog:
             runs.write_record(self.plan.folder, self.record)
 
     def save_if_due(self) -> None:
-        """A checkpoint in the background every checkpoint_seconds; raises what the one before ended with."""
+        """A checkpoint every checkpoint_seconds."""
         if self.saves:
             self.lap("train_seconds")
-            self.writing.result()
-            self.writing = self.writer.submit(self.save())
+            self.save()
             self.saved = time.monotonic()
 
-    @torch.no_grad()
-    def save(self) -> Callable[[], None]:
-        """Copy the state as it is now; what is returned writes it as a checkpoint and brings the record up to it."""
-        at, done, rows, state = utc_now(), self.done, dict(self.rows), self.step.state()  # all together
-        if not self.world.is_main:
-            return lambda: None
-        copy = tree_map_only(Tensor, torch.clone, state)  # on the device: the host does not wait
-        taken: Any = torch.cuda.current_stream(self.step.device).record_event() if self.fetching else None
+    def save(self) -> None:
+        """Write the state as it is now as a checkpoint, and bring the record up to it; every process returns after."""
+        state, at = self.step.state(), utc_now()  # all together
         meta = {"train_seconds": self.record.train_seconds, "evaluation_seconds": self.record.evaluation_seconds,
                 "identity": self.plan.config_hash, "numbers": checkpoint.seed_and_settings(self.plan.config),
                 "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
                 "utc": at}
 
         def write() -> None:
-            if self.fetching:
-                self.fetching.wait_event(taken)
-            with torch.cuda.stream(self.fetching):  # which waits for the copy, and for nothing that was queued after it
-                fetched = tree_map_only(Tensor, Tensor.cpu, copy)
+            fetched = tree_map_only(Tensor, Tensor.cpu, state)
             if int(fetched["counters"]["failed_at"]) >= 0:
                 return  # the checkpoint before it stays, and the loop will see it at its next look
-            checkpoint.save(self.plan.folder, done, fetched | {"rows": rows}, meta)
+            checkpoint.save(self.plan.folder, self.done, fetched | {"rows": self.rows}, meta)
             session = self.record.sessions[-1]
-            session.ended, session.to_iteration = at, done
-            self.write(iteration=done, **peak_memory(self.step.device))
-        return write
+            session.ended, session.to_iteration = at, self.done
+            self.write(iteration=self.done, **peak_memory(self.step.device))
+
+        self.world.from_main(write)
 
     def finish_or_save(self) -> bool:
         """After the loop: whether the last iteration is done; a run that is stopped before is saved."""
@@ -227,10 +218,9 @@ class RunLog:
         self.lap("train_seconds")
         self.stack.close()
         self.check_finite()
-        self.writing.result()
         if self.done >= self.schedule.iterations:
             return True
-        self.world.from_main(self.save())  # nobody leaves before it is written
+        self.save()
         self.write(status="interrupted", ended=utc_now())
         return False
 
@@ -251,22 +241,6 @@ class RunLog:
         logger.info(f"{self.plan.title}: {self.evaluated_on} error {result[test]:.2f} %, train error "
                     f"{result['train_top1_error']:.2f} % at iteration {self.done}, "
                     f"{duration(self.record.train_seconds)} of training; {display_path(self.plan.folder)}")
-
-
-def open_board(folder: Path, done: int) -> Any:
-    """TensorBoard's writer of scalars, which drops those past this iteration; None, said once, if it can't write."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tensorboard's own dependencies
-            from torch.utils.tensorboard import SummaryWriter
-    except Exception as error:  # ImportError, and whatever a protobuf of another version raises
-        raise ConfigError(f"TensorBoard can't be imported ({type(error).__name__}: {first_line(error)}); "
-                          "machine.tensorboard=false trains without it") from error
-    try:
-        return SummaryWriter(str(folder), purge_step=done + 1)
-    except OSError as error:
-        logger.warning(f"no TensorBoard scalars: {error}")
-        return None
 
 
 def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Record:
@@ -297,8 +271,6 @@ def say_start(plan: Plan, record: Record) -> None:
                 f"{f'{plan.devices} processes, each on ' if plan.devices > 1 else ''}{where.device}, "
                 f"{where.precision}, engine {where.engine}, split {data.split} (tested on {record.evaluated_on}), "
                 f"{display_path(plan.folder)}")
-    if plan.config.data.wiring_test:
-        logger.info("  whether the network learns these images by heart: its errors say nothing about ImageNet")
     if plan.deviations:
         logger.info("  not the paper's settings: " + "; ".join(plan.deviations))
     if done:

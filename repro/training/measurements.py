@@ -1,14 +1,11 @@
 """What is measured of a trained network once, after its last iteration: for the record, never for the result."""
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from torch import nn
 
 from repro import files, runs
@@ -17,13 +14,12 @@ from repro.data.cifar10 import DeviceData, load_arrays, on_device
 from repro.devices import (
     autocast,
     describe,
-    exact_fp32,
     memory_format,
     place,
     resolve,
     restore_settings,
+    set_tf32,
     set_up,
-    synchronize,
 )
 from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
@@ -68,23 +64,13 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
     """
     batches = (images.contiguous(memory_format=memory_format(config.machine))
                for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
-    with exact_fp32():
+    with restore_settings():
+        set_tf32(False)
         found = layer_responses(model, batches)
     lines = [",".join(map(str, row)) + "\n" for row in (RESPONSE_COLUMNS, *found)]
     files.write_atomic(folder / "responses.csv", "".join(lines))
     return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
                      sha256=files.file_sha256(folder / "responses.csv"))
-
-
-def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Seconds of the fastest call, after one that is not counted: other work on the machine only ever adds."""
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
 
 
 @restore_settings()

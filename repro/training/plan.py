@@ -12,7 +12,6 @@ from repro.devices import find_device, resolve
 from repro.errors import ConfigError
 from repro.runs import run_folder, title
 from repro.schema import Device, Family, Precision, RunConfig
-from repro.stopping import command_to_go_on
 from repro.training.distributed import World, rank_from_environment
 
 
@@ -39,7 +38,9 @@ def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
     resolved = resolve(replace(config, devices=devices))
     check_shares(resolved, devices)
     own = config_hash(resolved)
-    words = command_to_go_on([*command] or ["repro", "run", f"experiment={config.name}"])
+    # without resume=never, which would begin anew
+    words = [word for word in [*command] or ["repro", "run", f"experiment={config.name}"]
+             if not word.lstrip("+").startswith("resume=")]
     return Plan(resolved, own, run_folder(resolved, own), title(resolved), devices, tuple(deviations(resolved)),
                 config.machine.precision is Precision.auto and own in paper_hashes(config.name),
                 f"go on with: {shlex.join(words)}")

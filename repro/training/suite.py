@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,7 @@ from repro import paper
 from repro.config import compose, experiments, suggest
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
-from repro.devices import describe, place, resolve, restore_settings, set_up
+from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensemble import combine
 from repro.evaluation.evaluate import evaluate
@@ -30,7 +30,6 @@ from repro.stopping import StopRequest
 from repro.training.distributed import rank_from_environment
 from repro.training.execution import Execution
 from repro.training.launch import run
-from repro.training.measurements import best_seconds
 from repro.training.plan import Plan, plan
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
@@ -143,26 +142,33 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
     model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
     execution = Execution(TrainStep(model, data, part, schedule), part)
 
-    update = best_seconds(lambda: execution.advance(execution.block), device) / execution.block * batch / size
-    test = best_seconds(execution.evaluate, device) / len(data.eval_images)
-    tests = sum(schedule.evaluates(done) for done in range(1, schedule.iterations + 1))
+    def seconds(work: Callable[[], object]) -> float:
+        """Of the fastest call, after one that is not counted: other work on the machine only ever adds."""
+        times = []
+        for _ in range(4):
+            began = time.perf_counter()
+            work()
+            synchronize(device)
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    update = seconds(lambda: execution.advance(execution.block)) / execution.block * batch / size
+    test = seconds(execution.evaluate) / len(data.eval_images)
+    tests = -(-schedule.iterations // schedule.interval) * (VALIDATION_IMAGES if imagenet else 10_000)
     return {"experiment": config.name, "device": describe(device), "precision": config.machine.precision.name,
             "engine": execution.kind, "iterations": schedule.iterations, "step_seconds": update,
-            "test_seconds_per_image": test,
-            "run_seconds": update * schedule.iterations + test * tests * (VALIDATION_IMAGES if imagenet else 10_000)}
+            "test_seconds_per_image": test, "run_seconds": update * schedule.iterations + test * tests}
 
 
 def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
-    suite, total, costs = paper.suite(name), 0.0, []
+    suite, costs = paper.suite(name), list[dict[str, Any]]()
     for experiment in suite.experiments:
-        cost = measure_cost(compose([f"experiment={experiment}", *overrides]))
-        seeds = suite.seeds_of(experiment)
-        total += cost["run_seconds"] * seeds
-        text = f"{1000 * cost['step_seconds']:.0f} ms/step, {duration(cost['run_seconds'])}" + (
-            f" x {seeds}" if seeds > 1 else "")
-        logger.info(f"  {experiment:18} {text} for {cost['iterations']} iterations in {cost['precision']}")
-        costs.append(cost | {"seeds": seeds, "text": text})
+        cost = measure_cost(compose([f"experiment={experiment}", *overrides])) | {"seeds": suite.seeds_of(experiment)}
+        cost["text"] = f"{1000 * cost['step_seconds']:.0f} ms/step, {duration(cost['run_seconds'])} x {cost['seeds']}"
+        logger.info(f"  {experiment:18} {cost['text']} for {cost['iterations']} iterations in {cost['precision']}")
+        costs.append(cost)
+    total = sum(cost["run_seconds"] * cost["seeds"] for cost in costs)
     logger.info(f"  all of them: {duration(total)} on {costs[0]['device']} (computed from a few measured steps each, "
                 "without reading images from files)")
     return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": package_versions(),

@@ -1,20 +1,22 @@
 """Train one run: the whole of it reads top to bottom in `train`."""
 
-from contextlib import closing
+import logging
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
 
-from repro.devices import is_out_of_memory, place, restore_settings, set_up
+from repro.devices import out_of_memory, place, restore_settings, set_up
 from repro.errors import OutOfMemoryError, Stopped
 from repro.evaluation.analysis import gradient_norms
+from repro.files import hold_lock
 from repro.models import build_model
 from repro.paths import display_path
 from repro.runs import Run, read_run
 from repro.schema import Device
 from repro.stopping import StopRequest
 from repro.training import checkpoint
-from repro.training.distributed import World, first_line, join
+from repro.training.distributed import World, first_line, join, naming_lost_peer
 from repro.training.execution import Execution
 from repro.training.inputs import load_data
 from repro.training.log import RunLog, begin_record, say_start
@@ -22,6 +24,8 @@ from repro.training.measurements import final_measurements
 from repro.training.plan import Plan
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group, sync_batch_norm
+
+logger = logging.getLogger(__name__)
 
 
 @restore_settings()
@@ -32,21 +36,23 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
     ConfigError.
     """
     world = join(plan.config)
-    with world.naming_lost_peer(), checkpoint.hold_lock(plan.folder, world):
+    with naming_lost_peer(), ExitStack() as stack:
+        if note := world.from_main(lambda: stack.enter_context(hold_lock(plan.folder))):
+            logger.warning(f"{display_path(plan.folder)}: {note}")
         earlier = world.from_main(lambda: checkpoint.previous_run(plan))
         if earlier.finished:
             return earlier
         try:
             train(plan, world, stop, earlier)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if (full := out_of_memory(error)) is None:
                 raise
             machine = plan.config.machine
             free, total = torch.cuda.mem_get_info() if machine.device is Device.cuda else (0, 0)
             used = f" ({(total - free) / 1e9:.1f} GB used, {free / 1e9:.1f} GB free)" if total else ""
             raise OutOfMemoryError(
                 f"{plan.title}: no memory left on {machine.device.name}{used} for mini-batches of "
-                f"{plan.config.train.mini_batch_size}: {first_line(error)}\nmachine.activation_checkpointing=true, "
+                f"{plan.config.train.mini_batch_size}: {first_line(full)}\nmachine.activation_checkpointing=true, "
                 "devices=N and a smaller machine.evaluation_batch_size need less and give the same numbers; "
                 f"{plan.advice}") from error
         return read_run(plan.folder)
@@ -56,7 +62,7 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
     """From its newest checkpoint, or from the start, to its end or to a stop (Sec. 3.4, 4.2)."""
     execution, schedule, log = prepare(plan, world, stop, earlier)
     step = execution.step
-    with closing(step.input), log, world.naming_lost_peer():
+    with closing(step.input), log, naming_lost_peer():
         while log.done < schedule.iterations and not log.stopping:
             updates = min(execution.block, schedule.next_event(log.done) - log.done)
             execution.advance(updates)
@@ -115,14 +121,14 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     step, config, measured = execution.step, execution.config, dict[str, Any]()
     extras = config.evaluation.responses or config.evaluation.batch_norm_images >= config.train.mini_batch_size
     if extras:  # may take minutes: the trained state is safe before
-        log.save()()
+        log.save()
     execution.close()
     if step.world.is_main:
         measured["weights_sha256"] = checkpoint.write_weights(plan.folder / "weights.pt", step.model, config)
         if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
             from repro.data import imagenet_statistics
 
-            imagenet_statistics.write_beside(plan.folder, statistics, config.data.crop_size)
+            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
     if extras:
         measured |= final_measurements(step, config, plan.folder)
     if step.world.is_main:

@@ -7,14 +7,13 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from repro import checks as versions
-from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, check_versions, installation, join, version_problems
+from repro.checks import FAIL, OK, SKIPPED, WARNING, check_versions, installation, version_problems
 from repro.checks.installation import cifar10, device, disk, exact_resume, golden_counts, perform, torchvision_outputs
 from repro.data import synthetic
 from repro.errors import ConfigError
@@ -54,11 +53,6 @@ def test_what_fails_is_shown_named_and_exits_4(direct, monkeypatch):
     says(outcome, 4, "sums, broken")
     assert [(one["check"], one["status"]) for one in json.loads(outcome.out)["checks"]] == [
         ("sums", FAIL), ("broken", FAIL), ("good", OK)]
-
-
-def test_a_result_is_one_line_without_the_name_of_a_home():
-    text = join([f"{Path.home()}/{number}\n" for number in range(7)])
-    assert str(CheckResult("sums", FAIL, text, 1.0)) == "FAIL     sums: ~/0 ; ~/1 ; ~/2 ; ~/3 ; ~/4 ; and 2 more  1.0 s"
 
 
 # ---- what is made wrong is found

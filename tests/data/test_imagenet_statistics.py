@@ -1,8 +1,6 @@
 """The mean image and the colors: exact against float64, whoever adds what up; what is kept of them, and damage."""
 
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.data import crops
-from repro.data.imagenet_files import ImageSet, find
-from repro.data.imagenet_statistics import BESIDE, ImageStatistics, Sums, cached, compute, store, write_beside
+from repro.data.imagenet_files import find
+from repro.data.imagenet_statistics import Sums, compute, read, write
 from repro.data.loader import PART
-from repro.errors import StorageError
 from tests.conftest import SHARED
 
 SIZE = 6
@@ -27,9 +24,6 @@ def made_crops(count: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     gray = generator.integers(0, 200, (count, size, size, 1))
     return (gray + generator.integers(0, 56, (count, size, size, 3))).astype(np.uint8)
-
-
-MADE = ImageSet(Path("made"), np.array([b"a.png"]), np.array([1]), np.array([0]), ("a",))
 
 
 def summed(images: np.ndarray) -> Sums:
@@ -48,7 +42,7 @@ def never() -> bool:
 @pytest.mark.parametrize("size", [SIZE, 300])
 def test_mean_and_covariance_agree_with_float64(size):
     images = made_crops(20, size)
-    found = summed(images).finish("f")
+    found = summed(images).finish()
     pixels = images.astype(np.float64)
     assert np.array_equal(found.mean, pixels.mean(0).transpose(2, 0, 1).astype(np.float32))
     assert found.covariance == pytest.approx(np.cov(pixels.reshape(-1, 3).T, bias=True), rel=1e-12)
@@ -56,7 +50,6 @@ def test_mean_and_covariance_agree_with_float64(size):
     channels = found.mean_of_crops(size + 1)
     assert (channels.shape, channels.dtype, found.mean.dtype) == ((3, 1, 1), np.float32, np.float32)
     assert channels.ravel() == pytest.approx(pixels.mean((0, 1, 2)), rel=1e-6)
-    assert (found.images, found.fingerprint) == (20, "f")
 
 
 def test_as_many_images_as_imagenet_has_overflow_nothing():
@@ -65,10 +58,10 @@ def test_as_many_images_as_imagenet_has_overflow_nothing():
     for doubling in (sums, black):
         for _ in range(20):
             doubling.merge(doubling)
-    assert np.all(sums.finish("f").covariance == 0)
+    assert np.all(sums.finish().covariance == 0)
     sums.merge(black)
-    found = sums.finish("f")
-    assert found.images == 2**21 > 1_281_167
+    found = sums.finish()
+    assert sums.images == 2**21 > 1_281_167
     assert np.all(found.mean == 127.5)
     assert np.all(found.covariance == 127.5**2)
 
@@ -81,7 +74,7 @@ def test_neither_order_nor_division_changes_a_bit(owner, order):
     total = Sums(SIZE)
     for part in reversed(parts):
         total.merge(pickle.loads(pickle.dumps(part)))  # as it comes from another process
-    found, expected = total.finish("f"), summed(images).finish("f")
+    found, expected = total.finish(), summed(images).finish()
     assert np.array_equal(found.mean, expected.mean)
     assert np.array_equal(found.covariance, expected.covariance)
 
@@ -90,7 +83,7 @@ def test_neither_order_nor_division_changes_a_bit(owner, order):
 
 def test_principal_components_agree_with_a_singular_value_decomposition_of_the_pixels():
     images = made_crops(30)
-    values, vectors = summed(images).finish("f").principal()
+    values, vectors = summed(images).finish().principal()
     pixels = images.reshape(-1, 3) / 255
     _, singular, rows = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
     assert values / 255 == pytest.approx(singular**2 / len(pixels), rel=1e-9)
@@ -106,14 +99,14 @@ def test_the_colors_of_the_sample_images_are_about_the_well_known_ones():
         pytest.skip("the sample images are not beside the checkout")
     files = find(folder, wiring_test=True)
 
-    def read(index: int) -> np.ndarray:
+    def crop(index: int) -> np.ndarray:
         return crops.center_crop(crops.open_rgb(files.train.path(index)), 256, 224)
 
-    found = compute(files.train, range(len(files.train)), read, 224, False, never).finish(files.fingerprint)
+    found = compute(crop, range(len(files.train)), 224, False, never).finish()
     values, vectors = found.principal()
     assert values / 255 == pytest.approx(WELL_KNOWN, rel=0.25)
     assert np.abs((vectors * WELL_KNOWN_VECTORS).sum(0)) == pytest.approx(1, abs=0.01)
-    assert found.mean_of_crops(None).ravel() == pytest.approx([123.7, 116.3, 103.5], abs=10)  # torchvision's, times 255
+    assert found.mean_of_crops(32).ravel() == pytest.approx([123.7, 116.3, 103.5], abs=10)  # torchvision's, times 255
 
 
 # ---- the pass
@@ -122,7 +115,7 @@ def test_the_colors_of_the_sample_images_are_about_the_well_known_ones():
 def test_a_pass_adds_up_each_of_its_images_once(workers):
     images = made_crops(3 * PART + 5)
     indices = range(1, len(images), 2)
-    found = compute(MADE, indices, lambda i: images[i], SIZE, False, never, workers)
+    found = compute(lambda i: images[i], indices, SIZE, False, never, workers)
     expected = summed(images[1::2])
     assert found.images == len(indices)
     assert np.array_equal(found.pixels, expected.pixels)
@@ -130,66 +123,42 @@ def test_a_pass_adds_up_each_of_its_images_once(workers):
 
 
 def test_a_pass_stops_when_told_and_reads_no_further():
-    images, read = made_crops(2), []
+    images, seen = made_crops(2), []
 
     def crop(index: int) -> np.ndarray:
-        read.append(index)
+        seen.append(index)
         return images[index % 2]
 
-    assert compute(MADE, range(1000 * PART), crop, SIZE, False, lambda: True, 2).images == PART
-    assert len(read) < 500 * PART
+    assert compute(crop, range(1000 * PART), SIZE, False, lambda: True, 2).images == PART
+    assert len(seen) < 500 * PART
 
 
 # ---- what is kept
 
-@pytest.fixture
-def kept(open_folder) -> tuple[Path, ImageStatistics]:
-    found = summed(made_crops(4)).finish("0123456789abcdef" * 4)
-    return store(open_folder / "data", found, 256, SIZE), found
-
-
-def test_what_is_stored_comes_back_for_the_same_set_and_sizes_only(kept, caplog):
-    path, found = kept
-    again = cached(path.parent, found.fingerprint, 256, SIZE)
+def test_what_is_written_comes_back_and_what_is_damaged_is_named_and_not_used(tmp_path, caplog):
+    path, found = tmp_path / "data" / "mean.npz", summed(made_crops(4)).finish()
+    assert read(path) is None
+    write(path, found, SIZE)
+    again = read(path)
     assert np.array_equal(again.mean, found.mean)
     assert np.array_equal(again.covariance, found.covariance)
-    assert (again.images, again.fingerprint, again.mean.dtype) == (4, found.fingerprint, np.float32)
-    for arguments in (("f" * 64, 256, SIZE), (found.fingerprint, 288, SIZE), (found.fingerprint, 256, 8)):
-        assert cached(path.parent, *arguments) is None
-    assert cached(path.parent / "nowhere", found.fingerprint, 256, SIZE) is None
+    assert again.mean.dtype == np.float32
     assert caplog.text == ""
-    assert cached(path.parent, found.fingerprint[:16] + "f" * 48, 256, SIZE) is None
-    assert "another set" in caplog.text
-
-
-def test_a_damaged_file_is_named_and_not_used(kept, caplog):
-    path, found = kept
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[flipped.index(found.mean.tobytes()) + 40] ^= 16
     for content in [*(whole[:length] for length in range(0, len(whole), 297)), whole[:-1], bytes(flipped)]:
         caplog.clear()
         path.write_bytes(content)
-        assert cached(path.parent, found.fingerprint, 256, SIZE) is None
-        assert f"{path.name} is damaged" in caplog.text
+        assert read(path) is None
+        assert "mean.npz is damaged" in caplog.text
 
 
-def test_what_may_not_be_opened_or_written_is_a_storage_error(kept, as_user):
-    path, found = kept
-    path.chmod(0)
-    with as_user(), pytest.raises(StorageError, match=r"can't read .*Permission denied"):
-        cached(path.parent, found.fingerprint, 256, SIZE)
-    with as_user(), pytest.raises(StorageError, match="can't write"):
-        store(path.parent, found, 288, SIZE)
-    assert os.listdir(path.parent) == [path.name]
-
-
-@pytest.mark.parametrize(("crop_size", "shape"), [(None, (3, SIZE, SIZE)), (SIZE, (3, SIZE, SIZE)), (4, (3, 1, 1))])
+@pytest.mark.parametrize(("crop_size", "shape"), [(SIZE, (3, SIZE, SIZE)), (4, (3, 1, 1))])
 def test_a_run_keeps_the_mean_that_it_subtracted(tmp_path, crop_size, shape):
-    found = summed(made_crops(4)).finish("f")
-    write_beside(tmp_path, found, crop_size)
-    with np.load(tmp_path / BESIDE) as arrays:
+    found = summed(made_crops(4)).finish()
+    write(tmp_path / "mean.npz", found, crop_size)
+    with np.load(tmp_path / "mean.npz") as arrays:
         assert sorted(arrays) == ["covariance", "mean"]
         assert (arrays["mean"].shape, arrays["mean"].dtype) == (shape, np.float32)
         assert arrays["mean"].mean() == pytest.approx(found.mean.mean())
-        assert np.array_equal(arrays["covariance"], found.covariance)

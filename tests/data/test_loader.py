@@ -193,4 +193,4 @@ def test_progress_is_logged_now_and_then(monkeypatch, caplog):
         monkeypatch.setattr(loader, "LINE_SECONDS", seconds)
         with progress("read", 10, 2, show) as advance:
             advance(4, "fast")
-        assert ("read: 6 of 10 images, fast, " in caplog.text) == (show and not seconds)
+        assert ("read:  60% 6/10 [" in caplog.text and "fast" in caplog.text) == (show and not seconds)

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import transforms
 
 from repro.config import compose, paper_config
-from repro.data.imagenet_statistics import ImageStatistics, store
+from repro.data.imagenet_statistics import ImageStatistics, cache_path, write
 from repro.devices import resolve
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.evaluation.protocols import Scorer, dense_probabilities, read_mean, ten_crops
@@ -110,7 +110,7 @@ def brute_force(exact, scales: np.ndarray) -> np.ndarray:
 
 
 def test_multi_scale_is_the_mean_over_positions_flips_and_scales(model, exact):
-    images = whole_images([(50, 75), (41, 41), (50, 75), (37, 37)])  # the last has the size of a crop at one scale
+    images = whole_images([(50, 75), (41, 41), (50, 75), (37, 37), (41, 41)])  # by size is another order
     found = scorer(model, "multi_scale", sides=SIDES)(images)
     wanted = np.stack([brute_force(exact, scales) for scales in images])
     np.testing.assert_allclose(found.numpy(), wanted.mean(1), atol=1e-5)
@@ -188,7 +188,7 @@ def test_vggs_fully_connected_layers_become_convolutions(vgg):
 
 def statistics(size: int) -> ImageStatistics:
     mean = np.random.default_rng(0).uniform(0, 255, (3, size, size)).astype(np.float32)
-    return ImageStatistics(mean, np.eye(3), 1, "f")
+    return ImageStatistics(mean, np.eye(3))
 
 
 @pytest.mark.parametrize(("size", "per_pixel"), [(224, True), (32, False)])
@@ -197,16 +197,16 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
     with pytest.raises(DataError, match="no mean image: neither"):
         read_mean(config, tmp_path / "x.pt", "f")
     found = statistics(224)
-    store(results_dir() / "data", found, 256, 224)
+    write(cache_path(results_dir(), "f"), found)
     mean, std = read_mean(config, tmp_path / "x.pt", "f")
-    assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(None))
+    assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(32))
     assert std is None
     with pytest.raises(DataError):
         read_mean(config, tmp_path / "x.pt", "another set")
 
 
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
-    store(results_dir() / "data", statistics(32), 37, 32)
+    write(cache_path(results_dir(), "f"), statistics(224))
     for mean in (np.ones((3, 32, 32), np.float32), np.ones((3, 1, 1), np.float32)):
         np.savez(tmp_path / "mean.npz", mean=mean)
         assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), mean)

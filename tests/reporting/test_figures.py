@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -96,11 +95,9 @@ def test_figure1_in_the_papers_form(drawn):
     assert 0.01 < (gray < 128).mean() < 0.5
 
 
-def test_figure6_has_a_panel_where_a_run_is_and_marks_what_is_printed(found, results, reference):
+def test_figure6_has_a_panel_where_a_run_is(found, results, reference):
     _, panels, notes = figures.gather("figure6", found)
     assert [panel.title for panel in panels] == ["plain networks", "ResNets"], "without 1202 layers no right panel"
-    assert panels[0].marks == {}
-    assert panels[1].marks == {"resnet-20": 8.75, "resnet-44": 7.17, "resnet-56": 6.97, "resnet-110": 6.61}
     assert notes[-1] == "no run with these data: ResNet-32, ResNet-1202", "a short run is none of the paper's"
     assert any("closest to the median error: cifar_resnet110/seed2 of 3 seeds" in note for note in notes)
     write_run(results, "cifar_resnet1202", test=7.9)
@@ -118,7 +115,6 @@ def test_short_and_synthetic_figures_say_so_and_take_their_own_runs_only(found, 
         assert re.match(r"(Synthetic images, not CIFAR-10\. )?Short version: .*\d+ iterations instead of 64,000", title)
         assert "not the paper's schedule: it shows" in notes[0]
         assert all((select.NOT_CIFAR in text) == (variant == select.SYNTHETIC) for text in (title, notes[0]))
-        assert not any(panel.marks for panel in panels)
         if name == "figure7":
             assert {tuple(line.y) for line in panels[0].lines} == {(2.0 if variant == select.SHORT else 3.0,)}
 
@@ -141,22 +137,13 @@ def test_the_same_runs_give_the_same_bytes(found, drawn):
     assert b"<dc:date>" not in drawn("figure7")[0].read_bytes()
 
 
-def test_networks_differ_in_gray_and_marker():
-    colors = [[int(figures.LOOKS[n][0][i:i + 2], 16) for i in (1, 3, 5)] for n in (20, 32, 44, 56, 110)]
-    grays = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in colors]
-    assert min(one - other for one, other in pairwise(grays)) > 20
-    assert len({marker for _, marker in figures.LOOKS.values()}) == len(figures.LOOKS)
-
-
 def test_figure7_shows_layers_in_order_and_sorted(found, drawn):
     _, (top, bottom), notes = figures.gather("figure7", found)
     assert {line.label: line.y for line in top.lines} == {
         "plain-20": FALLING, "ResNet-20": FALLING, "ResNet-110": [0.5, 0.25]}
     assert bottom.lines[0].y == [3.0, 2.0, 1.0]
     assert notes[-1] == "no run with these data: plain-56, ResNet-56"
-    text = " ".join(texts(drawn("figure7")[0]))
-    for word in ("Figure 7", "plain-20", "ResNet-110", "10,000 test images", "Choice:"):
-        assert word in text, word
+    assert "10,000 test images" in " ".join(texts(drawn("figure7")[0]))
 
 
 @pytest.mark.parametrize("damage", [

@@ -40,23 +40,6 @@ def test_a_table_of_everything(made: list[RunSet], name: str):
     assert tables.build(name, made).forms["md"] == (GOLDEN / f"{name}.md").read_text()
 
 
-def replace(path: Path, old: str, new: str) -> None:
-    """Edit a file of a run."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
-def cut_short(root: Path) -> None:
-    """A record that states a shorter run than its configuration."""
-    folder = write_run(root, R20)
-    names, values = (line.split(",") for line in (folder / "history.csv").read_text().splitlines()[:2])
-    (folder / "history.csv").write_text(",".join(names) + "\n" + ",".join(values) + "\n")
-    content = json.loads((folder / "run.json").read_text())
-    content |= {"iterations": 390, "iteration": 390, "result": dict(zip(names, map(float, values), strict=True))}
-    (folder / "run.json").write_text(json.dumps(content))
-
-
 def copy_under_another_seed(root: Path) -> None:
     """The same history twice."""
     first, second = write_run(root, R20, test=8.7), write_run(root, R20, 1, test=8.6)
@@ -90,9 +73,6 @@ PAPER = sorted(paper_hashes(R20))[0]
     (runs({"precision": "fp32"}, {"precision": "tf32", "test": 8.6}), "reproduced", "yours: made-up device, tf32"),
     (runs({"change": {"schema": 99}}), "incomplete", "schema 99"),
     (cut_last_line, "incomplete", "history.csv does not reach the last iteration"),
-    (cut_short, "incomplete", "history.csv does not reach the last iteration"),
-    (lambda root: replace(write_run(root, R20) / "run.json", '"test_top1_error": 8.0', '"test_top1_error": 7.0'),
-     "incomplete", "history.csv and the recorded result differ"),
     (runs({"overrides": SYNTHETIC, "folder": R20, "change": {"identity": PAPER}}), "stale", "identity differ"),
     (runs({}, {"folder": "x", "change": {"seed": 0}}, {"folder": f"{R20}@copy", "change": {"seed": 0}}), "reproduced",
      "cifar_resnet20@copy/seed2: duplicate: the same run or seed as cifar_resnet20/seed0"),
@@ -132,7 +112,8 @@ def test_every_name_builds_and_an_unknown_one_is_named(results: Path, reference:
 def test_the_committed_tables_are_what_the_committed_runs_give_and_a_change_is_found(tmp_path: Path):
     assert tables.changed_files(tables.committed_names(), paths.reference_dir()) == []
     shutil.copytree(paths.reference_dir(), tmp_path / "reference")
-    replace(tmp_path / "reference" / "tables" / "table6.csv", "8.75", "8.57")
+    path = tmp_path / "reference" / "tables" / "table6.csv"
+    path.write_text(path.read_text().replace("8.75", "8.57", 1))
     (tmp_path / "reference" / "tables" / "table1.tex").unlink()
     assert tables.changed_files(["table1", "table6"], tmp_path / "reference") == ["table1.tex", "table6.csv"]
 

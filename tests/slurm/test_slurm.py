@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from repro import files, runs
 from repro.paths import TREE
+from repro.runs import Run, scan
 from tests.made_cli import TINY
 
 CLUSTER = TREE / "tests" / "slurm" / "cluster"
@@ -59,29 +59,20 @@ class Job:
             assert time.monotonic() < end, f"{what}: not within {PATIENCE:g} s; {self.facts()}\n{self.output()}"
             time.sleep(0.1)
 
-    def run(self) -> runs.Run:
-        """The run that it trains: the only one in its results."""
-        path, = (self.folder / "results" / "runs").glob("*/seed0")
-        return runs.read_run(path)
-
     def trains(self, restarts: int) -> bool:
         """Whether the session after so many restarts has come to its first test."""
-        for path in (self.folder / "results" / "runs").glob("*/seed0/run.json"):
-            session = runs.read_run(path.parent).record.sessions[-1]
-            history = files.read_history(path.parent / "history.csv")
+        for run in (one for one in scan(self.folder / "results" / "runs") if one.record):
+            session = run.record.sessions[-1]
             return session.slurm.restarts == restarts and any(
-                row["iteration"] > session.from_iteration for row in history)
+                row["iteration"] > session.from_iteration for row in run.history())
         return False
 
-    def ended(self, state: str) -> dict[str, str]:
-        """What SLURM knows of it, once it has ended, which it must have in this state."""
+    def end(self) -> tuple[str, str, str]:
+        """State, exit code and restarts, once it has ended."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
         self.until(lambda: self.facts()["JobState"] in over, f"job {self.number} ends")
-        assert self.facts()["JobState"] == state, f"{self.facts()}\n{self.output()}"
-        return self.facts()
-
-
-Submit = Callable[..., Job]
+        facts = self.facts()
+        return facts["JobState"], facts["ExitCode"], facts["Restarts"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +87,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.fixture
-def submit(cluster, tmp_path) -> Submit:
+def submit(cluster, tmp_path) -> Callable[..., Job]:
     """submit(overrides, options, program) submits the job script, with that program in PATH as `repro`."""
     path = tmp_path / "bin" / "repro"
     path.parent.mkdir()
@@ -113,16 +104,7 @@ def submit(cluster, tmp_path) -> Submit:
     return call
 
 
-@pytest.fixture
-def alone(here, tmp_path) -> str:
-    """history.csv of the same run, left alone and without SLURM."""
-    results = tmp_path / "alone"
-    assert here("run", *RUN, f"results={results}").code == 0
-    path, = results.glob("runs/*/seed0/history.csv")
-    return path.read_text()
-
-
-def stopped(job: Job, *stops: tuple[str, ...]) -> runs.Run:
+def stop_in_turn(job: Job, *stops: tuple[str, ...]) -> Run:
     """Stop a job in the middle of its training by each of these commands in turn; the run that it goes on to finish.
 
     Asserts that it is one run with each iteration once, and that its sessions note how often the job was put back.
@@ -130,46 +112,44 @@ def stopped(job: Job, *stops: tuple[str, ...]) -> runs.Run:
     for restarts, words in enumerate(stops):
         job.until(lambda restarts=restarts: job.trains(restarts), f"training after {restarts} restarts")
         job.call(*words)
-    assert job.ended("COMPLETED")["Restarts"] == str(len(stops))
-    run = job.run()
-    assert run.record.status == "finished"
+    assert job.end() == ("COMPLETED", "0:0", str(len(stops))), job.output()
+    run, = scan(job.folder / "results" / "runs")
+    assert run.finished
     assert [row["iteration"] for row in run.history()] == list(range(5, 41, 5))
     sessions = run.record.sessions
     assert [(session.slurm.job_id, session.slurm.restarts) for session in sessions] == [
         (job.number, restarts) for restarts in range(len(stops) + 1)]
-    ends = [session.to_iteration for session in sessions]
-    assert [0, *ends[:-1]] == [session.from_iteration for session in sessions]
-    assert ends[0] > 0
+    ends = [0, *(session.to_iteration for session in sessions)]
+    assert ends[:-1] == [session.from_iteration for session in sessions]
     assert sorted(set(ends)) == ends
-    assert ends[-2] < ends[-1] == 40
     return run
 
 
 @pytest.mark.fault(25)
-def test_a_job_that_is_requeued_signalled_and_preempted_goes_on_as_if_left_alone(submit, alone):
+def test_a_job_that_is_requeued_signalled_and_preempted_goes_on_as_if_left_alone(submit, here, tmp_path):
     """SIGUSR2 comes to the tasks by hand, as it does by --signal: the shortest time limit is a minute."""
     assert "--signal=USR2@120\n" in TEMPLATE.read_text()
     job = submit(options=("--nodelist=127.0.0.2", "--export=ALL,BRAKED=3"))
-    run = stopped(job, ("scontrol", "requeue", job.number), ("scancel", "--signal=USR2", job.number),
-                  ("sbatch", "--partition=urgent", "--exclusive", "--nodelist=127.0.0.2", "--output=urgent",
-                   "--wrap=hostname"))
-    assert (run.folder / "history.csv").read_text() == alone
-    assert "stopped by SIGUSR2 at iteration" in job.output()
-    assert "stopped by SIGTERM at iteration" in job.output()
+    run = stop_in_turn(job, ("scontrol", "requeue", job.number), ("scancel", "--signal=USR2", job.number),
+                       ("sbatch", "--partition=urgent", "--exclusive", "--nodelist=127.0.0.2", "--output=urgent",
+                        "--wrap=hostname"))
+    assert here("run", *RUN, f"results={tmp_path / 'alone'}").code == 0
+    alone, = scan(tmp_path / "alone" / "runs")
+    assert run.history() == alone.history()
+    assert all(f"stopped by {signal} at iteration" in job.output() for signal in ("SIGUSR2", "SIGTERM"))
     assert (job.folder / "urgent").read_text().strip(), "the job that needed the node has had it"
 
 
 @pytest.mark.fault(25)
 def test_two_nodes_train_one_network_and_come_back_together(submit):
     job = submit(options=("--nodes=2",))
-    run = stopped(job, ("scancel", "--signal=USR2", job.number))
+    run = stop_in_turn(job, ("scancel", "--signal=USR2", job.number))
     assert [session.devices for session in run.record.sessions] == [2, 2]
 
 
 def test_a_job_with_a_wrong_configuration_ends_and_does_not_come_back(submit):
     job = submit("train.lrr=1")
-    facts = job.ended("FAILED")
-    assert (facts["ExitCode"], facts["Restarts"]) == ("2:0", "0")
+    assert job.end() == ("FAILED", "2:0", "0")
     assert "did you mean train.lr?" in job.output()
 
 
@@ -177,8 +157,7 @@ def test_a_run_that_is_stopped_again_and_again_does_not_come_back_for_ever(submi
     """First by a signal that comes too early to be handled, then with the state saved."""
     job = submit(options=("--export=ALL,MAX_RESTARTS=1",),
                  program='[ -n "$SLURM_RESTART_COUNT" ] || kill -USR2 $$; exit 75')
-    facts = job.ended("FAILED")
-    assert (facts["ExitCode"], facts["Restarts"]) == ("75:0", "1")
+    assert job.end() == ("FAILED", "75:0", "1")
     assert "stopped after 1 restarts" in job.output()
 
 
@@ -186,5 +165,5 @@ def test_a_task_that_parts_first_does_not_end_the_one_that_still_saves(submit):
     """The cluster's KillOnBadExit would have it so."""
     job = submit(options=("--nodes=2", "--export=ALL,MAX_RESTARTS=0"),
                  program='[ "$SLURM_PROCID" = 1 ] && exit 75; sleep 2; echo saved; exit 75')
-    assert job.ended("FAILED")["ExitCode"] == "75:0"
+    assert job.end() == ("FAILED", "75:0", "0")
     assert "saved" in job.output()

@@ -136,10 +136,8 @@ class Machine:
 
 
 def wait_for(condition, process):
-    limit = time.monotonic() + 120 * FACTOR
-    while not condition():
+    while not condition():  # the call ends in the time that it was given
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < limit
         time.sleep(0.02)
 
 
@@ -154,7 +152,7 @@ def crashed(home, packed, tmp_path_factory):
     """A whole loan: the check, a call whose images lack, and one whose training process is killed."""
     machine = Machine(home, tmp_path_factory.mktemp("crashed"))
     check = machine.call("check", int(240 * FACTOR), ["code", "images1"],
-                         ["--nets", "8", "--contenders", "repro", "--rounds", "1", "machine.device=cpu",
+                         ["--nets", "8", "--contenders", "repro", "--quick", "machine.device=cpu",
                           "train.mini_batch_size=16", "train.batch_norm_group=16"], WORKERS="1")
     measured = sorted(path.name for path in machine.out.iterdir())
     lacking = machine.call("train", 60, ["code"], WORDS)

@@ -47,22 +47,10 @@ def tapes(monkeypatch):
     use_tapes(monkeypatch.setattr)
 
 
-def test_eager_is_the_step_itself():
-    ours, step = make("engine=eager"), make_step()
-    ours.advance(13)
-    for done in range(13):
-        step.input.prepare(done * 16)
-        step()
-    assert ours.kind == "eager"
-    assert ours.done == int(ours.step.iteration) == 13
-    assert_same(ours.step, step)
-
-
-@pytest.mark.parametrize("per_graph", [1, 4])
-def test_replayed_updates_are_the_eager_ones_bit_for_bit(tapes, per_graph):
+def test_replayed_updates_are_the_eager_ones_bit_for_bit(tapes):
     """Across passes over the images (100, in mini-batches of 16), the drops of the rate and the warm-up's end."""
-    eager, replayed = make(*WORDS, "engine=eager"), make(*WORDS, "engine=graph", f"machine.steps_per_graph={per_graph}")
-    assert (replayed.kind, replayed.block) == ("graph", per_graph)
+    eager, replayed = make(*WORDS, "engine=eager"), make(*WORDS, "engine=graph", "machine.steps_per_graph=4")
+    assert (eager.kind, replayed.kind, replayed.block) == ("eager", "graph", 4)
     for updates in (1, 5, 4, 6):
         eager.advance(updates)
         replayed.advance(updates)
@@ -88,16 +76,6 @@ def test_a_value_that_python_computes_in_the_step_would_be_noticed(tapes, monkey
         assert_same(eager.step, replayed.step)
 
 
-def test_a_state_that_is_loaded_later_is_what_the_graph_trains(tapes):
-    source, replayed = make("engine=eager"), make("engine=graph")
-    source.advance(7)
-    replayed.step.load_state(source.step.state())
-    replayed.done = 7
-    source.advance(5)
-    replayed.advance(5)
-    assert_same(source.step, replayed.step)
-
-
 def test_a_run_with_graphs_that_stops_in_between_is_the_eager_one_bit_for_bit(tapes, made_up, stop_after, alone):
     config = tiny_config(*WORDS, "engine=graph", "machine.steps_per_graph=4")
     for count in (1, 3):
@@ -108,16 +86,9 @@ def test_a_run_with_graphs_that_stops_in_between_is_the_eager_one_bit_for_bit(ta
     assert [session.updates_per_graph for session in run.record.sessions] == [4] * 3
 
 
-@pytest.mark.parametrize(("engine", "reason"), [("graph", "needs a CUDA device, this is cpu"),
-                                                ("compile", "RuntimeError: InvalidCxxCompiler")])
-def test_an_engine_that_does_not_work_here_is_an_error(engine, reason, monkeypatch):
-    def no_compiler(self, *args, **kwargs):
-        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore text")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
-    with pytest.raises(ConfigError, match=rf"engine={engine}.*{reason}") as caught:
-        make(f"engine={engine}")
-    assert "\n" not in str(caught.value)
+def test_graphs_need_a_gpu():
+    with pytest.raises(ConfigError, match=r"engine=graph.*needs a CUDA device, this is cpu"):
+        make("engine=graph")
 
 
 @pytest.mark.fault(31)
@@ -220,8 +191,8 @@ def watch(step):
                     "labels": step.data.train_labels, "mean": step.data.mean, "skip": step.optimizer.skip}
 
 
-@pytest.mark.parametrize("overrides", [[], ["train.warmup=error80"], ["machine.precision=fp16"],
-                                       ["train.batch_norm_group=8"], ["machine.activation_checkpointing=true"],
+@pytest.mark.parametrize("overrides", [["train.warmup=error80", "train.batch_norm_group=8"],
+                                       ["machine.precision=fp16", "machine.activation_checkpointing=true"],
                                        ["recipe=akamaster", "train.mini_batch_size=16", "train.batch_norm_group=16"]],
                          ids=" ".join)
 def test_a_step_reads_nothing_on_the_host_and_moves_nothing(overrides):
@@ -243,16 +214,7 @@ def new_window(step):
     step.window = step.window + 1
 
 
-def new_momentum(step):
-    step.optimizer.momentum[0] = step.optimizer.momentum[0] * 2
-
-
-def new_weight(step):
-    step.model.conv1.weight.data = step.model.conv1.weight.data.clone()
-
-
-@pytest.mark.parametrize(("name", "spoil"), [("a value was read on the host", read_loss), ("moved: window", new_window),
-                                             ("moved: momentum0", new_momentum), ("moved: conv1.weight", new_weight)])
+@pytest.mark.parametrize(("name", "spoil"), [("value was read on the host", read_loss), ("moved: window", new_window)])
 def test_reading_a_value_or_moving_a_tensor_is_noticed(name, spoil):
     """Negative control."""
     def spoiled():

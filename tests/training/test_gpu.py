@@ -11,7 +11,6 @@ from repro.config import compose
 from repro.data.random import permutation
 from repro.devices import place, set_up, synchronize
 from repro.errors import Stopped
-from repro.evaluation.metrics import evaluate_on
 from repro.models import build_model
 from repro.schema import Device, Engine, Precision
 from repro.stopping import StopRequest
@@ -158,14 +157,6 @@ def test_a_checkpoint_is_of_the_moment_though_the_host_runs_ahead(tmp_path):
         with pytest.raises(TypeError):
             run_config(config)
     assert_same_run(whole, run_config(config))
-
-
-def test_a_captured_test_is_the_eager_one():
-    one = execute(on_gpu())
-    for updates in (0, 7, 20):
-        one.advance(updates)
-        assert one.evaluate() == evaluate_on(one.step.model, one.step.data, one.config)
-        assert one.step.model.training
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

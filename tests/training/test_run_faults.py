@@ -124,32 +124,31 @@ def test_tensorboard_that_can_not_be_written_does_not_stop_training(obstacle, ma
 
 
 @pytest.mark.fault(40)
-@pytest.mark.parametrize("damage", ["torn", "gone", "edited"])
+@pytest.mark.parametrize("damage", ["torn", "edited"])
 def test_a_history_that_was_damaged_is_restored_from_the_checkpoint(made_up, alone, damage, stop_after, caplog):
     config = tiny_config(*WORDS)
     stop_after(config, 9)
     history = run_folder(config) / "history.csv"
     content = history.read_text()
-    {"torn": lambda: history.write_text(content[:-9]), "gone": history.unlink,
-     "edited": lambda: history.write_text(content.replace("\n8,0.05,", "\n8,0.04,"))}[damage]()
+    history.write_text(content[:-9] if damage == "torn" else content.replace("\n8,0.05,", "\n8,0.04,"))
     run = run_config(config)
     assert sum("history.csv was not as this run had written it" in line for line in caplog.messages) == 1
     assert same_end(run, alone)
 
 
 @pytest.mark.fault(54)
-def test_a_tensorboard_that_can_not_be_imported_is_2_before_anything_is_written(here, tmp_path, monkeypatch):
+def test_a_tensorboard_that_can_not_be_imported_is_told_and_does_without(made_up, tmp_path, monkeypatch, caplog):
     """As with a protobuf that is too new for it."""
     for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "tensorboard.py").write_text("raise TypeError('Descriptors cannot be created.\\nIf ...')")
     monkeypatch.syspath_prepend(str(tmp_path / "broken"))
-    says(here("run", *TINY, "machine.tensorboard=true"), 2, "TensorBoard can't be imported (TypeError: Descriptors "
-         "cannot be created.); machine.tensorboard=false trains without it")
-    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert run_config(tiny_config(*WORDS, "machine.tensorboard=true")).finished
+    assert caplog.text.count("no TensorBoard scalars from here on: TypeError: Descriptors cannot be created.\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.fault(69)
 def test_a_run_whose_folder_is_moved_ends_with_5_and_no_other_folder_appears(tmp_path):
     words = [*TINY, "train.iterations=100000", "train.lr_drops=[]", "evaluation.interval=100000",
@@ -168,6 +167,7 @@ def test_a_run_whose_folder_is_moved_ends_with_5_and_no_other_folder_appears(tmp
 # ---- memory
 
 
+@pytest.mark.slow
 @pytest.mark.fault(32)
 def test_too_little_memory_is_8_and_the_record_says_so(tmp_path):
     def little():
@@ -259,8 +259,8 @@ def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(tmp_path)
 @pytest.mark.slow
 @pytest.mark.fault(20, 21)
 @pytest.mark.parametrize(("extra", "code", "words"), [
-    (("--kills", "4"), 0, ("weights and history as of the run left alone", "4 kills; lost: nothing")),
-    (("--kills", "2", "--forget"), 1, ("DIFFER", "lost: 1"))], ids=["exact", "negative control"])
+    (("--kills", "4"), 0, ("weights and history as of the run left alone", "resnet8: 4 kills", "runs lost: nothing")),
+    (("--kills", "2", "--forget"), 1, ("DIFFER", "runs lost: 1"))], ids=["exact", "negative control"])
 def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone(extra, code, words):
     done = subprocess.run([sys.executable, "-m", "tests.torture", "--short", "--seed", "1", *extra],
                           capture_output=True, text=True, timeout=300, check=False,

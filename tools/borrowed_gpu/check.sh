@@ -14,7 +14,7 @@ workers=$("$PYTHON" -c 'import xdist' 2>/dev/null && echo "-p xdist -n ${WORKERS
 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 stage tests $(($(left) / 2)) "$PYTHON" -m pytest -m gpu -k 'not compiled' -vv --tb=short \
   -p no:cacheprovider $workers "${files[@]}"
 stage bench 600 "$PYTHON" -m repro bench --max-seconds $(($(left) - 15)) --nets 20,56,110 --contenders repro,eager_loop \
-  --rounds 3 "$@"
+  "$@"
 cp "$REPRO_RESULTS"/bench/bench_*.{json,md} "$OUT/" 2>/dev/null
 [ -z "${UNPACK:-}" ] || wait "$UNPACK"
 say 'check.sh ends'
