@@ -42,9 +42,9 @@ from repro.schema import Precision, RunConfig
 from repro.stopping import end_with_parent
 from repro.training.execution import Execution
 from repro.training.inputs import DeviceInput
-from repro.training.measurements import best_seconds
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
+from repro.training.suite import best_seconds
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]

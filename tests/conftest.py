@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,32 @@ def here(direct, monkeypatch):
 
     use_made_data(monkeypatch.setattr)
     return direct
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Act without root's right to read and write everything; nothing changes for an ordinary user."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def as_user() -> Callable[[], object]:
+    return ordinary_user
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder whose parents every user may enter, which is not so for tmp_path."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -58,14 +58,18 @@ def test_what_is_no_list_of_a_commit_says_nothing(traveled):
     assert code() == (None, None)
 
 
-def test_the_commit_of_a_repository_around_the_tree_is_not_ours(traveled):
+@pytest.mark.fault(45)
+def test_changes_are_recorded_and_the_commit_of_a_repository_around_the_tree_is_not_ours(traveled):
     (traveled / "COMMIT").unlink()
     git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid", "-C", str(traveled)]
     inner = traveled / "inner"
     inner.mkdir()
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *words], check=True, capture_output=True)
-    assert code()[0] is not None
+    commit, dirty = code()
+    assert (len(commit), dirty) == (40, False)
+    (traveled / "a file.md").write_text("changed")
+    assert code() == (commit, True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "TREE", inner)
         assert code() == (None, None)

@@ -124,6 +124,17 @@ def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list
         logger.info(f"ensemble {name} not made: lacks {', '.join(lacks)}" if lacks else combine(name, overrides)[0])
 
 
+def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Seconds of the fastest call, after one that is not counted: other work on the machine only ever adds."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
 @restore_settings()
 def measure_cost(config: RunConfig) -> dict[str, Any]:
     """What a whole run would take here, computed from a few real updates and one test, on random images."""
@@ -142,18 +153,8 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
     model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
     execution = Execution(TrainStep(model, data, part, schedule), part)
 
-    def seconds(work: Callable[[], object]) -> float:
-        """Of the fastest call, after one that is not counted: other work on the machine only ever adds."""
-        times = []
-        for _ in range(4):
-            began = time.perf_counter()
-            work()
-            synchronize(device)
-            times.append(time.perf_counter() - began)
-        return min(times[1:])
-
-    update = seconds(lambda: execution.advance(execution.block)) / execution.block * batch / size
-    test = seconds(execution.evaluate) / len(data.eval_images)
+    update = best_seconds(lambda: execution.advance(execution.block), device) / execution.block * batch / size
+    test = best_seconds(execution.evaluate, device) / len(data.eval_images)
     tests = -(-schedule.iterations // schedule.interval) * (VALIDATION_IMAGES if imagenet else 10_000)
     return {"experiment": config.name, "device": describe(device), "precision": config.machine.precision.name,
             "engine": execution.kind, "iterations": schedule.iterations, "step_seconds": update,

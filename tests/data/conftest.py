@@ -1,4 +1,4 @@
-"""A made CIFAR-10 of a few images in every published form, a misbehaving site, and an ordinary user."""
+"""A made CIFAR-10 of a few images in every published form, and a misbehaving site."""
 
 import hashlib
 import io
@@ -7,10 +7,9 @@ import os
 import pickle
 import socket
 import tarfile
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -156,29 +155,3 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
         monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
     return make_program
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Act without root's right to read and write everything; nothing changes for an ordinary user."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def as_user() -> Callable[[], object]:
-    return ordinary_user
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A temporary folder whose parents every user may enter, which is not so for tmp_path."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)

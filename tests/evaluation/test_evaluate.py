@@ -182,7 +182,7 @@ def test_weights_of_a_run_are_tested_beside_it(few):
     assert (folder / "evaluations" / "center.npy").is_file()
     assert not (results_dir() / "evaluations").exists()
     make_weights(folder / "weights.pt", seed=4)
-    with pytest.raises(ConfigError, match="weights_sha256: .*; resume=never replaces it"):
+    with pytest.raises(ConfigError, match=r"weights_sha256: .*; resume=never replaces it"):
         module.evaluate(config, "center", folder / "weights.pt")
 
 

@@ -124,6 +124,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
         assert torch.equal(old, new)
 
 
+@pytest.mark.parametrize(("loss", "gradient", "failed_at"), [
+    (1.0, 1.0, -1), (float("inf"), 1.0, 1), (1.0, float("inf"), 1), (1.0, float("nan"), 1)])
+def test_a_loss_or_a_gradient_alone_is_enough_to_stop(loss, gradient, failed_at):
+    step = make_step()
+    advance(step, 1)
+    step.model.fc.bias.grad.fill_(gradient)
+    step.apply(torch.tensor(loss), torch.tensor(0))
+    assert (int(step.failed_at), int(step.iteration)) == (failed_at, 2 if failed_at < 0 else 1)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_16_bit_steps_train_and_keep_fp32_weights(precision):
     step, exact = make_step(f"machine.precision={precision}"), make_step()
