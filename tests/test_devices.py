@@ -5,7 +5,9 @@ import warnings
 import pytest
 import torch
 
-from repro.devices import restore_settings, set_tf32, set_up
+from repro.config import compose
+from repro.devices import resolve, restore_settings, set_tf32, set_up
+from repro.errors import ConfigError
 from repro.schema import Precision
 from tests.made import tiny_config, with_machine
 
@@ -81,3 +83,10 @@ def test_settings_come_back_after_an_error():
 def test_a_warning_of_another_library_is_no_failure_of_a_gpu_test():
     """Runs without a GPU too: it is about how pytest treats tests of this mark."""
     warnings.warn("cuDNN has something to say", UserWarning, stacklevel=1)
+
+
+def test_tf32_is_refused_where_auto_is_a_cpu(monkeypatch):
+    monkeypatch.delenv("REPRO_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        resolve(compose(["experiment=cifar_resnet20", "machine.precision=tf32"]))

@@ -13,12 +13,16 @@ from repro.stopping import SIGNALS, StopRequest
     (signal.SIGTERM, "SIGTERM", 75), (signal.SIGHUP, "SIGHUP", 75), (signal.SIGUSR1, "SIGUSR1", 75),
     (signal.SIGINT, "Ctrl-C", 130)])
 def test_a_signal_is_a_reason_to_stop_and_its_handlers_come_back(number, reason, code):
-    before = [signal.getsignal(each) for each in SIGNALS]
-    with StopRequest() as stop:
-        assert (stop.reason, stop.seconds_left()) == (None, None)
-        os.kill(os.getpid(), number)
-        assert (stop.reason, stop.exit_code, stop.received) == (reason, code, number)
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    own = signal.signal(number, signal.SIG_DFL)  # nohup starts tests that ignore SIGHUP
+    try:
+        before = [signal.getsignal(each) for each in SIGNALS]
+        with StopRequest() as stop:
+            assert (stop.reason, stop.seconds_left()) == (None, None)
+            os.kill(os.getpid(), number)
+            assert (stop.reason, stop.exit_code, stop.received) == (reason, code, number)
+        assert [signal.getsignal(each) for each in SIGNALS] == before
+    finally:
+        signal.signal(number, own)
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored():

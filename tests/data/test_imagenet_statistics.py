@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from repro.data import crops
 from repro.data.imagenet_files import find
-from repro.data.imagenet_statistics import Sums, compute, read, write
+from repro.data.imagenet_statistics import Sums, cache_path, compute, read, write
 from repro.data.loader import PART
 from tests.conftest import SHARED
 
@@ -136,13 +136,14 @@ def test_a_pass_stops_when_told_and_reads_no_further():
 # ---- what is kept
 
 def test_what_is_written_comes_back_and_what_is_damaged_is_named_and_not_used(tmp_path, caplog):
-    path, found = tmp_path / "data" / "mean.npz", summed(made_crops(4)).finish()
+    path, found = cache_path(tmp_path, "a" * 64), summed(made_crops(4)).finish()
     assert read(path) is None
     write(path, found, SIZE)
     again = read(path)
     assert np.array_equal(again.mean, found.mean)
     assert np.array_equal(again.covariance, found.covariance)
     assert again.mean.dtype == np.float32
+    assert read(cache_path(tmp_path, "b" * 64)) is None, "of another set"
     assert caplog.text == ""
     whole = path.read_bytes()
     flipped = bytearray(whole)
@@ -151,7 +152,7 @@ def test_what_is_written_comes_back_and_what_is_damaged_is_named_and_not_used(tm
         caplog.clear()
         path.write_bytes(content)
         assert read(path) is None
-        assert "mean.npz is damaged" in caplog.text
+        assert f"{path.name} is damaged" in caplog.text
 
 
 @pytest.mark.parametrize(("crop_size", "shape"), [(SIZE, (3, SIZE, SIZE)), (4, (3, 1, 1))])

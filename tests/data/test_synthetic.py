@@ -30,6 +30,8 @@ def test_a_chunk_does_not_depend_on_what_is_made_with_it(arrays):
     images, labels = synthetic.images_from(4_321, 7)
     assert np.array_equal(images.numpy(), arrays.train_images[4_321:4_328])
     assert labels.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    images, labels = synthetic.images_from(11_000, 7)  # of the test set, which follows the training set
+    assert np.array_equal(images.numpy(), arrays.test_images[1_000:1_007])
 
 
 def test_every_class_has_the_shape_of_its_name():
