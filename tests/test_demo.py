@@ -22,7 +22,7 @@ def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     assert folder.parent.name.startswith("cifar_resnet20@")
     run = read_run(folder)
     assert run.synthetic
-    says(direct("publish", str(folder)), 2, "synthetic images, which are no evidence")
+    says(direct("publish", str(folder)), 2, "is no evidence: synthetic images")
     assert "data.name: cifar10 -> synthetic" in run.record.deviations
     assert "is finished" in direct("run", *TINY, "data=synthetic").out
     table = json.loads(direct("table", "table6", "--json").out)

@@ -116,7 +116,7 @@ FORGERIES = {
     "a history without one of its rows": (RESNET, both(lambda f: lines(f, lambda x: x.pop(5)), consistent), "history",
                                           "has not every evaluation once"),
     "a history that is cut": (RESNET, both(lambda f: lines(f, lambda x: x.pop()), consistent), "history",
-                              "does not reach the last iteration"),
+                              "has not every evaluation once"),
     "another split": (RESNET, lambda f: put(f, "val", "evaluated_on"), "history", "is tested on test"),
     "an unfinished run": (RESNET, lambda f: put(f, "interrupted", "status"), "history", "not finished: interrupted"),
     "the best error as the result": (RESNET, lambda f: put(f, 7.9, "best_on_test", "test_top1_error"), "history",

@@ -72,7 +72,7 @@ PAPER = sorted(paper_hashes(R20))[0]
     (runs({"test": 9.4}), "worse than published", ""),
     (runs({"precision": "fp32"}, {"precision": "tf32", "test": 8.6}), "reproduced", "yours: made-up device, tf32"),
     (runs({"change": {"schema": 99}}), "incomplete", "schema 99"),
-    (cut_last_line, "incomplete", "history.csv does not reach the last iteration"),
+    (cut_last_line, "incomplete", "history.csv has not every evaluation once"),
     (runs({"overrides": SYNTHETIC, "folder": R20, "change": {"identity": PAPER}}), "stale", "identity differ"),
     (runs({}, {"folder": "x", "change": {"seed": 0}}, {"folder": f"{R20}@copy", "change": {"seed": 0}}), "reproduced",
      "cifar_resnet20@copy/seed2: duplicate: the same run or seed as cifar_resnet20/seed0"),

@@ -197,7 +197,7 @@ def test_it_stops_saves_and_goes_on_where_it_was(here, monkeypatch):
     for done in (1, 2):
         outcome = here("suite", "pending", "--max-seconds", "600", *words)
         says(outcome, 75, f"stopped by SIGTERM at iteration {done} of 64000", "go on with: ",
-             "suite pending --max-seconds 600.0 machine.threads=1 machine.tensorboard=false\n")
+             "suite pending --max-seconds 600 machine.threads=1 machine.tensorboard=false\n")
         assert f"cifar_plain20/seed0       open, iteration {done} of 64000" in outcome.out
 
 

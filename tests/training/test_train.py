@@ -165,7 +165,7 @@ def test_never_silently_from_scratch(stop_after):
         run_config(config)
     run = run_config(tiny_config(*SHORT, "resume=never"))
     (run.folder / "history.csv").write_bytes((run.folder / "history.csv").read_bytes()[:-8])
-    with pytest.raises(StorageError, match=r"history.csv does not reach.*resume=never"):
+    with pytest.raises(StorageError, match=r"history.csv has not every evaluation.*resume=never"):
         run_config(config)
 
 
