@@ -186,12 +186,14 @@ def test_a_contender_that_fails_is_not_tried_again_and_its_reason_stands_below(m
     assert rows(text)["ResNet-20 eager_loop"][2] == "8 to 8 (1 rounds)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "function", "value", "said"), [
     (600, os._exit, 3, "exit code 3"), (1, time.sleep, 600, "no result in 1 s")])
 def test_a_process_without_a_result_is_a_failure(seconds, function, value, said):
     assert bench.fresh_process(seconds, function, value) == {"failed": said}
 
 
+@pytest.mark.slow
 def test_a_real_process_measures(images):
     assert bench.fresh_process(600, bench.read, "pillow", images / "val", 2)["per_core"] > 0
     assert bench.fresh_process(600, bench.read, "plain", images / "none", 2)["failed"].startswith("FileNotFoundError: ")

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from repro.runs import read_run, scan
 from repro.training import inputs, measurements
 from tests.made_cli import TINY, made_data
@@ -42,6 +44,7 @@ def test_the_demonstration_runs_on_synthetic_images_only(here, tmp_path):
     assert (tmp_path / "results" / "tables" / "synthetic_demo.md").is_file()
 
 
+@pytest.mark.slow
 def test_synthetic_images_need_no_data(direct, tmp_path):
     """The real generator, no folder, no download."""
     outcome = direct("run", *TINY, "data=synthetic", f"data.root={tmp_path / 'nowhere'}", "train.iterations=2")

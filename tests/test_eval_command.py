@@ -121,6 +121,7 @@ def test_weights_are_imported_tested_and_exported(here, tmp_path):
 
 # ---- what=responses
 
+@pytest.mark.slow
 @pytest.mark.fault(65)
 def test_responses_are_measured_where_they_lack(here):
     run = train(here, "evaluation.responses=false")

@@ -81,6 +81,7 @@ def both(tmp_path_factory) -> Both:
     return Both(codes, complaint, found[0], shown.decode(), found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(38, 43, 44, 45)
 def test_two_runs_at_once_finish_wherever_they_are(both):
     assert (both.codes, both.complaint) == ((0, 0), ""), "also where its reader has left"
@@ -96,6 +97,7 @@ def test_two_runs_at_once_finish_wherever_they_are(both):
     assert (session.commit, session.dirty) == (None, None), "without git they are unknown"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(39)
 def test_a_results_folder_with_an_awkward_name_is_made_and_used(both, direct, monkeypatch):
     results = both.abroad.folder.parents[2]
@@ -131,6 +133,7 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
     assert [0, *seconds] == sorted([0, *seconds]), "durations are not differences of that clock"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(44)
 def test_the_bar_stays_within_a_terminal_of_20_columns(both):
     bars = re.findall(r"\r([^\r\n]+)", both.shown)
@@ -162,6 +165,7 @@ def test_two_processes_without_standard_streams_train_and_import_nothing_of_the_
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(64)
 def test_output_without_room_ends_a_command_with_5_and_no_run(tmp_path):
     with Path("/dev/full").open("w") as full:

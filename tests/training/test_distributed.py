@@ -134,6 +134,7 @@ def raise_in_rank_one(plan, stop):
     time.sleep(60)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(34)
 def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.5)

@@ -41,6 +41,7 @@ def config(images):
 
 # ---- whole runs
 
+@pytest.mark.slow
 def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config, caplog):
     run = run_config(config("train.iterations=28", "train.lr_drops=[20]", "train.lr=0.02", "evaluation.interval=4",
                             "evaluation.batch_norm_images=32"))
@@ -60,6 +61,7 @@ def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config, c
         assert arrays["mean"].shape == (3, 1, 1), "crops of 32 pixels subtract the mean of each channel"
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_of_a_pass_goes_on_bit_for_bit(config, stop_after, tmp_path):
     words = ("train.iterations=9", "train.lr_drops=[7]", "evaluation.interval=3", "train.mini_batch_size=12",
              "train.batch_norm_group=12")  # 32 images: a pass ends within a mini-batch

@@ -205,6 +205,7 @@ def test_memory_that_runs_out_in_a_step_is_named_and_recorded(made_up, monkeypat
 # ---- readers
 
 
+@pytest.mark.slow
 @pytest.mark.fault(33)
 def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_path, monkeypatch):
     images = make_folder(tmp_path / "images")
