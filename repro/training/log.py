@@ -193,8 +193,8 @@ class RunLog:
             self.save()
             self.saved = time.monotonic()
 
-    def save(self) -> None:
-        """Write the state as it is now as a checkpoint, and bring the record up to it; every process returns after."""
+    def save(self, wait: bool = False) -> None:
+        """Write the state as it is now as a checkpoint, and bring the record up to it; with `wait` all wait for it."""
         state, at = self.step.state(), utc_now()  # all together
         meta = {"train_seconds": self.record.train_seconds, "evaluation_seconds": self.record.evaluation_seconds,
                 "identity": self.plan.config_hash, "numbers": checkpoint.seed_and_settings(self.plan.config),
@@ -210,7 +210,10 @@ class RunLog:
             session.ended, session.to_iteration = at, self.done
             self.write(iteration=self.done, **peak_memory(self.step.device))
 
-        self.world.from_main(write)
+        if wait:
+            self.world.from_main(write)
+        elif self.world.is_main:  # the others need not wait: they would for a day if one hangs
+            write()
 
     def finish_or_save(self) -> bool:
         """After the loop: whether the last iteration is done; a run that is stopped before is saved."""
@@ -220,7 +223,7 @@ class RunLog:
         self.check_finite()
         if self.done >= self.schedule.iterations:
             return True
-        self.save()
+        self.save(wait=True)  # nobody leaves before it is written
         self.write(status="interrupted", ended=utc_now())
         return False
 
