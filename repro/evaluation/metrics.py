@@ -1,6 +1,5 @@
 """How errors are counted: the one place for training, `repro eval` and ensembles."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.devices import autocast, memory_format
-from repro.schema import IMAGENET, MachineConfig, RunConfig
+from repro.schema import IMAGENET, RunConfig
 
 TOP = 5  # Sec. 4.1: top-1 and top-5 error
 
@@ -45,18 +44,13 @@ def error_counts(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 class ErrorSums:
-    """Errors and cross-entropy, summed over batches in tensors that stay the same; only `outcome` reads them."""
+    """Errors and cross-entropy, summed over batches on the device; only `outcome` waits for it."""
 
     def __init__(self, device: torch.device, imagenet: bool):
         self.imagenet, self.images = imagenet, 0
         self.errors = torch.zeros(2, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), dtype=torch.float64 if imagenet else torch.float32,
                                 device="cpu" if device.type == "mps" else device)  # MPS has no float64
-
-    def reset(self) -> None:
-        self.errors.zero_()
-        self.loss.zero_()
-        self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: (B, K) logits, of which the cross-entropy is taken in fp32, and (B,) classes."""
@@ -72,25 +66,20 @@ class ErrorSums:
 
 
 @torch.no_grad()
-def add_errors(sums: ErrorSums, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
-               machine: MachineConfig) -> None:
-    """Count errors among normalized images (B, 3, H, W) of classes (B,); the model keeps its mode."""
-    was_training = model.training
+def evaluate_on(model: nn.Module, data: Any, config: RunConfig, rank: int = 0, size: int = 1) -> Outcome:
+    """Errors on the images that a run is evaluated on, single view; of `size` processes each tests its share.
+
+    data: a DeviceData or ImageNetData, whose batches are normalized images (B, 3, H, W) and classes (B,). The model
+    keeps its mode.
+    """
+    machine, was_training = config.machine, model.training
+    sums = ErrorSums(data.mean.device, config.data.name == IMAGENET)
     model.eval()
     try:
-        for images, labels in batches:
+        for images, labels in data.evaluation_batches(machine.evaluation_batch_size, rank, size):
             with autocast(images.device, machine.precision):
                 logits = model(images.contiguous(memory_format=memory_format(machine)))
             sums.add(logits, labels)
     finally:
         model.train(was_training)
-
-
-def evaluate_on(model: nn.Module, data: Any, config: RunConfig, rank: int = 0, size: int = 1) -> Outcome:
-    """Errors on the images that a run is evaluated on, single view; of `size` processes each tests its share.
-
-    data: a DeviceData or ImageNetData.
-    """
-    sums = ErrorSums(data.mean.device, config.data.name == IMAGENET)
-    add_errors(sums, model, data.evaluation_batches(config.machine.evaluation_batch_size, rank, size), config.machine)
     return sums.outcome()
