@@ -423,15 +423,14 @@ def publish_run(options: argparse.Namespace) -> None:
     from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
-    from repro.runs import ENSEMBLES, publish, publish_ensemble
+    from repro.runs import ENSEMBLES, publish
 
+    problems = list[str | None]()
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
         problems = [ensemble_problem(found, pool) for pool in runs_of()]
-        publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
-    else:
-        publish(options.run, paths.results_dir())
+    publish(options.run, paths.results_dir(), next(filter(None, problems), None))
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")

@@ -10,9 +10,9 @@ from repro.paths import PACKAGE
 LAYERS = (
     {"__init__", "errors", "schema", "stopping", "wording"},
     {"paths", "streams"},
-    {"files", "hydra_cli", "provenance"},
+    {"files", "hydra_cli"},
     {"config"},
-    {"paper", "record"},
+    {"paper"},
     {"runs"},
     {"devices", "models", "data"},
     {"weights"},

@@ -9,11 +9,10 @@ import jinja2
 
 from repro import __version__
 from repro.files import utc_now
-from repro.record import Session
 from repro.reporting import figures, select, tables
 from repro.reporting.claims import counts, evaluate, short_label
 from repro.reporting.select import RunSet
-from repro.runs import Run
+from repro.runs import Run, Session
 
 SECTIONS = {None: ("tables", "Tables and figures", ""),
             select.SHORT: ("short", "Short runs", "not the paper's schedule"),

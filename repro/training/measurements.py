@@ -13,8 +13,10 @@ from repro.config import compose
 from repro.data.cifar10 import DeviceData, load_arrays, on_device
 from repro.devices import (
     autocast,
+    code_version,
     describe,
     memory_format,
+    package_versions,
     place,
     resolve,
     restore_settings,
@@ -25,9 +27,7 @@ from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
 from repro.models import build_model
 from repro.paths import display_path
-from repro.provenance import code_version, package_versions
-from repro.record import Responses
-from repro.runs import RESPONSE_COLUMNS, Run
+from repro.runs import RESPONSE_COLUMNS, Responses, Run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep

@@ -10,8 +10,7 @@ from repro.errors import ConfigError, StorageError
 from repro.evaluation.metrics import evaluate_on
 from repro.files import file_sha256, read_rows
 from repro.models import build_model
-from repro.record import Responses
-from repro.runs import read_run
+from repro.runs import Responses, read_run
 from repro.training import measurements, train
 from repro.training.step import TrainStep
 from repro.weights import load_weights

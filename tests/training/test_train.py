@@ -127,7 +127,7 @@ def test_divergence_stops_before_the_update_and_is_recorded():
     assert caught.value.exit_code == 6
     run = read_run(run_folder(tiny_config(*SHORT, "train.lr=1e30")))
     assert (run.status, run.finished) == ("diverged", False)
-    assert run.record.diverged.learning_rate == pytest.approx(1e30)
+    assert run.record.diverged["learning_rate"] == pytest.approx(1e30)
 
 
 def test_max_seconds_saves_and_stops():
