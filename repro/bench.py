@@ -282,12 +282,12 @@ def render(record: Record) -> str:
                          f"{median(one['images_per_second'] for one in rounds):,.0f}",
                          f"{median(values) / median(others):.2f}" if others else "-"])
     if rates := results.get("device"):
-        copy, product = (median(one[rate] for one in rates) for rate in ("bytes_per_second", "operations_per_second"))
+        copy, multiply = (median(one[rate] for one in rates) for rate in ("bytes_per_second", "operations_per_second"))
         for net, least in record["least"].items():
-            for floor, seconds in (("byte", least["bytes"] / copy), ("compute", least["operations"] / product)):
+            for floor, seconds in (("byte", least["bytes"] / copy), ("compute", least["operations"] / multiply)):
                 rows.append([f"{net} {floor} floor", "computed", f"{1000 * seconds:.4g}", "-", "-", "-"])
         notes.append(f"floors: least traffic and operations of an update at a copy's {copy / 1e9:.1f} GB/s and a "
-                     f"matrix product's {product / 1e12:.3f} TFLOP/s, measured here; a cache can be faster")
+                     f"matrix product's {multiply / 1e12:.3f} TFLOP/s, measured here; a cache can be faster")
     notes += [f"{name} failed: {reason}" for name, reason in record["failed"].items()]
     about = {**record["versions"], **record["code"], **record["machine"], "utc": record["utc"],
              "load average": f"{record['load_average']:.2f}"}
