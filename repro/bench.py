@@ -26,24 +26,21 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
-from repro import devices
+from repro import devices, files
 from repro.config import compose
+from repro.data import crops
 from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData, per_pixel_mean
-from repro.data.crops import open_rgb, random_crop
 from repro.data.loader import cores_here
 from repro.data.random import training_draws
-from repro.devices import describe, place, resolve, set_up, synchronize
+from repro.devices import resolve, set_up, synchronize
 from repro.errors import ReproError
-from repro.files import utc_now, write_atomic, write_json
 from repro.models import build_model
 from repro.schema import Precision, RunConfig
 from repro.stopping import end_with_parent
-from repro.training.distributed import first_line
+from repro.training import distributed, schedule, step
 from repro.training.execution import Execution
 from repro.training.inputs import DeviceInput
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group
 from repro.training.suite import best_seconds
 
 logger = logging.getLogger(__name__)
@@ -74,7 +71,7 @@ def bench(overrides: Sequence[str], nets: Sequence[int] = (), quick: bool = Fals
         least[net] = least_work(own)
         steps = 3 if quick else 300 if cuda else 20
         jobs |= {f"{net} {name}": (train, name, own, steps) for name in TRAINERS if not quick or name != "eager_loop"}
-    return {"bench": "training", "device": describe(torch.device(config.machine.device.name)),
+    return {"bench": "training", "device": devices.describe(torch.device(config.machine.device.name)),
             "precision": config.machine.precision.name, "overrides": [*overrides], "least": least,
             "mini_batch_size": config.train.mini_batch_size, **run_rounds(jobs, quick, max_seconds)}
 
@@ -83,13 +80,13 @@ def bench_input(root: Path, quick: bool = False, max_seconds: float = math.inf) 
     """Measure how fast a core reads the images of the class folders below `root`, or below its val/."""
     folder = root / "val" if (root / "val").is_dir() else root
     jobs = {name: (read, name, folder, 60 if quick else 400) for name in READERS}
-    return {"bench": "input", "device": describe(torch.device("cpu")).split(",")[0],
+    return {"bench": "input", "device": devices.describe(torch.device("cpu")).split(",")[0],
             **run_rounds(jobs, quick, max_seconds)}
 
 
 def run_rounds(jobs: dict[str, tuple[Any, ...]], quick: bool, max_seconds: float) -> Record:
     """What each job gave in each round, in turn; one that fails is not tried again. All ends within `max_seconds`."""
-    head = {"quick": quick, "utc": utc_now(), "load_average": os.getloadavg()[0], "code": devices.code_version(),
+    head = {"quick": quick, "utc": files.utc_now(), "load_average": os.getloadavg()[0], "code": devices.code_version(),
             "versions": devices.package_versions(), "machine": devices.machine()}
     ends, results, failed = time.monotonic() + max_seconds, {name: list[Record]() for name in jobs}, dict[str, str]()
     for number, name in product(range(1, 3 if quick else 6), jobs):
@@ -99,7 +96,7 @@ def run_rounds(jobs: dict[str, tuple[Any, ...]], quick: bool, max_seconds: float
                 results[name].append(fresh_process(left, *jobs[name]))
                 logger.info(f"round {number}: {name}: {results[name][-1]}")
             except Exception as error:  # of any kind: the other contenders go on
-                failed[name] = f"{type(error).__name__}: {first_line(error)}"
+                failed[name] = f"{type(error).__name__}: {distributed.first_line(error)}"
                 logger.info(f"round {number}: {name} failed: {failed[name]}")
     if not any(results.values()):
         raise ReproError(f"nothing was measured: {failed or 'no time'}")
@@ -124,7 +121,7 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
     device = set_up(config, allocator=ours)
     torch.manual_seed(config.seed)  # of the DataLoader
     data, kind = made_data(device), "eager"
-    model: nn.Module = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
+    model: nn.Module = build_model(config.model, config.seed, step.batch_norm_group(config)).to(device)
     shared, labels = normalize(data.train_images[:batch], data.mean), data.train_labels[:batch]
     expected = float(F.cross_entropy(model(shared), labels).detach())
 
@@ -134,7 +131,8 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
         return F.cross_entropy(logits.float(), labels.to(device, non_blocking=True))
 
     if ours:
-        execution = Execution(TrainStep(place(model, config, device), data, config, Schedule.of(config)), config)
+        own = step.TrainStep(devices.place(model, config, device), data, config, schedule.Schedule.of(config))
+        execution = Execution(own, config)
         kind, advance = execution.kind, execution.advance
     else:
         optimizer = torch.optim.SGD(model.parameters(), config.train.lr, config.train.momentum,
@@ -247,7 +245,8 @@ def read(contender: str, root: Path, images: int) -> Record:
             if contender == "plain":
                 folder[number % len(folder)]
             else:
-                random_crop(open_rgb(Path(folder.samples[number % len(folder)][0])), side, top, left, flip, 224)
+                image = crops.open_rgb(Path(folder.samples[number % len(folder)][0]))
+                crops.random_crop(image, side, top, left, flip, 224)
 
     read_all()
     began, used = time.perf_counter(), time.process_time()
@@ -261,8 +260,8 @@ def save(record: Record, folder: Path) -> Path:
     device = re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
     name = f"bench_{device}_{record['precision']}" if record["bench"] == "training" else f"bench_input_{device}"
     path = folder / f"{name}{'_quick' * record['quick']}.json"
-    write_json(path, record)
-    write_atomic(path.with_suffix(".md"), render(record))
+    files.write_json(path, record)
+    files.write_atomic(path.with_suffix(".md"), render(record))
     return path
 
 

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import socket
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -25,7 +24,6 @@ from repro.paths import display_path
 
 LOCK = "run.lock"
 LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
-NO_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 _held: dict[Path, str] = {}  # the folders that this process holds, and what it wrote into their locks
 
 
@@ -142,7 +140,7 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
     """
     from filelock import FileLock, Timeout  # late: every command imports this module
 
-    path, taken, kernel = folder / LOCK, False, True
+    path, taken = folder / LOCK, False
     with ExitStack() as stack:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -151,13 +149,10 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
             except Timeout:
                 taken = True
             except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                kernel = False
-                print(f"{display_path(folder)}: its file system can't lock files ({error.strerror}): start no other "
-                      "process there at this moment", file=sys.stderr)
+                raise StorageError(f"{display_path(folder)}: files there can't be locked ({error.strerror}); "
+                                   "results=DIR names another folder") from error
             before = read_object(path)
-            if taken or (before and not (kernel and before.get("host") == socket.gethostname())):
+            if taken or (before and before.get("host") != socket.gethostname()):
                 advice = "" if taken else f"; if that process is gone, delete {path}"
                 raise InUseError(f"{display_path(folder)}: this run is in progress by pid {before.get('pid', '?')} on "
                                  f"{before.get('host', '?')} since {before.get('since', '?')}{advice}")

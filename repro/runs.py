@@ -33,16 +33,14 @@ Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 Errors = dict[str, int | float]  # a row: iteration, losses, errors in percent
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")]
-ConfigHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
 
 
 class Part(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A mapping in a record; what it lacks is None."""
 
 
-class Environment(Part):
-    """On what and how numbers were computed; the newest session's in a record."""
+class Provenance(Part):
+    """How, where and when something was computed: the newest session of a run, each session, or the responses."""
     python: Text | None = None
     torch: Text | None = None
     torchvision: Text | None = None
@@ -54,7 +52,7 @@ class Environment(Part):
     updates_per_graph: Count | None = None
     devices: Count | None = None
     repro: Text | None = None
-    commit: Commit | None = None
+    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")] | None = None
     dirty: bool | None = None
     system: Text | None = None
     architecture: Text | None = None
@@ -62,15 +60,15 @@ class Environment(Part):
     interpreter: Text | None = None
     precision: Text | None = None
     threads: Count | None = None
-
-
-class Session(Environment):
-    """One stretch of training without interruption."""
     started: Time | None = None
     from_iteration: Count | None = None
     ended: Time | None = None
     to_iteration: Count | None = None
     slurm: dict[str, Text | Count] | None = None  # its job, and how often that was put back into the queue
+    images: Count | None = None  # this and the rest of responses.csv (Fig. 7)
+    evaluated_on: Text | None = None
+    sha256: Sha256 | None = None
+    utc: Time | None = None
 
 
 class Images(Part):
@@ -81,21 +79,12 @@ class Images(Part):
     one_folder: bool = False  # a wiring test, tested on its training images
 
 
-class Responses(Environment, kw_only=True):
-    """Of responses.csv (Fig. 7), and where they were measured if that was after the run."""
-    images: Count
-    evaluated_on: Text
-    precision: Text
-    sha256: Sha256
-    utc: Time | None = None
-
-
 class Record(Part, kw_only=True):
     """What run.json holds. Errors in percent, times in seconds or ISO form in UTC."""
     schema: int
     experiment: Text
     seed: Count
-    identity: ConfigHash  # config_hash of the configuration
+    identity: Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]  # config_hash of the configuration
     status: Text  # running, interrupted, finished, diverged or out of memory
     config: RunConfig  # resolved; without this machine's folders
     deviations: list[Text] | None = None  # from the paper's settings
@@ -105,17 +94,17 @@ class Record(Part, kw_only=True):
     parameters: Count | None = None
     peak_memory_bytes: Count | None = None
     data: Images | None = None
-    environment: Environment = msgspec.field(default_factory=Environment)
+    environment: Provenance = msgspec.field(default_factory=Provenance)
     started: Time | None = None
     ended: Time | None = None
     warmup_end: Count | None = None
-    sessions: list[Session] = msgspec.field(default_factory=list)
+    sessions: list[Provenance] = msgspec.field(default_factory=list)
     train_seconds: Seconds = 0.0
     evaluation_seconds: Seconds = 0.0
     diverged: Errors | None = None  # iteration, learning_rate, last_finite_loss
     weights_sha256: Sha256 | None = None
     recomputed_batch_norm: Errors | None = None
-    responses: Responses | None = None
+    responses: Provenance | None = None
     gradients_sha256: Sha256 | None = None
     result: Errors | None = None  # the last row of history.csv
     history_sha256: Sha256 | None = None
@@ -278,10 +267,9 @@ def publish(name: str, results: Path, problem: str | None = None) -> Path:
             if read_run(target).record not in (None, record):
                 raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete "
                                   "the folder first (README quotes it)")
-            tests = [str(path.relative_to(folder)) for path in sorted(folder.glob("evaluations/*.json"))
-                     if files.read_object(path).get("finished") is True]
-            extra = [file for file in EXTRA_FILES if (folder / file).is_file()]
-            for file in (*tests, *extra, *PUBLISHED_FILES):
-                files.write_atomic(target / file, (folder / file).read_bytes())
+            tests = sorted(folder.glob("evaluations/*.json"))
+            for path in (*tests, *(folder / file for file in (*EXTRA_FILES, *PUBLISHED_FILES))):
+                if path.is_file():
+                    files.write_atomic(target / path.relative_to(folder), path.read_bytes())
     print(f"published {display_path(target)}")
     return target

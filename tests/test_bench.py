@@ -57,10 +57,10 @@ def other_weights(model, *_):
 
 
 @pytest.mark.parametrize(("contender", "name", "replacement", "said"), [
-    ("repro", "place", other_weights, "another network: its loss is"),
-    ("eager_loop", "device_batches", lambda data, config: iter(()), "it did not train")])
+    ("repro", "repro.devices.place", other_weights, "another network: its loss is"),
+    ("eager_loop", "repro.bench.device_batches", lambda data, config: iter(()), "it did not train")])
 def test_another_loss_or_no_training_is_no_result(contender, name, replacement, said, monkeypatch):
-    monkeypatch.setattr(bench, name, replacement)
+    monkeypatch.setattr(name, replacement)
     with pytest.raises(RuntimeError, match=said):
         bench.train(contender, resolve(compose(TINY)), 6)
 
@@ -90,8 +90,8 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize("contender", bench.READERS)
 def test_each_way_reads_images_and_is_timed(images, contender, monkeypatch):
-    sizes, crop, tensor = [], bench.random_crop, bench.transforms.ToTensor.__call__
-    monkeypatch.setattr(bench, "random_crop", lambda *words: sizes.append(crop(*words).shape))
+    sizes, crop, tensor = [], bench.crops.random_crop, bench.transforms.ToTensor.__call__
+    monkeypatch.setattr(bench.crops, "random_crop", lambda *words: sizes.append(crop(*words).shape))
     monkeypatch.setattr(bench.transforms.ToTensor, "__call__",
                         lambda self, image: sizes.append((*image.size, 3)) or tensor(self, image))
     result = bench.read(contender, images / "val", 6)
@@ -140,7 +140,7 @@ def made(monkeypatch):
             return {"kind": "eager", "ms": ms, "images_per_second": 128_000 / ms, "per_core": 100 / ms}
     one = Made()
     monkeypatch.setattr(bench, "fresh_process", one)
-    monkeypatch.setattr(bench, "describe", lambda device: "Made (R) GPU, 2 threads")
+    monkeypatch.setattr(bench.devices, "describe", lambda device: "Made (R) GPU, 2 threads")
     return one
 
 

@@ -64,7 +64,7 @@ FAULTS = {
     53: "standard output, error or input closed: the run trains; 0",
     54: "a TensorBoard that can't be imported: said once, training goes on without its scalars",
     55: "checkpoints of other training scripts (Namespace, numpy scalars, prefixes): read; any other type is named; 5",
-    56: "a file system without flock: what is lost is said in one line; it runs",
+    56: "a file system without flock: one line that names the folder; 5",
     57: "torch.export or torch.compile after a run in one process: works, the flags of TF32 are as they were",
     58: "a list or null in the place of a group (machine=[auto,cpu], recipe=null): named; 2",
     59: "images turned by EXIF, 16-bit gray: read equally in training and evaluation, and the README says how",

@@ -24,7 +24,7 @@ from repro.devices import describe, out_of_memory, peak_memory, synchronize
 from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now
 from repro.paths import display_path
-from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, Images, Record, Session, history_columns
+from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, Images, Provenance, Record, history_columns
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
@@ -255,9 +255,9 @@ def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Re
            "updates_per_graph": execution.block, "devices": step.world.size}
     job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
     session = msgspec.convert({**how, **devices.code_version(), "started": utc_now(), "from_iteration": execution.done,
-                               "slurm": {"job_id": job, "restarts": int(restarts)} if job else None}, Session)
+                               "slurm": {"job_id": job, "restarts": int(restarts)} if job else None}, Provenance)
     environment = msgspec.convert({**how, **devices.machine(), "precision": config.machine.precision.name,
-                                   "threads": torch.get_num_threads()}, runs.Environment)
+                                   "threads": torch.get_num_threads()}, Provenance)
     return Record(
         schema=runs.SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
         config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine

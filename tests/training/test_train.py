@@ -215,7 +215,7 @@ def test_a_signal_is_heeded_before_the_first_step_and_after_the_last(monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "load_data", load)
-        with pytest.raises(Stopped, match="Ctrl-C at iteration 0 of 6") as caught:
+        with pytest.raises(Stopped, match="SIGINT at iteration 0 of 6") as caught:
             run_config(tiny_config(*SHORT))
     assert caught.value.exit_code == 130
     monkeypatch.setattr(train, "evaluate", last)
