@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.devices import describe, out_of_memory, peak_memory, synchronize
+from repro.devices import describe, out_of_memory, synchronize
 from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now
 from repro.paths import display_path
@@ -184,8 +184,10 @@ class RunLog:
         """Replace run.json by the record with these changes."""
         for name, value in changes.items():
             setattr(self.record, name, value)
+        if self.step.device.type == "cuda":
+            self.record.peak_memory_bytes = torch.cuda.max_memory_allocated(self.step.device)
         if self.world.is_main:
-            runs.write_record(self.plan.folder, self.record)
+            files.write_json(self.plan.folder / "run.json", msgspec.to_builtins(self.record))
 
     def save_if_due(self) -> None:
         """A checkpoint every checkpoint_seconds."""
@@ -209,7 +211,7 @@ class RunLog:
             checkpoint.save(self.plan.folder, self.done, fetched | {"rows": self.rows}, meta)
             session = self.record.sessions[-1]
             session.ended, session.to_iteration = at, self.done
-            self.write(iteration=self.done, **peak_memory(self.step.device))
+            self.write(iteration=self.done)
 
         if wait:
             self.world.from_main(write)
@@ -239,7 +241,7 @@ class RunLog:
         self.lap("evaluation_seconds")
         session = self.record.sessions[-1]
         session.ended, session.to_iteration = utc_now(), self.done
-        self.write(iteration=self.done, **peak_memory(self.step.device), ended=session.ended, **measured,
+        self.write(iteration=self.done, ended=session.ended, **measured,
                    warmup_end=ended if ended >= 0 else None, status="finished", result=result,
                    history_sha256=files.file_sha256(path))
         logger.info(f"{self.plan.title}: {self.evaluated_on} error {result[test]:.2f} %, train error "

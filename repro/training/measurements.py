@@ -89,5 +89,5 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         measured = measure_responses(model, data, config, run.folder)
         where = {"device": describe(device), **code_version(), **package_versions(), "utc": files.utc_now()}
         run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Provenance)
-        runs.write_record(run.folder, run.record)
+        files.write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")

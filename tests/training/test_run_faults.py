@@ -11,14 +11,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from repro.config import compose
 from repro.data import loader
 from repro.errors import LostProcessError, OutOfMemoryError, StorageError
-from repro.files import hold_lock
-from repro.runs import read_run, run_folder, scan, write_record
+from repro.files import hold_lock, write_json
+from repro.runs import read_run, run_folder, scan
 from repro.training import checkpoint, log
 from repro.training.execution import Execution
 from tests.made import run_config, tiny_config
@@ -278,7 +279,7 @@ def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, stop_after, c
     stop_after(config, 9)
     record = read_run(run_folder(config)).record
     record.sessions[0].torch, record.sessions[0].device = "2.10.9", "another, 2 threads"
-    write_record(run_folder(config), record)
+    write_json(run_folder(config) / "run.json", msgspec.to_builtins(record))
     done = run_config(config)
     line, = (text for text in caplog.messages if "from here on" in text)
     assert "torch 2.10.9 until now" in line

@@ -5,12 +5,14 @@ import shutil
 import signal
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
 from repro.devices import restore_settings
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
-from repro.runs import read_run, run_folder, scan, write_record
+from repro.files import write_json
+from repro.runs import read_run, run_folder, scan
 from repro.training import checkpoint, plan, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
@@ -102,7 +104,7 @@ def test_a_copy_of_another_seeds_folder_is_refused(stop_after):
 def test_a_paper_run_in_fp32_answers_a_request_that_left_the_precision_open(monkeypatch):
     run = run_config(tiny_config(*SHORT))
     run.record.identity = "0123456789ab"
-    write_record(run.folder, run.record)
+    write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     monkeypatch.setattr(checkpoint, "paper_hashes", lambda name: {"0123456789ab"})
     asked = replace(plan.plan(tiny_config(*SHORT)), any_paper_precision=True)
     assert checkpoint.previous_run(asked).finished
