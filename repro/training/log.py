@@ -28,9 +28,8 @@ from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, history_columns
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
-from repro.training.distributed import first_line
-from repro.training.execution import Execution
-from repro.training.plan import Plan
+from repro.training.distributed import Plan, first_line
+from repro.training.step import Execution
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
@@ -251,7 +250,7 @@ def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Re
     config, step, device = plan.config, execution.step, describe(execution.step.device)
     files = getattr(step.data, "files", None)  # of ImageNet
     how = {**provenance.package_versions(), "device": device, "engine": execution.kind,
-           "updates_per_graph": execution.block, "devices": step.world.size}
+           "devices": step.world.size}
     session = msgspec.convert({**how, **provenance.code_version(), **provenance.slurm_job(), "started": utc_now(),
                                "from_iteration": execution.done}, Session)
     environment = msgspec.convert({**how, **provenance.machine(), "precision": config.machine.precision.name,
