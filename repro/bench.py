@@ -38,9 +38,9 @@ from repro.errors import ReproError
 from repro.models import build_model
 from repro.schema import Precision, RunConfig
 from repro.stopping import end_with_parent
-from repro.training import distributed, schedule, step
-from repro.training.execution import Execution
+from repro.training.distributed import first_line
 from repro.training.inputs import DeviceInput
+from repro.training.step import Execution, TrainStep, batch_norm_group
 from repro.training.suite import best_seconds
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def run_rounds(jobs: dict[str, tuple[Any, ...]], quick: bool, max_seconds: float
                 results[name].append(fresh_process(left, *jobs[name]))
                 logger.info(f"round {number}: {name}: {results[name][-1]}")
             except Exception as error:  # of any kind: the other contenders go on
-                failed[name] = f"{type(error).__name__}: {distributed.first_line(error)}"
+                failed[name] = f"{type(error).__name__}: {first_line(error)}"
                 logger.info(f"round {number}: {name} failed: {failed[name]}")
     if not any(results.values()):
         raise ReproError(f"nothing was measured: {failed or 'no time'}")
@@ -121,7 +121,7 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
     device = set_up(config, allocator=ours)
     torch.manual_seed(config.seed)  # of the DataLoader
     data, kind = made_data(device), "eager"
-    model: nn.Module = build_model(config.model, config.seed, step.batch_norm_group(config)).to(device)
+    model: nn.Module = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
     shared, labels = normalize(data.train_images[:batch], data.mean), data.train_labels[:batch]
     expected = float(F.cross_entropy(model(shared), labels).detach())
 
@@ -131,8 +131,7 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
         return F.cross_entropy(logits.float(), labels.to(device, non_blocking=True))
 
     if ours:
-        own = step.TrainStep(devices.place(model, config, device), data, config, schedule.Schedule.of(config))
-        execution = Execution(own, config)
+        execution = Execution(TrainStep(devices.place(model, config, device), data, config))
         kind, advance = execution.kind, execution.advance
     else:
         optimizer = torch.optim.SGD(model.parameters(), config.train.lr, config.train.momentum,

@@ -50,7 +50,7 @@ class Provenance(Part):
     numpy: Text | None = None
     device: Text | None = None
     engine: Text | None = None
-    updates_per_graph: Count | None = None
+    updates_per_graph: Count | None = None  # of earlier records
     devices: Count | None = None
     repro: Text | None = None
     commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")] | None = None

@@ -28,9 +28,8 @@ from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, Images, Provenance, Rec
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
-from repro.training.distributed import first_line
-from repro.training.execution import Execution
-from repro.training.plan import Plan
+from repro.training.distributed import Plan, first_line
+from repro.training.step import Execution
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
@@ -253,8 +252,7 @@ def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Re
     """The record of a run that begins, or goes on from an earlier one."""
     config, step, device = plan.config, execution.step, describe(execution.step.device)
     files = getattr(step.data, "files", None)  # of ImageNet
-    how = {**devices.package_versions(), "device": device, "engine": execution.kind,
-           "updates_per_graph": execution.block, "devices": step.world.size}
+    how = {**devices.package_versions(), "device": device, "engine": execution.kind, "devices": step.world.size}
     job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
     session = msgspec.convert({**how, **devices.code_version(), "started": utc_now(), "from_iteration": execution.done,
                                "slurm": {"job_id": job, "restarts": int(restarts)} if job else None}, Provenance)

@@ -29,7 +29,6 @@ from repro.models import build_model
 from repro.paths import display_path
 from repro.runs import RESPONSE_COLUMNS, Provenance, Run
 from repro.schema import IMAGENET, Precision, RunConfig
-from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
 from repro.weights import load_weights
 
@@ -43,8 +42,7 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
     if batches := config.evaluation.batch_norm_images // size:
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
-        step.world.average_buffers(averaged)
-        outcome = evaluate_together(averaged, step)
+        outcome = step.evaluate(averaged)
         logger.info(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics "
                     f"averaged over {batches * size} training images")
         measured["recomputed_batch_norm"] = {

@@ -28,7 +28,7 @@ def trained(run) -> torch.nn.Module:
 def test_the_record_has_the_error_with_averaged_statistics(alone):
     """Recomputed here: two mini-batches that follow the last iteration, each normalized by itself."""
     config, found = tiny_config(*WORDS), alone.record.recomputed_batch_norm
-    step = TrainStep(trained(alone), tiny_data(), config, train.Schedule.of(config))
+    step = TrainStep(trained(alone), tiny_data(), config)
     step.iteration.fill_(16)
     batches = list(step.coming_batches(2))
     assert found["images"] == 32 == sum(map(len, batches))
@@ -94,7 +94,7 @@ def test_the_first_gradient_is_that_of_the_first_mini_batch():
     """Recomputed in float64 without the step."""
     run, config = run_config(tiny_config(*ONE)), tiny_config(*ONE)
     model = build_model(config.model)
-    step = TrainStep(model, tiny_data(), config, train.Schedule.of(config))
+    step = TrainStep(model, tiny_data(), config)
     step.input.prepare(0)
     images, labels = step.batch(step.iteration)
     model.double()

@@ -13,7 +13,7 @@ from repro.devices import restore_settings
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
 from repro.files import write_json
 from repro.runs import read_run, run_folder, scan
-from repro.training import checkpoint, plan, train
+from repro.training import checkpoint, distributed, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
 from tests.made import run_config, tiny_config, tiny_data, with_machine
@@ -88,7 +88,7 @@ def test_a_checkpoint_or_a_run_of_another_configuration_is_refused(stop_after, m
         shutil.copy(path, run_folder(ours))
     with pytest.raises(ConfigError, match=r"train.momentum: 0.8, now 0.9.*resume=never"):
         run_config(ours)
-    monkeypatch.setattr(plan, "run_folder", lambda *_: run_folder(other))
+    monkeypatch.setattr(distributed, "run_folder", lambda *_: run_folder(other))
     with pytest.raises(ConfigError, match=r"holds another run \(train.momentum: 0.8, now 0.9\); resume=never"):
         run_config(ours)
 
@@ -106,7 +106,7 @@ def test_a_paper_run_in_fp32_answers_a_request_that_left_the_precision_open(monk
     run.record.identity = "0123456789ab"
     write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     monkeypatch.setattr(checkpoint, "paper_hashes", lambda name: {"0123456789ab"})
-    asked = replace(plan.plan(tiny_config(*SHORT)), any_paper_precision=True)
+    asked = replace(distributed.plan(tiny_config(*SHORT)), any_paper_precision=True)
     assert checkpoint.previous_run(asked).finished
     with pytest.raises(ConfigError, match="holds another run"):
         checkpoint.previous_run(replace(asked, any_paper_precision=False))
@@ -210,10 +210,10 @@ def test_a_signal_is_heeded_before_the_first_step_and_after_the_last(monkeypatch
         os.kill(os.getpid(), signal.SIGINT)
         return tiny_data()
 
-    def last(execution, schedule, log):
-        if log.done == schedule.iterations:
+    def last(execution, log):
+        if log.done == log.schedule.iterations:
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(execution, schedule, log)
+        return evaluate(execution, log)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "load_data", load)
