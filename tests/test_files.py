@@ -40,15 +40,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, f
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_killed_holder_left_half_written_goes_with_the_next_write(tmp_path):
-    folder = tmp_path / "a" / "seed0"
-    write_json(folder / "run.json", {"old": 1})
-    (folder / ".run.json.part").write_text('{"new"')
-    with hold_lock(folder):
-        write_json(folder / "run.json", {"new": 2})
-    assert [entry.name for entry in folder.iterdir()] == ["run.json"]
-
-
 @pytest.mark.fault(66)
 def test_of_many_who_write_one_file_at_once_one_has_its_way_and_no_reader_sees_less(tmp_path):
     path = tmp_path / "table.md"
@@ -156,14 +147,6 @@ def test_a_released_lock_leaves_what_a_run_wrote_and_no_empty_folders(folder):
         assert note is None
         (folder / "run.json").write_text("{}")
     assert [entry.name for entry in folder.iterdir()] == ["run.json"]
-
-
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file/seed0"), hold_lock(tmp_path / "file" / "seed0"):
-        pass
-    with pytest.raises(StorageError, match="can't write"):
-        write_atomic(tmp_path / "file" / "below", "x")
 
 
 @pytest.mark.fault(69)
