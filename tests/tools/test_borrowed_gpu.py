@@ -50,6 +50,11 @@ def git(folder, *words):
                            *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def prepare(home, *arguments):
+    return subprocess.run(["bash", "tools/borrowed_gpu/prepare.sh", *map(str, arguments)], cwd=home,
+                          env=environment(), capture_output=True, text=True, check=False)
+
+
 def tracked(source, target):
     """Copy the tracked files, as a machine gets them: without .git."""
     for name in git(source, "ls-files", "-z").rstrip("\0").split("\0"):
@@ -92,12 +97,7 @@ def packed(home):
     (images / "unpack.py").write_text(UNPACK)
     for name in ("one.webp", "two.webp"):
         (images / name).write_bytes(os.urandom(2 << 20))
-    return prepare(home, images)
-
-
-def prepare(home, *arguments):
-    done = subprocess.run(["bash", "tools/borrowed_gpu/prepare.sh", *map(str, arguments)], cwd=home,
-                          env=environment(), capture_output=True, text=True, check=False)
+    done = prepare(home, images)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stdout
     return home / ".gpu"
@@ -129,7 +129,7 @@ class Machine:
         return process.returncode, said
 
     def records(self):
-        """The records in what came back, by experiment; all of it is unpacked."""
+        """Where what came back is unpacked, and the records in it by experiment."""
         results = self.folder / "came_back"
         for file in sorted(self.out.glob("runs*.tar")):
             results.mkdir(exist_ok=True)
@@ -169,30 +169,24 @@ def crashed(home, packed, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_check_runs_its_stages_and_brings_back_what_it_measured(crashed, home):
+def test_a_loan_checks_measures_and_after_a_crash_trains_to_the_end(crashed, home):
     code, said = crashed["check"]
     assert code == 0, said
-    assert f"commit {git(home, 'rev-parse', 'HEAD')[:12]}, python " in said, "of a tree without .git, nothing changed"
-    for stage in ("check", "tests", "bench"):
-        assert f"END {stage}: exit 0" in said, said
+    commit = git(home, "rev-parse", "HEAD")
+    assert f"commit {commit[:12]}, python " in said, "of a tree without .git, nothing changed"
+    assert all(f"END {stage}: exit 0" in said for stage in ("check", "tests", "bench")), said
     assert re.search(r"\d+ skipped", said), "there is no GPU here"
     assert [name.partition(".")[2] for name in crashed["measured"] if name.startswith("bench_")] == ["json", "md"]
     assert "check.log" in crashed["measured"]
-
-
-@pytest.mark.slow
-def test_after_a_crash_the_run_goes_on_and_all_of_them_come_back_finished(crashed, home):
     code, said = crashed["lacking"]
     assert (code, "IMAGES MISSING" in said, "BEGIN training" in said) == (9, True, False), said
     code, said = crashed["train"]
     assert code == 0, said
     assert "ended early (137): what is left goes on" in said
     _, records = crashed["came_back"]
-    commit = git(home, "rev-parse", "HEAD")
     assert sorted(records) == sorted(RUNS), said
     for record in records.values():
-        assert record["status"] == "finished"
-        assert record["deviations"] == []
+        assert (record["status"], record["deviations"]) == ("finished", [])
         assert {(one["commit"], one["dirty"]) for one in record["sessions"]} == {(commit, False)}
     assert len(records[RUNS[1]]["sessions"]) == 2
     assert max(path.stat().st_size for path in crashed["machine"].out.iterdir()) < 16 << 20
@@ -209,7 +203,7 @@ def test_what_is_cut_goes_on_on_the_next_machine_and_ends_bit_for_bit(crashed, h
     results, records = first.records()
     assert records[RUNS[1]]["status"] != "finished"
 
-    prepare(home, home.parent / "images", results)
+    assert prepare(home, home.parent / "images", results).returncode == 0
     second = Machine(home, tmp_path_factory.mktemp("next"))
     code, said = second.call("train", int(200 * FACTOR), ["code", "images1", "images2", "runs"], WORDS)
     assert code == 0, said
@@ -223,24 +217,19 @@ def test_what_is_cut_goes_on_on_the_next_machine_and_ends_bit_for_bit(crashed, h
 
 
 def test_of_a_folder_of_data_sets_only_cifar10_travels_and_uncommitted_changes_are_said(home, packed, tmp_path):
-    def pack():
-        return subprocess.run(["bash", "tools/borrowed_gpu/prepare.sh", tmp_path], cwd=home, env=environment(),
-                              capture_output=True, text=True, check=False)
-
     (tmp_path / "imagenet").mkdir()
     (tmp_path / "imagenet" / "one.JPEG").write_bytes(b"large")
-    nothing = pack()
+    nothing = prepare(home, tmp_path)
     assert (nothing.returncode, nothing.stderr) == (3, f"no CIFAR-10 in {tmp_path}: no cifar-10-batches-py/ "
                                                        "or unpack.py\n")
     assert (packed / "code").is_dir(), "what was packed before is still there"
-    for folder in ("cifar-10-batches-py", "cifar-10-batches-py/deeper"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "file").write_bytes(b"images")
+    (tmp_path / "cifar-10-batches-py" / "deeper").mkdir(parents=True)
+    (tmp_path / "cifar-10-batches-py" / "deeper" / "file").write_bytes(b"images")
     (home / "README.md").write_text((home / "README.md").read_text() + "\n")
     try:
-        done = pack()
+        done = prepare(home, tmp_path)
     finally:
         git(home, "checkout", "-q", "README.md")
     assert "WARNING: there are uncommitted changes" in done.stdout
-    assert sorted(str(path.relative_to(packed)) for path in packed.rglob("images*/**/*") if path.is_file()) == [
-        "images1/cifar-10-batches-py/deeper/file", "images1/cifar-10-batches-py/file"]
+    assert [str(path.relative_to(packed)) for path in packed.rglob("images*/**/*") if path.is_file()] == [
+        "images1/cifar-10-batches-py/deeper/file"]

@@ -7,7 +7,7 @@ import torch
 
 from repro.errors import Stopped
 from repro.stopping import StopRequest
-from repro.training import measurements, train
+from repro.training import train
 from tests.made import run_config, tiny_config, tiny_data
 
 # A warm-up that ends, drops of the rate, passes that end within mini-batches, gradients between tests.
@@ -20,8 +20,6 @@ def made_up(monkeypatch, tmp_path):
     """Runs train on made-up images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
-    monkeypatch.setattr(measurements, "load_arrays", lambda config: None)
-    monkeypatch.setattr(measurements, "on_device", lambda arrays, config, device: tiny_data())
 
 
 @pytest.fixture(scope="session")
