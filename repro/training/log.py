@@ -4,7 +4,6 @@ import csv
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -38,8 +37,7 @@ SURROUNDINGS = ("device", "python", "torch", "torchvision", "numpy", "commit", "
 
 
 class RunLog:
-    """Rows, clocks, record and progress of a run that goes on from `before`; of several processes the main one writes.
-    """
+    """Rows, clocks, record and progress of a run that goes on from `before`; of all processes the main one writes."""
 
     def __init__(self, plan: Plan, execution: Execution, record: Record, before: dict[str, Any], stop: StopRequest):
         self.plan, self.execution, self.record, self.stop = plan, execution, record, stop
@@ -70,9 +68,8 @@ class RunLog:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Around the updates: shows how far they are, and saves what can be saved of a run that can't go on."""
-        bar = self.world.is_main and sys.stderr.isatty()
-        self.show = self.stack.enter_context(
-            progress(self.plan.title, self.record.iterations, self.first, bar, "it"))
+        self.show = self.stack.enter_context(progress(
+            self.plan.title, self.record.iterations, self.first, self.world.is_main and sys.stderr.isatty(), "it"))
         try:
             yield
         except (StorageError, ImageError, LostProcessError) as error:
@@ -121,13 +118,11 @@ class RunLog:
 
     def check_finite(self) -> None:
         """Raise DivergedError if a loss or gradient was not finite; its update was not made."""
-        at = int(self.step.failed_at)
-        if at < 0:
-            return
-        rate, last = float(self.step.learning_rate()), float(self.step.last_loss)
-        self.write(status="diverged", iteration=at, ended=utc_now(), diverged=Diverged(at, rate, last))
-        raise DivergedError(f"{display_path(self.plan.folder)}: the loss or its gradient is not finite at iteration "
-                            f"{at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
+        if (at := int(self.step.failed_at)) >= 0:
+            rate, last = float(self.step.learning_rate()), float(self.step.last_loss)
+            self.write(status="diverged", iteration=at, ended=utc_now(), diverged=Diverged(at, rate, last))
+            raise DivergedError(f"{display_path(self.plan.folder)}: the loss or its gradient is not finite at iteration"
+                                f" {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
 
     def evaluated(self, row: dict[str, float]) -> None:
         """One more row of history.csv, timing.csv and TensorBoard."""
@@ -145,9 +140,8 @@ class RunLog:
             return
         try:
             if self.board is None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of tensorboard's own dependencies
-                    from torch.utils.tensorboard import SummaryWriter
+                from torch.utils.tensorboard import SummaryWriter
+
                 # without the scalars of an earlier session past the iteration that it stopped at
                 self.board = SummaryWriter(str(self.plan.folder / "tensorboard"), purge_step=self.first + 1)
             for name, value in list(row.items())[1:]:
@@ -206,8 +200,7 @@ class RunLog:
         self.lap("evaluation_seconds")
         self.write(kept=True, status="finished", ended=utc_now(), result=result, history_sha256=files.file_sha256(path),
                    warmup_end=warmup_end if warmup_end >= 0 else None, **measured)
-        logger.info(f"{self.plan.title}: {self.evaluated_on} error {result[test]:.2f} %, train error "
-                    f"{result['train_top1_error']:.2f} % at iteration {self.execution.done}, "
+        logger.info(f"{self.plan.title}: {self.evaluated_on} error {result[test]:.2f} % after "
                     f"{duration(self.record.train_seconds)} of training; {display_path(self.plan.folder)}")
 
 

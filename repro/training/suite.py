@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from repro import paper
+from repro import paper, provenance
 from repro.config import compose, experiments
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
@@ -22,12 +23,10 @@ from repro.evaluation.evaluate import evaluate
 from repro.files import utc_now
 from repro.models import build_model
 from repro.paths import data_dir, reference_dir
-from repro.provenance import code_version, machine, package_versions
 from repro.reporting import select, status
 from repro.runs import read_run
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, RunConfig
 from repro.stopping import StopRequest
-from repro.training.distributed import rank_from_environment
 from repro.training.execution import Execution
 from repro.training.launch import run
 from repro.training.plan import Plan, plan
@@ -40,10 +39,9 @@ logger = logging.getLogger(__name__)
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
               command: list[str]) -> tuple[paper.Preset, list[ReproError]]:
-    """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
+    """Run a suite under a preset, in `max_seconds`, tests included; the preset and the errors of `run_each`.
 
-    preset `auto` is the suite's own one, else `paper` on CUDA and `short` without. Returns the preset, which names the
-    tables and figures that it feeds, and the errors of `run_each`. `max_seconds` bounds all of it, the tests included.
+    preset `auto` is the suite's own one, else `paper` on CUDA and `short` without.
     """
     suite = paper.suite(name)
     logger.info(f"suite {suite.name}: {suite.question}")
@@ -72,13 +70,7 @@ def make_data(config: RunConfig) -> None:
 
 
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
-    """Run one after the other, each on all of its devices, in the time that is left.
-
-    A run that diverges, finds no memory or is in progress elsewhere leaves the others alone; these errors are returned,
-    but for runs that have been finished elsewhere meanwhile.
-    """
-    if plans and plans[0].devices > 1 and rank_from_environment() is not None:
-        raise ConfigError("a suite starts the processes of its runs itself: machine=ddp devices=N without torchrun")
+    """Run one after the other in the time that is left; the errors of those that failed and left the others alone."""
     failures = list[tuple[Plan, ReproError]]()
     for one in plans:
         if stop.reason is not None:
@@ -88,7 +80,7 @@ def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
         except (DivergedError, OutOfMemoryError, InUseError) as error:
             logger.warning(f"{error}\ngoing on with the rest")
             failures.append((one, type(error)(str(error))))  # without the frames, which keep the network alive
-    return [error for one, error in failures if not read_run(one.folder).finished]
+    return [error for one, error in failures if not read_run(one.folder).finished]  # elsewhere meanwhile
 
 
 def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list[str], stop: StopRequest) -> None:
@@ -107,13 +99,11 @@ def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list
 
 def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
     """Seconds of the fastest call, after one that is not counted: other work on the machine only ever adds."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
+    def whole() -> None:
         work()
         synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+
+    return min(timeit.repeat(whole, repeat=repeats + 1, number=1)[1:])
 
 
 @restore_settings()
@@ -130,7 +120,6 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
     data = DeviceData(images, labels, images[:256], labels[:256], images[:8].float().mean(0), "random", "random", "")
     model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
     execution = Execution(TrainStep(model, data, part, schedule), part)
-
     update = best_seconds(lambda: execution.advance(execution.block), device) / execution.block * batch / size
     test = best_seconds(execution.evaluate, device) / len(data.eval_images)
     tests = -(-schedule.iterations // schedule.interval) * (VALIDATION_IMAGES if imagenet else 10_000)
@@ -149,15 +138,16 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
         costs.append(cost)
     total = sum(cost["run_seconds"] * cost["seeds"] for cost in costs)
     logger.info(f"  all of them: {duration(total)} on {costs[0]['device']}, without reading images from files")
-    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": package_versions(),
-            "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": costs}
+    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "utc": utc_now(),
+            "versions": provenance.package_versions(), "machine": provenance.machine(),
+            "code": provenance.code_version(), "experiments": costs}
 
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
                 command: list[str]) -> list[ReproError]:
-    """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first; errors as of `run_each`.
+    """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first or those that are named.
 
-    names: EXPERIMENT or EXPERIMENT/seedK, these alone and in this order; [] for all.
+    names: EXPERIMENT or EXPERIMENT/seedK, in their order. Returns the errors of `run_each`.
     """
     began = time.monotonic()
     for name in names:

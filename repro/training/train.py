@@ -127,14 +127,6 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     if batches or config.evaluation.responses:  # may take minutes: the trained state is safe before
         log.save()
     execution.close()
-    if step.world.is_main:
-        path = plan.folder / "weights.pt"
-        files.write_atomic(path, weights.serialize(step.model.state_dict(), weights.facts_of(config)))
-        measured["weights_sha256"] = files.file_sha256(path)
-        if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
-            from repro.data import imagenet_statistics
-
-            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
     if batches:
         with devices.autocast(step.device, config.machine.precision):
             averaged = analysis.with_averaged_statistics(step.model, step.coming_batches(batches))
@@ -143,6 +135,13 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
         measured["recomputed_batch_norm"] = {"images": batches * config.train.mini_batch_size,
                                              f"{split}_loss": outcome.loss, **outcome.errors_on(split)}
     if step.world.is_main:
+        path = plan.folder / "weights.pt"
+        files.write_atomic(path, weights.serialize(step.model.state_dict(), weights.facts_of(config)))
+        measured["weights_sha256"] = files.file_sha256(path)
+        if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
+            from repro.data import imagenet_statistics
+
+            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
         if config.evaluation.responses:
             measured["responses"] = measure_responses(step.model, step.data, config, plan.folder)
         if config.evaluation.gradient_iterations:
@@ -152,13 +151,10 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
 
 
 def measure_responses(model: nn.Module, data: Any, config: RunConfig, folder: Path) -> Responses:
-    """Write responses.csv (Fig. 7) of a network on the images of CIFAR-10 that it is tested on; what the record says.
-
-    Choice: in fp32 whatever the run was trained in, so that the figure compares networks and not roundings.
-    """
+    """Write responses.csv (Fig. 7) of a network on the images of CIFAR-10 that it is tested on; what to record."""
     batches = (images.contiguous(memory_format=devices.memory_format(config.machine))
                for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
-    with devices.restore_settings():
+    with devices.restore_settings():  # Choice: in fp32 whatever the run was trained in, to compare no roundings
         devices.set_tf32(False)
         found = analysis.layer_responses(model, batches)
     path = folder / "responses.csv"
@@ -180,8 +176,8 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         network = weights.load_weights(build_model(config.model), run.folder / "weights.pt")
         data = load_data(config, device, World(), StopRequest())
         measured = measure_responses(devices.place(network, config, device), data, config, run.folder)
-        where = {"device": devices.describe(device), **provenance.code_version(),
-                 **provenance.package_versions(), "utc": files.utc_now()}
-        run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Responses)
+        run.record.responses = msgspec.convert(
+            {**msgspec.to_builtins(measured), "device": devices.describe(device), **provenance.code_version(),
+             **provenance.package_versions(), "utc": files.utc_now()}, Responses)
         runs.write_record(run.folder, run.record)
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
