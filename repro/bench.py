@@ -40,10 +40,8 @@ from repro.models import build_model
 from repro.provenance import code_version, machine, package_versions
 from repro.schema import Precision, RunConfig
 from repro.stopping import end_with_parent
-from repro.training.execution import Execution
 from repro.training.inputs import DeviceInput
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group
+from repro.training.step import Execution, TrainStep, batch_norm_group
 from repro.training.suite import best_seconds
 
 logger = logging.getLogger(__name__)
@@ -154,7 +152,7 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
         return F.cross_entropy(logits.float(), labels.to(device, non_blocking=True))
 
     if ours:
-        execution = Execution(TrainStep(place(model, config, device), data, config, Schedule.of(config)), config)
+        execution = Execution(TrainStep(place(model, config, device), data, config))
         kind, advance = execution.kind, execution.advance
     else:
         if contender == "reduce_overhead":

@@ -122,11 +122,11 @@ def run(options: argparse.Namespace) -> int:
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
-        from repro.training import launch
-        from repro.training.plan import plan
+        from repro.training import train as training
+        from repro.training.distributed import plan
 
         with show_messages():  # also in the processes of a launcher
-            launch.run(plan(config, options.command))
+            training.run(plan(config, options.command))
 
     words = with_config_dir(options.words)
     if any(word.startswith("-") for word in words):

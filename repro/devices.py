@@ -48,10 +48,10 @@ def resolve(config: RunConfig) -> RunConfig:
         if device is Device.mps or (machine.device is Device.auto and device is Device.cpu):
             raise ConfigError(f"devices={devices}: {devices} asked, 1 found (no CUDA device here); "
                               f"machine.device=cpu starts {devices} processes on the CPU, devices=1 one")
-        if engine in (Engine.graph, Engine.compile):
-            raise ConfigError(f"engine={engine.name}: with one device only; engine=eager takes several")
+        if engine is Engine.graph:
+            raise ConfigError("engine=graph: with one device only; engine=eager takes several")
         engine = Engine.eager
-    if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
+    if engine is Engine.auto:
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
     if channels_last is None:  # measured faster on CPUs; Choice: on CUDA where tensor cores compute, which want it
@@ -140,11 +140,6 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else contextlib.nullcontext()
 
 
-def force_eager(compiled: bool) -> contextlib.AbstractContextManager[Any]:
-    """Compiled modules run as they are written, where there are any."""
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-
-
 def out_of_memory(error: BaseException | None) -> BaseException | None:
     """The error, this one or what it came from, by which torch says that there is no memory left; None without one."""
     while error is not None:
@@ -160,11 +155,6 @@ def synchronize(device: torch.device, all_streams: bool = False) -> None:
         torch.cuda.synchronize(device) if all_streams else torch.cuda.current_stream(device).synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def new_stream(device: torch.device) -> torch.cuda.Stream:
-    """A CUDA stream of its own on this device."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def describe(device: torch.device) -> str:

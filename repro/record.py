@@ -36,7 +36,7 @@ class Place(Part):
     numpy: Text | None = None
     device: Text | None = None
     engine: Text | None = None
-    updates_per_graph: Count | None = None
+    updates_per_graph: Count | None = None  # of earlier records
     devices: Count | None = None
     jobs_per_device: Count | None = None  # of earlier records: runs that took turns in one process
     memory_format_ms: dict[str, Seconds] | None = None  # milliseconds of an update, which decided channels_last

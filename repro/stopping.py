@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -45,8 +44,7 @@ def name_of(number: int) -> str:
 class StopRequest:
     """While active, `reason` says why to stop, or None. A second Ctrl-C stops at once, the last checkpoint intact."""
 
-    def __init__(self, max_seconds: float | None = None, at_once: Callable[[], object] | None = None):
-        self.at_once = at_once  # what else a second Ctrl-C does
+    def __init__(self, max_seconds: float | None = None):
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self.received: int | None = None
         self.previous: dict[int, Any] = {}
@@ -66,8 +64,6 @@ class StopRequest:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
         if number == self.received == signal.SIGINT:
-            if self.at_once is not None:
-                self.at_once()
             os.write(2, b"\nstopped at once; the last checkpoint is intact\n")
             os._exit(130)
         self.received = number

@@ -23,7 +23,7 @@ from repro import files
 from repro.paths import TREE
 from repro.runs import Run, read_run, scan
 from repro.stopping import StopRequest
-from repro.training.launch import free_port
+from repro.training.distributed import free_port
 from tests.conftest import ordinary_user
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says

@@ -89,7 +89,7 @@ def test_torch_is_loaded_by_what_needs_it_only():
         wrong += [f"{module} imports torch in a function"] if torch & imports(module) - (
             torch if module in TORCH_WHEN_CALLED else set()) else []
     assert wrong == []
-    assert "torch" in loaded("training.launch")
+    assert "torch" in loaded("training.train")
 
 
 def test_matplotlib_is_imported_only_to_draw():

@@ -19,7 +19,7 @@ from typing import Any
 
 from repro.cli import main
 from repro.runs import scan
-from repro.training.execution import Execution
+from repro.training.step import Execution
 from tests.made_images import SMOKE, make_folder
 from tests.training.conftest import same_end
 

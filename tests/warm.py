@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "repro.cli", "repro.training.launch", "tests.made_cli"])
+FORKS.set_forkserver_preload(["torch", "repro.cli", "repro.training.train", "tests.made_cli"])
 
 
 class Command:

@@ -29,9 +29,8 @@ from repro.provenance import code_version, package_versions
 from repro.reporting import tables
 from repro.schema import StrideIn
 from repro.stopping import StopRequest
-from repro.training.launch import run
-from repro.training.plan import plan
-from repro.training.train import train_here
+from repro.training.distributed import plan
+from repro.training.train import run, train_here
 
 Found = tuple[str, str]  # status and text
 ENOUGH_DISK = 500  # MB; ResNet-1202: 78 MB of weights, each of two checkpoints twice that

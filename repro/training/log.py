@@ -26,9 +26,8 @@ from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
-from repro.training.distributed import first_line
-from repro.training.execution import Execution
-from repro.training.plan import Plan
+from repro.training.distributed import Plan, first_line
+from repro.training.step import Execution
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
@@ -106,12 +105,12 @@ class RunLog:
             self.saved = time.monotonic()
         return not stops
 
-    def advanced(self, updates: int) -> None:
-        """Note that so many updates are done; DivergedError if one of them could not be made."""
+    def advanced(self) -> None:
+        """Note that one more update is done; DivergedError if it could not be made."""
         tests = self.step.schedule.evaluates(self.execution.done)
         if self.step.device.type == "cpu" or tests or self.execution.done in self.step.schedule.gradients:
             self.check_finite()  # elsewhere the host would have to wait
-        self.show(updates, self.note)
+        self.show(1, self.note)
         if tests:
             synchronize(self.step.device)
             self.lap("train_seconds")

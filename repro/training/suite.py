@@ -27,11 +27,9 @@ from repro.reporting import select, status
 from repro.runs import read_run
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, RunConfig
 from repro.stopping import StopRequest
-from repro.training.execution import Execution
-from repro.training.launch import run
-from repro.training.plan import Plan, plan
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group
+from repro.training.distributed import Plan, plan
+from repro.training.step import Execution, TrainStep, batch_norm_group
+from repro.training.train import run
 from repro.wording import duration
 
 logger = logging.getLogger(__name__)
@@ -53,8 +51,9 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     preset = suite.preset(chosen)
     if preset.shows:
         logger.info(f"it shows {preset.shows};\n  it cannot show {preset.cannot_show}.")
-    plans = [plan(compose([f"experiment={experiment}", *preset.overrides, *overrides, f"seed={seed}"]), command)
-             for experiment in preset.experiments for seed in range(seeds or suite.seeds_of(experiment))]
+    configs = [compose([f"experiment={experiment}", *preset.overrides, *overrides]) for experiment in preset.experiments]
+    plans = [plan(replace(config, seed=seed), command)
+             for config in configs for seed in range(seeds or suite.seeds_of(config.name))]
     make_data(plans[0].config)
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
@@ -110,8 +109,8 @@ def best_seconds(work: Callable[[], object], device: torch.device, repeats: int 
 def measure_cost(config: RunConfig) -> dict[str, Any]:
     """What a whole run would take here, computed from a few real updates and one test, on random images."""
     config = resolve(config)
-    schedule, device, batch = Schedule.of(config), set_up(config), config.train.mini_batch_size
-    imagenet, side = config.data.name == IMAGENET, config.data.crop_size or 32
+    device, batch, imagenet = set_up(config), config.train.mini_batch_size, config.data.name == IMAGENET
+    side = config.data.crop_size or 32
     size = 8 if imagenet and device.type == "cpu" else batch  # whose time is multiplied up
     part = replace(config, train=replace(config.train, mini_batch_size=size,
                                          batch_norm_group=min(size, config.train.batch_norm_group)))
@@ -119,9 +118,10 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
     labels = torch.randint(0, 10, (len(images),), device=device)
     data = DeviceData(images, labels, images[:256], labels[:256], images[:8].float().mean(0), "random", "random", "")
     model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
-    execution = Execution(TrainStep(model, data, part, schedule), part)
-    update = best_seconds(lambda: execution.advance(execution.block), device) / execution.block * batch / size
-    test = best_seconds(execution.evaluate, device) / len(data.eval_images)
+    execution, updates = Execution(TrainStep(model, data, part)), 20 if device.type == "cuda" else 1
+    schedule = execution.step.schedule
+    update = best_seconds(lambda: execution.advance(updates), device) / updates * batch / size
+    test = best_seconds(lambda: execution.step.evaluate(model), device) / len(data.eval_images)
     tests = -(-schedule.iterations // schedule.interval) * (VALIDATION_IMAGES if imagenet else 10_000)
     return {"experiment": config.name, "device": describe(device), "precision": config.machine.precision.name,
             "engine": execution.kind, "iterations": schedule.iterations, "step_seconds": update,
@@ -158,12 +158,13 @@ def run_pending(results: Path, names: list[str], overrides: list[str], max_secon
     todo = [one for one in lacking if one["state"] == status.OPEN]
     if names:
         todo = [one for name in dict.fromkeys(names) for one in todo if name in (one["experiment"], one["run"])]
-    plans = [plan(compose([f"experiment={one['experiment']}", *overrides, f"seed={one['seed']}"]), command)
-             for one in todo]
-    for one in plans:
-        if one.deviations:
-            raise ConfigError(f"this changes the numbers of {one.config.name}, and only the paper's runs count: "
-                              + "; ".join(one.deviations))
+    plans = list[Plan]()
+    for one in todo:
+        config = compose([f"experiment={one['experiment']}", *overrides])
+        plans.append(plan(replace(config, seed=one["seed"]), command))
+        if plans[-1].deviations:
+            raise ConfigError(f"this changes the numbers of {config.name}, and only the paper's runs count: "
+                              + "; ".join(plans[-1].deviations))
     if dry_run or not plans:
         return []
     make_data(plans[0].config)

@@ -19,16 +19,21 @@ from repro.record import Responses
 from repro.runs import Run, read_run
 from repro.schema import IMAGENET, Precision, RunConfig
 from repro.stopping import StopRequest
-from repro.training import checkpoint
-from repro.training.distributed import World, first_line, join, naming_lost_peer
-from repro.training.execution import Execution, evaluate_together
+from repro.training import checkpoint, distributed
+from repro.training.distributed import Plan, World, naming_lost_peer
 from repro.training.inputs import load_data
 from repro.training.log import RunLog, begin_record
-from repro.training.plan import Plan
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group, sync_batch_norm
+from repro.training.step import Execution, TrainStep, batch_norm_group
 
 logger = logging.getLogger(__name__)
+
+
+def run(plan: Plan) -> Run:
+    """Train a run to its end, or go on where it stopped, by as many processes as it wants; the run on disk."""
+    if plan.devices > 1 and distributed.rank_from_environment() is None:
+        return distributed.launch(plan, train_here)
+    with StopRequest(plan.config.max_seconds) as stop:
+        return train_here(plan, stop)
 
 
 @devices.restore_settings()
@@ -37,7 +42,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
 
     Errors besides those of data, disk and configuration: Stopped, DivergedError, InUseError, OutOfMemoryError.
     """
-    world = join(plan.config)
+    world = distributed.join(plan.config)
     with naming_lost_peer(), ExitStack() as stack:
         if note := world.from_main(lambda: stack.enter_context(files.hold_lock(plan.folder))):
             logger.warning(f"{display_path(plan.folder)}: {note}")
@@ -54,7 +59,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
                 runs.write_record(plan.folder, record)
             raise OutOfMemoryError(  # torch's line says how much there is and how much is free
                 f"{plan.title}: no memory left on {plan.config.machine.device.name} for mini-batches of "
-                f"{plan.config.train.mini_batch_size}: {first_line(full)}\ndevices=N and a smaller "
+                f"{plan.config.train.mini_batch_size}: {distributed.first_line(full)}\ndevices=N and a smaller "
                 f"machine.evaluation_batch_size need less and give the same numbers; {plan.advice}") from error
         return read_run(plan.folder)
 
@@ -65,15 +70,14 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
     execution, step = log.execution, log.step
     with closing(step.input), log.watch(), naming_lost_peer():
         while log.goes_on():
-            updates = min(execution.block, step.schedule.next_event(execution.done) - execution.done)
-            execution.advance(updates)
-            log.advanced(updates)  # stops before an update whose loss is not finite
+            execution.advance(1)
+            log.advanced()  # stops before an update whose loss is not finite
             if execution.done in step.schedule.gradients:  # those that led to the last update
                 norms = analysis.gradient_norms(step.model)
                 log.append("gradients.csv", [[execution.done, *norm] for norm in norms])
             if step.schedule.evaluates(execution.done):
                 log.evaluated(evaluate(execution))
-                step.follow(step.schedule.after(log.errors))  # lr_policy=plateau: a drop may follow from this test
+                step.follow(log.errors)  # lr_policy=plateau: a drop may follow from this test
         log.stack.close()
         if execution.done < log.record.iterations:
             log.save()
@@ -92,28 +96,27 @@ def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> RunLog
     config, device = plan.config, devices.set_up(plan.config)
     data = load_data(config, device, world, stop)
     model = devices.place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
-    step = TrainStep(sync_batch_norm(model, config, world.size), data, config, Schedule.of(config), world)
+    step = TrainStep(model, data, config, world)
     before = checkpoint.restore(step, plan)
     if len(set(world.all_gather_object(data.sha256))) > 1:
         raise DataError("the processes do not have the same images")
     if before and earlier.record and earlier.record.data and earlier.record.data.sha256 != data.sha256:
         raise DataError(f"{display_path(plan.folder)}: trained on another set of images until iteration "
                         f"{before['iteration']}; put them back, or resume=never starts over")
-    execution = Execution(step, config)
+    execution = Execution(step)
     log = RunLog(plan, execution, begin_record(plan, execution, earlier.record if before else None), before, stop)
-    step.follow(step.schedule.after(log.errors))
-    model.train()
+    step.follow(log.errors)
+    step.model.train()
     return log
 
 
 def evaluate(execution: Execution) -> dict[str, float]:
     """One row of history.csv: training loss and error over the mini-batches since the last row, and a test."""
     step, done, split = execution.step, execution.done, execution.step.data.evaluated_on
-    step.world.average_buffers(step.model)
-    outcome = execution.evaluate()
+    outcome = step.evaluate(step.model)
     images = ((done - 1) % step.schedule.interval + 1) * execution.batch
     warmup_end = int(step.warmup_end)
-    warming = step.warms_up and (warmup_end < 0 or done - 1 < warmup_end)
+    warming = step.schedule.warms_up and (warmup_end < 0 or done - 1 < warmup_end)
     return {"iteration": done, "learning_rate": step.schedule.rate(done - 1, warming),  # runs.history_columns
             "train_loss": float(step.loss_sum) * execution.batch / images,
             "train_top1_error": 100 * int(step.error_count) / images,
@@ -122,16 +125,15 @@ def evaluate(execution: Execution) -> dict[str, float]:
 
 def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
-    step, config, measured = execution.step, execution.config, dict[str, Any]()
+    step, config, measured = execution.step, execution.step.config, dict[str, Any]()
     batches = config.evaluation.batch_norm_images // config.train.mini_batch_size
     if batches or config.evaluation.responses:  # may take minutes: the trained state is safe before
         log.save()
-    execution.close()
+    execution.graph = None  # what is measured next needs its memory
     if batches:
         with devices.autocast(step.device, config.machine.precision):
             averaged = analysis.with_averaged_statistics(step.model, step.coming_batches(batches))
-        step.world.average_buffers(averaged)
-        outcome, split = evaluate_together(averaged, step), step.data.evaluated_on
+        outcome, split = step.evaluate(averaged), step.data.evaluated_on
         measured["recomputed_batch_norm"] = {"images": batches * config.train.mini_batch_size,
                                              f"{split}_loss": outcome.loss, **outcome.errors_on(split)}
     if step.world.is_main:

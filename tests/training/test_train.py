@@ -16,7 +16,7 @@ from repro.files import file_sha256, read_rows
 from repro.models import build_model
 from repro.record import Responses
 from repro.runs import read_run, run_folder, scan, write_record
-from repro.training import checkpoint, plan, train
+from repro.training import checkpoint, distributed, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
 from repro.weights import load_weights
@@ -91,7 +91,7 @@ def test_a_checkpoint_or_a_run_of_another_configuration_is_refused(stop_after, m
         shutil.copy(path, run_folder(ours))
     with pytest.raises(ConfigError, match=r"train.momentum: 0.8, now 0.9.*resume=never"):
         run_config(ours)
-    monkeypatch.setattr(plan, "run_folder", lambda *_: run_folder(other))
+    monkeypatch.setattr(distributed, "run_folder", lambda *_: run_folder(other))
     with pytest.raises(ConfigError, match=r"holds another run \(train.momentum: 0.8, now 0.9\); resume=never"):
         run_config(ours)
     with pytest.raises(ConfigError, match="seed: 0, now 1"):
@@ -103,7 +103,7 @@ def test_a_paper_run_in_fp32_answers_a_request_that_left_the_precision_open(monk
     run.record.identity = "0123456789ab"
     write_record(run.folder, run.record)
     monkeypatch.setattr(checkpoint, "paper_hashes", lambda name: {"0123456789ab"})
-    asked = replace(plan.plan(tiny_config(*SHORT)), any_paper_precision=True)
+    asked = replace(distributed.plan(tiny_config(*SHORT)), any_paper_precision=True)
     assert checkpoint.previous_run(asked).finished
     with pytest.raises(ConfigError, match="holds another run"):
         checkpoint.previous_run(replace(asked, any_paper_precision=False))
@@ -248,7 +248,7 @@ def trained(run) -> torch.nn.Module:
 def test_the_record_has_the_error_with_averaged_statistics(alone):
     """Recomputed here: two mini-batches that follow the last iteration, each normalized by itself."""
     config, found = tiny_config(*WORDS), alone.record.recomputed_batch_norm
-    step = TrainStep(trained(alone), tiny_data(), config, train.Schedule.of(config))
+    step = TrainStep(trained(alone), tiny_data(), config)
     step.iteration.fill_(16)
     batches = list(step.coming_batches(2))
     assert found["images"] == 32 == sum(map(len, batches))
@@ -318,7 +318,7 @@ def test_responses_and_gradients_lie_beside_the_record(alone):
     assert alone.record.gradients_sha256 == file_sha256(alone.folder / "gradients.csv")
     config = tiny_config(*WORDS)  # the first is that of the first mini-batch: recomputed in float64 without the step
     model = build_model(config.model)
-    step = TrainStep(model, tiny_data(), config, train.Schedule.of(config))
+    step = TrainStep(model, tiny_data(), config)
     step.input.prepare(0)
     images, labels = step.batch(step.iteration)
     model.double()
