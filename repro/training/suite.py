@@ -51,7 +51,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     preset = suite.preset(chosen)
     if preset.shows:
         logger.info(f"it shows {preset.shows};\n  it cannot show {preset.cannot_show}.")
-    configs = [compose([f"experiment={experiment}", *preset.overrides, *overrides]) for experiment in preset.experiments]
+    configs = [compose([f"experiment={one}", *preset.overrides, *overrides]) for one in preset.experiments]
     plans = [plan(replace(config, seed=seed), command)
              for config in configs for seed in range(seeds or suite.seeds_of(config.name))]
     make_data(plans[0].config)

@@ -159,7 +159,7 @@ def test_bf16_loses_the_gradient_of_plain_56():
 # ---- repro suite pending
 
 
-def test_it_stops_saves_and_goes_on_where_it_was(here, monkeypatch, tmp_path):
+def test_it_stops_saves_and_goes_on_where_it_was(here, monkeypatch):
     update = TrainStep.__call__
 
     def signalled(self):
@@ -168,15 +168,13 @@ def test_it_stops_saves_and_goes_on_where_it_was(here, monkeypatch, tmp_path):
     monkeypatch.setattr("repro.training.train.load_data", lambda *_: tiny_data(images=300))
     monkeypatch.setattr(TrainStep, "__call__", signalled)
     words = ("machine.threads=1", "machine.tensorboard=false")
-    for done in (0, 1):
-        dry = here("suite", "pending", "--dry-run")
-        title, first, *_ = dry.out.splitlines()
-        assert title == "full-length runs that results/reference lacks, cheapest first:"
-        assert first.split()[:5] == ["cifar_plain20/seed0", "open,", "iteration", str(done), "of"]
-        assert (tmp_path / "results").exists() == bool(done)
+    for done in (1, 2):
         says(here("suite", "pending", "--max-seconds", "600", *words), 75,
-             f"stopped by SIGTERM at iteration {done + 1} of 64000", "go on with: ",
+             f"stopped by SIGTERM at iteration {done} of 64000", "go on with: ",
              "suite pending --max-seconds 600 machine.threads=1 machine.tensorboard=false\n")
+    title, first, *_ = here("suite", "pending", "--dry-run").out.splitlines()
+    assert title == "full-length runs that results/reference lacks, cheapest first:"
+    assert first.split()[:5] == ["cifar_plain20/seed0", "open,", "iteration", "2", "of"]
 
 
 @pytest.mark.parametrize(("words", "told"), [
