@@ -28,7 +28,6 @@ SHORT = ("machine.device=cpu", "machine.threads=1", "machine.tensorboard=false",
          "train.lr_drops=[]")
 CIFAR = (*SHORT, "data=synthetic", "train.mini_batch_size=8", "train.batch_norm_group=8")
 LONGEST = 1.5  # seconds that a run lives at most before it is killed, beside its start
-PATIENCE = 60.0  # seconds in which it must come to where it is to be killed
 
 
 def start(words: Sequence[str], counter: Any) -> int:
@@ -56,16 +55,14 @@ def exit_code(pid: int, options: int = 0) -> int | None:
 
 def kill(pid: int, root: Path, counter: Any, aimed: bool, wait: float) -> int | None:
     """Kill a run after it has done some updates: None, or its exit code if it ended first."""
-    moment, before = time.monotonic() + PATIENCE, counter.value
-    while counter.value == before and time.monotonic() < moment:
+    before, moment = counter.value, None
+    while moment is None or time.monotonic() < moment or (
+            aimed and not any(root.glob("runs/*/seed*/.checkpoint-*.part"))):
         if (code := exit_code(pid, os.WNOHANG)) is not None:
             return code
-        time.sleep(0.001)
-    moment = time.monotonic() + wait
-    while time.monotonic() < moment or (aimed and not any(root.glob("runs/*/seed*/.checkpoint-*.part"))):
-        if (code := exit_code(pid, os.WNOHANG)) is not None:
-            return code
-        if not aimed:
+        if moment is None and counter.value > before:
+            moment = time.monotonic() + wait
+        if moment is None or not aimed:
             time.sleep(0.001)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -92,22 +89,6 @@ def torture(name: str, words: Sequence[str], kills: int, scratch: Path, draw: ra
     return same
 
 
-def runs_of(kills: int, scratch: Path, short: bool) -> list[tuple[str, list[str], int]]:
-    """Name, overrides and kills of the runs: the two shortest nets, and one that reads images from files.
-
-    They are so long that the last kill finds them alive, also on a machine that is faster than any. `short`: a net of
-    8 layers alone, for a test.
-    """
-    if short:
-        return [("resnet8", ["experiment=cifar_resnet20", "model.blocks_per_stage=1", *CIFAR,
-                             f"train.iterations={20 * kills}", f"evaluation.interval={5 * kills}"], kills)]
-    each, images = -(-kills // 3), make_folder(scratch / "images")
-    return [*((net, [f"experiment=cifar_{net}", *CIFAR, f"train.iterations={60 * each}",
-                     f"evaluation.interval={15 * each}"], each) for net in ("plain20", "resnet20")),
-            ("image-folder", ["experiment=imagenet_optB", *SMOKE, *SHORT, f"data.root={images}", "machine.workers=2",
-                              f"train.iterations={15 * each}", f"evaluation.interval={5 * each}"], each)]
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
@@ -115,8 +96,18 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     asked = parser.parse_args()
     print(f"kills: {asked.kills}, seed of their moments: {asked.seed}", flush=True)
-    draw = random.Random(asked.seed)
+    kills, draw, lost = asked.kills if asked.short else -(-asked.kills // 3), random.Random(asked.seed), 0
     with tempfile.TemporaryDirectory(prefix="repro-torture-") as folder:
-        lost = sum(not torture(*one, Path(folder), draw) for one in runs_of(asked.kills, Path(folder), asked.short))
+        scratch = Path(folder)
+        # Name, updates for each kill, so that the last one finds the run alive on any machine, and overrides.
+        runs = [("resnet8", 20, ["experiment=cifar_resnet20", "model.blocks_per_stage=1", *CIFAR])]
+        if not asked.short:
+            images = make_folder(scratch / "images")
+            runs = [("plain20", 60, ["experiment=cifar_plain20", *CIFAR]),
+                    ("resnet20", 60, ["experiment=cifar_resnet20", *CIFAR]),
+                    ("image-folder", 15, ["experiment=imagenet_optB", *SMOKE, *SHORT, f"data.root={images}"])]
+        for name, updates, words in runs:
+            words += [f"train.iterations={updates * kills}", f"evaluation.interval={updates * kills // 4}"]
+            lost += not torture(name, words, kills, scratch, draw)
     print(f"{asked.kills} kills asked for; runs lost: {lost or 'nothing'}")
     sys.exit(bool(lost))

@@ -66,8 +66,20 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
 
 def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
     """From its newest checkpoint, or from the start, to its end or to a stop (Sec. 3.4, 4.2)."""
-    log = prepare(plan, world, stop, earlier)
-    execution, step = log.execution, log.step
+    config, device = plan.config, devices.set_up(plan.config)
+    data = load_data(config, device, world, stop)
+    model = devices.place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
+    step = TrainStep(model, data, config, world)
+    before = checkpoint.restore(step, plan)
+    if len(set(world.all_gather_object(data.sha256))) > 1:
+        raise DataError("the processes do not have the same images")
+    if before and earlier.record and earlier.record.data and earlier.record.data.sha256 != data.sha256:
+        raise DataError(f"{display_path(plan.folder)}: trained on another set of images until iteration "
+                        f"{before['iteration']}; put them back, or resume=never starts over")
+    execution = Execution(step)
+    log = RunLog(plan, execution, begin_record(plan, execution, earlier.record if before else None), before, stop)
+    step.follow(log.errors)
+    step.model.train()
     with closing(step.input), log.watch(), naming_lost_peer():
         while log.goes_on():
             execution.advance(1)
@@ -89,25 +101,6 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
         finish(plan, execution, log)
     if stop.received is not None:
         raise Stopped(f"stopped by {stop.reason}; {plan.title} had just finished\n{plan.advice}", stop.exit_code)
-
-
-def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> RunLog:
-    """Data, network, step and log of a run, as its newest checkpoint left them."""
-    config, device = plan.config, devices.set_up(plan.config)
-    data = load_data(config, device, world, stop)
-    model = devices.place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
-    step = TrainStep(model, data, config, world)
-    before = checkpoint.restore(step, plan)
-    if len(set(world.all_gather_object(data.sha256))) > 1:
-        raise DataError("the processes do not have the same images")
-    if before and earlier.record and earlier.record.data and earlier.record.data.sha256 != data.sha256:
-        raise DataError(f"{display_path(plan.folder)}: trained on another set of images until iteration "
-                        f"{before['iteration']}; put them back, or resume=never starts over")
-    execution = Execution(step)
-    log = RunLog(plan, execution, begin_record(plan, execution, earlier.record if before else None), before, stop)
-    step.follow(log.errors)
-    step.model.train()
-    return log
 
 
 def evaluate(execution: Execution) -> dict[str, float]:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from repro.cli import main
 from repro.paths import TREE
 from repro.runs import Run, scan
-from tests.made_cli import TINY
+from repro.training.step import Execution
+from tests.made_cli import TINY, use_made_data
 
 CLUSTER = TREE / "tests" / "slurm" / "cluster"
 TEMPLATE = TREE / "experiments" / "slurm" / "run.sbatch"
 RUN = (*TINY, "train.batch_norm_group=8", "train.iterations=40", "train.lr_drops=[20,30]")
-MADE = f'exec "{sys.executable}" -m tests.slurm.braked_cli "$@"'  # `repro` on made-up data
+MADE = f'exec "{sys.executable}" -m tests.slurm.test_slurm "$@"'
 PATIENCE = 120.0  # seconds for what takes some 10 on a machine without other work
 pytestmark = [
     pytest.mark.slow,
@@ -30,29 +32,23 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the cluster, submitted in a folder of its own."""
-
     number: str
     folder: Path
     environment: dict[str, str]
 
     def call(self, *words: str) -> str:
-        """What a program of SLURM writes."""
         return subprocess.run(words, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=60,
                               check=True).stdout
 
     def facts(self) -> dict[str, str]:
-        """What SLURM knows of it."""
         words = self.call("scontrol", "--oneliner", "show", "job", self.number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def output(self) -> str:
-        """What it wrote in all of its sessions."""
         path = self.folder / f"repro-{self.number}.out"
         return path.read_text() if path.is_file() else ""
 
     def until(self, done: Callable[[], bool], what: str) -> None:
-        """Wait until something has happened."""
         end = time.monotonic() + PATIENCE
         while not done():
             assert time.monotonic() < end, f"{what}: not within {PATIENCE:g} s; {self.facts()}\n{self.output()}"
@@ -155,3 +151,15 @@ def test_how_a_job_ends(options, program, overrides, end, told, submit):
     job = submit(*overrides, options=options, program=program)
     assert job.end() == end
     assert told in job.output()
+
+
+if __name__ == "__main__":  # `repro` on made-up data; until the job has come back $BRAKED times (else once) it is slow
+    use_made_data()
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < int(os.environ.get("BRAKED", "1")):
+        advance = Execution.advance
+
+        def slowly(self: Execution, *updates: int) -> None:
+            advance(self, *updates)
+            time.sleep(0.2)
+        Execution.advance = slowly
+    sys.exit(main())
