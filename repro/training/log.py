@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,14 +16,14 @@ import yaml
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from repro import files, provenance, runs
+from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.devices import describe, peak_memory, synchronize
+from repro.devices import peak_memory, synchronize
 from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now
 from repro.paths import display_path
-from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
+from repro.runs import Images, Provenance, Record
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
@@ -119,7 +120,8 @@ class RunLog:
         """Raise DivergedError if a loss or gradient was not finite; its update was not made."""
         if (at := int(self.step.failed_at)) >= 0:
             rate, last = float(self.step.learning_rate()), float(self.step.last_loss)
-            self.write(status="diverged", iteration=at, ended=utc_now(), diverged=Diverged(at, rate, last))
+            self.write(status="diverged", iteration=at, ended=utc_now(),
+                       diverged={"iteration": at, "learning_rate": rate, "last_finite_loss": last})
             raise DivergedError(f"{display_path(self.plan.folder)}: the loss or its gradient is not finite at iteration"
                                 f" {at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
 
@@ -181,7 +183,7 @@ class RunLog:
         state = self.step.state()  # all together
         meta = {"train_seconds": self.record.train_seconds, "evaluation_seconds": self.record.evaluation_seconds,
                 "identity": self.plan.config_hash, "numbers": checkpoint.seed_and_settings(self.plan.config),
-                "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
+                "engine": self.execution.kind, "devices": self.world.size, "versions": devices.package_versions(),
                 "utc": utc_now()}
         if self.world.is_main:  # the others need not wait: they would for a day if one hangs
             fetched = tree_map_only(Tensor, Tensor.cpu, state) | {"rows": self.rows}
@@ -206,12 +208,13 @@ class RunLog:
 def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Record:
     """The record of a run that begins, or goes on from an earlier one; says so, and what it departs from."""
     config, step, data = plan.config, execution.step, execution.step.data
-    how = {**provenance.package_versions(), "device": describe(step.device), "engine": execution.kind,
+    how = {**devices.package_versions(), "device": devices.describe(step.device), "engine": execution.kind,
            "devices": step.world.size}
-    session = msgspec.convert({**how, **provenance.code_version(), **provenance.slurm_job(), "started": utc_now(),
-                               "from_iteration": execution.done}, Session)
-    environment = msgspec.convert({**how, **provenance.machine(), "precision": config.machine.precision.name,
-                                   "threads": torch.get_num_threads()}, Environment)
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
+    session = msgspec.convert({**how, **devices.code_version(), "started": utc_now(), "from_iteration": execution.done,
+                               "slurm": {"job_id": job, "restarts": int(restarts)} if job else None}, Provenance)
+    environment = msgspec.convert({**how, **devices.machine(), "precision": config.machine.precision.name,
+                                   "threads": torch.get_num_threads()}, Provenance)
     one_folder = getattr(getattr(data, "files", None), "one_folder", False)  # of ImageNet
     departs = f"\n  not the paper's settings: {'; '.join(plan.deviations)}" if plan.deviations else ""
     logger.info(f"{plan.title}: {step.schedule.iterations} iterations from "
@@ -223,7 +226,7 @@ def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Re
                                 if (old := getattr(earlier.sessions[-1], key)) not in (None, getattr(session, key))]):
         logger.warning(f"  {'; '.join(changed)}: the numbers go on equal within rounding, not bit for bit")
     return Record(
-        schema=SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
+        schema=runs.SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
         config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine
         deviations=list(plan.deviations), evaluated_on=data.evaluated_on, iterations=step.schedule.iterations,
         iteration=execution.done, parameters=sum(p.numel() for p in step.model.parameters()),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from repro import paper, provenance
+from repro import devices, paper
 from repro.config import compose, experiments
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
@@ -139,8 +139,8 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     total = sum(cost["run_seconds"] * cost["seeds"] for cost in costs)
     logger.info(f"  all of them: {duration(total)} on {costs[0]['device']}, without reading images from files")
     return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "utc": utc_now(),
-            "versions": provenance.package_versions(), "machine": provenance.machine(),
-            "code": provenance.code_version(), "experiments": costs}
+            "versions": devices.package_versions(), "machine": devices.machine(), "code": devices.code_version(),
+            "experiments": costs}
 
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
