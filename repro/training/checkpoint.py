@@ -64,7 +64,7 @@ def remove_all(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def load_newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """State and meta of the newest whole checkpoint, None for none; StorageError if there are some and all are bad."""
     found = list_checkpoints(folder)
     for path in found:
@@ -75,7 +75,7 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any], dic
             payload = path.read_bytes()
             if digest(payload, meta) != meta["sha256"]:
                 raise StorageError(f"damaged ({len(payload)} of {meta['bytes']} bytes, not of its sha256)")
-            return torch.load(io.BytesIO(payload), map_location=device, weights_only=True), meta
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True), meta
         except Exception as error:  # torch's unpickler raises IndexError, AttributeError and others
             wrote = f"torch {meta.get('versions', {}).get('torch')} wrote it, this is {torch.__version__}"
             problem = error if isinstance(error, StorageError) else f"unreadable ({type(error).__name__}); {wrote}"
@@ -115,8 +115,7 @@ def previous_run(plan: Plan) -> Run:
 
 def restore(step: TrainStep, plan: Plan) -> dict[str, Any]:
     """Put the newest whole checkpoint into the step; {} for none, else its JSON and `rows`, the CSV files of then."""
-    device = step.device if step.world.size == 1 else torch.device("cpu")
-    found = step.world.from_main(lambda: load_newest(plan.folder, device))
+    found = step.world.from_main(lambda: load_newest(plan.folder))
     if found is None:
         return {}
     state, meta = found

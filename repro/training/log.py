@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_map_only
 from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.devices import peak_memory, synchronize
 from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, utc_now
 from repro.paths import display_path
@@ -113,7 +112,7 @@ class RunLog:
             self.check_finite()  # elsewhere the host would have to wait
         self.show(1, self.note)
         if tests:
-            synchronize(self.step.device)
+            devices.synchronize(self.step.device)
             self.lap("train_seconds")
 
     def check_finite(self) -> None:
@@ -170,7 +169,7 @@ class RunLog:
         if kept:
             session = self.record.sessions[-1]
             session.ended, session.to_iteration = utc_now(), self.execution.done
-            changes |= {"iteration": self.execution.done, **peak_memory(self.step.device)}
+            changes |= {"iteration": self.execution.done, **devices.peak_memory(self.step.device)}
         for name, value in changes.items():
             setattr(self.record, name, value)
         if self.world.is_main:

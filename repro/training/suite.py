@@ -42,13 +42,12 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     preset `auto` is the suite's own one, else `paper` on CUDA and `short` without.
     """
     suite = paper.suite(name)
-    logger.info(f"suite {suite.name}: {suite.question}")
     chosen = suite.default_preset if preset_name == "auto" else preset_name
     if chosen == "auto":
         here = resolve(compose([f"experiment={suite.experiments[0]}", *overrides])).machine.device
         chosen = "paper" if here is Device.cuda else "short"
-        logger.info(f"{here.name} here: preset={chosen} (`repro show {name} --measure`: what preset=paper takes)")
     preset = suite.preset(chosen)
+    logger.info(f"suite {suite.name}, preset={chosen}: {suite.question}")
     if preset.shows:
         logger.info(f"it shows {preset.shows};\n  it cannot show {preset.cannot_show}.")
     configs = [compose([f"experiment={one}", *preset.overrides, *overrides]) for one in preset.experiments]
@@ -86,8 +85,7 @@ def evaluate_finished(suite: paper.Suite, plans: Sequence[Plan], overrides: list
     """Test every finished run by the suite's protocols, then make its ensembles where all members are there."""
     for protocol, one in product(suite.protocols, [one for one in plans if read_run(one.folder).finished]):
         if stop.reason is not None:
-            raise Stopped(f"stopped by {stop.reason} before the {protocol} test of {one.title}\n{one.advice}",
-                          stop.exit_code)
+            raise Stopped(f"stopped by {stop.reason} before a test of {one.title}\n{one.advice}", stop.exit_code)
         logger.info(evaluate(one.config, protocol, one.folder / "weights.pt", stop)[0])
     for name in suite.ensembles:
         try:

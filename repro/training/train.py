@@ -144,7 +144,7 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
         checkpoint.remove_all(plan.folder)
 
 
-def measure_responses(model: nn.Module, data: Any, config: RunConfig, folder: Path) -> Provenance:
+def measure_responses(model: nn.Module, data: Any, config: RunConfig, folder: Path) -> dict[str, Any]:
     """Write responses.csv (Fig. 7) of a network on the images of CIFAR-10 that it is tested on; what to record."""
     batches = (images.contiguous(memory_format=devices.memory_format(config.machine))
                for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
@@ -153,8 +153,8 @@ def measure_responses(model: nn.Module, data: Any, config: RunConfig, folder: Pa
         found = analysis.layer_responses(model, batches)
     path = folder / "responses.csv"
     files.write_atomic(path, "".join(",".join(map(str, row)) + "\n" for row in (runs.RESPONSE_COLUMNS, *found)))
-    return Provenance(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
-                      sha256=files.file_sha256(path))
+    return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
+            "sha256": files.file_sha256(path)}
 
 
 @devices.restore_settings()
@@ -171,7 +171,7 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         data = load_data(config, device, World(), StopRequest())
         measured = measure_responses(devices.place(network, config, device), data, config, run.folder)
         run.record.responses = msgspec.convert(
-            {**msgspec.to_builtins(measured), "device": devices.describe(device), **devices.code_version(),
-             **devices.package_versions(), "utc": files.utc_now()}, Provenance)
+            {**measured, "device": devices.describe(device), **devices.code_version(), **devices.package_versions(),
+             "utc": files.utc_now()}, Provenance)
         runs.write_record(run.folder, run.record)
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")

@@ -13,8 +13,6 @@ import torch
 from repro.errors import StorageError
 from repro.training import checkpoint
 
-CPU = torch.device("cpu")
-
 
 def state_of(iteration):
     return {"iteration": iteration, "weight": torch.full((300,), float(iteration)), "names": ["a", "b"]}
@@ -31,7 +29,7 @@ def names(folder):
 
 def load(folder):
     """The iteration of the newest checkpoint, checked against all of its state."""
-    state, meta = checkpoint.load_newest(folder, CPU)
+    state, meta = checkpoint.load_newest(folder)
     assert meta["iteration"] == state["iteration"]
     assert torch.equal(state["weight"], state_of(state["iteration"])["weight"])
     assert meta["utc"] == "now"

@@ -21,8 +21,6 @@ from tests.outcome import Outcome, says
 from tests.training.conftest import WORDS, same_end
 from tests.warm import Command
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def disk(tmp_path):
@@ -133,7 +131,7 @@ def test_a_run_whose_folder_is_moved_ends_with_5_and_no_other_folder_appears(lon
     _, text = process.communicate()
     says(Outcome(process.returncode, "", text), 5, str(folder.relative_to(tmp_path)), "go on with: repro")
     assert not folder.exists()
-    assert checkpoint.load_newest(moved, CPU) is not None
+    assert checkpoint.load_newest(moved) is not None
 
 
 @pytest.mark.fault(31, 32)
@@ -180,7 +178,7 @@ def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(long_run)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate()
     assert (process.returncode, "Traceback" in text) == (130, False)
-    assert checkpoint.load_newest(folder, CPU) is not None
+    assert checkpoint.load_newest(folder) is not None
 
 
 @pytest.mark.slow

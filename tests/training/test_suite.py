@@ -50,7 +50,7 @@ def test_finished_runs_are_tested_until_a_signal_comes_and_ensembles_made(monkey
         monkeypatch.setattr(module, "combine", lambda name, overrides: (f"combined {name}", {}))
         module.evaluate_finished(structs.replace(DEEPER, protocols=()), plans, [], stop)
         assert "combined table5" in caplog.text
-        with pytest.raises(Stopped, match="before the ten_crop test of imagenet_optC") as caught:
+        with pytest.raises(Stopped, match="before a test of imagenet_optC") as caught:
             module.evaluate_finished(DEEPER, plans, [], stop)
     assert (caught.value.exit_code, len(done)) == (130, 11)
     assert str(caught.value).endswith("go on with: repro suite imagenet_deeper")
@@ -73,7 +73,7 @@ def asked(monkeypatch):
 
 def test_without_a_gpu_the_short_version_runs_in_fp32_unless_told_otherwise(asked, caplog):
     module.run_suite("cifar_plain_vs_res", "auto", None, ["machine.device=cpu"], COMMAND)
-    assert "`repro show cifar_plain_vs_res --measure`" in caplog.text
+    assert "preset=short: Do deeper plain networks" in caplog.text
     words = ["machine.precision=bf16", "machine.device=cpu", "max_seconds=1000"]
     module.run_suite("cifar_plain_vs_res", "short", 1, words, COMMAND)
     assert 900 < asked.seconds[1] < 1000, "which bounds the whole suite"
