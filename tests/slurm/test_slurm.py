@@ -55,7 +55,6 @@ class Job:
             time.sleep(0.1)
 
     def trains(self, restarts: int) -> bool:
-        """Whether the session after so many restarts has come to its first test."""
         for run in (one for one in scan(self.folder / "results" / "runs") if one.record):
             session = run.record.sessions[-1]
             return session.slurm["restarts"] == restarts and any(
@@ -63,7 +62,6 @@ class Job:
         return False
 
     def end(self) -> tuple[str, str, str]:
-        """State, exit code and restarts, once it has ended."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
         self.until(lambda: self.facts()["JobState"] in over, f"job {self.number} ends")
         facts = self.facts()
@@ -72,7 +70,6 @@ class Job:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The path of a running cluster's slurm.conf."""
     started = subprocess.run([CLUSTER, "start"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert started.returncode == 0, started.stderr
     conf = started.stdout.strip()
@@ -100,10 +97,7 @@ def submit(cluster, tmp_path) -> Callable[..., Job]:
 
 
 def stop_in_turn(job: Job, *stops: tuple[str, ...]) -> Run:
-    """Stop a job in the middle of its training by each of these commands in turn; the run that it goes on to finish.
-
-    Asserts that it is one run with each iteration once, and that its sessions note how often the job was put back.
-    """
+    """Stop a job in the middle of its training by each of these commands in turn; the run that it goes on to finish."""
     for restarts, words in enumerate(stops):
         job.until(lambda restarts=restarts: job.trains(restarts), f"training after {restarts} restarts")
         job.call(*words)

@@ -48,7 +48,6 @@ def git(folder, *words):
 
 
 def copy_tracked(source, target):
-    """Copy the tracked files, as a machine gets them: without .git."""
     for name in git(source, "ls-files", "-z").rstrip("\0").split("\0"):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +118,6 @@ class Machine:
         return process.returncode, said
 
     def came_back(self):
-        """The names of what would come back now."""
         return "".join(subprocess.run(["tar", "tf", file], capture_output=True, text=True, check=True).stdout
                        for file in self.out.glob("runs*.tar"))
 

@@ -19,7 +19,7 @@ from repro.training import checkpoint, distributed, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
 from repro.weights import load_weights
-from tests.made import run_config, tiny_config, tiny_data, with_machine
+from tests.made import run_config, tiny_config, tiny_data
 from tests.training.conftest import WORDS, same_end, weights_of
 
 pytestmark = pytest.mark.usefixtures("made_up")
@@ -57,7 +57,6 @@ def test_the_record_of_a_finished_run(alone):
     assert record.result["test_top1_error"] == history[-1]["test_top1_error"]
     assert record.best_on_test["test_top1_error"] == min(row["test_top1_error"] for row in history)
     assert "train.iterations: 64000 -> 16" in record.deviations
-    assert not alone.is_paper_run
     assert {path.name for path in alone.folder.iterdir()} == {
         "config.yaml", "run.json", "history.csv", "timing.csv", "gradients.csv", "responses.csv", "weights.pt"}
     assert record.parameters == sum(value.numel() for name, value in weights_of(alone).items()
@@ -222,7 +221,7 @@ def test_a_run_leaves_torch_as_it_was():
 def test_checkpoints_are_saved_between_evaluations(monkeypatch):
     saved, save = [], RunLog.save
     monkeypatch.setattr(RunLog, "save", lambda log: (saved.append(log.execution.done), save(log))[1])
-    run_config(with_machine(tiny_config(*SHORT, "evaluation.interval=100"), checkpoint_seconds=0.0))
+    run_config(tiny_config(*SHORT, "evaluation.interval=100", "machine.checkpoint_seconds=0"))
     assert saved == [1, 2, 3, 4, 5], "the last state is in weights.pt"
 
 
