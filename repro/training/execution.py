@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from repro.devices import force_eager, new_stream
 from repro.errors import ConfigError
 from repro.evaluation.metrics import Outcome, evaluate_on
-from repro.models.blocks import BasicBlock, Bottleneck, set_checkpointing
+from repro.models import BasicBlock, Bottleneck
 from repro.schema import Engine, RunConfig
 from repro.training.step import TrainStep
 
@@ -41,7 +41,6 @@ class Execution:
         self.graphs: dict[int, tuple[Any, list[Tensor | None]]] = {}  # by their updates, with the last one's gradients
         self.blocks: list[Any] = []  # those that are compiled
         self.queued: deque[torch.cuda.Event] = deque()
-        set_checkpointing(step.model, config.machine.activation_checkpointing)
         self.prepare()
         if step.world.size > 1 or config.engine is Engine.eager:
             return  # several processes talk in the middle of an update

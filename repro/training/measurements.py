@@ -22,7 +22,7 @@ from repro.devices import (
     set_up,
 )
 from repro.errors import ConfigError
-from repro.evaluation.analysis import layer_responses, with_averaged_statistics
+from repro.evaluation.metrics import layer_responses, with_averaged_statistics
 from repro.models import build_model
 from repro.paths import display_path
 from repro.provenance import code_version, package_versions

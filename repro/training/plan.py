@@ -11,7 +11,7 @@ from repro.config import config_hash, deviations, paper_hashes
 from repro.devices import find_device, resolve
 from repro.errors import ConfigError
 from repro.runs import run_folder, title
-from repro.schema import Device, Family, Precision, RunConfig
+from repro.schema import Device, Precision, RunConfig
 from repro.training.distributed import World, rank_from_environment
 
 
@@ -31,9 +31,6 @@ class Plan:
 
 def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
     """What a configuration asks for on this machine; `command` is what a person typed, if anybody did."""
-    if config.model.family is Family.vgg:
-        raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
-                          "weights=FILE` tests imported weights")
     devices = count_processes(config)
     resolved = resolve(replace(config, devices=devices))
     check_shares(resolved, devices)

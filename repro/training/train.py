@@ -8,7 +8,7 @@ import torch
 
 from repro.devices import out_of_memory, place, restore_settings, set_up
 from repro.errors import OutOfMemoryError, Stopped
-from repro.evaluation.analysis import gradient_norms
+from repro.evaluation.metrics import gradient_norms
 from repro.files import hold_lock
 from repro.models import build_model
 from repro.paths import display_path
@@ -52,7 +52,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
             used = f" ({(total - free) / 1e9:.1f} GB used, {free / 1e9:.1f} GB free)" if total else ""
             raise OutOfMemoryError(
                 f"{plan.title}: no memory left on {machine.device.name}{used} for mini-batches of "
-                f"{plan.config.train.mini_batch_size}: {first_line(full)}\nmachine.activation_checkpointing=true, "
+                f"{plan.config.train.mini_batch_size}: {first_line(full)}\n"
                 "devices=N and a smaller machine.evaluation_batch_size need less and give the same numbers; "
                 f"{plan.advice}") from error
         return read_run(plan.folder)

@@ -106,11 +106,10 @@ def test_a_capture_without_memory_is_told_as_such(made_up, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
-def test_compiled_blocks_train_within_rounding_and_are_let_go_of(checkpointing):
+def test_compiled_blocks_train_within_rounding_and_are_let_go_of():
     """The first call of a compiled block on a machine takes some seconds."""
-    words = ("train.lr=0.0001", f"machine.activation_checkpointing={checkpointing}")  # so low that rounding stays small
-    compiled, eager = make("engine=compile", *words), make("engine=eager", *words)
+    word = "train.lr=0.0001"  # so low that rounding stays small
+    compiled, eager = make("engine=compile", word), make("engine=eager", word)
     assert compiled.kind == "compile"
     for one in (compiled, eager):
         one.advance(20)
@@ -192,7 +191,7 @@ def watch(step):
 
 
 @pytest.mark.parametrize("overrides", [["train.warmup=error80", "train.batch_norm_group=8"],
-                                       ["machine.precision=fp16", "machine.activation_checkpointing=true"],
+                                       ["machine.precision=fp16"],
                                        ["recipe=akamaster", "train.mini_batch_size=16", "train.batch_norm_group=16"]],
                          ids=" ".join)
 def test_a_step_reads_nothing_on_the_host_and_moves_nothing(overrides):

@@ -119,11 +119,9 @@ def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tm
     assert_same_run(whole, run_config(config))
 
 
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32])
-def test_compiled_blocks_train_within_rounding_over_100_updates(precision, checkpointing):
-    length = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.0001",
-              f"machine.activation_checkpointing={checkpointing}"]
+def test_compiled_blocks_train_within_rounding_over_100_updates(precision):
+    length = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.0001"]
     eager = execute(on_gpu(*length, way=Engine.eager, precision=Precision.fp32))
     compiled = execute(on_gpu(*length, way=Engine.compile, precision=precision))
     assert compiled.kind == "compile+graph"
@@ -157,13 +155,6 @@ def test_a_checkpoint_is_of_the_moment_though_the_host_runs_ahead(tmp_path):
         with pytest.raises(TypeError):
             run_config(config)
     assert_same_run(whole, run_config(config))
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_activation_checkpointing_changes_nothing_but_memory(precision, tmp_path):
-    runs = [run_config(on_gpu(*LENGTH, f"results={tmp_path / word}", f"machine.activation_checkpointing={word}",
-                              precision=precision)) for word in ("false", "true")]
-    assert_same_run(*runs)
 
 
 # ---- images that are read from files
