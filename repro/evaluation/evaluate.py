@@ -23,13 +23,12 @@ from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
 from repro.data.imagenet_files import ImageSet, find
 from repro.data.loader import progress, read_ahead
-from repro.devices import describe, place, resolve, restore_settings, set_up
+from repro.devices import code_version, describe, package_versions, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, DataError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts, evaluate_on
 from repro.evaluation.protocols import Scorer, read_mean
 from repro.models import build_model
 from repro.paths import data_dir, display_path, results_dir
-from repro.provenance import code_version, package_versions
 from repro.runs import Run, read_run, run_folder
 from repro.schema import IMAGENET, SYNTHETIC, Normalization, Resume, RunConfig
 from repro.stopping import StopRequest
