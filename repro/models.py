@@ -23,16 +23,12 @@ def batch_norm(channels: int, config: ModelConfig, group: int) -> nn.BatchNorm2d
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization whose training statistics come from groups of `group` images, as on several GPUs.
-
-    The running averages follow the mean of the groups' statistics, so that it doesn't matter which of the groups are
-    on which device. With momentum None the averages are plain ones over all groups so far.
-    """
+    """Batch normalization whose training statistics come from groups of `group` images, as on several GPUs."""
 
     def __init__(self, channels: int, group: int, eps: float, momentum: float):
         super().__init__(channels, eps=eps, momentum=momentum)
         self.group = group
-        self.averaged_groups = 0  # groups in the plain averages, while momentum is None
+        self.averaged_groups = 0  # while momentum is None: the running averages are plain ones over so many groups
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape; N in training must be a multiple of the group."""
@@ -50,17 +46,13 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if share is None:
             self.averaged_groups += len(parts)
             share = len(parts) / self.averaged_groups
-        with torch.no_grad():
+        with torch.no_grad():  # towards the groups' mean: it doesn't matter which of them are on which device
             self.running_mean.lerp_(means.mean(0), share)
             self.running_var.lerp_(variances.mean(0), share)
         return torch.cat(out)
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: identity that samples with stride 2 and adds zero channels; no parameters (Sec. 3.3, 4.2).
-
-    Choice: the sampled positions are the even ones, as a 1x1 convolution with stride 2 would take. `before` of the
-    new channels stand before the old ones, the others follow them.
-    """
+    """Option A: identity that samples with stride 2 and adds zero channels, `before` in front (Sec. 3.3, 4.2)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, before: int = 0):
         super().__init__()
@@ -69,6 +61,7 @@ class ZeroPadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+        # Choice: the even positions, as a 1x1 convolution with stride 2 would take.
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
@@ -83,11 +76,8 @@ class ProjectionShortcut(nn.Sequential):
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, config: ModelConfig,
                   group: int) -> nn.Module | None:
-    """What is added to a block's output (Sec. 4.1); None in a plain network.
-
-    A: identity, zero-padded where dimensions grow. B: projection where they grow, else identity. C: projection always.
-    """
-    grows = stride != 1 or in_channels != out_channels
+    """What is added to a block's output (Sec. 4.1); None in a plain network."""
+    grows = stride != 1 or in_channels != out_channels  # A pads with zeros there, B projects there, C everywhere
     if config.family is Family.plain:
         return None
     if config.shortcut_option is ShortcutOption.C or (config.shortcut_option is ShortcutOption.B and grows):
@@ -116,17 +106,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution, each with batch normalization; ReLU after the addition (Sec. 4.1, Fig. 5).
-
-    The first 1x1 reduces to a quarter of `out_channels`, the last one restores them; `config.stride_in` says which
-    convolution has the stride.
-    """
+    """1x1, 3x3 and 1x1 convolution, each with batch normalization; ReLU after the addition (Sec. 4.1, Fig. 5)."""
 
     expansion = 4
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig, group: int):
         super().__init__()
-        width = out_channels // self.expansion
+        width = out_channels // self.expansion  # the first 1x1 reduces to it, the last one restores
         first, second = (stride, 1) if config.stride_in is StrideIn.first_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
         self.bn1 = batch_norm(width, config, group)
@@ -208,13 +194,8 @@ class ImageNetNet(nn.Module):
 
 
 def build_model(config: ModelConfig, seed: int = 0, batch_norm_group: int = 0) -> nn.Module:
-    """The network of a configuration with its initial values (Sec. 3.4: MSRA), on the CPU, in training mode.
-
-    `batch_norm_group` is the number of images that share batch statistics (0: the whole mini-batch). Under
-    `torch.device("meta")` it has shapes only.
-    """
-    network = CifarNet if config.architecture is Architecture.cifar else ImageNetNet
-    model = network(config, batch_norm_group)
+    """The network of a configuration with its initial values, on the CPU; under torch.device("meta") shapes only."""
+    model = (CifarNet if config.architecture is Architecture.cifar else ImageNetNet)(config, batch_norm_group)
     if model.fc.weight.device.type != "meta":
         initialize(model, config, seed)
     return model
@@ -222,14 +203,11 @@ def build_model(config: ModelConfig, seed: int = 0, batch_norm_group: int = 0) -
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """MSRA initialization (He et al. 2015): normal with variance 2/fan; batch normalization 1 and 0.
-
-    Every layer draws from a generator of its own, seeded by (seed, name): layers that two networks share start from
-    the same values, whatever shortcuts stand between them.
-    """
+    """MSRA initialization (Sec. 3.4; He et al. 2015): normal with variance 2/fan; batch normalization 1 and 0."""
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Conv2d, nn.Linear)):
             continue
+        # By its name: layers that two networks share start from the same values, whatever shortcuts stand between.
         seed_of_layer = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8]) >> 1
         generator = torch.Generator().manual_seed(seed_of_layer)
         if isinstance(module, nn.Conv2d):

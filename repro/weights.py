@@ -1,7 +1,6 @@
 """Files of weights: those of runs, of others (torchvision, akamaster/pytorch_resnet_cifar10), and ours to give away.
 
-A file of ours is a plain state_dict; which network it is of and how that is fed goes along as an attribute of the dict,
-which others overlook. Only tensors and plain values are read from any file (weights_only); nothing in it is executed.
+Only tensors and plain values are read from any file (weights_only); nothing in it is executed.
 """
 
 import io
@@ -29,7 +28,7 @@ from repro.runs import Run, read_run, title
 from repro.schema import DEPTHS, IMAGENET, Family, Normalization, RunConfig
 from repro.wording import escape
 
-ATTRIBUTE = "repro"  # of the state_dict in a file of ours
+ATTRIBUTE = "repro"  # of the state_dict in a file of ours: its `Facts`, which others overlook
 NETWORK = ("model.depth", "model.architecture", "model.family", "model.num_classes")  # which network it is
 # What beside its weights decides what a network answers.
 SETTINGS = ("model.shortcut_option", "model.zero_padding", "model.stride_in", "model.batch_norm_eps", "data.split",
@@ -44,12 +43,12 @@ Plain = bool | int | float | Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z"
 
 
 class Facts(msgspec.Struct):
-    """What goes along with weights. `network` and `settings` hold the values of NETWORK and SETTINGS."""
+    """What goes along with weights."""
 
     run: str  # whose weights they are
     experiment: Plain
-    network: dict[str, Plain]
-    settings: dict[str, Plain]
+    network: dict[str, Plain]  # the values of NETWORK
+    settings: dict[str, Plain]  # and of SETTINGS
     deviations: list[str] = []  # from the paper's settings
     source: dict[str, str] = {}  # of others: layout, file, sha256, and the error that its authors state
 
@@ -62,10 +61,7 @@ class Facts(msgspec.Struct):
 
 
 def read_state(path: Path, foreign: bool = False) -> dict[str, Tensor]:
-    """The state_dict in a file of torch.save, or (foreign) in what trainers of others save.
-
-    StorageError in a line if it can't be read or holds anything but dense, finite tensors of real numbers.
-    """
+    """The state_dict in a file, or (foreign) in what trainers of others save; StorageError in a line for all else."""
     try:
         open_plain(path).close()
         with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
@@ -97,10 +93,7 @@ def run_of_weights(path: Path) -> Run | None:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Facts | None]:
-    """The state_dict in a file, and what goes along with it; None for a plain one of somebody else's.
-
-    StorageError if it can't be read, holds anything else, or is not what the run beside it has recorded.
-    """
+    """The state_dict in a file and what goes along with it, if anything does; StorageError if the run's was changed."""
     state = read_state(path)
     content = getattr(state, ATTRIBUTE, None)
     if (run := run_of_weights(path)) is not None and run.record is not None:
@@ -130,10 +123,7 @@ def mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def compose_for(overrides: Sequence[str], path: Path) -> RunConfig:
-    """The configuration with what goes along with a file's weights; without experiment=... it is the file's own.
-
-    ConfigError if the weights are of another network, or need other settings; StorageError as `read_weights`.
-    """
+    """The configuration with what goes along with a file's weights, which ConfigError says if it contradicts them."""
     facts = read_weights(path)[1]
     if facts is None:
         return compose(overrides)
@@ -168,10 +158,9 @@ def serialize(state: Mapping[str, Tensor], facts: dict[str, Any]) -> bytes:
 
 
 def import_weights(file: Path, layout: str, output: Path) -> Facts:
-    """Map a checkpoint of others (torchvision, akamaster) onto our network and write it; what goes along with it.
+    """Map a checkpoint of torchvision or akamaster onto our network and write it; ConfigError names a key that is not.
 
-    StorageError (5) if the file can't be read or holds anything but finite dense tensors, ConfigError (2) naming the
-    key if it is not of that layout.
+    StorageError as `read_state`.
     """
     state = read_state(file, foreign=True)
     # Of every key where the network was saved inside of torch.nn.DataParallel, or as torch.compile gave it, or both.
@@ -242,10 +231,7 @@ def mean_path(weights: Path) -> Path:
 
 
 def export_weights(run: Run, folder: Path) -> Path:
-    """Write the weights of a finished run, a card, and of ImageNet the mean image into a folder; the file of weights.
-
-    ConfigError if the run is not finished or has no weights, StorageError if they are not those of its record.
-    """
+    """Write a finished run's weights, a card, and of ImageNet the mean image into a folder; the file of weights."""
     path, record = run.folder / "weights.pt", run.record
     if not run.finished or record is None or not path.is_file():
         raise ConfigError(f"{display_path(run.folder)}: no finished run with weights ({run.problem or run.status})")

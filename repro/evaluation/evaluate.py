@@ -50,8 +50,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
              stop: StopRequest | None = None) -> tuple[str, dict[str, Any]]:
     """Test the weights in a file, or a network in memory; the result in words and as plain values.
 
-    `protocol` and `stop`, that of what the test is a part of, are for ImageNet. Raises Stopped (75, 130), ConfigError
-    if the record there is one of another test, StorageError if the weights can't be read, DataError if the data can't.
+    `protocol` and `stop`, that of what the test is a part of, are for ImageNet.
     """
     config = resolve(config)
     device = set_up(config)
@@ -78,10 +77,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
 
 def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: Path | None, source: dict[str, Any],
                       stop: StopRequest | None) -> tuple[str, dict[str, Any]]:
-    """`evaluate` of a network, whose weights are those in the file `path`, on the validation images.
-
-    A finished test of a file is read again unless resume=never.
-    """
+    """`evaluate` on the validation images; a finished test of the file `path` is read again unless resume=never."""
     run, classes = run_of_weights(path) if path else None, config.model.num_classes
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
     images = find(data_dir(config.data.root), config.data.wiring_test,
@@ -120,10 +116,7 @@ def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: 
 
 def score(scorer: Scorer, images: ImageSet, config: RunConfig,
           outer: StopRequest | None) -> tuple[np.ndarray, list[int]]:
-    """The probabilities (N, K) float16 of all images, and their top-1 and top-5 errors, counted before rounding.
-
-    Stopped if a signal or max_seconds asks for it.
-    """
+    """The probabilities (N, K) float16 of all images, and their top-1 and top-5 errors, counted before rounding."""
     total, at_once, machine = len(images), scorer.images_at_once, config.machine
     requests = [range(begin, min(begin + at_once, total)) for begin in range(0, total, at_once)]
     labels, errors = torch.from_numpy(images.labels), torch.zeros(2, dtype=torch.int64)
@@ -170,10 +163,7 @@ def finished_test(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Average an ensemble's members, whose runs have these overrides; the errors in words and as they are recorded.
-
-    DataError naming the commands that make what is missing, or members that were not tested on the same images.
-    """
+    """Average an ensemble's members, whose runs have these overrides; the errors in words and as they are recorded."""
     ensemble = paper.ensemble(name)
     if any(word.partition("=")[0].lstrip("+~") in ("experiment", "seed") for word in overrides):
         raise ConfigError(f"ensemble {name} names the experiments and seeds of its members")

@@ -47,11 +47,7 @@ def error_counts(scores: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate_on(model: nn.Module, data: Any, config: RunConfig, rank: int = 0, size: int = 1) -> Outcome:
-    """Errors on the images that a run is evaluated on, single view; of `size` processes each tests its share.
-
-    data: a DeviceData or ImageNetData, whose batches are normalized images (B, 3, H, W) and classes (B,). The model
-    keeps its mode.
-    """
+    """Errors on the images of a DeviceData or ImageNetData, single view; of `size` processes each tests its share."""
     machine, was_training, imagenet = config.machine, model.training, config.data.name == IMAGENET
     count, device = 0, data.mean.device
     errors = torch.zeros(2, dtype=torch.int64, device=device)
@@ -72,19 +68,18 @@ def evaluate_on(model: nn.Module, data: Any, config: RunConfig, rank: int = 0, s
     return Outcome(top1, count, float(loss) / max(1, count), top5 if imagenet else None)
 
 
-# ---- beside the errors
+def exact(values: Tensor) -> Tensor:
+    return (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
 
 
 class Moments:
-    """Mean and standard deviation of a stream of tensors (N, C, H, W), in float64 (Chan et al. 1979: parts are merged).
-    """
+    """Mean and standard deviation of a stream of tensors (N, C, H, W), in float64 (Chan et al. 1979)."""
 
     count, channels, mean, squares = 0, 0, 0.0, 0.0
 
     def add(self, values: Tensor) -> None:
-        exact = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
-        variance, mean = torch.stack(torch.var_mean(exact, correction=0)).tolist()
-        old, new = self.count, exact.numel()
+        variance, mean = torch.stack(torch.var_mean(exact(values), correction=0)).tolist()
+        old, new = self.count, values.numel()
         difference = mean - self.mean
         self.count, self.channels = old + new, values.shape[1]
         self.mean += difference * (new / self.count)
@@ -99,8 +94,7 @@ class Moments:
 def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[tuple[int, str, int, float, float]]:
     """(layer from 1, name, channels, mean, std) of every 3x3 layer's responses to normalized images (B, 3, H, W).
 
-    They are the outputs after batch normalization, before ReLU or addition (Fig. 7). Choice: one standard deviation
-    over all images, channels and positions of a layer, about its mean (the paper does not say over what).
+    Fig. 7: after batch normalization, before ReLU or addition. Choice: std over all images, channels and positions.
     """
     found = {name: Moments() for name, layer in weighted_layers(model) if layer.weight.shape[2:] == (3, 3)}
     handles = [model.get_submodule("bn".join(name.rsplit("conv", 1))).register_forward_hook(  # bn2 follows conv2
@@ -119,24 +113,16 @@ def layer_responses(model: nn.Module, batches: Iterable[Tensor]) -> list[tuple[i
 
 
 def gradient_norms(model: nn.Module) -> list[tuple[int, str, float]]:
-    """(layer from 1, name, L2 norm of its weight's gradient) of every weighted layer, after a backward pass.
-
-    The gradient is that of the loss alone (Sec. 4.1 says that it is healthy with batch normalization).
-    """
-    names, norms = [], []
-    for name, layer in weighted_layers(model):
-        gradient = layer.weight.grad
-        assert gradient is not None, "no backward pass yet"
-        names.append(name)
-        norms.append(torch.linalg.vector_norm(gradient if gradient.device.type == "mps" else gradient.double()))
-    return list(zip(range(1, len(names) + 1), names, torch.stack(norms).tolist(), strict=True))
+    """(layer from 1, name, L2 norm of its weight's gradient, of the loss alone) of every weighted layer (Sec. 4.1)."""
+    norms = []
+    for number, (name, layer) in enumerate(weighted_layers(model), 1):
+        assert layer.weight.grad is not None, "no backward pass yet"
+        norms.append((number, name, float(torch.linalg.vector_norm(exact(layer.weight.grad)))))
+    return norms
 
 
 def with_averaged_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """A copy of the model whose running statistics are plain averages over these batches (authors' README).
-
-    Each batch (N, 3, H, W) is normalized by its own statistics; means and unbiased variances have equal weights.
-    """
+    """A copy of the model whose running statistics are plain averages over batches (N, 3, H, W) (authors' README)."""
     averaged = copy.deepcopy(model)
     update_bn(batches, averaged)
     return averaged

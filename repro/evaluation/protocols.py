@@ -41,10 +41,7 @@ def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_mean(config: RunConfig, weights: Path | None, fingerprint: str) -> tuple[Tensor, Tensor | None]:
-    """Mean (3, S, S) or (3, 1, 1) of pixels 0..255 and std (3, 1, 1): configured, beside the weights, or of a data set.
-
-    DataError if there is none; StorageError if the file that holds it is damaged.
-    """
+    """Mean (3, S, S) or (3, 1, 1) of pixels 0..255, std (3, 1, 1): configured, beside the weights, or of the data."""
     if config.data.normalization is Normalization.per_channel:
         return channel_statistics(config.data)
     results = results_dir(config.results)
@@ -89,10 +86,7 @@ class Scorer:
 
     @torch.no_grad()
     def __call__(self, views: np.ndarray) -> Tensor:
-        """What `read` gives of B images, as one array -> (B, K) float32 probabilities on the CPU.
-
-        DivergedError if one of them is not a finite number; OutOfMemoryError if the device has too little memory.
-        """
+        """What `read` gives of B images, as one array -> (B, K) float32 probabilities on the CPU."""
         try:
             if self.protocol == MULTI_SCALE:
                 scores: Tensor = functools.reduce(torch.add, map(self.score_whole_images, views.T)) / views.shape[1]
@@ -139,11 +133,8 @@ class Scorer:
 
 
 def dense_logits(model: nn.Module, images: Tensor, window: int = 7) -> Tensor:
-    """(N, 3, H, W) normalized pixels -> logits (N, K, H', W') at all positions of the feature map (Sec. 3.4, Table 4).
-
-    `window` is the side of the last feature map of a training crop: 7 for 224 pixels. The network's average over the
-    map becomes average pooling of this size with stride 1, its fully-connected layer a 1x1 convolution.
-    """
+    """(N, 3, H, W) normalized pixels -> logits (N, K, H', W') at all positions of the map (Sec. 3.4, Table 4)."""
     assert isinstance(model, ImageNetNet)
+    # `window`: the side of a training crop's last feature map, 7 for 224 pixels, over which the network averages.
     pooled = F.avg_pool2d(model.features(images), window, stride=1)
     return F.conv2d(pooled, model.fc.weight[:, :, None, None], model.fc.bias)
