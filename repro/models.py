@@ -51,6 +51,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variances.mean(0), share)
         return torch.cat(out)
 
+
 class ZeroPadShortcut(nn.Module):
     """Option A: identity that samples with stride 2 and adds zero channels, `before` in front (Sec. 3.3, 4.2)."""
 
@@ -84,6 +85,7 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, config: Mode
         return ProjectionShortcut(in_channels, out_channels, stride, config, group)
     before = (out_channels - in_channels) // 2 if config.zero_padding is ZeroPadding.both_sides else 0
     return ZeroPadShortcut(in_channels, out_channels, stride, before) if grows else nn.Identity()
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, each followed by batch normalization; ReLU after the addition (Sec. 3.2, 3.4, Fig. 2)."""

@@ -123,7 +123,7 @@ def mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def compose_for(overrides: Sequence[str], path: Path) -> RunConfig:
-    """The configuration with what goes along with a file's weights, which ConfigError says if it contradicts them."""
+    """The configuration with what goes along with a file's weights; ConfigError if the overrides contradict that."""
     facts = read_weights(path)[1]
     if facts is None:
         return compose(overrides)
@@ -158,10 +158,7 @@ def serialize(state: Mapping[str, Tensor], facts: dict[str, Any]) -> bytes:
 
 
 def import_weights(file: Path, layout: str, output: Path) -> Facts:
-    """Map a checkpoint of torchvision or akamaster onto our network and write it; ConfigError names a key that is not.
-
-    StorageError as `read_state`.
-    """
+    """Map a checkpoint of torchvision or akamaster onto our network and write it; ConfigError names what differs."""
     state = read_state(file, foreign=True)
     # Of every key where the network was saved inside of torch.nn.DataParallel, or as torch.compile gave it, or both.
     while prefix := next((one for one in ("module.", "_orig_mod.") if all(key.startswith(one) for key in state)), ""):
