@@ -224,9 +224,9 @@ second_references = partial(read_named, dict[str, Any], "published", "file", "se
 
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:
-    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`, VGG among its networks)."""
+    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
     found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "file", "golden_counts")
-    return {count.layers: count for count in found[dataset] + (found["vgg"] if dataset == "imagenet" else ())}
+    return {count.layers: count for count in found[dataset]}
 
 
 def claims() -> tuple[Claim, ...]:

@@ -21,10 +21,10 @@ TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
-# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1, or VGG, which it is compared with.
+# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1.
 Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})
-# With or without shortcut connections; `vgg`: VGG-16 or VGG-19, for tests of imported weights only.
-Family = Enum("Family", {"plain": "plain", "residual": "residual", "vgg": "vgg"})
+# With or without shortcut connections.
+Family = Enum("Family", {"plain": "plain", "residual": "residual"})
 # Sec. 4.1: what a shortcut does where dimensions grow.
 ShortcutOption = Enum("ShortcutOption", {"A": "A", "B": "B", "C": "C"})
 # Which convolution of a bottleneck that subsamples has the stride 2. `first_1x1` is the authors' (their README), and
@@ -65,7 +65,7 @@ Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "pro
 # `never` puts an earlier run in the same folder aside and starts over.
 Resume = Enum("Resume", {"auto": "auto", "never": "never"})
 
-DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152), Family.vgg: (16, 19)}  # Table 1, Sec. 3.3
+DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152)}  # Table 1
 
 
 class Range(NamedTuple):
@@ -196,7 +196,6 @@ class MachineConfig:
     channels_last: bool | None = key(default=None, changes_numbers=False)  # None: on CPUs, and on GPUs but in fp32
     threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
     deterministic: bool = key(default=False, changes_numbers=False)
-    activation_checkpointing: bool = key(default=False, changes_numbers=False)  # less memory, the same numbers
     timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
     loader: Loader = key(default=Loader.auto, changes_numbers=False)
     workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # that read images; None: by the cores
@@ -276,7 +275,6 @@ def rules(config: RunConfig) -> Iterator[tuple[str, bool, str]]:
         yield "evaluation.responses", not config.evaluation.responses, "false: Figure 7 is about CIFAR-10"
     else:
         yield "model.blocks_per_stage", model.blocks_per_stage is not None, f"{BLOCKS.words} {images}"
-        yield "model.family", model.family is not Family.vgg, f"plain or residual {images}"
         yield "model.num_classes", model.num_classes >= 10, "at least the data set's 10 classes"
         for name in ("crop_size", "shorter_side", "test_shorter_side"):
             yield f"data.{name}", getattr(data, name) is None, f"null {images}"

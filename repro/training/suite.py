@@ -18,8 +18,7 @@ from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DataError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
-from repro.evaluation.ensemble import combine
-from repro.evaluation.evaluate import evaluate
+from repro.evaluation.evaluate import combine, evaluate
 from repro.files import utc_now
 from repro.models import build_model
 from repro.paths import data_dir, reference_dir
