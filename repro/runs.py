@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 
 from repro import files
-from repro.config import config_hash, paper_hashes, scale_lengths, suggest
+from repro.config import config_hash, paper_hashes, scale_lengths
 from repro.errors import ConfigError, StorageError
 from repro.paths import display_path, in_tree, reference_dir, results_dir
 from repro.record import Record, parse_record
 from repro.schema import IMAGENET, SYNTHETIC, RunConfig
+from repro.wording import suggest
 
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")

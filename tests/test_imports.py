@@ -10,7 +10,7 @@ from repro.paths import PACKAGE
 LAYERS = (
     {"__init__", "errors", "schema", "stopping", "wording"},
     {"paths", "streams"},
-    {"files", "hydra_cli", "provenance"},
+    {"files", "provenance"},
     {"config"},
     {"paper", "record"},
     {"runs"},
@@ -98,4 +98,4 @@ def test_matplotlib_is_imported_only_to_draw():
 
 def test_hydra_is_known_to_the_configuration_only():
     assert {module for module in SOURCES if {"hydra", "omegaconf"} & imports(module)} == {
-        "config", "hydra_cli", "schema"}
+        "config", "schema"}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from repro import paper
-from repro.config import compose, experiments, suggest
+from repro.config import compose, experiments
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
@@ -33,7 +33,7 @@ from repro.training.launch import run
 from repro.training.plan import Plan, plan
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
-from repro.wording import duration
+from repro.wording import duration, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         words.append("machine.precision=fp32")
     configs = [compose([f"experiment={experiment}", *words]) for experiment in preset.experiments]
     plans = [plan(replace(config, seed=seed), command)
-             for config in configs for seed in range(seeds or suite.seeds_of(config.name))]
+             for config in configs for seed in range(seeds or suite.seeds.get(config.name, 1))]
     make_data(plans[0].config)
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
@@ -165,7 +165,8 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     suite, costs = paper.suite(name), list[dict[str, Any]]()
     for experiment in suite.experiments:
-        cost = measure_cost(compose([f"experiment={experiment}", *overrides])) | {"seeds": suite.seeds_of(experiment)}
+        cost = measure_cost(compose([f"experiment={experiment}", *overrides]))
+        cost["seeds"] = suite.seeds.get(experiment, 1)
         cost["text"] = f"{1000 * cost['step_seconds']:.0f} ms/step, {duration(cost['run_seconds'])} x {cost['seeds']}"
         logger.info(f"  {experiment:18} {cost['text']} for {cost['iterations']} iterations in {cost['precision']}")
         costs.append(cost)
