@@ -51,7 +51,7 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "data.on_bad": "fail"}
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
@@ -334,6 +334,8 @@ def read_config(recorded: Any) -> RunConfig:
         for key, field in FIELDS.items():
             if key not in values and (field.metadata["changes_numbers"] or field.default == MISSING):
                 raise ConfigError(f"no config.{key}")
+        if values.get("engine") == "compile":  # of earlier versions; it changed no number
+            values["engine"] = "auto"
         sections: dict[str, Any] = {name: {} for name in SECTIONS}
         for key, value in values.items():
             section, _, name = key.rpartition(".")
