@@ -26,7 +26,7 @@ def end_at_signals(advice: str) -> None:
     It ends without unwinding: within an import half a library would swallow an error, or abort.
     """
     def end(number: int, frame: FrameType | None) -> None:
-        text = f"repro: stopped by {name_of(number)}; nothing that was saved is lost\n{advice}\n"
+        text = f"repro: stopped by {signal.Signals(number).name}; nothing that was saved is lost\n{advice}\n"
         with suppress(OSError):
             os.write(2, text.encode(errors="backslashreplace"))
         os._exit(130 if number == signal.SIGINT else 75)
@@ -34,11 +34,6 @@ def end_at_signals(advice: str) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, end)
-
-
-def name_of(number: int) -> str:
-    """A signal's name for a person."""
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 class StopRequest:
@@ -72,7 +67,7 @@ class StopRequest:
     def reason(self) -> str | None:
         """Why to stop now."""
         if self.received is not None:
-            return name_of(self.received)
+            return signal.Signals(self.received).name
         return "max_seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
 
     def seconds_left(self) -> float | None:

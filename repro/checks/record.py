@@ -21,9 +21,8 @@ from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, read_history, read_object
 from repro.paper import PROTOCOLS, golden_counts
 from repro.paths import display_path
-from repro.record import Record, parse_record
 from repro.reporting.select import evaluation_problem
-from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Run, history_columns, history_problem
+from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Record, Run, history_columns, history_problem, parse_record
 from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
 from repro.training.schedule import Schedule
 from repro.wording import escape

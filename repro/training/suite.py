@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from repro import paper
+from repro import devices, paper
 from repro.config import compose, experiments, suggest
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
@@ -22,7 +22,6 @@ from repro.evaluation.evaluate import evaluate
 from repro.files import utc_now
 from repro.models import build_model
 from repro.paths import data_dir, display_path, reference_dir
-from repro.provenance import code_version, machine, package_versions
 from repro.reporting import select, status
 from repro.runs import read_run
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, RunConfig
@@ -171,8 +170,8 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     total = sum(cost["run_seconds"] * cost["seeds"] for cost in costs)
     logger.info(f"  all of them: {duration(total)} on {costs[0]['device']} (computed from a few measured steps each, "
                 "without reading images from files)")
-    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": package_versions(),
-            "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": costs}
+    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": devices.package_versions(),
+            "machine": devices.machine(), "code": devices.code_version(), "utc": utc_now(), "experiments": costs}
 
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,

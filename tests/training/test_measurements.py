@@ -10,8 +10,7 @@ from repro.errors import ConfigError, StorageError
 from repro.evaluation.metrics import evaluate_on
 from repro.files import file_sha256, read_rows
 from repro.models import build_model
-from repro.record import Responses
-from repro.runs import read_run
+from repro.runs import Provenance, read_run
 from repro.training import measurements, train
 from repro.training.step import TrainStep
 from repro.weights import load_weights
@@ -84,7 +83,7 @@ def test_responses_and_gradients_lie_beside_the_record(alone):
     responses, gradients = (read_rows(alone.folder / f"{name}.csv") for name in ("responses", "gradients"))
     assert [row["layer"] for row in responses] == [str(number) for number in range(1, 8)]
     assert all(float(row["std"]) > 0 for row in responses)
-    assert alone.record.responses == Responses(images=30, evaluated_on="test", precision="fp32",
+    assert alone.record.responses == Provenance(images=30, evaluated_on="test", precision="fp32",
                                                sha256=file_sha256(alone.folder / "responses.csv"))
     assert [int(row["iteration"]) for row in gradients] == [1] * 8 + [7] * 8 + [16] * 8
     assert all(float(row["norm"]) > 0 for row in gradients)
