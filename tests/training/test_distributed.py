@@ -63,7 +63,6 @@ def children_of(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.fault(35)
 def test_two_processes_train_as_one_within_rounding(tmp_path, monkeypatch):
-    """Whatever the environment says of a meeting place."""
     monkeypatch.setenv("MASTER_ADDR", "example.invalid")
     monkeypatch.setenv("MASTER_PORT", "29500")
     one, two = (run_config(compose([*STEADY, f"devices={number}", f"results={tmp_path / str(number)}"]))

@@ -14,7 +14,7 @@ from repro.training import train
 from repro.training.step import Execution, TrainStep
 from tests.made import run_config, tiny_config, tiny_data, with_machine
 from tests.made_images import SMOKE, make_folder
-from tests.training.conftest import same_end
+from tests.training.conftest import make_step, same_end
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 PRECISIONS = [Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16]
@@ -58,9 +58,7 @@ def test_order_and_mini_batches_are_those_of_the_cpu():
     device = torch.device("cuda")
     for epoch in (0, 1, 77):
         assert torch.equal(permutation(50_000, 3, epoch, device).cpu(), permutation(50_000, 3, epoch))
-    gpu = execute(on_gpu(way=Engine.eager)).step
-    config = tiny_config()
-    cpu = TrainStep(build_model(config.model), tiny_data(), config)
+    gpu, cpu = execute(on_gpu(way=Engine.eager)).step, make_step()
     for step in (gpu, cpu):
         step.input.prepare(32)
         step.iteration.fill_(2)

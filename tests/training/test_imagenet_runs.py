@@ -44,7 +44,6 @@ def test_the_network_learns_the_images_by_heart_and_the_run_is_labeled(config, c
                             "evaluation.batch_norm_images=32"))
     first, *_, last = run.history()
     assert first["train_top1_error"] > 30 > 10 > last["train_top1_error"]
-    assert last["val_top5_error"] <= last["val_top1_error"]
     assert "(wiring test)" in caplog.messages[1]
     assert (run.record.data.one_folder, run.record.evaluated_on, run.is_paper_run) == (True, "val", False)
     assert run.record.recomputed_batch_norm["val_top1_error"] < 10
@@ -166,11 +165,10 @@ def test_the_color_noise_has_the_covariance_that_alexnet_describes(statistics):
 
 
 def test_the_validation_images_are_each_given_once_to_one_of_the_processes(config, files, statistics):
-    data = on_device(resolve(config()), files, statistics, CPU)
-    whole = torch.cat([labels for _, labels in data.evaluation_batches(5)])
-    assert torch.equal(whole, torch.from_numpy(files.val.labels))
-    for rank in range(3):
-        assert torch.equal(torch.cat([labels for _, labels in data.evaluation_batches(5, rank, 3)]), whole[rank::3])
+    data, whole = on_device(resolve(config()), files, statistics, CPU), torch.from_numpy(files.val.labels)
+    for rank, size in ((0, 1), (0, 3), (1, 3), (2, 3)):
+        found = [labels for _, labels in data.evaluation_batches(5, rank, size)]
+        assert torch.equal(torch.cat(found), whole[rank::size])
 
 
 @pytest.mark.fault(16)

@@ -29,7 +29,6 @@ def test_the_papers_lengths_and_tests():
     points = [iteration for iteration in range(1, 64_001) if full.evaluates(iteration)]
     assert (full.iterations, full.drops, full.interval) == (64_000, [32_000, 48_000], 390)
     assert (points[:2], points[-2:], len(points)) == ([390, 780], [63_960, 64_000], 165)
-    assert schedule(experiment="imagenet_optB").iterations == 600_000
 
 
 def test_scale_shortens_every_length_alike_rounding_up():

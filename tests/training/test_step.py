@@ -1,6 +1,7 @@
 """One training step, its counters, warm-up and optimizer, on made-up data, against rules written out here."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_the_device_schedule_equals_the_pure_one_at_every_iteration():
 
 
 def feed_errors(step, errors):
-    """Run the warm-up's bookkeeping alone, one mini-batch of 16 after the other; where it ended or -1."""
+    """Where the warm-up ended, or -1, by its bookkeeping alone."""
     for count in errors:
         step.iteration.add_(1)
         step.update_warmup(torch.tensor(count), torch.tensor(True))
@@ -75,10 +76,8 @@ def reference_warmup_end(schedule, errors):
 @pytest.mark.parametrize("kind", ["error80", "fixed400"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_warmup_on_the_device_equals_the_pure_rule(kind, seed):
-    generator = torch.Generator().manual_seed(seed)
-    level = 17 - torch.arange(150) // 25
-    errors = [int(min(16, torch.randint(max(1, int(high) - 3), int(high) + 1, (1,), generator=generator)))
-              for high in level]
+    draw = random.Random(seed)
+    errors = [min(16, draw.randint(14 - number // 25, 17 - number // 25)) for number in range(150)]
     step = make_step(f"train.warmup={kind}", "train.warmup_window=10", "train.warmup_max=120")
     if kind == "fixed400":
         assert step.schedule.warmup_max == 400
