@@ -119,7 +119,7 @@ class Run:
         self.finished = self.status == "finished" and not problem  # then its history says so too
         # What is said wherever a run is named that is no evidence
         self.no_evidence = evidence_problem(record.config) if record else None
-        # The split that its data set is tested on: the test labels of ImageNet are not public
+        # ImageNet's test labels are not public
         self.tested_on = "val" if record and record.config.data.name == IMAGENET else "test"
 
     @property

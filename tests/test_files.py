@@ -169,18 +169,3 @@ def test_a_file_system_that_cannot_lock_is_named(folder, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(StorageError, match=r"can't write .*run\.lock: Function not implemented"):
         hold_lock(folder).__enter__()
-
-
-@pytest.mark.fault(43)
-def test_times_are_utc_and_records_are_utf8_with_decimal_points_in_any_time_zone_and_locale(tmp_path):
-    code = ("import locale, sys, time; from pathlib import Path; from repro.files import *\n"
-            "locale.setlocale(locale.LC_ALL, '')\n"
-            "write_json(Path(sys.argv[1]), {'ü': 0.5})\nprint(read_history(Path(sys.argv[2]))[0]['x'])\n"
-            "print(utc_now(), time.strftime('%Y-%m-%dT%H', time.gmtime()))")
-    (tmp_path / "history.csv").write_text("iteration,x\n1,0.25\n")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json"), str(tmp_path / "history.csv")],
-                          capture_output=True, text=True, check=True,
-                          env=os.environ | {"LC_ALL": "C", "LANG": "C", "TZ": "Asia/Kathmandu"})
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "ü": 0.5\n}\n'
-    number, now, hour = done.stdout.split()
-    assert (number, now[:13], now[-6:]) == ("0.25", hour, "+00:00")
