@@ -37,8 +37,7 @@ Normalization = Enum("Normalization", {"per_pixel_mean": "per_pixel_mean", "per_
 PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})
 # `padded`: of the image with a border (Sec. 4.2). `shorter_side`: of one whose shorter side is random (Sec. 3.4).
 Crop = Enum("Crop", {"padded": "padded", "shorter_side": "shorter_side"})
-# `error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations.
-WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80", "fixed400": "fixed400"})
+WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80"})  # error80: Sec. 4.2's rule for the 110-layer net
 # When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls.
 LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})
 # `caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied; `nesterov`: torch's form with g + m v.
