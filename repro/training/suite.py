@@ -140,7 +140,7 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
                 command: list[str]) -> list[ReproError]:
-    """Advance the runs of CIFAR-10 that results/reference lacks, cheapest first, or those that are named, in that order.
+    """Advance the runs of CIFAR-10 that results/reference lacks, cheapest first, or those that are named, in order.
 
     names: EXPERIMENT or EXPERIMENT/seedK. Returns the errors of `run_each`.
     """
