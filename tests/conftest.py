@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import config, hydra_cli
+from repro import config
 from repro.paths import TREE
 from tests.outcome import Outcome
 
@@ -54,7 +54,7 @@ def composed_once():
     composed, compose = {}, config.compose_node
 
     def cached(overrides=(), environment=True):
-        if hydra_cli.own_folders(overrides) or config.conf_dir() != TREE / "conf":
+        if any("searchpath" in one for one in overrides) or config.conf_dir() != TREE / "conf":
             return compose(overrides, environment)
         key = (*overrides, *(config.environment_overrides() if environment else ["none"]))
         if key not in composed:

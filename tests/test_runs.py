@@ -48,7 +48,7 @@ def test_a_finished_run_and_one_that_is_not(finished):
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(("content", "word"), [
-    ("{", "truncated"), ("[]", "no mapping"), ('{"experiment": "x"}', "config is no section"),
+    ("{", "truncated"), ("[]", "no mapping"), ('{"experiment": "x"}', "Expected `object`"),
     ('{"seed": NaN}', "malformed"), ('{"config": ' + "[" * 5000, "recursion"),
 ])
 def test_a_torn_or_foreign_record_is_a_problem_and_no_exception(finished, content, word):

@@ -31,7 +31,7 @@ from repro.data.loader import cores_here
 from repro.devices import find_device, resolve
 from repro.errors import ConfigError, LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder, title
-from repro.schema import Device, Family, Precision, RunConfig
+from repro.schema import Device, Precision, RunConfig
 from repro.stopping import SIGNALS, StopRequest, end_with_parent
 from repro.streams import open_streams, show_messages
 
@@ -59,9 +59,6 @@ class Plan:
 
 def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
     """What a configuration asks for on this machine; `command` is what a person typed, if anybody did."""
-    if config.model.family is Family.vgg:
-        raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
-                          "weights=FILE` tests imported weights")
     devices = count_processes(config)
     resolved = resolve(replace(config, devices=devices))
     check_shares(resolved, devices)

@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_map_only
 from repro.devices import autocast, memory_format
 from repro.errors import ConfigError
 from repro.evaluation.metrics import Outcome, evaluate_on
-from repro.models.blocks import set_checkpointing
 from repro.schema import DecayOn, Engine, MomentumForm, Precision, RunConfig, TrainConfig, WarmUp
 from repro.training.distributed import World
 from repro.training.inputs import Data, input_of
@@ -230,7 +229,6 @@ class Execution:
         self.done, self.batch = int(step.iteration), step.mini_batch_size
         self.graph: torch.cuda.CUDAGraph | None = None
         self.queued: deque[torch.cuda.Event] = deque()
-        set_checkpointing(step.model, step.config.machine.activation_checkpointing)
         if step.config.engine is Engine.graph:
             saved = tree_map_only(Tensor, torch.clone, step.state())
             self.capture()

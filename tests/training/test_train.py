@@ -10,7 +10,7 @@ import torch
 
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
-from repro.evaluation import analysis
+from repro.evaluation import metrics
 from repro.evaluation.metrics import evaluate_on
 from repro.files import file_sha256, read_rows
 from repro.models import build_model
@@ -237,7 +237,7 @@ def test_the_record_has_the_error_with_statistics_averaged_over_the_mini_batches
     step = TrainStep(trained(alone), tiny_data(), config)
     assert alone.record.result["test_top1_error"] == evaluate_on(step.model, tiny_data(), config).top1_error
     step.iteration.fill_(16)
-    outcome = evaluate_on(analysis.with_averaged_statistics(step.model, step.coming_batches(2)), tiny_data(), config)
+    outcome = evaluate_on(metrics.with_averaged_statistics(step.model, step.coming_batches(2)), tiny_data(), config)
     assert alone.record.recomputed_batch_norm == {
         "images": 32, "test_top1_error": outcome.top1_error, "test_loss": pytest.approx(outcome.loss)}
 
@@ -268,7 +268,7 @@ def test_responses_are_measured_in_fp32_whatever_the_run_computes_in(monkeypatch
         assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
         return [(1, "conv1", 16, 0.0, 1.0)]
 
-    monkeypatch.setattr(analysis, "layer_responses", responses)
+    monkeypatch.setattr(metrics, "layer_responses", responses)
     with restore_settings():
         set_tf32(True)
         train.measure_responses(torch.nn.Identity(), tiny_data(), tiny_config(), tmp_path)
