@@ -37,7 +37,7 @@ class TrainStep:
 
     def __init__(self, model: nn.Module, data: Data, config: RunConfig, world: World | None = None):
         self.device, self.world = data.mean.device, world or World()
-        if config.train.batch_norm_group > config.train.mini_batch_size // self.world.size:  # images of all processes
+        if config.train.batch_norm_group > config.train.mini_batch_size // self.world.size:  # over all processes
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model, self.data, self.config = model, data, config
         self.norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]

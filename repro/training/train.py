@@ -52,7 +52,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
                 raise
             if world.is_main and (record := read_run(plan.folder).record):
                 record.status, record.ended = runs.OUT_OF_MEMORY, files.utc_now()
-                runs.write_record(plan.folder, record)
+                files.write_json(plan.folder / "run.json", msgspec.to_builtins(record))
             raise OutOfMemoryError(  # torch's line says how much there is and how much is free
                 f"{plan.title}: no memory left on {plan.config.machine.device.name} for mini-batches of "
                 f"{plan.config.train.mini_batch_size}: {distributed.first_line(full)}\ndevices=N and a smaller "
@@ -170,5 +170,5 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         run.record.responses = msgspec.convert(
             {**measured, "device": devices.describe(device), **devices.code_version(), **devices.package_versions(),
              "utc": files.utc_now()}, Provenance)
-        runs.write_record(run.folder, run.record)
+        files.write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")
