@@ -36,10 +36,7 @@ logger = logging.getLogger(__name__)
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
               command: list[str]) -> tuple[paper.Preset, list[ReproError]]:
-    """Run a suite under a preset, in `max_seconds`, tests included; the preset and the errors of `run_each`.
-
-    preset `auto` is the suite's own one, else `paper` on CUDA and `short` without.
-    """
+    """Run a suite under a preset, auto: its own, else paper on CUDA and short without; it and errors as `run_each`."""
     suite = paper.suite(name)
     chosen = suite.default_preset if preset_name == "auto" else preset_name
     if chosen == "auto":
@@ -143,9 +140,9 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
                 command: list[str]) -> list[ReproError]:
-    """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first or those that are named.
+    """Advance the runs of CIFAR-10 that results/reference lacks, cheapest first, or those that are named, in order.
 
-    names: EXPERIMENT or EXPERIMENT/seedK, in their order. Returns the errors of `run_each`.
+    names: EXPERIMENT or EXPERIMENT/seedK. Returns the errors of `run_each`.
     """
     began = time.monotonic()
     for name in names:

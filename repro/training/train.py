@@ -37,10 +37,7 @@ def run(plan: Plan) -> Run:
 
 @devices.restore_settings()
 def train_here(plan: Plan, stop: StopRequest) -> Run:
-    """Train a run to its end by this process, alone or as one of several, or go on where it stopped; the run on disk.
-
-    Errors besides those of data, disk and configuration: Stopped, DivergedError, InUseError, OutOfMemoryError.
-    """
+    """`run` by this process, alone or as one of several; also Stopped, DivergedError, InUseError, OutOfMemoryError."""
     world = distributed.join(plan.config)
     with naming_lost_peer(), ExitStack() as stack:
         if note := world.from_main(lambda: stack.enter_context(files.hold_lock(plan.folder))):
