@@ -51,7 +51,8 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY, "data.on_bad": "fail"}
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY,
+           "machine.activation_checkpointing": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
@@ -99,8 +100,8 @@ def one_message(error: BaseException) -> str:
         wrong = wrong.__cause__ or wrong.__context__
     key = (wrong.full_key or "").split("[")[0] if wrong else ""
     if allowed := allowed_values(key):
-        said = lines[0].removeprefix("Error merging override ")
-        return f"{said if key in said else f'{said} {key}'}: allowed is {allowed}"
+        where = lines[0].removeprefix("Error merging override ")
+        return f"{where if key in where else f'{where} {key}'}: allowed is {allowed}"
     said = (line.strip() for line in lines if not re.match(r"\s*(object_type|reference_type|$)", line))
     return "\n  ".join(dict.fromkeys(said))
 

@@ -18,7 +18,7 @@ from repro.wording import suggest
 
 T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
-PROTOCOL_LABELS: dict[Protocol, str] = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
+PROTOCOL_LABELS = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
 PROTOCOLS = tuple(PROTOCOL_LABELS)
 
 
@@ -203,9 +203,9 @@ second_references = partial(read_named, dict[str, Any], "published", "second_ref
 
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:
-    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`, VGG among its networks)."""
+    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
     found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")
-    return {count.layers: count for count in found[dataset] + (found["vgg"] if dataset == "imagenet" else ())}
+    return {count.layers: count for count in found[dataset]}
 
 
 def claims() -> tuple[Claim, ...]:

@@ -19,10 +19,9 @@ SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever 
 CLASSES = 1000  # of ImageNet, Sec. 4.1
 TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
 
-# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1, or VGG, which it is compared with.
+# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1.
 Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})
-# With or without shortcut connections; `vgg`: VGG-16 or VGG-19, for tests of imported weights only.
-Family = Enum("Family", {"plain": "plain", "residual": "residual", "vgg": "vgg"})
+Family = Enum("Family", {"plain": "plain", "residual": "residual"})  # with or without shortcut connections
 ShortcutOption = Enum("ShortcutOption", {"A": "A", "B": "B", "C": "C"})  # Sec. 4.1: where dimensions grow
 # Of a bottleneck that subsamples. `first_1x1`: the authors', and Table 1's multiply-adds; `conv3x3`: most other code's.
 StrideIn = Enum("StrideIn", {"first_1x1": "first_1x1", "conv3x3": "conv3x3"})
@@ -57,7 +56,7 @@ Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "pro
 Resume = Enum("Resume", {"auto": "auto", "never": "never"})  # never: an earlier run is put aside
 
 Range = tuple[str, Callable[[Any], bool]]  # what a key may hold, in words and as a test
-DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152), Family.vgg: (16, 19)}  # Table 1, Sec. 3.3
+DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152)}  # Table 1
 # What these data sets leave no choice in: what is not applied there must not be set.
 OF_IMAGENET = {"model.architecture": Architecture.imagenet, "model.blocks_per_stage": None, "data.split": Split.full,
                "data.crop": Crop.shorter_side, "data.padding": 0, "evaluation.responses": False}
@@ -172,7 +171,6 @@ class MachineConfig:
     channels_last: bool | None = key(default=None, changes_numbers=False)  # None: on CPUs, and on GPUs but in fp32
     threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
     deterministic: bool = key(default=False, changes_numbers=False)
-    activation_checkpointing: bool = key(default=False, changes_numbers=False)  # less memory, the same numbers
     timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
     loader: Loader = key(default=Loader.auto, changes_numbers=False)
     workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # that read images; None: by the cores
@@ -231,7 +229,6 @@ def rules(values: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
         yield "data.test_shorter_side", (values["data.test_shorter_side"] or 0) >= size, "data.crop_size to 4096 pixels"
     else:
         yield "model.blocks_per_stage", values["model.blocks_per_stage"] is not None, f"{BLOCKS[0]} on CIFAR-10"
-        yield "model.family", values["model.family"] is not Family.vgg, "plain or residual on CIFAR-10"
         yield "model.num_classes", values["model.num_classes"] >= 10, "at least the data set's 10 classes"
         yield ("train.lr_policy", values["train.lr_policy"] is LrPolicy.drops or values["data.split"] is Split["45k"],
                "drops; plateau needs validation images (data.split=45k)")

@@ -26,19 +26,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
-    """What CUDA's libraries warn of differs from GPU to GPU: there a warning is no failure."""
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.filterwarnings("default"))
-
-
-def pytest_runtest_logreport(report):
-    """Why a GPU test failed is told at once: a run that is cut has no summary."""
-    if report.failed and "gpu" in report.keywords and "PYTEST_XDIST_WORKER" not in os.environ:
-        os.write(2, f"\n{report.nodeid}\n{report.longreprtext}\n".encode())
-
-
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
     """No REPRO_* variable of the caller reaches a test, and results go to a temporary folder."""

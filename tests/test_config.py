@@ -32,8 +32,6 @@ IMAGENET = {
     "imagenet_resnet50": ("residual", 50, "B", ["table3/resnet-50", "table4/resnet-50"]),
     "imagenet_resnet101": ("residual", 101, "B", ["table3/resnet-101", "table4/resnet-101"]),
     "imagenet_resnet152": ("residual", 152, "B", ["table3/resnet-152", "table4/resnet-152"]),
-    "imagenet_vgg16": ("vgg", 16, "A", []),
-    "imagenet_vgg19": ("vgg", 19, "A", []),
 }
 # All that changes numbers and that the paper and its authors fix, or that we chose where they are silent (Sec. 4.2).
 CIFAR_RECIPE = {
@@ -200,7 +198,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("experiment", "cases"), [
     ("cifar_resnet20", [
-        "name=../elsewhere", "name=.hidden", "model.family=vgg", "data.name=mnist", "data.crop=shorter_side",
+        "name=../elsewhere", "name=.hidden", "data.name=mnist", "data.crop=shorter_side",
         "data.crop_size=224", "data.shorter_side=[256,480]", "data.test_shorter_side=256", "data.color_noise_std=0.1",
         "data.wiring_test=true", "data.channel_mean=[0.5,0.4,0.3]",
         "train.lr_policy=plateau", "train.lr_drops=[5,5]", "train.lr_drops=[9,5]",

@@ -75,6 +75,7 @@ def test_the_usual_range_is_that_of_last_epochs_of_the_same_network():
 
 def test_every_row_but_context_has_an_experiment_of_its_network():
     rows = paper.reproduced_rows()
+    assert set(rows.values()) == set(experiments())
     assert sorted(rows) == sorted(row for name in experiments() for row in paper_config(name).reproduces), "once each"
     for table in ("table2", "table3", "table4", "table6"):
         for row in paper.published_table(table).rows:
