@@ -346,7 +346,7 @@ def read_config(recorded: Any) -> RunConfig:
                 raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
         return checked(msgspec.convert(sections, RunConfig))
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error).replace("$.", "config.")) from error
+        raise ConfigError(f"config: {error}".replace("$.", "config.")) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
