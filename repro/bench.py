@@ -28,8 +28,7 @@ from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
 from repro.config import compose
-from repro.data.augment import normalize
-from repro.data.cifar10 import DeviceData, per_pixel_mean
+from repro.data.cifar10 import DeviceData, normalize, per_pixel_mean
 from repro.data.crops import open_rgb, random_crop
 from repro.data.loader import cores_here
 from repro.data.random import training_draws

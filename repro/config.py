@@ -43,7 +43,7 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "data.on_bad": "fail"}
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.loader": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")

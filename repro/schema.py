@@ -60,8 +60,6 @@ Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "
 # How updates are executed. `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and
 # replayed. `compile`: each block by torch.compile, and captured too on CUDA. `auto`: graph on CUDA, eager elsewhere.
 Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "compile": "compile", "graph": "graph"})
-# What reads images ahead of the updates: threads of this process, or processes of their own.
-Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "processes"})
 # `never` puts an earlier run in the same folder aside and starts over.
 Resume = Enum("Resume", {"auto": "auto", "never": "never"})
 
@@ -199,8 +197,7 @@ class MachineConfig:
     steps_per_graph: int | None = key(within(1, 1000), None, changes_numbers=False)  # updates; None: by the depth
     activation_checkpointing: bool = key(default=False, changes_numbers=False)  # less memory, the same numbers
     timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
-    loader: Loader = key(default=Loader.auto, changes_numbers=False)
-    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # that read images; None: by the cores
+    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # threads that read; None: by the cores
     evaluation_batch_size: int = key(at_least(1), changes_numbers=False)
     checkpoint_seconds: float = key(at_least(0), changes_numbers=False)
     tensorboard: bool = key(default=True, changes_numbers=False)

@@ -133,7 +133,7 @@ def torture(name: str, words: Sequence[str], kills: int, scratch: Path, draw: ra
 
 
 def runs_of(kills: int, scratch: Path, short: bool) -> list[tuple[str, list[str], int]]:
-    """Name, overrides and kills of the runs: the two shortest nets, and one that reads images by processes.
+    """Name, overrides and kills of the runs: the two shortest nets, and one that reads images from files.
 
     They are so long that the last kill finds them alive, also on a machine that is faster than any. `short`: a net of
     8 layers alone, for a test.
@@ -149,7 +149,7 @@ def runs_of(kills: int, scratch: Path, short: bool) -> list[tuple[str, list[str]
                      f"evaluation.interval={length // 4}"], count)
               for net, count in (("plain20", of_each), ("resnet20", max(1, kills - of_images - of_each)))),
             ("image-folder", ["experiment=imagenet_optB", *SMOKE, *SHORT, f"data.root={images}",
-                              "machine.loader=processes", "machine.workers=2", f"train.iterations={15 * of_images}",
+                              "machine.workers=2", f"train.iterations={15 * of_images}",
                               "train.lr_drops=[]", f"evaluation.interval={5 * of_images}"], of_images)]
 
 

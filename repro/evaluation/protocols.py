@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data import imagenet_statistics
-from repro.data.augment import normalize
-from repro.data.cifar10 import channel_statistics
+from repro.data import imagenet
+from repro.data.cifar10 import channel_statistics, normalize
 from repro.data.crops import center_crop, resized
 from repro.devices import autocast, memory_format, out_of_memory
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
@@ -49,7 +48,7 @@ def read_mean(config: RunConfig, weights: Path | None, fingerprint: str) -> tupl
     size = config.data.crop_size
     if config.data.normalization is Normalization.per_channel:
         return channel_statistics(config.data)
-    for path in (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ():
+    for path in (mean_path(weights), weights.parent / imagenet.BESIDE) if weights else ():
         if path.is_file():
             try:
                 with np.load(path, allow_pickle=False) as arrays:
@@ -60,9 +59,9 @@ def read_mean(config: RunConfig, weights: Path | None, fingerprint: str) -> tupl
                 raise StorageError(f"{display_path(path)}: no mean image of a run ({error!r})") from error
             return torch.from_numpy(mean), None
     results = results_dir(config.results)
-    found = imagenet_statistics.read(imagenet_statistics.cache_path(results, fingerprint))
+    found = imagenet.read_statistics(imagenet.statistics_path(results, fingerprint))
     if not found:
-        raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
+        raise DataError(f"no mean image: neither {imagenet.BESIDE} beside the weights nor one of this data "
                         f"set in {display_path(results)}, which the first training run computes; weights trained "
                         "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
     return torch.from_numpy(found.mean_of_crops(size)), None

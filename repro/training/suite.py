@@ -13,7 +13,7 @@ import torch
 
 from repro import paper
 from repro.config import compose, experiments, suggest
-from repro.data import cifar10_files, fetch
+from repro.data import cifar10_files
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
@@ -85,7 +85,7 @@ def make_data(config: RunConfig) -> None:
     root = data_dir(config.data.root)
     if config.data.name == CIFAR10 and not os.path.isdir(cifar10_files.folder_in(root)):
         logger.info(f"CIFAR-10 is not in {display_path(root)} yet; fetching it (once)")
-        fetch.fetch(root)
+        cifar10_files.fetch(root)
 
 
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:

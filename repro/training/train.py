@@ -126,9 +126,9 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     if step.world.is_main:
         measured["weights_sha256"] = checkpoint.write_weights(plan.folder / "weights.pt", step.model, config)
         if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
-            from repro.data import imagenet_statistics
+            from repro.data import imagenet
 
-            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
+            imagenet.write_statistics(plan.folder / imagenet.BESIDE, statistics, config.data.crop_size)
     if extras:
         measured |= final_measurements(step, config, plan.folder)
     if step.world.is_main:

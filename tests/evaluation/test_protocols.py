@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import transforms
 
 from repro.config import compose, paper_config
-from repro.data.imagenet_statistics import ImageStatistics, cache_path, write
+from repro.data.imagenet import ImageStatistics, statistics_path, write_statistics
 from repro.devices import resolve
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.evaluation.protocols import Scorer, dense_probabilities, read_mean, ten_crops
@@ -197,7 +197,7 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
     with pytest.raises(DataError, match="no mean image: neither"):
         read_mean(config, tmp_path / "x.pt", "f")
     found = statistics(224)
-    write(cache_path(results_dir(), "f"), found)
+    write_statistics(statistics_path(results_dir(), "f"), found)
     mean, std = read_mean(config, tmp_path / "x.pt", "f")
     assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(32))
     assert std is None
@@ -206,7 +206,7 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
 
 
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
-    write(cache_path(results_dir(), "f"), statistics(224))
+    write_statistics(statistics_path(results_dir(), "f"), statistics(224))
     for mean in (np.ones((3, 32, 32), np.float32), np.ones((3, 1, 1), np.float32)):
         np.savez(tmp_path / "mean.npz", mean=mean)
         assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), mean)

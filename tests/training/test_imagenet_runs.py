@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from repro.config import compose
-from repro.data import crops, imagenet_files
-from repro.data.imagenet import color_components, on_device
-from repro.data.imagenet_statistics import Sums
+from repro.data import crops
+from repro.data.imagenet import Sums, find, on_device
 from repro.data.random import normals, permutation, training_draws
 from repro.devices import resolve
 from repro.errors import ConfigError, DataError
@@ -107,13 +106,13 @@ def test_a_training_image_that_can_not_be_read_is_met_after_the_state_is_saved(c
 def statistics_of(files):
     sums = Sums(224)
     for index in range(len(files.train)):
-        sums.add(crops.center_crop(crops.open_rgb(files.train.path(index)), 256, 224))
+        sums.add(crops.center_crop(crops.open_rgb(files.train.path(index)), 256, 224)[None])
     return sums.finish()
 
 
 @pytest.fixture(scope="module")
 def files(images):
-    return imagenet_files.find(images, wiring_test=True)
+    return find(images, wiring_test=True)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +137,11 @@ def test_a_mini_batch_is_what_the_draws_of_its_positions_say(config, files, stat
         source.prepare(begin)
         positions = begin + torch.arange(12)
         batch, labels = source.batch(positions)
-        drawn = training_draws(positions, 3, 36, 48)
+        side, top, left, flip = training_draws(positions, 3, 36, 48)
         alphas = normals(positions, 3).double().numpy()
         for row, index in enumerate(order[positions].tolist()):
             picture = crops.open_rgb(files.train.path(index))
-            crop = crops.random_crop(picture, int(drawn.shorter_side[row]), int(drawn.top_bits[row]),
-                                        int(drawn.left_bits[row]), bool(drawn.flip[row]), 32)
+            crop = crops.random_crop(picture, int(side[row]), int(top[row]), int(left[row]), bool(flip[row]), 32)
             noise = 0.1 * vectors @ (alphas[row] * values)
             expected = crop.transpose(2, 0, 1) - mean.numpy()[:, None, None] + noise[:, None, None]
             assert np.allclose(batch[row].numpy(), expected, atol=1e-3)
@@ -181,7 +179,7 @@ def test_crops_of_224_subtract_the_mean_image_and_per_channel_what_is_configured
 
 def test_the_color_noise_has_the_covariance_that_alexnet_describes(statistics):
     values, vectors = statistics.principal()
-    noise = normals(torch.arange(200_000), 0) @ torch.from_numpy(color_components(statistics, 0.1))
+    noise = normals(torch.arange(200_000), 0) @ torch.from_numpy(statistics.color_components(0.1))
     expected = vectors @ np.diag((0.1 * values) ** 2) @ vectors.T
     assert np.allclose(np.cov(noise.numpy().T), expected, rtol=0.02, atol=0.01 * expected.max())
 
@@ -220,10 +218,10 @@ def test_bad_images_are_counted_and_the_first_named(direct, kind, tmp_path):
     outcome = direct("run", "experiment=imagenet_optB", *SMOKE, f"data.root={images}", "train.iterations=4",
                      "train.lr_drops=[]", "evaluation.interval=1", "evaluation.batch_norm_images=0")
     if kind in ("empty", "link"):  # which the file system shows
-        says(outcome, 3, "25 bad ", "and 15 more", *victims[:10])
+        says(outcome, 3, "25 bad ", *victims[:10])
         assert victims[10] not in outcome.err
         assert not list(tmp_path.glob("results/runs/**/run.json"))
     else:
         says(outcome, 3, f"{victims[0]}: ")
         says(direct("data", "verify", "imagenet", f"data.root={images}", "data.wiring_test=true"), 3,
-             "25 of 48 images can't be read", "and 15 more", *victims[:10])
+             "25 of 48 images can't be read", *victims[:10])

@@ -1,6 +1,5 @@
-"""A run meets a full disk, too little memory, a killed reader, a damaged history, signals, kills."""
+"""A run meets a full disk, too little memory, a damaged history, signals, kills."""
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -14,16 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.config import compose
-from repro.data import loader
-from repro.errors import LostProcessError, OutOfMemoryError, StorageError
+from repro.errors import OutOfMemoryError, StorageError
 from repro.files import hold_lock
 from repro.runs import read_run, run_folder, scan, write_record
 from repro.training import checkpoint, log
 from repro.training.execution import Execution
 from tests.made import run_config, tiny_config
 from tests.made_cli import TINY
-from tests.made_images import SMOKE, make_folder
 from tests.outcome import Outcome, says
 from tests.training.conftest import WORDS, same_end
 from tests.warm import Command
@@ -200,31 +196,6 @@ def test_memory_that_runs_out_in_a_step_is_named_and_recorded(made_up, monkeypat
     run = read_run(run_folder(config))
     assert (run.status, run.finished) == ("out of memory", False)
     assert same_end(run_config(config), alone), "with more memory it goes on"
-
-
-# ---- readers
-
-
-@pytest.mark.slow
-@pytest.mark.fault(33)
-def test_a_reader_that_is_killed_ends_the_run_with_1_and_its_state_saved(tmp_path, monkeypatch):
-    images = make_folder(tmp_path / "images")
-    config = compose(["experiment=imagenet_optB", *SMOKE, f"data.root={images}", "machine.loader=processes",
-                      "machine.workers=2", "train.iterations=6", "train.lr_drops=[]", "evaluation.interval=3",
-                      "machine.checkpoint_seconds=1000", f"results={tmp_path / 'results'}"])
-    original, calls = loader.together, iter(range(100))
-
-    def together(items):
-        if next(calls) == 2:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        return original(items)
-    with monkeypatch.context() as patch:
-        patch.setattr(loader, "together", together)
-        with pytest.raises(LostProcessError, match=r"killed by signal 9(.|\n)*machine.workers=N(.|\n)*saved at iter"):
-            run_config(config)
-    done = run_config(config)
-    assert done.finished
-    assert done.record.sessions[1].from_iteration >= 2
 
 
 # ---- signals and kills

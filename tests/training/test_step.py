@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.config import compose
-from repro.data.augment import augment_batch
+from repro.data.cifar10 import augment_batch
 from repro.models import build_model
 from repro.training.schedule import Schedule
 from repro.training.step import MomentumSGD, TrainStep
