@@ -122,11 +122,11 @@ def run(options: argparse.Namespace) -> int:
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
-        from repro.training import launch
-        from repro.training.plan import plan
+        from repro.training import train as training
+        from repro.training.distributed import plan
 
         with show_messages():  # also in the processes of a launcher
-            launch.run(plan(config, options.command))
+            training.run(plan(config, options.command))
 
     words = with_config_dir(options.words)
     if any(word.startswith("-") for word in words):
@@ -423,15 +423,14 @@ def publish_run(options: argparse.Namespace) -> None:
     from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
-    from repro.runs import ENSEMBLES, publish, publish_ensemble
+    from repro.runs import ENSEMBLES, publish
 
+    problems = list[str | None]()
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
         problems = [ensemble_problem(found, pool) for pool in runs_of()]
-        publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
-    else:
-        publish(options.run, paths.results_dir())
+    publish(options.run, paths.results_dir(), next(filter(None, problems), None))
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")
@@ -512,8 +511,6 @@ def check_records(options: argparse.Namespace) -> None:
                        "ImageNet's images are read"),
          argument("--nets", type=lambda text: [int(word) for word in text.split(",")], default=(), metavar="20,56",
                   help="networks of so many layers"),
-         argument("--contenders", type=lambda text: text.split(","), default=(),
-                  metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
@@ -525,7 +522,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
     length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     record = (bench.bench_input(data_root(options.words[1:]), **length) if options.words[:1] == ["input"] else
-              bench.bench(options.words, options.nets, options.contenders, **length))
+              bench.bench(options.words, options.nets, **length))
     path = bench.save(record, output_folder("bench", options.reference))
     show_result(options, record, f"\n{bench.render(record)}")
     logger.info(f"written: {paths.display_path(path)}")

@@ -23,7 +23,7 @@ def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     folder, = (tmp_path / "results" / "runs").glob("*/seed0")
     assert folder.parent.name.startswith("cifar_resnet20@")
     run = read_run(folder)
-    assert run.synthetic
+    assert run.no_evidence == "synthetic images"
     says(direct("publish", str(folder)), 2, "is no evidence: synthetic images")
     assert "data.name: cifar10 -> synthetic" in run.record.deviations
     assert "is finished" in direct("run", *TINY, "data=synthetic").out
@@ -40,7 +40,7 @@ def test_the_demonstration_runs_on_synthetic_images_only(here, tmp_path):
     runs = scan(tmp_path / "results" / "runs")
     assert sorted(run.experiment for run in runs) == [
         "cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56"]
-    assert all(run.synthetic and run.finished for run in runs)
+    assert all(run.no_evidence == "synthetic images" and run.finished for run in runs)
     assert (tmp_path / "results" / "tables" / "synthetic_demo.md").is_file()
 
 

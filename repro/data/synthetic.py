@@ -24,7 +24,7 @@ CHUNK = 2_000  # images made at once
 def make() -> Cifar10Arrays:
     """10,000 training and 2,000 test images, uint8 (N, 3, 32, 32), labels int64 (N,); test images follow the others."""
     numbers = torch.arange(TRAIN_IMAGES + TEST_IMAGES)
-    images = torch.cat([paint(part, shapes(part)) for part in numbers.split(CHUNK)]).numpy()
+    images = torch.cat([paint(part, shapes(part)) for part in torch.split(numbers, CHUNK)]).numpy()
     labels = (numbers % 10).numpy()
     return Cifar10Arrays(images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES], images[TRAIN_IMAGES:], labels[TRAIN_IMAGES:],
                          hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest())

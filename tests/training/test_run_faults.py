@@ -17,7 +17,7 @@ from repro.errors import OutOfMemoryError, StorageError
 from repro.files import hold_lock
 from repro.runs import read_run, run_folder, scan, write_record
 from repro.training import checkpoint, log
-from repro.training.execution import Execution
+from repro.training.step import Execution
 from tests.made import run_config, tiny_config
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says
