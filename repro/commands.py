@@ -213,7 +213,7 @@ def evaluate_weights(options: argparse.Namespace) -> None:
 
     if what == "responses":
         from repro.reporting import figures
-        from repro.training.measurements import add_responses
+        from repro.training.train import add_responses
 
         for one in [run] if run else scan(paths.results_dir() / "runs"):
             if one is run or (one.finished and one.record and one.record.config.data.name != IMAGENET

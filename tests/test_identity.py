@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
     config = with_precision(paper_config("cifar_resnet20"), Precision.fp32)
     old = {key: value for key, value in checkpoint.seed_and_settings(config).items() if key not in ADDED_LATER}
     meta = {"numbers": old | {"data.on_bad": "fail"}, "train_seconds": 1.0, "evaluation_seconds": 2.0}
-    monkeypatch.setattr(checkpoint, "load_newest", lambda folder, device: ({"iteration": 7, "rows": {}}, meta))
+    monkeypatch.setattr(checkpoint, "load_newest", lambda folder: ({"iteration": 7, "rows": {}}, meta))
     step = Step()
     checkpoint.restore(step, plan(config))
     assert step.iteration == 7

@@ -8,7 +8,7 @@ import torch
 from repro.errors import Stopped
 from repro.models import build_model
 from repro.stopping import StopRequest
-from repro.training import measurements, train
+from repro.training import train
 from repro.training.step import TrainStep
 from tests.made import run_config, tiny_config, tiny_data
 
@@ -22,8 +22,6 @@ def made_up(monkeypatch, tmp_path):
     """Runs train on made-up images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
-    monkeypatch.setattr(measurements, "load_arrays", lambda config: None)
-    monkeypatch.setattr(measurements, "on_device", lambda arrays, config, device: tiny_data())
 
 
 @pytest.fixture(scope="session")
