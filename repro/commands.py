@@ -242,7 +242,7 @@ def evaluate_weights(options: argparse.Namespace) -> None:
 @command("ensemble", "evaluate", "average the kept class probabilities of several networks",
          argument("name", help="e.g. table5"), OVERRIDES, JSON)
 def combine_networks(options: argparse.Namespace) -> None:
-    from repro.evaluation.ensemble import combine
+    from repro.evaluation.evaluate import combine
 
     text, values = combine(options.name, options.words)
     show_result(options, values, text)
@@ -251,7 +251,7 @@ def combine_networks(options: argparse.Namespace) -> None:
 @command("weights import", "evaluate", "map a public checkpoint onto our network, for `repro eval`",
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
          argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
-                  help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
+                  help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152"),
          argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
     from repro import weights

@@ -169,11 +169,13 @@ class RunLog:
         if kept:
             session = self.record.sessions[-1]
             session.ended, session.to_iteration = utc_now(), self.execution.done
-            changes |= {"iteration": self.execution.done, **devices.peak_memory(self.step.device)}
+            changes["iteration"] = self.execution.done
         for name, value in changes.items():
             setattr(self.record, name, value)
+        if self.step.device.type == "cuda":
+            self.record.peak_memory_bytes = torch.cuda.max_memory_allocated(self.step.device)
         if self.world.is_main:
-            runs.write_record(self.plan.folder, self.record)
+            files.write_json(self.plan.folder / "run.json", msgspec.to_builtins(self.record))
 
     def save(self) -> None:
         """Write the state as it is now as a checkpoint, and bring the record up to it."""

@@ -18,8 +18,7 @@ from repro.data import cifar10_files
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DataError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
-from repro.evaluation.ensemble import combine
-from repro.evaluation.evaluate import evaluate
+from repro.evaluation.evaluate import combine, evaluate
 from repro.files import utc_now
 from repro.models import build_model
 from repro.paths import data_dir, reference_dir
@@ -52,7 +51,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
         logger.info(f"it shows {preset.shows};\n  it cannot show {preset.cannot_show}.")
     configs = [compose([f"experiment={one}", *preset.overrides, *overrides]) for one in preset.experiments]
     plans = [plan(replace(config, seed=seed), command)
-             for config in configs for seed in range(seeds or suite.seeds_of(config.name))]
+             for config in configs for seed in range(seeds or suite.seeds.get(config.name, 1))]
     make_data(plans[0].config)
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
@@ -130,7 +129,8 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
     suite, costs = paper.suite(name), list[dict[str, Any]]()
     for experiment in suite.experiments:
-        cost = measure_cost(compose([f"experiment={experiment}", *overrides])) | {"seeds": suite.seeds_of(experiment)}
+        cost = measure_cost(compose([f"experiment={experiment}", *overrides]))
+        cost["seeds"] = suite.seeds.get(experiment, 1)
         cost["text"] = f"{1000 * cost['step_seconds']:.0f} ms/step, {duration(cost['run_seconds'])} x {cost['seeds']}"
         logger.info(f"  {experiment:18} {cost['text']} for {cost['iterations']} iterations in {cost['precision']}")
         costs.append(cost)

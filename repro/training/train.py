@@ -12,7 +12,7 @@ from torch import nn
 from repro import devices, files, runs, weights
 from repro.config import compose
 from repro.errors import ConfigError, DataError, OutOfMemoryError, Stopped
-from repro.evaluation import analysis
+from repro.evaluation import metrics
 from repro.models import build_model
 from repro.paths import display_path
 from repro.runs import Provenance, Run, read_run
@@ -55,7 +55,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
                 raise
             if world.is_main and (record := read_run(plan.folder).record):
                 record.status, record.ended = runs.OUT_OF_MEMORY, files.utc_now()
-                runs.write_record(plan.folder, record)
+                files.write_json(plan.folder / "run.json", msgspec.to_builtins(record))
             raise OutOfMemoryError(  # torch's line says how much there is and how much is free
                 f"{plan.title}: no memory left on {plan.config.machine.device.name} for mini-batches of "
                 f"{plan.config.train.mini_batch_size}: {distributed.first_line(full)}\ndevices=N and a smaller "
@@ -84,7 +84,7 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
             execution.advance(1)
             log.advanced()  # stops before an update whose loss is not finite
             if execution.done in step.schedule.gradients:  # those that led to the last update
-                norms = analysis.gradient_norms(step.model)
+                norms = metrics.gradient_norms(step.model)
                 log.append("gradients.csv", [[execution.done, *norm] for norm in norms])
             if step.schedule.evaluates(execution.done):
                 log.evaluated(evaluate(execution))
@@ -124,7 +124,7 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     execution.graph = None  # what is measured next needs its memory
     if batches:
         with devices.autocast(step.device, config.machine.precision):
-            averaged = analysis.with_averaged_statistics(step.model, step.coming_batches(batches))
+            averaged = metrics.with_averaged_statistics(step.model, step.coming_batches(batches))
         outcome, split = step.evaluate(averaged), step.data.evaluated_on
         measured["recomputed_batch_norm"] = {"images": batches * config.train.mini_batch_size,
                                              f"{split}_loss": outcome.loss, **outcome.errors_on(split)}
@@ -150,7 +150,7 @@ def measure_responses(model: nn.Module, data: Any, config: RunConfig, folder: Pa
                for images, _ in data.evaluation_batches(config.machine.evaluation_batch_size))
     with devices.restore_settings():  # Choice: in fp32 whatever the run was trained in, to compare no roundings
         devices.set_tf32(False)
-        found = analysis.layer_responses(model, batches)
+        found = metrics.layer_responses(model, batches)
     path = folder / "responses.csv"
     files.write_atomic(path, "".join(",".join(map(str, row)) + "\n" for row in (runs.RESPONSE_COLUMNS, *found)))
     return {"images": len(data.eval_images), "evaluated_on": data.evaluated_on, "precision": "fp32",
@@ -173,5 +173,5 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         run.record.responses = msgspec.convert(
             {**measured, "device": devices.describe(device), **devices.code_version(), **devices.package_versions(),
              "utc": files.utc_now()}, Provenance)
-        runs.write_record(run.folder, run.record)
+        files.write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")

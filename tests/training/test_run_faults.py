@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from repro.errors import OutOfMemoryError, StorageError
-from repro.runs import read_run, run_folder, scan, write_record
+from repro.files import write_json
+from repro.runs import read_run, run_folder, scan
 from repro.training import checkpoint, log
 from repro.training.step import Execution
 from tests.made import run_config, tiny_config
@@ -198,7 +200,7 @@ def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, stop_after, c
     stop_after(config, 9)
     record = read_run(run_folder(config)).record
     record.sessions[0].torch, record.sessions[0].device = "2.10.9", "another, 2 threads"
-    write_record(run_folder(config), record)
+    write_json(run_folder(config) / "run.json", msgspec.to_builtins(record))
     done = run_config(config)
     line, = (text for text in caplog.messages if "from here on" in text)
     assert "torch 2.10.9 until now" in line

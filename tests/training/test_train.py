@@ -5,16 +5,17 @@ import shutil
 import signal
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
-from repro.evaluation import analysis
+from repro.evaluation import metrics
 from repro.evaluation.metrics import evaluate_on
-from repro.files import file_sha256, read_rows
+from repro.files import file_sha256, read_rows, write_json
 from repro.models import build_model
-from repro.runs import Provenance, read_run, run_folder, scan, write_record
+from repro.runs import Provenance, read_run, run_folder, scan
 from repro.training import checkpoint, distributed, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
@@ -91,7 +92,7 @@ def test_a_checkpoint_or_a_run_of_another_configuration_is_refused(stop_after, m
 def test_a_paper_run_in_fp32_answers_a_request_that_left_the_precision_open(monkeypatch):
     run = run_config(tiny_config(*SHORT))
     run.record.identity = "0123456789ab"
-    write_record(run.folder, run.record)
+    write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     monkeypatch.setattr(checkpoint, "paper_hashes", lambda name: {"0123456789ab"})
     asked = replace(distributed.plan(tiny_config(*SHORT)), any_paper_precision=True)
     assert checkpoint.previous_run(asked).finished
@@ -237,7 +238,7 @@ def test_the_record_has_the_error_with_statistics_averaged_over_the_mini_batches
     step = TrainStep(trained(alone), tiny_data(), config)
     assert alone.record.result["test_top1_error"] == evaluate_on(step.model, tiny_data(), config).top1_error
     step.iteration.fill_(16)
-    outcome = evaluate_on(analysis.with_averaged_statistics(step.model, step.coming_batches(2)), tiny_data(), config)
+    outcome = evaluate_on(metrics.with_averaged_statistics(step.model, step.coming_batches(2)), tiny_data(), config)
     assert alone.record.recomputed_batch_norm == {
         "images": 32, "test_top1_error": outcome.top1_error, "test_loss": pytest.approx(outcome.loss)}
 
@@ -268,7 +269,7 @@ def test_responses_are_measured_in_fp32_whatever_the_run_computes_in(monkeypatch
         assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
         return [(1, "conv1", 16, 0.0, 1.0)]
 
-    monkeypatch.setattr(analysis, "layer_responses", responses)
+    monkeypatch.setattr(metrics, "layer_responses", responses)
     with restore_settings():
         set_tf32(True)
         train.measure_responses(torch.nn.Identity(), tiny_data(), tiny_config(), tmp_path)
