@@ -447,21 +447,20 @@ def publish_run(options: argparse.Namespace) -> None:
 def manage_data(options: argparse.Namespace) -> None:
     if options.name == "imagenet":
         from repro.config import compose
-        from repro.data.imagenet_files import BY_HAND, verify
+        from repro.data.imagenet import BY_HAND, verify
 
         data = compose(["experiment=imagenet_optB", *options.words]).data
         if options.action == "fetch":
             raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
                               "then `repro data verify imagenet data.root=FOLDER`")
         verify(paths.data_dir(data.root), data.wiring_test)
-    elif options.action == "fetch":
-        from repro.data.fetch import fetch
+        return
+    from repro.data import cifar10_files
 
-        fetch(data_root(options.words))
+    root = data_root(options.words)
+    if options.action == "fetch":
+        cifar10_files.fetch(root)
     else:
-        from repro.data import cifar10_files
-
-        root = data_root(options.words)
         sha256 = cifar10_files.load(root).sha256
         print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
               f"(content {sha256})")

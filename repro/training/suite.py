@@ -14,7 +14,7 @@ import torch
 
 from repro import devices, paper
 from repro.config import compose, experiments
-from repro.data import cifar10_files, fetch
+from repro.data import cifar10_files
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DataError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
@@ -60,7 +60,7 @@ def make_data(config: RunConfig) -> None:
     """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
     root = data_dir(config.data.root)
     if config.data.name == CIFAR10 and not os.path.isdir(cifar10_files.folder_in(root)):
-        fetch.fetch(root)
+        cifar10_files.fetch(root)
 
 
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:

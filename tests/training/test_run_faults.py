@@ -1,4 +1,4 @@
-"""A run meets a full disk, too little memory, a killed reader, a damaged history, signals, kills."""
+"""A run meets a full disk, too little memory, a damaged history, signals, kills."""
 
 import os
 import shutil

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.data.augment import augment_batch
+from repro.data.cifar10 import augment_batch
 from repro.training.step import MomentumSGD
 from tests.made import tiny_config
 from tests.training.conftest import make_step
