@@ -417,7 +417,7 @@ def show(options: argparse.Namespace) -> None:
 @command("publish", "results", "promote a finished local run into results/reference",
          argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5"))
 def publish_run(options: argparse.Namespace) -> None:
-    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
+    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it."""
     from repro.files import read_object
     from repro.paper import pick
     from repro.reporting import figures, tables
@@ -428,8 +428,7 @@ def publish_run(options: argparse.Namespace) -> None:
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problems = [ensemble_problem(found, pool) for pool in runs_of()]
-        publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
+        publish_ensemble(options.run, paths.results_dir(), ensemble_problem(found))
     else:
         publish(options.run, paths.results_dir())
     runs = runs_of(reference=True)

@@ -1,7 +1,7 @@
 """One self-contained HTML page: claims, tables, figures, a card for each run. Imports no torch."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from repro import __version__
 from repro.files import utc_now
 from repro.record import Session
 from repro.reporting import figures, select, tables
-from repro.reporting.claims import counts, evaluate, short_label
+from repro.reporting.claims import evaluate
 from repro.reporting.select import RunSet
 from repro.runs import Run
 
@@ -35,25 +35,21 @@ def report(runs: Sequence[RunSet]) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html.j2").render(
-        title="Deep Residual Learning for Image Recognition, reproduced", claims=claims, short_label=short_label(),
-        cards=cards, version=__version__, date=utc_now(), summary=f"{len(cards)} runs; {counts(claims)}.",
-        sections=sections)
+        title="Deep Residual Learning for Image Recognition, reproduced", claims=claims, cards=cards, date=utc_now(),
+        version=__version__, sections=sections)
 
 
 def card(run: Run, origin: str) -> dict[str, Any]:
     """One run for the page: its name, its badges, and what its record says."""
-    facts: Mapping[str, Any] = {"problem": run.problem}
-    badges = [origin, None if run.finished else run.problem or run.status, run.no_evidence]
+    badges, facts = [origin, None if run.finished else run.problem or run.status, run.no_evidence], {}
     if content := run.record:
         badges += ["short run"] if content.config.scale != 1 else []
         session = content.sessions[-1] if content.sessions else Session()
-        result = (content.result or {}).items()
-        facts = {"about": content.config.description,
-                 "result": ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in result
-                                     if key.endswith("_error")),
+        facts = {"result": ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in
+                                     (content.result or {}).items() if key.endswith("_error")),
                  "not the paper's": "; ".join(content.deviations or []),
                  "device": f"{select.device(run)}, {select.precision(run)}",
-                 "time": f"{content.train_seconds + content.evaluation_seconds:.0f} s",
+                 "time": f"{select.seconds(run):.0f} s",
                  "commit": f"{session.commit or 'unknown'}{' with uncommitted changes' * bool(session.dirty)}",
                  "identity": run.identity}
     return {"name": run.name, "badges": filter(None, badges),

@@ -70,11 +70,10 @@ def test_times_come_from_finished_runs_and_committed_estimates_alone(tmp_path):
 def test_show_names_settings_schedule_cost_and_folder(direct):
     out = direct("show", "experiment=cifar_resnet110", "machine.device=cpu").out
     assert re.search(r"train\.lr +0\.1  ", out)
-    for words in ("64000 iterations (scale 1)", "lr 0.01 for iterations 32000 to 48000",
-                  "parameters: 1,727,962", "table6/resnet-110", "23.9 h on AMD EPYC", "cost_cifar_very_deep.json",
+    for words in ("iterations: 64000", "{from: 32000, to: 48000, lr: 0.01}", "parameters: 1727962",
+                  "table6/resnet-110", "23.9 h on AMD EPYC", "cost_cifar_very_deep.json",
                   config_hash(with_precision(paper_config("cifar_resnet110"), Precision.fp32))):
         assert words in out, words
-    assert "schedule:\n  not trained here" in direct("show", "experiment=imagenet_vgg16").out
 
 
 def test_show_of_a_changed_run_says_what_changed(direct):
@@ -87,7 +86,7 @@ def test_show_of_a_changed_run_says_what_changed(direct):
     assert [one["lr"] for one in facts["schedule"]["rates"]] == [0.2, 0.02, 0.002]
     assert (facts["times"], facts["reproduces"], len(facts["deviations"])) == ([], [], 3)
     assert "@" in facts["folders"][0]["folder"]
-    assert "time: not measured" in direct(*words).out
+    assert "not measured" in direct(*words).out
     folders = json.loads(direct("show", "experiment=cifar_resnet20", "--json").out)["folders"]
     assert [one["precision"] for one in folders] == ["fp32", "tf32"], "auto may mean both"
 
@@ -140,5 +139,5 @@ def test_an_experiment_of_ones_own(direct, tmp_path):
         "# @package _global_\nname: mine\nmodel: {blocks_per_stage: 4}  # my choice\n")
     words = ["show", "experiment=mine", "--config-dir", str(tmp_path / "own")]
     out = direct(*words).out
-    for text in ("my choice", "an experiment of your own", "not in golden_counts.yaml"):
+    for text in ("my choice", "an experiment of your own", "parameters: null"):
         assert text in out
