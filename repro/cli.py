@@ -15,7 +15,7 @@ from repro.commands import COMMANDS, OWN_KEYS
 from repro.errors import ConfigError, ReproError, StorageError
 from repro.stopping import end_at_signals
 from repro.streams import open_streams, show_messages, silence
-from repro.wording import escape
+from repro.wording import escape, suggest
 
 GROUPS = {"train": "repro suite cifar_plain_vs_res", "evaluate": "repro eval cifar_resnet20/seed0",
           "results": "repro table table6", "data": "repro data fetch cifar10", "setup": "repro check"}  # examples
@@ -104,8 +104,6 @@ def find_command(words: Sequence[str]) -> str:
     pair = " ".join(words[:2])
     if pair in COMMANDS or words[0] in COMMANDS:
         return pair if pair in COMMANDS else words[0]
-    from repro.config import suggest
-
     first = dict.fromkeys(name.split()[0] for name in COMMANDS)
     actions = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     meant = suggest(words[0], list(first)) if not actions else ""

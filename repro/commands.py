@@ -122,11 +122,11 @@ def run(options: argparse.Namespace) -> int:
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: "RunConfig") -> None:
-        from repro.training import launch
-        from repro.training.plan import plan
+        from repro.training import train as training
+        from repro.training.distributed import plan
 
         with show_messages():  # also in the processes of a launcher
-            launch.run(plan(config, options.command))
+            training.run(plan(config, options.command))
 
     words = with_config_dir(options.words)
     if any(word.startswith("-") for word in words):
@@ -213,7 +213,7 @@ def evaluate_weights(options: argparse.Namespace) -> None:
 
     if what == "responses":
         from repro.reporting import figures
-        from repro.training.measurements import add_responses
+        from repro.training.train import add_responses
 
         for one in [run] if run else scan(paths.results_dir() / "runs"):
             if one is run or (one.finished and one.record and one.record.config.data.name != IMAGENET
@@ -242,7 +242,7 @@ def evaluate_weights(options: argparse.Namespace) -> None:
 @command("ensemble", "evaluate", "average the kept class probabilities of several networks",
          argument("name", help="e.g. table5"), OVERRIDES, JSON)
 def combine_networks(options: argparse.Namespace) -> None:
-    from repro.evaluation.ensemble import combine
+    from repro.evaluation.evaluate import combine
 
     text, values = combine(options.name, options.words)
     show_result(options, values, text)
@@ -251,7 +251,7 @@ def combine_networks(options: argparse.Namespace) -> None:
 @command("weights import", "evaluate", "map a public checkpoint onto our network, for `repro eval`",
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
          argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
-                  help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
+                  help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152"),
          argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
     from repro import weights
@@ -423,14 +423,14 @@ def publish_run(options: argparse.Namespace) -> None:
     from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
-    from repro.runs import ENSEMBLES, publish, publish_ensemble
+    from repro.runs import ENSEMBLES, publish
 
+    problem = None
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        publish_ensemble(options.run, paths.results_dir(), ensemble_problem(found))
-    else:
-        publish(options.run, paths.results_dir())
+        problem = ensemble_problem(found)
+    publish(options.run, paths.results_dir(), problem)
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")
@@ -512,8 +512,6 @@ def check_records(options: argparse.Namespace) -> None:
                        "ImageNet's images are read"),
          argument("--nets", type=lambda text: [int(word) for word in text.split(",")], default=(), metavar="20,56",
                   help="networks of so many layers"),
-         argument("--contenders", type=lambda text: text.split(","), default=(),
-                  metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
          JSON, flag("--reference", "write into results/reference/bench"))
@@ -525,7 +523,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
     length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     record = (bench.bench_input(data_root(options.words[1:]), **length) if options.words[:1] == ["input"] else
-              bench.bench(options.words, options.nets, options.contenders, **length))
+              bench.bench(options.words, options.nets, **length))
     path = bench.save(record, output_folder("bench", options.reference))
     show_result(options, record, f"\n{bench.render(record)}")
     logger.info(f"written: {paths.display_path(path)}")

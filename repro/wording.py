@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known name that was most likely meant, capitals aside: one that holds the word, or is like it, or its end."""
+def suggest(word: str, known: Sequence[str]) -> str:
+    """'; did you mean NAME?', the known name that holds the word or is like it or its end, capitals aside; or ''."""
     def likeness(known_name: str) -> tuple[float, bool]:
         typed, name = word.casefold(), known_name.casefold()
         ends = typed.rpartition(".")[2], name.rpartition(".")[2]
@@ -13,7 +13,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
         return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
 
     best = max(known, key=likeness, default="")
-    return best if likeness(best)[0] >= 0.6 else None
+    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""
 
 
 def escape(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import config, hydra_cli
+from repro import config
 from repro.paths import TREE
 from tests.outcome import Outcome
 
@@ -54,7 +54,7 @@ def composed_once():
     composed, compose = {}, config.compose_node
 
     def cached(overrides=(), environment=True):
-        if hydra_cli.own_folders(overrides) or config.conf_dir() != TREE / "conf":
+        if any("searchpath" in one for one in overrides) or config.conf_dir() != TREE / "conf":
             return compose(overrides, environment)
         key = (*overrides, *(config.environment_overrides() if environment else ["none"]))
         if key not in composed:
@@ -106,14 +106,14 @@ def here(direct, monkeypatch):
 @contextmanager
 def ordinary_user() -> Iterator[None]:
     """Act without root's right to read and write everything; nothing changes for an ordinary user."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(0)
+        if root:
+            os.seteuid(0)
 
 
 @pytest.fixture

@@ -5,16 +5,15 @@ import json
 import pytest
 
 from repro.runs import read_run, scan
-from repro.training import inputs, measurements
+from repro.training import inputs
 from tests.made_cli import TINY, made_data
 from tests.outcome import says
 
 
 def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     """On few images, so that it is quick; the name of the data set is what counts."""
-    for module in (inputs, measurements):
-        monkeypatch.setattr(module, "load_arrays", lambda config: None)
-        monkeypatch.setattr(module, "on_device", lambda arrays, config, device: made_data(config))
+    monkeypatch.setattr(inputs, "load_arrays", lambda config: None)
+    monkeypatch.setattr(inputs, "on_device", lambda arrays, config, device: made_data(config))
     outcome = direct("run", *TINY, "data=synthetic")
     assert outcome.code == 0, outcome.err
     lines = [line for line in outcome.out.splitlines() if line.startswith("cifar_resnet20")]
@@ -23,7 +22,7 @@ def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     folder, = (tmp_path / "results" / "runs").glob("*/seed0")
     assert folder.parent.name.startswith("cifar_resnet20@")
     run = read_run(folder)
-    assert run.synthetic
+    assert run.no_evidence == "synthetic images"
     says(direct("publish", str(folder)), 2, "is no evidence: synthetic images")
     assert "data.name: cifar10 -> synthetic" in run.record.deviations
     assert "is finished" in direct("run", *TINY, "data=synthetic").out
@@ -40,7 +39,7 @@ def test_the_demonstration_runs_on_synthetic_images_only(here, tmp_path):
     runs = scan(tmp_path / "results" / "runs")
     assert sorted(run.experiment for run in runs) == [
         "cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56"]
-    assert all(run.synthetic and run.finished for run in runs)
+    assert all(run.no_evidence == "synthetic images" and run.finished for run in runs)
     assert (tmp_path / "results" / "tables" / "synthetic_demo.md").is_file()
 
 

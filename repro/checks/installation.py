@@ -21,17 +21,14 @@ from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, join, version_
 from repro.checks.record import golden_parameters
 from repro.config import compose, experiments, paper_config
 from repro.data import cifar10_files
-from repro.devices import describe, find_device
+from repro.devices import code_version, describe, find_device, package_versions
 from repro.errors import ReproError, Stopped
-from repro.models.resnet import build_model, imagenet_config
+from repro.models import build_model
 from repro.paths import display_path, in_tree, reference_dir, results_dir
-from repro.provenance import code_version, package_versions
 from repro.reporting import tables
-from repro.schema import StrideIn
 from repro.stopping import StopRequest
-from repro.training.launch import run
-from repro.training.plan import plan
-from repro.training.train import train_here
+from repro.training.distributed import plan
+from repro.training.train import run, train_here
 
 Found = tuple[str, str]  # status and text
 ENOUGH_DISK = 500  # MB; ResNet-1202: 78 MB of weights, each of two checkpoints twice that
@@ -111,7 +108,7 @@ def golden_counts() -> Found:
         config = paper_config(name)
         with torch.device("meta"):
             found = sum(parameter.numel() for parameter in build_model(config.model).parameters())
-        if (due := golden_parameters(config)) not in (None, found):  # VGG's is not there
+        if (due := golden_parameters(config)) not in (None, found):
             wrong.append(f"{name} has {found} parameters, not {due}")
     return FAIL if wrong else OK, join(wrong) or f"parameters of the networks of {len(experiments())} experiments"
 
@@ -122,7 +119,8 @@ def torchvision_outputs() -> Found:
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=generator)
     wrong = []
     for layers in (18, 50):
-        ours = build_model(imagenet_config(layers, stride_in=StrideIn.conv3x3)).double().eval()
+        config = compose([f"experiment=imagenet_resnet{layers}", "model.shortcut_option=B", "model.stride_in=conv3x3"])
+        ours = build_model(config.model).double().eval()
         for value in ours.state_dict().values():
             if value.dim() == 1:  # batch normalization: scales, shifts and statistics that are nothing special
                 value.uniform_(0.5, 1.5, generator=generator)

@@ -9,11 +9,10 @@ import jinja2
 
 from repro import __version__
 from repro.files import utc_now
-from repro.record import Session
 from repro.reporting import figures, select, tables
 from repro.reporting.claims import evaluate
 from repro.reporting.select import RunSet
-from repro.runs import Run
+from repro.runs import Provenance, Run
 
 SECTIONS = {None: ("tables", "Tables and figures", ""),
             select.SHORT: ("short", "Short runs", "not the paper's schedule"),
@@ -44,7 +43,7 @@ def card(run: Run, origin: str) -> dict[str, Any]:
     badges, facts = [origin, None if run.finished else run.problem or run.status, run.no_evidence], {}
     if content := run.record:
         badges += ["short run"] if content.config.scale != 1 else []
-        session = content.sessions[-1] if content.sessions else Session()
+        session = content.sessions[-1] if content.sessions else Provenance()
         facts = {"result": ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in
                                      (content.result or {}).items() if key.endswith("_error")),
                  "not the paper's": "; ".join(content.deviations or []),

@@ -11,9 +11,8 @@ from repro import config
 from repro.config import config_hash, paper_hashes
 from repro.files import read_object
 from repro.paper import Preset, ensemble, reproduced_rows, suite, suites
-from repro.record import Record
 from repro.reporting.table import Summary
-from repro.runs import Run, scan
+from repro.runs import Record, Run, scan
 from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 from repro.wording import escape
 

@@ -17,10 +17,9 @@ from repro import config, paper
 from repro.config import PAPER_PRECISIONS, compose, flat, with_precision
 from repro.errors import ConfigError
 from repro.paths import display_path
-from repro.record import Session
 from repro.reporting.select import RunSet
 from repro.reporting.status import measured_times
-from repro.runs import Run, run_folder
+from repro.runs import Provenance, Run, run_folder
 from repro.schema import CIFAR10, CLASSES, IMAGENET, LrPolicy, Precision, RunConfig
 from repro.wording import duration
 
@@ -106,7 +105,7 @@ def compare(*runs: Run) -> dict[str, Any]:
     for run, history in zip(runs, histories, strict=True):
         if (record := run.record) is None:
             raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
-        session = record.sessions[-1] if record.sessions else Session()
+        session = record.sessions[-1] if record.sessions else Provenance()
         known.append({**config.settings(record.config), "seed": run.seed, "status": run.problem or run.status,
                       "data sha256": record.data and record.data.sha256, "commit": session.commit,
                       **to_builtins(record.environment),

@@ -64,7 +64,7 @@ def lacking(yours: RunSet, reference: RunSet) -> list[dict[str, Any]]:
         times = measured_times(name, paper_hashes(name), yours, reference)
         done, there = ({run.seed for run in select.paper_runs(pool, name).runs} for pool in (yours, reference))
         # of an experiment of which a suite runs k seeds: 0 to k-1
-        seeds = max((suite.seeds_of(name) for suite in suites if name in suite.experiments), default=1)
+        seeds = max((suite.seeds.get(name, 1) for suite in suites if name in suite.experiments), default=1)
         for seed in sorted(set(range(seeds)) - there):
             run = here.get(f"{name}/seed{seed}")
             state = (FINISHED if seed in done else OPEN if run is None else IN_USE if holder(run.folder) else

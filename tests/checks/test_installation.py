@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional as F
 
 from repro import checks as versions
+from repro import models
 from repro.checks import FAIL, OK, SKIPPED, WARNING, check_versions, installation, version_problems
 from repro.checks.installation import cifar10, device, disk, exact_resume, golden_counts, perform, torchvision_outputs
 from repro.data import synthetic
 from repro.errors import ConfigError
-from repro.models import blocks
 from repro.paths import TREE, reference_dir
 from repro.schema import ShortcutOption
 from repro.training.step import TrainStep
@@ -27,7 +27,7 @@ from tests.outcome import says
 @pytest.fixture(autouse=True)
 def little(monkeypatch):
     """Fewer synthetic images and networks, for their time."""
-    monkeypatch.setattr(installation, "experiments", lambda: ["cifar_resnet110", "imagenet_resnet50", "imagenet_vgg16"])
+    monkeypatch.setattr(installation, "experiments", lambda: ["cifar_resnet110", "imagenet_resnet50"])
     for name in ("TRAIN_IMAGES", "TEST_IMAGES", "CHUNK"):
         monkeypatch.setattr(synthetic, name, 100)
 
@@ -58,15 +58,15 @@ def test_what_fails_is_shown_named_and_exits_4(direct, monkeypatch):
 # ---- what is made wrong is found
 
 def test_an_option_in_the_place_of_another(monkeypatch):
-    original = blocks.make_shortcut
-    monkeypatch.setattr(blocks, "make_shortcut", lambda i, o, stride, config, group: original(
+    original = models.make_shortcut
+    monkeypatch.setattr(models, "make_shortcut", lambda i, o, stride, config, group: original(
         i, o, stride, replace(config, shortcut_option=ShortcutOption.B), group))
     status, text = golden_counts()
     assert (status, "cifar_resnet110 has 1730714 parameters, not 1727962" in text) == (FAIL, True)
 
 
 def test_another_function_than_torchvisions(monkeypatch):
-    monkeypatch.setattr(blocks.Bottleneck, "forward", lambda self, x: F.relu(self.shortcut(x)) if self.shortcut else x)
+    monkeypatch.setattr(models.Bottleneck, "forward", lambda self, x: F.relu(self.shortcut(x)) if self.shortcut else x)
     status, text = torchvision_outputs()
     assert (status, text.partition(" up to ")[0]) == (FAIL, "ResNet-50: outputs")
 
