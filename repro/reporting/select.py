@@ -24,7 +24,7 @@ TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
 ENSEMBLE, ENSEMBLE_FILE = "table5", "ensembles/table5.json"
 SCHEMA = 1  # of evaluations/PROTOCOL.json
-EXACT = {precision.name for precision in config.PAPER_PRECISIONS}  # in which a test may be
+EXACT = [precision.name for precision in config.PAPER_PRECISIONS]  # in which a test may be
 # Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
 SHORT, SYNTHETIC = VARIANTS = ("short", "synthetic")
 LAYERS = ("figure7", "gradients")  # drawn by layer, of the networks of Figure 7
@@ -120,7 +120,8 @@ def answers_to(row: str, found: Iterable[RunSet]) -> list[RunSelection]:
 def paper_runs(pool: RunSet, experiment: str, protocol: str | None = None) -> RunSelection:
     """The finished runs of an experiment as it stands in conf/, in fp32 or TF32; those with a test under a protocol."""
     answer = select(pool, experiment, paper_hashes(experiment))
-    return answer if protocol is None else with_data(answer, lambda run: read_evaluation(run, protocol))
+    return answer if protocol is None else with_data(answer, lambda run: check_evaluation(
+        run, protocol, read_object(run.folder / "evaluations" / f"{protocol}.json")))
 
 
 def with_data(answer: RunSelection, read: Callable[[Run], Any]) -> RunSelection:
@@ -176,58 +177,50 @@ def median_run(runs: Sequence[Run]) -> Run:
     return min(zip(errors, runs, strict=True), key=lambda one: (abs(one[0] - middle), one[1].seed))[1]
 
 
-# Tests of finished ImageNet runs, as `repro eval protocol=...` writes them, and ensembles of them.
-def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
-    """The record of a run's test under a protocol; ValueError if it does not count."""
-    content = read_object(run.folder / "evaluations" / f"{protocol}.json")
-    if problem := evaluation_problem(run, protocol, content):
-        raise ValueError(problem)
-    return content
-
-
-def evaluation_problem(run: Run, protocol: str, content: Mapping[str, Any]) -> str | None:
-    """Why a test of a run does not count; None if it does."""
+def check_evaluation(run: Run, protocol: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of evaluations/PROTOCOL.json of a finished ImageNet run; ValueError if this test does not count."""
     if not content:
-        return f"no {protocol} test that can be read"
+        raise ValueError(f"no {protocol} test that can be read")
     wanted = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
               "identity": run.identity}
     if own := record(run).weights_sha256:  # older records do not have it
         wanted["weights_sha256"] = own
-    problem = count_problem(content, wanted)
-    if problem is None and content.get("precision") not in EXACT:
-        problem = escape(f"has precision={content.get('precision')}")
-    return problem and f"its {protocol} test {problem}"
+    if content.get("precision") not in EXACT:
+        wanted["precision"] = " or ".join(EXACT)
+    check_counts(f"its {protocol} test", content, wanted)
+    return content
 
 
-def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """What is wrong with a test, or an ensemble's, of all of ImageNet's validation set, besides what is `wanted`."""
+def check_counts(name: str, content: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """ValueError if this is no test, or ensemble, of all of ImageNet's validation set that has what is wanted."""
     due = {**wanted, "wiring_test": False, "finished": True, "split": "val", "images": VALIDATION_IMAGES}
     for key, value in due.items():
         if content.get(key) != value:
-            return escape(f"has {key}={content.get(key)}, not {value}")
+            raise ValueError(escape(f"{name} has {key}={content.get(key)}, not {value}"))
     for column, key in ERRORS.items():
         count: Any = content.get(key)
         percent: Any = content.get(f"val_{column}")
         if (type(count) is not int or type(percent) not in (int, float) or not 0 <= percent <= 100
                 or abs(percent / 100 * VALIDATION_IMAGES - count) > 0.5):
-            return escape(f"says {percent} % for {count} errors in {VALIDATION_IMAGES} images")
-    return None
+            raise ValueError(escape(f"{name} says {percent} % for {count} errors in {VALIDATION_IMAGES} images"))
 
 
 def ensemble_problem(found: Mapping[str, Any]) -> str | None:
     """Why an ensemble's record does not count; None if it does, or if there is none."""
-    if not found:
-        return None
     wanted = ensemble(ENSEMBLE)
     members = [one for one in found.get("members") or () if isinstance(one, dict)]
-    if [(one.get("experiment"), one.get("seed")) for one in members] != [
+    if found and [(one.get("experiment"), one.get("seed")) for one in members] != [
             (one.experiment, one.seed) for one in wanted.members]:
         return "it is not of the members of experiments/ensembles/table5.yaml"
     for one in members:
         if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in EXACT:
             return f"its {one['experiment']}/seed{one['seed']} is no run, or no test, of the paper's settings"
-    problem = count_problem(found, {"protocol": wanted.protocol})
-    return problem and f"it {problem}"
+    try:
+        if found:
+            check_counts("it", found, {"protocol": wanted.protocol})
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def split_name(name: str) -> tuple[str | None, str]:

@@ -77,9 +77,9 @@ def counts(run: RunConfig) -> dict[str, Any]:
     count = paper.golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
     if count is None or model.num_classes != (CLASSES if imagenet else 10):
         return {"parameters": None, "multiply_adds": None}
-    option = model.shortcut_option.name
-    adds = count.multiply_adds_stride_in_3x3 if model.stride_in.name == "conv3x3" else None
-    return {"parameters": count.parameters.get(option), "multiply_adds": adds or count.multiply_adds.get(option)}
+    option, v1_5 = model.shortcut_option.name, model.stride_in.name == "conv3x3"
+    return {"parameters": count.parameters.get(option), "multiply_adds":
+            (v1_5 and count.multiply_adds_stride_in_3x3) or count.multiply_adds.get(option)}
 
 
 def against(run: RunConfig, overrides: Sequence[str], name: str) -> dict[str, Any]:

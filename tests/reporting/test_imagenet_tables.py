@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repro.reporting import tables
-from repro.reporting.select import count_problem, median_run, paper_runs, pools
+from repro.reporting.select import check_counts, median_run, paper_runs, pools
 from tests.outcome import says
 from tests.reporting.conftest import statuses, write_ensemble, write_evaluation, write_run
 
@@ -80,8 +80,9 @@ def test_a_test_of_anything_else_does_not_count(results, change: dict, reason: s
 def test_rounding_within_half_an_image_is_no_contradiction():
     content = {"wiring_test": False, "finished": True, "split": "val", "images": 50_000, "top1_errors": 12_345,
                "top5_errors": 0, "val_top1_error": 24.69, "val_top5_error": 0.0}
-    assert count_problem(content, {}) is None
-    assert count_problem(content | {"val_top1_error": 24.69 + 0.0011}, {}) is not None
+    check_counts("it", content, {})
+    with pytest.raises(ValueError, match="it says"):
+        check_counts("it", content | {"val_top1_error": 24.69 + 0.0011}, {})
 
 
 @pytest.mark.parametrize(("error", "status"), [
