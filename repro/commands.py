@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -17,50 +17,44 @@ from repro.checks import FAIL
 from repro.errors import ComparisonError, ConfigError
 from repro.streams import show_messages
 
-if TYPE_CHECKING:
-    from repro.reporting.select import RunSet
-    from repro.schema import RunConfig
-
 logger = logging.getLogger(__name__)
-
-OWN_KEYS: dict[str, dict[str, Sequence[str]]] = {  # beside those of a run's configuration, with their values
-    "eval": {"weights": (), "protocol": ("center", "ten_crop", "multi_scale"), "what": ("errors", "responses")},
-    "suite": {"preset": ("auto", "paper", "short"), "seeds": ()}}
-
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # as argparse's add_argument takes it
+OWN_KEYS = {"eval": ("weights", "protocol", "what"), "suite": ("preset", "seeds")}  # beside those of a configuration
 
 
-class Command(NamedTuple):
-    """A row of the table."""
-    group: str  # under which `repro --help` lists it
-    text: str  # what it does, in one line
-    arguments: tuple[Argument, ...]
-    handler: Handler
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ConfigErrors (exit 2)."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n{self.format_usage().strip()}")
 
 
-COMMANDS: dict[str, Command] = {}  # by name; a name of two words is an action of the first
+COMMANDS: dict[str, Parser] = {}  # by name, one of two words is an action of the first; with defaults group and handler
 
 
 def command(name: str, group: str, text: str, *arguments: Argument) -> Callable[[Handler], Handler]:
     """Enter the function below into the table; its options also hold `command`, what a person typed."""
+    parser = COMMANDS[name] = Parser(prog=f"repro {name}", description=text, allow_abbrev=False)
+    for names, settings in arguments:
+        parser.add_argument(*names, **settings)
+
     def enter(handler: Handler) -> Handler:
-        COMMANDS[name] = Command(group, text, arguments, handler)
+        parser.set_defaults(group=group, handler=handler)
         return handler
     return enter
 
 
-def argument(*names: str, **options: Any) -> Argument:
-    """An argument of a command."""
-    return names, options
+def argument(*names: str, **settings: Any) -> Argument:
+    return names, settings
 
 
 def flag(name: str, text: str) -> Argument:
-    """An argument that is there or not."""
     return argument(name, action="store_true", help=text)
 
 
 JSON = flag("--json", "print JSON")
+REFERENCE = flag("--reference", "from the committed runs only, beside them")
 OVERRIDES = argument("words", nargs="*", metavar="key=value", help="overrides, as of `repro run`")
 
 
@@ -75,8 +69,8 @@ def split_words(name: str, words: list[str]) -> tuple[dict[str, str], list[str]]
     return dict(word.split("=", 1) for word in own), [word for word in words if word not in own]
 
 
-def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
-    """The user's runs, unless only the committed ones are asked for, and the committed ones."""
+def runs_of(reference: bool = False, results: Path | None = None) -> list[Any]:
+    """The user's runs, unless only the committed ones are asked for, and the committed ones, each as a RunSet."""
     from repro.reporting.select import pools
 
     return pools(None if reference else results or paths.results_dir(), paths.reference_dir())
@@ -85,11 +79,6 @@ def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSe
 def output_folder(kind: str, reference: bool) -> Path:
     """Beside the committed runs for what comes from them alone, in a checkout; else in the user's results."""
     return (paths.reference_dir() if reference and paths.in_tree() else paths.results_dir()) / kind
-
-
-def user_file(given: str | None, *default: str) -> Path:
-    """The path that was given, or one in the user's results."""
-    return paths.user_path(given) if given else paths.results_dir().joinpath(*default)
 
 
 def data_root(words: Sequence[str]) -> Path:
@@ -121,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from repro.config import compose, sweep, with_config_dir
 
-    def train(config: "RunConfig") -> None:
+    def train(config: Any) -> None:
         from repro.training import launch
         from repro.training.plan import plan
 
@@ -141,29 +130,19 @@ def run(options: argparse.Namespace) -> int:
          argument("words", nargs="*", metavar="key=value",
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
-    own, overrides = split_words("suite", options.words)
-    seeds = own.get("seeds")
-    if seeds is not None and not (seeds.isdecimal() and int(seeds)):
-        raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
-    from repro.config import compose
-    from repro.paper import suite as read_suite
-
-    suite = read_suite(options.name)
-    results = paths.results_dir(compose([f"experiment={suite.experiments[0]}", *overrides]).results)
     from repro.training.suite import run_suite as run_all
 
-    preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if seeds else None, overrides,
-                               options.command)
+    own, overrides = split_words("suite", options.words)
+    if not own.setdefault("seeds", "0").isdecimal():
+        raise ConfigError(f"seeds={own['seeds']}: allowed is how many; 0 is as many as the suite says")
+    preset, results, failures = run_all(options.name, own.get("preset", "auto"), int(own["seeds"]), overrides,
+                                        options.command)
     print()
     found = runs_of(results=results)
     for name in preset.tables:
         make_table(name, found, results / "tables")
     for name in preset.figures:
         make_figure(name, found, results / "figures")
-    if suite.claims:
-        from repro.reporting.claims import claims_text, evaluate
-
-        print(f"\nclaims of the paper (repro claims {options.name}):\n{claims_text(evaluate(found, options.name))}")
     if failures:
         raise failures[0]
 
@@ -176,13 +155,10 @@ def run_suite(options: argparse.Namespace) -> None:
          OVERRIDES)
 def advance_pending(options: argparse.Namespace) -> None:
     """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    if options.max_seconds is not None and options.max_seconds <= 0:
-        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import compose
-
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)
     from repro.training.suite import run_pending
 
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)
     failures = run_pending(results, options.runs, options.words, options.max_seconds, options.dry_run, options.command)
     if failures:
         raise failures[0]
@@ -195,43 +171,32 @@ def advance_pending(options: argparse.Namespace) -> None:
                        "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.config import check_override_keys, compose
+    from repro.devices import resolve
+    from repro.evaluation.evaluate import evaluate
     from repro.paper import PROTOCOLS, pick
     from repro.runs import find_run, read_run, run_folder, scan
     from repro.schema import IMAGENET
+    from repro.training.measurements import add_responses
+    from repro.weights import compose_for
 
-    names = [word for word in options.words if "=" not in word]
-    own, overrides = split_words("eval", [word for word in options.words if word not in names])
-    what = pick(own.get("what", "errors"), {name: name for name in OWN_KEYS["eval"]["what"]}, "what")
+    own, overrides = split_words("eval", options.words)
+    names = [word for word in overrides if "=" not in word]
+    overrides = [word for word in overrides if word not in names]
+    responses = pick(own.get("what", "errors"), {"errors": False, "responses": True}, "what")
     check_override_keys(overrides)
-    run = None
-    if names:
-        run = find_run(names[0], paths.results_dir())
-    elif "weights" not in own and (what == "errors" or any(word.startswith("experiment=") for word in overrides)):
-        from repro.devices import resolve
-
-        run = read_run(run_folder(resolve(compose(overrides))))
-
-    if what == "responses":
-        from repro.reporting import figures
-        from repro.training.measurements import add_responses
-
-        for one in [run] if run else scan(paths.results_dir() / "runs"):
-            if one is run or (one.finished and one.record and one.record.config.data.name != IMAGENET
-                              and (one.folder / "weights.pt").is_file()
-                              and not (one.folder / "responses.csv").is_file()):
-                add_responses(one, overrides)
-        for name in figures.names():
-            if name.endswith("figure7"):
-                make_figure(name, runs_of(), paths.results_dir() / "figures")
+    run = (find_run(names[0], paths.results_dir()) if names else None if responses or "weights" in own else
+           read_run(run_folder(resolve(compose(overrides)))))
+    if responses:
+        lacking = [one for one in scan(paths.results_dir() / "runs") if one.finished and one.tested_on == "test"
+                   and (one.folder / "weights.pt").is_file() and not (one.folder / "responses.csv").is_file()]
+        for one in [run] if run else lacking:
+            add_responses(one, overrides)
         return
     path = run.folder / "weights.pt" if run else paths.user_path(own["weights"])
     if run and not (run.finished and path.is_file()):
         raise ConfigError(f"no finished run with weights in {paths.display_path(run.folder)} "
                           f"({run.problem or run.status}): train it with `repro run`, or give weights=FILE")
-    from repro.evaluation.evaluate import evaluate
-    from repro.weights import compose_for
-
-    config = compose_for(overrides, path) if names or run is None else compose(overrides)
+    config = compose_for(overrides, path)
     known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
     protocol = pick(own.get("protocol", known[0]), {name: name for name in known},
                     f"protocol with data.name={config.data.name}")
@@ -251,14 +216,14 @@ def combine_networks(options: argparse.Namespace) -> None:
 @command("weights import", "evaluate", "map a public checkpoint onto our network, for `repro eval`",
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
          argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
-                  help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152, vgg16, vgg19"),
+                  help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152"),
          argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
 def import_weights(options: argparse.Namespace) -> None:
     from repro import weights
 
     file = paths.user_path(options.file)
-    output = user_file(options.output, "imported", f"{file.stem}-{options.layout}.pt")
-    if options.output and output.exists():
+    output = paths.results_dir() / "imported" / f"{file.stem}-{options.layout}.pt"
+    if options.output and (output := paths.user_path(options.output)).exists():
         raise ConfigError(f"{options.output} is there already; give another --output")
     facts = weights.import_weights(file, options.layout, output)
     shown = paths.display_path(output)
@@ -267,13 +232,13 @@ def import_weights(options: argparse.Namespace) -> None:
 
 
 @command("weights export", "evaluate", "write the weights of a finished run as a plain file, with a model card",
-         argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"),
-         argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"))
+         argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"))
 def export_weights(options: argparse.Namespace) -> None:
     from repro import weights
     from repro.runs import find_run
 
-    path = weights.export_weights(find_run(options.run, paths.results_dir()), user_file(options.output, "exported"))
+    results = paths.results_dir()
+    path = weights.export_weights(find_run(options.run, results), results / "exported")
     print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
@@ -285,14 +250,10 @@ def show_status(options: argparse.Namespace) -> None:
     show_result(options, found, status_text(found))
 
 
-REFERENCE = flag("--reference", "from the committed runs only, beside them")
-
-
-@command("table", "results", "print and write a table",
-         argument("name", help="a table's name, or all"),
-         REFERENCE, flag("--check", "compare the committed tables with their runs"),
+@command("table", "results", "print and write a table", argument("name", help="a table's name, or all"), REFERENCE,
+         flag("--check", "compare the committed tables with their runs"),
          flag("--strict", "exit 4 if a result is worse than published or a row lacks runs"),
-         JSON, flag("--latex", "print LaTeX (booktabs)"))
+         JSON)
 def make_tables(options: argparse.Namespace) -> None:
     from repro.reporting import tables
 
@@ -305,13 +266,13 @@ def make_tables(options: argparse.Namespace) -> None:
         print(f"{len(names)} tables agree with the committed runs")
         return
     found, folder = runs_of(options.reference), output_folder("tables", options.reference)
-    form = "json" if options.json else "tex" if options.latex else "md"
+    form = "json" if options.json else "md"
     problems = [problem for name in names for problem in make_table(name, found, folder, form)]
     if problems and options.strict:
         raise ComparisonError("\n".join(problems))
 
 
-def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md") -> list[str]:
+def make_table(name: str, found: list[Any], folder: Path, form: str = "md") -> list[str]:
     """Print one table, write its files, and return what --strict objects to, a line each."""
     from repro.reporting.table import write
     from repro.reporting.tables import build
@@ -324,8 +285,8 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
     return table.problems
 
 
-@command("figure", "results", "draw a figure as SVG and PNG",
-         argument("name", help="a figure's name, or all"), REFERENCE)
+@command("figure", "results", "draw a figure as SVG and PNG", argument("name", help="a figure's name, or all"),
+         REFERENCE)
 def make_figures(options: argparse.Namespace) -> None:
     from repro.reporting import figures
 
@@ -334,14 +295,12 @@ def make_figures(options: argparse.Namespace) -> None:
         make_figure(name, found, output_folder("figures", options.reference))
 
 
-def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
-    """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.reporting.figures import draw, names
+def make_figure(name: str, found: list[Any], folder: Path) -> None:
+    """Draw one figure and say where it is."""
+    from repro.reporting.figures import draw
 
-    written = draw(name, found, folder)
-    others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
-    print(f"{name}: {', '.join(map(paths.display_path, written))}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
+    written = ", ".join(map(paths.display_path, draw(name, found, folder)))
+    print(f"{name}: {written or 'nothing to draw yet; no finished run of it (repro status)'}")
 
 
 @command("claims", "results", "check the paper's statements against the runs that are there",
@@ -362,13 +321,12 @@ def show_claims(options: argparse.Namespace) -> None:
 
 
 @command("report", "results", "one HTML page with tables, figures, claims and a card for each run",
-         flag("--reference", "from the committed runs only"),
-         argument("--output", metavar="FILE", help="where to (default: results/report.html)"))
+         flag("--reference", "from the committed runs only"))
 def write_report(options: argparse.Namespace) -> None:
     from repro.files import write_atomic
     from repro.reporting.report import report
 
-    path = user_file(options.output, "report.html").absolute()
+    path = paths.results_dir() / "report.html"
     write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path)}")
 
@@ -393,7 +351,7 @@ def show(options: argparse.Namespace) -> None:
         from repro.training.suite import measure_suite
 
         costs = measure_suite(names[0], [word for word in words if word not in names])
-        path = output_folder("bench", reference=False) / f"cost_{names[0]}.json"
+        path = paths.results_dir() / "bench" / f"cost_{names[0]}.json"
         write_json(path, costs)
         show_result(options, costs, f"written: {paths.display_path(path)}")
         return
@@ -409,8 +367,7 @@ def show(options: argparse.Namespace) -> None:
         from repro.training.suite import measure_cost
 
         cost = measure_cost(config)
-        found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"],
-                                  "precision": cost["precision"], "source": "computed from updates just measured"})
+        found["times"].insert(0, cost | {"seconds": cost["run_seconds"], "source": "computed from measured updates"})
     show_result(options, found, settings.facts_text(found))
 
 
@@ -428,8 +385,8 @@ def publish_run(options: argparse.Namespace) -> None:
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problems = [ensemble_problem(found, pool) for pool in runs_of()]
-        publish_ensemble(options.run, paths.results_dir(), next(filter(None, problems), None))
+        problems = filter(None, (ensemble_problem(found, pool) for pool in runs_of()))
+        publish_ensemble(options.run, paths.results_dir(), next(problems, None))
     else:
         publish(options.run, paths.results_dir())
     runs = runs_of(reference=True)
@@ -440,8 +397,7 @@ def publish_run(options: argparse.Namespace) -> None:
     print("the reference tables and figures are up to date with it")
 
 
-@command("data", "data", "fetch or verify a data set",
-         argument("action", choices=["fetch", "verify"]),
+@command("data", "data", "fetch or verify a data set", argument("action", choices=["fetch", "verify"]),
          argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"]),
          argument("words", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
@@ -455,32 +411,30 @@ def manage_data(options: argparse.Namespace) -> None:
             raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
                               "then `repro data verify imagenet data.root=FOLDER`")
         verify(paths.data_dir(data.root), data.wiring_test)
-    elif options.action == "fetch":
+        return
+    root = data_root(options.words)
+    if options.action == "fetch":
         from repro.data.fetch import fetch
 
-        fetch(data_root(options.words))
+        fetch(root)
     else:
-        from repro.data import cifar10_files
+        from repro.data.cifar10_files import folder_in, load
 
-        root = data_root(options.words)
-        sha256 = cifar10_files.load(root).sha256
-        print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
-              f"(content {sha256})")
+        sha256 = load(root).sha256
+        print(f"{folder_in(root)}: every image and label agrees with the published SHA-256 (content {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
-         argument("words", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"),
-         flag("--full", "verify the data set byte for byte, too"), JSON)
+         argument("words", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"), JSON)
 def check(options: argparse.Namespace) -> None:
     """`repro check`; ComparisonError (4) if a check fails."""
     root = data_root(options.words)
-    from repro.checks import installation
+    from repro.checks.installation import perform
 
     results = []
-    for name, one in installation.checks(root, options.full).items():
-        results.append(installation.perform(name, one))
-        if not options.json:
-            print(results[-1], flush=True)
+    for one in perform(root):
+        results.append(one)
+        logger.info(str(one))
     failed = [one.check for one in results if one.status == FAIL]
     show_result(options, {"failed": len(failed), "checks": [asdict(one) for one in results]},
                 f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
@@ -499,12 +453,10 @@ def check_records(options: argparse.Namespace) -> None:
     folders = [paths.user_path(name) for name in options.folders]
     others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found = {paths.display_path(folder): check_record(folder, others) for folder in folders}
-    show_result(options, [{"folder": name, "checks": [asdict(one) for one in results]}
-                          for name, results in found.items()],
+    show_result(options, {name: [asdict(one) for one in results] for name, results in found.items()},
                 "\n".join("\n  ".join([name, *map(str, results)]) for name, results in found.items()))
-    if failed := [f"{name}: checks that fail: {wrong}" for name, results in found.items()
-                  if (wrong := ", ".join(one.check for one in results[:-1] if one.status == FAIL))]:
-        raise ComparisonError("\n".join(failed))
+    if failed := [name for name, results in found.items() if results[-1].status == FAIL]:
+        raise ComparisonError(f"records that fail: {', '.join(failed)}")
 
 
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",
@@ -513,20 +465,16 @@ def check_records(options: argparse.Namespace) -> None:
                        "ImageNet's images are read"),
          argument("--nets", type=lambda text: [int(word) for word in text.split(",")], default=(), metavar="20,56",
                   help="networks of so many layers"),
-         argument("--contenders", type=lambda text: text.split(","), default=(),
-                  metavar="repro,eager_loop,reduce_overhead,dataloader", help="who trains them"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
          argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
-         JSON, flag("--reference", "write into results/reference/bench"))
+         JSON)
 def run_bench(options: argparse.Namespace) -> None:
     """`repro bench` and `repro bench input`."""
-    if options.reference and (options.quick or options.max_seconds is not None):
-        raise ConfigError("--reference: takes no --quick and no --max-seconds")
     from repro import bench
 
     length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
     record = (bench.bench_input(data_root(options.words[1:]), **length) if options.words[:1] == ["input"] else
-              bench.bench(options.words, options.nets, options.contenders, **length))
-    path = bench.save(record, output_folder("bench", options.reference))
+              bench.bench(options.words, options.nets, **length))
+    path = bench.save(record, paths.results_dir() / "bench")
     show_result(options, record, f"\n{bench.render(record)}")
     logger.info(f"written: {paths.display_path(path)}")

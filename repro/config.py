@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from difflib import SequenceMatcher
 from enum import Enum
 from fractions import Fraction
 from math import ceil
@@ -33,7 +34,6 @@ from repro import hydra_cli
 from repro.errors import ConfigError
 from repro.paths import conf_dir, results_dir
 from repro.schema import FIELDS, Architecture, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
-from repro.wording import nearest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -59,9 +59,15 @@ def experiments() -> list[str]:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """'; did you mean ...?' for a misspelled word, or nothing."""
-    meant = nearest(word, known)
-    return f"; did you mean {meant}?" if meant else ""
+    """'; did you mean ...?' with the known name that holds a misspelled word, is like it, or like its end; or ''."""
+    def likeness(known_name: str) -> tuple[float, bool]:
+        typed, name = word.casefold(), known_name.casefold()
+        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
+        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
+
+    best = max(known, key=likeness, default="")
+    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""
 
 
 def override(key: str, value: Any) -> str:

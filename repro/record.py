@@ -7,8 +7,8 @@ from msgspec import Meta, Struct
 
 from repro.config import read_config
 from repro.errors import ConfigError
+from repro.paths import escape
 from repro.schema import Precision, RunConfig
-from repro.wording import escape
 
 SCHEMA = 1
 Text = Annotated[str, Meta(max_length=10_000)]

@@ -4,20 +4,19 @@ Each check returns a status and what it has found, in words; whatever it raises 
 """
 
 import contextlib
-import hashlib
 import io
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
 
-from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, join, version_problems
+from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, check_versions, join
 from repro.checks.record import golden_parameters
 from repro.config import compose, experiments, paper_config
 from repro.data import cifar10_files
@@ -42,33 +41,29 @@ TINY_RUN = ("experiment=cifar_resnet110", "data=synthetic", "model.blocks_per_st
             "machine.precision=fp32", "engine=eager")
 
 
-def checks(root: Path, full: bool) -> dict[str, Callable[[], Found]]:
-    """All checks by name, in their order. root: the folder of the data sets; full: verify them byte for byte."""
-    return {"versions": versions, "device": device, "disk": disk, "CIFAR-10": lambda: cifar10(root, full),
-            "golden counts": golden_counts, "torchvision": torchvision_outputs, "exact resume": exact_resume,
-            "committed tables": committed_tables}
-
-
-def perform(name: str, check: Callable[[], Found]) -> CheckResult:
-    """Carry a check out. One that breaks down has failed."""
-    began = time.monotonic()
-    try:
-        status, text = check()
-    except ReproError as error:
-        status, text = FAIL, str(error)
-    except Exception as error:
-        status, text = FAIL, f"broke down: {type(error).__name__}: {error}"
-    return CheckResult(name, status, " ".join(text.split()), time.monotonic() - began)
+def perform(root: Path) -> Iterator[CheckResult]:
+    """Carry out each check in turn. One that breaks down has failed. root: the folder of the data sets."""
+    checks: dict[str, Callable[[], Found]] = {
+        "versions": versions, "device": device, "disk": disk, "CIFAR-10": partial(cifar10, root),
+        "golden counts": golden_counts, "torchvision": torchvision_outputs, "exact resume": exact_resume,
+        "committed tables": committed_tables}
+    for name, check in checks.items():
+        began = time.monotonic()
+        try:
+            status, text = check()
+        except Exception as error:
+            kind = "" if isinstance(error, ReproError) else f"broke down: {type(error).__name__}: "
+            status, text = FAIL, f"{kind}{error}"
+        yield CheckResult(name, status, " ".join(text.split()), time.monotonic() - began)
 
 
 def versions() -> Found:
-    """This package, its commit, and the packages that it needs."""
+    """This package, its commit, and the packages that compute."""
+    check_versions()
     code = code_version()
     packages = ", ".join(f"{name} {number}" for name, number in package_versions().items())
     changes = " with uncommitted changes" if code["dirty"] else ""
-    problems = list(version_problems().values())
-    return FAIL if problems else OK, join(problems) or (
-        f"repro {code['repro']}, commit {(code['commit'] or 'unknown')[:12]}{changes}, {packages}")
+    return OK, f"repro {code['repro']}, commit {(code['commit'] or 'unknown')[:12]}{changes}, {packages}"
 
 
 def device() -> Found:
@@ -93,15 +88,12 @@ def disk() -> Found:
         f"{free} MB free for {display_path(folder)}; ResNet-1202 takes {ENOUGH_DISK} MB")
 
 
-def cifar10(root: Path, full: bool) -> Found:
-    """CIFAR-10 is there and, if `full`, every pixel and label is that of the published files."""
+def cifar10(root: Path) -> Found:
+    """CIFAR-10 is there."""
     place = cifar10_files.folder_in(root)
     if not os.path.isdir(place):
         return SKIPPED, f"not in {display_path(root)}; `repro data fetch cifar10` fetches it, suites do so themselves"
-    if not full:
-        return OK, f"in {display_path(place)}; each run verifies what it reads (now: --full)"
-    cifar10_files.load(root)  # DataError if a hash differs
-    return OK, f"whole, in {display_path(place)}"
+    return OK, f"in {display_path(place)}; each run verifies what it reads (now: `repro data verify`)"
 
 
 def golden_counts() -> Found:
@@ -111,7 +103,7 @@ def golden_counts() -> Found:
         config = paper_config(name)
         with torch.device("meta"):
             found = sum(parameter.numel() for parameter in build_model(config.model).parameters())
-        if (due := golden_parameters(config)) not in (None, found):  # VGG's is not there
+        if (due := golden_parameters(config)) not in (None, found):
             wrong.append(f"{name} has {found} parameters, not {due}")
     return FAIL if wrong else OK, join(wrong) or f"parameters of the networks of {len(experiments())} experiments"
 
@@ -143,7 +135,6 @@ class StopAfterThree(StopRequest):
 
     @property
     def reason(self) -> str | None:
-        """As if SIGTERM had come."""
         self.looks += 1
         return "SIGTERM" if self.looks > 0 else None
 
@@ -152,22 +143,16 @@ def exact_resume() -> Found:
     """Train the smallest network on synthetic images twice, once with an interruption: the same bits."""
     with (tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()),
           contextlib.redirect_stdout(io.StringIO())):
-        tiny = [*TINY_RUN, f"results={folder}/resumed"]
+        resumed, whole = (plan(compose([*TINY_RUN, f"results={folder}/{name}"])) for name in ("resumed", "whole"))
         with contextlib.suppress(Stopped):
-            train_here(plan(compose(tiny)), StopAfterThree())
-        resumed, whole = train(tiny), train([*TINY_RUN, f"results={folder}/whole"])
-    expected = whole | {"sessions": 2}
-    wrong = [name for name in expected if resumed.get(name) != expected[name]]
-    return FAIL if wrong else OK, join(wrong) or f"8 updates: history and {len(whole) - 2} tensors, bit for bit"
-
-
-def train(overrides: list[str]) -> dict[str, Any]:
-    """Train to the end: how many sessions it took, the history, and the SHA-256 of every tensor."""
-    done = run(plan(compose(overrides)))
-    state = torch.load(done.folder / "weights.pt", weights_only=True)
-    return {"sessions": len(done.record.sessions) if done.record else 0,
-            "history.csv": (done.folder / "history.csv").read_text(encoding="utf-8"),
-            **{name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.items()}}
+            train_here(resumed, StopAfterThree())
+        ends = [run(one) for one in (resumed, whole)]
+        weights, expected = (torch.load(end.folder / "weights.pt", weights_only=True) for end in ends)
+        wrong = [name for name, value in expected.items()
+                 if weights[name].numpy().tobytes() != value.numpy().tobytes()]
+        wrong += ["history.csv"] if ends[0].history() != ends[1].history() else []
+        wrong += ["the interruption"] if len(ends[0].record.sessions if ends[0].record else ()) != 2 else []
+    return FAIL if wrong else OK, join(wrong) or f"8 updates: history and {len(expected)} tensors, bit for bit"
 
 
 def committed_tables() -> Found:

@@ -28,13 +28,13 @@ from repro.config import (
 )
 from repro.config import settings as hashed_settings
 from repro.errors import ConfigError
+from repro.files import duration
 from repro.paths import display_path
 from repro.record import Session
 from repro.reporting.select import RunSet
 from repro.reporting.status import measured_times
 from repro.runs import Run, run_folder
 from repro.schema import CIFAR10, CLASSES, IMAGENET, Family, LrPolicy, Precision, RunConfig
-from repro.wording import duration
 
 
 def sources(files: Sequence[Path]) -> dict[str, str]:

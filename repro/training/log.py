@@ -21,7 +21,7 @@ from repro.config import to_dict
 from repro.data.loader import progress
 from repro.devices import describe, out_of_memory, peak_memory, synchronize
 from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
-from repro.files import append_text, utc_now
+from repro.files import append_text, duration, utc_now
 from repro.paths import display_path
 from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
 from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, history_columns
@@ -31,7 +31,6 @@ from repro.training import checkpoint
 from repro.training.distributed import first_line
 from repro.training.execution import Execution
 from repro.training.plan import Plan
-from repro.wording import duration
 
 logger = logging.getLogger(__name__)
 # What bits depend on; a CPU's name tells its threads.

@@ -19,9 +19,9 @@ from repro.devices import describe, place, resolve, restore_settings, set_up, sy
 from repro.errors import ConfigError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.ensemble import combine
 from repro.evaluation.evaluate import evaluate
-from repro.files import utc_now
+from repro.files import duration, utc_now
 from repro.models import build_model
-from repro.paths import data_dir, display_path, reference_dir
+from repro.paths import data_dir, display_path, reference_dir, results_dir
 from repro.provenance import code_version, machine, package_versions
 from repro.reporting import select, status
 from repro.runs import read_run
@@ -33,17 +33,17 @@ from repro.training.launch import run
 from repro.training.plan import Plan, plan
 from repro.training.schedule import Schedule
 from repro.training.step import TrainStep, batch_norm_group
-from repro.wording import duration
 
 logger = logging.getLogger(__name__)
 
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
-              command: list[str]) -> tuple[paper.Preset, list[ReproError]]:
+              command: list[str]) -> tuple[paper.Preset, Path, list[ReproError]]:
     """Run every experiment of a suite under a preset; finished runs are skipped, interrupted ones go on.
 
     preset `auto` is `paper` on CUDA, else `short`. Returns the preset, which names the tables and figures that it
-    feeds, and the errors of `run_each`. `max_seconds` in the overrides bounds the whole suite, its tests included.
+    feeds, the folder of its results, and the errors of `run_each`. `max_seconds` in the overrides bounds the whole
+    suite, its tests included.
     """
     suite = paper.suite(name)
     logger.info(f"suite {suite.name}: {suite.question}")
@@ -60,7 +60,7 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
         evaluate_finished(suite, plans, overrides, stop)
-    return preset, failures
+    return preset, results_dir(configs[0].results), failures
 
 
 def choose_preset(suite: paper.Suite, asked: str, overrides: list[str]) -> str:
