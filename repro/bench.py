@@ -12,14 +12,13 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import count, islice
-from multiprocessing.connection import Connection
+from itertools import count, islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,23 +26,21 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
+from repro import devices, files
 from repro.config import compose
+from repro.data import crops
 from repro.data.augment import normalize
 from repro.data.cifar10 import DeviceData, per_pixel_mean
-from repro.data.crops import open_rgb, random_crop
 from repro.data.loader import cores_here
 from repro.data.random import training_draws
-from repro.devices import AUTOCAST, autocast, describe, place, resolve, set_up, synchronize
-from repro.errors import ConfigError, ReproError
-from repro.files import utc_now, write_atomic, write_json
+from repro.devices import resolve, set_up, synchronize
+from repro.errors import ReproError
 from repro.models import build_model
-from repro.provenance import code_version, machine, package_versions
 from repro.schema import Precision, RunConfig
 from repro.stopping import end_with_parent
-from repro.training.execution import Execution
+from repro.training.distributed import first_line
 from repro.training.inputs import DeviceInput
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group
+from repro.training.step import Execution, TrainStep, batch_norm_group
 from repro.training.suite import best_seconds
 
 logger = logging.getLogger(__name__)
@@ -51,25 +48,21 @@ Record = dict[str, Any]
 TRAINERS = {
     "repro": "this project's step, data on the device",
     "eager_loop": "a usual loop with torch.optim.SGD, data on the device, its mini-batches made as ours are",
-    "reduce_overhead": "the same loop, its network under torch.compile(mode='reduce-overhead')",
     "dataloader": "a usual loop, DataLoader with a worker for each core, torchvision's transforms of PIL images"}
 READERS = {
     "plain": "torchvision's ImageFolder and transforms: the whole Pillow image resized, then cropped, float32",
     "pillow": "this project: only what the crop shows is resized; uint8, color and mean are left to the device"}
 IMAGES = 50_000  # as many as CIFAR-10 has
-LONGEST = 1800.0  # seconds of one process; Choice: compiling 110 layers takes minutes on a few cores
+LONGEST = 1800.0  # Choice: seconds of one process
 
 
-def bench(overrides: Sequence[str], nets: Sequence[int] = (), contenders: Sequence[str] = (), quick: bool = False,
+def bench(overrides: Sequence[str], nets: Sequence[int] = (), quick: bool = False,
           max_seconds: float = math.inf) -> Record:
-    """Measure contenders on networks of these depths, by default what suits the device. Raises ConfigError."""
+    """Measure networks of these depths, by default what suits the device. Raises ConfigError."""
     # With this rate networks of every depth learn the made images in a few updates, whose time doesn't depend on it.
     words = ["experiment=cifar_resnet20", "train.lr=0.01", *overrides]
     config = resolve(compose(words))
     cuda = config.machine.device.name == "cuda"
-    contenders = contenders or (["repro", "dataloader"] if quick else [*TRAINERS])
-    if unknown := [name for name in contenders if name not in TRAINERS]:
-        raise ConfigError(f"no contender {unknown[0]!r}; there are: {', '.join(TRAINERS)}")
     jobs: dict[str, tuple[Any, ...]] = {"device": (measure_device, config)}
     least = {}
     for depth in nets or ((20,) if quick else (20, 56, 110) if cuda else (20, 56)):
@@ -77,8 +70,8 @@ def bench(overrides: Sequence[str], nets: Sequence[int] = (), contenders: Sequen
         net = f"{'plain' if own.model.family.name == 'plain' else 'ResNet'}-{depth}"
         least[net] = least_work(own)
         steps = 3 if quick else 300 if cuda else 20
-        jobs |= {f"{net} {name}": (train, name, own, steps) for name in contenders}
-    return {"bench": "training", "device": describe(torch.device(config.machine.device.name)),
+        jobs |= {f"{net} {name}": (train, name, own, steps) for name in TRAINERS if not quick or name != "eager_loop"}
+    return {"bench": "training", "device": devices.describe(torch.device(config.machine.device.name)),
             "precision": config.machine.precision.name, "overrides": [*overrides], "least": least,
             "mini_batch_size": config.train.mini_batch_size, **run_rounds(jobs, quick, max_seconds)}
 
@@ -87,55 +80,39 @@ def bench_input(root: Path, quick: bool = False, max_seconds: float = math.inf) 
     """Measure how fast a core reads the images of the class folders below `root`, or below its val/."""
     folder = root / "val" if (root / "val").is_dir() else root
     jobs = {name: (read, name, folder, 60 if quick else 400) for name in READERS}
-    return {"bench": "input", "device": describe(torch.device("cpu")).split(",")[0],
+    return {"bench": "input", "device": devices.describe(torch.device("cpu")).split(",")[0],
             **run_rounds(jobs, quick, max_seconds)}
 
 
 def run_rounds(jobs: dict[str, tuple[Any, ...]], quick: bool, max_seconds: float) -> Record:
     """What each job gave in each round, in turn; one that fails is not tried again. All ends within `max_seconds`."""
-    head = {"quick": quick, "utc": utc_now(), "load_average": os.getloadavg()[0], "code": code_version(),
-            "versions": package_versions(), "machine": machine()}
+    head = {"quick": quick, "utc": files.utc_now(), "load_average": os.getloadavg()[0], "code": devices.code_version(),
+            "versions": devices.package_versions(), "machine": devices.machine()}
     ends, results, failed = time.monotonic() + max_seconds, {name: list[Record]() for name in jobs}, dict[str, str]()
-    for number in range(1, 3 if quick else 6):
-        for name, job in jobs.items():
-            left = min(LONGEST, ends - time.monotonic())
-            if name not in failed and left > 0:
-                result = fresh_process(left, *job)
-                if "failed" in result:
-                    failed[name] = result["failed"]
-                else:
-                    results[name].append(result)
-                logger.info(f"round {number}: {name}: {', '.join(f'{key} {value}' for key, value in result.items())}")
+    for number, name in product(range(1, 3 if quick else 6), jobs):
+        left = min(LONGEST, ends - time.monotonic())
+        if name not in failed and left > 0:
+            try:
+                results[name].append(fresh_process(left, *jobs[name]))
+                logger.info(f"round {number}: {name}: {results[name][-1]}")
+            except Exception as error:  # of any kind: the other contenders go on
+                failed[name] = f"{type(error).__name__}: {first_line(error)}"
+                logger.info(f"round {number}: {name} failed: {failed[name]}")
     if not any(results.values()):
         raise ReproError(f"nothing was measured: {failed or 'no time'}")
     return {**head, "results": results, "failed": failed}
 
 
-def fresh_process(seconds: float, *job: Any) -> Record:
-    """What a function returns for its arguments in a process of its own, or {"failed": reason}."""
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=answer, args=(sender, os.getpid(), *job))
-    process.start()
-    sender.close()
-    try:
-        result: Record = receiver.recv() if receiver.poll(seconds) else {"failed": f"no result in {seconds:.0f} s"}
-    except EOFError:
-        process.join()
-        result = {"failed": f"exit code {process.exitcode}"}
-    process.kill()
-    process.join()
-    return result
-
-
-def answer(sender: Connection, parent: int, function: Callable[..., Record], *arguments: Any) -> None:
-    """Call the function in this process, which ends with its parent, and send what it returns."""
-    end_with_parent(parent, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        sender.send(function(*arguments))
-    except Exception as error:  # as text: those of compilers can't be sent
-        sender.send({"failed": f"{type(error).__name__}: {(str(error).splitlines() or ['?'])[0]}"})
+def fresh_process(seconds: float, function: Callable[..., Record], *arguments: Any) -> Record:
+    """What a function returns in a process of its own. TimeoutError, BrokenProcessPool, or the function's error."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent,
+                             (os.getpid(), signal.SIGKILL)) as pool:
+        try:
+            return pool.submit(function, *arguments).result(seconds)
+        except Exception:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def train(contender: str, config: RunConfig, steps: int) -> Record:
@@ -149,17 +126,14 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
     expected = float(F.cross_entropy(model(shared), labels).detach())
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-        with autocast(device, config.machine.precision):
+        with devices.autocast(device, config.machine.precision):
             logits = model(images.to(device, non_blocking=True))
         return F.cross_entropy(logits.float(), labels.to(device, non_blocking=True))
 
     if ours:
-        execution = Execution(TrainStep(place(model, config, device), data, config, Schedule.of(config)), config)
+        execution = Execution(TrainStep(devices.place(model, config, device), data, config))
         kind, advance = execution.kind, execution.advance
     else:
-        if contender == "reduce_overhead":
-            kind = "torch.compile"
-            model.compile(mode="reduce-overhead")
         optimizer = torch.optim.SGD(model.parameters(), config.train.lr, config.train.momentum,
                                     weight_decay=config.train.weight_decay)
         batches = loader_batches(data, config) if contender == "dataloader" else device_batches(data, config)
@@ -217,7 +191,7 @@ def loader_batches(data: DeviceData, config: RunConfig) -> Iterator[tuple[Tensor
         yield from loader
 
 
-def collate(transform: transforms.Compose, images: list[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:
+def collate(transform: transforms.Compose, images: list[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
     """A mini-batch of images uint8 (32, 32, 3) and labels."""
     return torch.stack([transform(image) for image, _ in images]), torch.tensor([label for _, label in images])
 
@@ -228,36 +202,33 @@ def measure_device(config: RunConfig) -> Record:
     size = 8192 if device.type == "cuda" else 2048
     source = torch.rand(4 * size, 4 * size, device=device)  # random: what a device draws, and its clock, depends on it
     target = torch.empty_like(source)
-    left = source[:size, :size].to(AUTOCAST.get(config.machine.precision, torch.float32)).contiguous()
+    left = source[:size, :size].to(devices.AUTOCAST.get(config.machine.precision, torch.float32)).contiguous()
     return {"bytes_per_second": 2 * 4 * source.numel() / best_seconds(lambda: target.copy_(source), device, 20),
             "operations_per_second": 2 * size**3 / best_seconds(lambda: left @ left, device, 20)}
 
 
 def least_work(config: RunConfig) -> dict[str, int]:
-    """Bytes that an update must move and operations that it must do, by the shapes of all layers.
-
-    A convolution that reads X and writes Y: forward X + 4 Y, as batch normalization needs the whole mini-batch, so that
-    its statistics are a pass of their own; backward 7 Y + 2 X (no gradient of the first X). An addition: 2 Y. Weights,
-    in 4 bytes, 8 times. Not counted: input, pooling, last layer. Backward has two products where forward has one.
-    """
-    elements = multiply_adds = 0
+    """Bytes that an update must move and operations that it must do, by the shapes of the layers but the last."""
+    elements = operations = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal elements, multiply_adds
+        nonlocal elements, operations
         if isinstance(module, nn.Conv2d):
+            # Reads X, writes Y; batch normalization needs all of a mini-batch, so its statistics are a pass of their
+            # own: forward X + 4 Y. Backward 7 Y + 2 X, without a gradient of the images, and two products for one.
             elements += (2 if module is model.conv1 else 3) * inputs[0].numel() + 11 * output.numel()
-            multiply_adds += output.numel() * module.weight[0].numel()
+            operations += 3 * 2 * output.numel() * module.weight[0].numel()
         elif getattr(module, "shortcut", None) is not None:
-            elements += 2 * output.numel()
+            elements += 2 * output.numel()  # the addition
 
     with torch.device("meta"):
         model = build_model(config.model)
         for module in model.modules():
             module.register_forward_hook(add)
         model(torch.empty(config.train.mini_batch_size, 3, 32, 32))
-    size = 2 if config.machine.precision in AUTOCAST else 4
-    return {"bytes": size * elements + 8 * 4 * sum(p.numel() for p in model.parameters()),
-            "operations": 3 * 2 * multiply_adds}
+    size = 2 if config.machine.precision in devices.AUTOCAST else 4
+    weights = sum(p.numel() for p in model.parameters())  # moved 8 times, in 4 bytes
+    return {"bytes": size * elements + 8 * 4 * weights, "operations": operations}
 
 
 def read(contender: str, root: Path, images: int) -> Record:
@@ -273,7 +244,8 @@ def read(contender: str, root: Path, images: int) -> Record:
             if contender == "plain":
                 folder[number % len(folder)]
             else:
-                random_crop(open_rgb(Path(folder.samples[number % len(folder)][0])), side, top, left, flip, 224)
+                image = crops.open_rgb(Path(folder.samples[number % len(folder)][0]))
+                crops.random_crop(image, side, top, left, flip, 224)
 
     read_all()
     began, used = time.perf_counter(), time.process_time()
@@ -287,8 +259,8 @@ def save(record: Record, folder: Path) -> Path:
     device = re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
     name = f"bench_{device}_{record['precision']}" if record["bench"] == "training" else f"bench_input_{device}"
     path = folder / f"{name}{'_quick' * record['quick']}.json"
-    write_json(path, record)
-    write_atomic(path.with_suffix(".md"), render(record))
+    files.write_json(path, record)
+    files.write_atomic(path.with_suffix(".md"), render(record))
     return path
 
 
@@ -308,12 +280,12 @@ def render(record: Record) -> str:
                          f"{median(one['images_per_second'] for one in rounds):,.0f}",
                          f"{median(values) / median(others):.2f}" if others else "-"])
     if rates := results.get("device"):
-        copy, product = (median(one[rate] for one in rates) for rate in ("bytes_per_second", "operations_per_second"))
+        copy, multiply = (median(one[rate] for one in rates) for rate in ("bytes_per_second", "operations_per_second"))
         for net, least in record["least"].items():
-            for floor, seconds in (("byte", least["bytes"] / copy), ("compute", least["operations"] / product)):
+            for floor, seconds in (("byte", least["bytes"] / copy), ("compute", least["operations"] / multiply)):
                 rows.append([f"{net} {floor} floor", "computed", f"{1000 * seconds:.4g}", "-", "-", "-"])
         notes.append(f"floors: least traffic and operations of an update at a copy's {copy / 1e9:.1f} GB/s and a "
-                     f"matrix product's {product / 1e12:.3f} TFLOP/s, measured here; a cache can be faster")
+                     f"matrix product's {multiply / 1e12:.3f} TFLOP/s, measured here; a cache can be faster")
     notes += [f"{name} failed: {reason}" for name, reason in record["failed"].items()]
     about = {**record["versions"], **record["code"], **record["machine"], "utc": record["utc"],
              "load average": f"{record['load_average']:.2f}"}

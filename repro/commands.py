@@ -111,11 +111,11 @@ def run(options: argparse.Namespace) -> int:
     from repro.config import compose, sweep, with_config_dir
 
     def train(config: Any) -> None:
-        from repro.training import launch
-        from repro.training.plan import plan
+        from repro.training import train as training
+        from repro.training.distributed import plan
 
         with show_messages():  # also in the processes of a launcher
-            launch.run(plan(config, options.command))
+            training.run(plan(config, options.command))
 
     words = with_config_dir(options.words)
     if any(word.startswith("-") for word in words):
@@ -380,15 +380,14 @@ def publish_run(options: argparse.Namespace) -> None:
     from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
-    from repro.runs import ENSEMBLES, publish, publish_ensemble
+    from repro.runs import ENSEMBLES, publish
 
+    problems = list[str | None]()
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problems = filter(None, (ensemble_problem(found, pool) for pool in runs_of()))
-        publish_ensemble(options.run, paths.results_dir(), next(problems, None))
-    else:
-        publish(options.run, paths.results_dir())
+        problems = [ensemble_problem(found, pool) for pool in runs_of()]
+    publish(options.run, paths.results_dir(), next(filter(None, problems), None))
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")

@@ -43,7 +43,7 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "data.on_bad": "fail"}
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
@@ -290,6 +290,8 @@ def fill_section(recorded: Any, section: Any, prefix: str) -> dict[str, Any]:
         key = f"{prefix}{name}".removeprefix("config.")
         if REMOVED.get(key, recorded) not in (ANY, recorded[name]):
             raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
+    if result.get("engine") == "compile":  # of earlier versions; it changed no number
+        result["engine"] = "auto"
     return result
 
 

@@ -1,23 +1,33 @@
-"""Devices and precision: what `auto` means here, how torch is set up for it, and how it is described in a record."""
+"""Devices and precision: what `auto` means here, how torch is set up for it; what records say of all that computes."""
 
-import contextlib
 import ctypes
+import hashlib
 import os
 import platform
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from repro import __version__
 from repro.errors import ConfigError
+from repro.paths import TREE, in_tree
 from repro.schema import Device, Engine, MachineConfig, Precision, RunConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+CUDNN: Any = torch.backends.cudnn
+FP32: list[Any] = [torch.backends.cuda.matmul, CUDNN.conv, CUDNN.rnn]  # torch's newer interface
 
 
 def find_device(asked: Device) -> Device:
@@ -48,10 +58,10 @@ def resolve(config: RunConfig) -> RunConfig:
         if device is Device.mps or (machine.device is Device.auto and device is Device.cpu):
             raise ConfigError(f"devices={devices}: {devices} asked, 1 found (no CUDA device here); "
                               f"machine.device=cpu starts {devices} processes on the CPU, devices=1 one")
-        if engine in (Engine.graph, Engine.compile):
-            raise ConfigError(f"engine={engine.name}: with one device only; engine=eager takes several")
+        if engine is Engine.graph:
+            raise ConfigError("engine=graph: with one device only; engine=eager takes several")
         engine = Engine.eager
-    if engine is Engine.auto:  # Choice: compiled blocks measured no faster on CPUs and are not measured on a GPU yet
+    if engine is Engine.auto:
         engine = Engine.graph if device is Device.cuda else Engine.eager
     channels_last = machine.channels_last
     if channels_last is None:  # measured faster on CPUs; Choice: on CUDA where tensor cores compute, which want it
@@ -66,13 +76,12 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     set_tf32(machine.precision is Precision.tf32)
-    torch.backends.cudnn.benchmark = not machine.deterministic
+    CUDNN.benchmark = not machine.deterministic
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read at its first use
-    if torch.are_deterministic_algorithms_enabled() != machine.deterministic:  # the call loads the compiler
-        torch.use_deterministic_algorithms(machine.deterministic)
+    set_deterministic(machine.deterministic)
     if machine.device is Device.cpu and allocator:
-        with contextlib.suppress(OSError, AttributeError):  # of glibc only
+        with suppress(OSError, AttributeError):  # of glibc only
             mallopt = ctypes.CDLL("libc.so.6").mallopt
             for threshold in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: each step else takes thousands of faults
                 mallopt(threshold, 1 << 30)
@@ -84,10 +93,9 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
-def fp32_operations() -> list[Any]:
-    """Where torch's newer interface keeps the fp32 precision of matrix products and of cuDNN."""
-    cudnn: Any = torch.backends.cudnn
-    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+def set_deterministic(on: bool) -> None:
+    if torch.are_deterministic_algorithms_enabled() != on:  # the call loads the compiler
+        torch.use_deterministic_algorithms(on)
 
 
 def set_tf32(on: bool) -> None:
@@ -95,34 +103,28 @@ def set_tf32(on: bool) -> None:
 
     The older one's getters raise where the two disagree, also within torch's compiler and torch.export.
     """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
-    for operation in fp32_operations():
+    torch.backends.cuda.matmul.allow_tf32 = CUDNN.allow_tf32 = on
+    for operation in FP32:
         operation.fp32_precision = "tf32" if on else "ieee"
 
 
-@contextlib.contextmanager
+@contextmanager
 def restore_settings() -> Iterator[None]:
     """Leave torch's process-wide settings (see `set_up`) as they were before."""
-    operations = [*fp32_operations(), torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
-    precisions = [operation.fp32_precision for operation in operations]
     products, convolutions = "highest", True  # torch's own, where its interfaces disagree
-    with contextlib.suppress(RuntimeError):
+    with suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
-    with contextlib.suppress(RuntimeError):
-        convolutions = torch.backends.cudnn.allow_tf32
-    benchmark, threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    try:
+    with suppress(RuntimeError):
+        convolutions = CUDNN.allow_tf32
+    with ExitStack() as stack:  # its last entry is undone first: the newer interface has the last word
+        for operation in (*FP32, torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
+            stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
+        stack.callback(setattr, CUDNN, "allow_tf32", convolutions)
+        stack.callback(torch.set_float32_matmul_precision, products)
+        stack.callback(setattr, CUDNN, "benchmark", CUDNN.benchmark)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(set_deterministic, torch.are_deterministic_algorithms_enabled())
         yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
-        for operation, precision in zip(operations, precisions, strict=True):
-            operation.fp32_precision = precision
-        torch.backends.cudnn.benchmark = benchmark
-        torch.set_num_threads(threads)
-        if torch.are_deterministic_algorithms_enabled() != deterministic:
-            torch.use_deterministic_algorithms(deterministic)
 
 
 def memory_format(machine: MachineConfig) -> torch.memory_format:
@@ -135,14 +137,9 @@ def place(model: Model, config: RunConfig, device: torch.device) -> Model:
     return model.to(device).to(memory_format=memory_format(config.machine))
 
 
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """16-bit autocast for bf16 and fp16, nothing for fp32 and tf32."""
-    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else contextlib.nullcontext()
-
-
-def force_eager(compiled: bool) -> contextlib.AbstractContextManager[Any]:
-    """Compiled modules run as they are written, where there are any."""
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
 
 
 def out_of_memory(error: BaseException | None) -> BaseException | None:
@@ -162,11 +159,6 @@ def synchronize(device: torch.device, all_streams: bool = False) -> None:
         torch.mps.synchronize()
 
 
-def new_stream(device: torch.device) -> torch.cuda.Stream:
-    """A CUDA stream of its own on this device."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
 def describe(device: torch.device) -> str:
     """The device in words, e.g. 'NVIDIA H200' or 'AMD EPYC 9R14, 2 threads'."""
     if device.type == "cuda":
@@ -174,7 +166,37 @@ def describe(device: torch.device) -> str:
     if device.type == "mps":
         return f"{platform.machine()} {platform.system()} GPU (mps)"
     name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         found = re.search(r"model name\s*:(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         name = found[1].strip() if found else name
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def code_version() -> dict[str, Any]:
+    """Commit and whether the tree differs from it; None where that can't be known (a wheel, no git and no COMMIT)."""
+    commit = dirty = None
+    if in_tree() and (TREE / ".git").exists():  # not the repository around a tree without its own
+        git = partial(subprocess.run, cwd=TREE, capture_output=True, text=True, timeout=20, check=True)
+        with suppress(OSError, subprocess.SubprocessError):
+            commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+            dirty = bool(git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout)
+    elif in_tree():  # COMMIT, of tools/borrowed_gpu: the commit, then lines of sha256sum for every tracked file
+        with suppress(OSError, ValueError):
+            head, *lines = (TREE / "COMMIT").read_text(encoding="utf-8").splitlines()
+            sums = [line.split("  ", 1) for line in lines]
+            if re.fullmatch(r"[0-9a-f]{40}", head) and sums:
+                dirty = any(not (TREE / name).is_file() or
+                            hashlib.sha256((TREE / name).read_bytes()).hexdigest() != due for due, name in sums)
+                commit = head
+    return {"repro": __version__, "commit": commit, "dirty": dirty}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def machine() -> dict[str, Any]:
+    """Operating system, architecture and cores; never a host name."""
+    return {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count(),
+            "interpreter": sys.implementation.name}

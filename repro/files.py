@@ -3,7 +3,6 @@
 import csv
 import errno
 import fcntl
-import functools
 import hashlib
 import io
 import json
@@ -12,7 +11,6 @@ import secrets
 import shutil
 import socket
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -26,7 +24,6 @@ from repro.paths import display_path
 
 LOCK = "run.lock"
 LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
-NO_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF}
 _held: dict[Path, str] = {}  # the folders that this process holds, and what it wrote into their locks
 
 
@@ -42,11 +39,10 @@ def open_plain(path: Path) -> io.BufferedReader:
 def read_json(path: Path) -> Any:
     """What a plain file of JSON holds; OSError if it can't be read, ValueError if it holds anything else."""
     with open_plain(path) as file:
-        text = file.read()
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
+        try:
+            return msgspec.json.decode(file.read())
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(str(error)) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -81,55 +77,48 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return []
 
 
+@contextmanager
+def storage_errors(path: Path, size: int = 0) -> Iterator[None]:
+    """An OSError becomes a StorageError that names the file and, of a full disk, the bytes that are needed and free."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        need = f" ({size} bytes needed, {shutil.disk_usage(path.parent).free} free)" if full else ""
+        raise StorageError(f"can't write {display_path(path)}: {error.strerror}{need}") from error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't.
 
-    Of two processes that write it at once one has its way. Its folder is made, but never again while this process
-    holds it (`hold_lock`).
+    Its folder is made, but never again while this process holds it (`hold_lock`).
     """
     payload = data.encode() if isinstance(data, str) else data
     # In a folder that is held nobody else writes: what a killed process left half written is written over.
     held = check_held(path.parent)
     part = path.with_name(f".{path.name}.part" if held else f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with storage_errors(path, len(payload)):
         if not held:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise write_problem(path, len(payload), error) from error
+        try:
+            with part.open("wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
 def append_text(path: Path, text: str) -> None:
     """Append to a file so that it survives a power cut; StorageError if that fails."""
     check_held(path.parent)
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise write_problem(path, len(text.encode()), error) from error
-
-
-def write_problem(path: Path, size: int, error: OSError) -> StorageError:
-    """What to say where so many bytes could not be written; a disk or quota that is full with what is free."""
-    free = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with suppress(OSError):
-            free = f", {shutil.disk_usage(path.parent).free} free"
-    return StorageError(f"can't write {display_path(path)}: {error.strerror} ({size} bytes needed{free})")
-
-
-@functools.cache
-def say_once(text: str) -> None:
-    """Print a line on standard error that nobody needs twice."""
-    print(text, file=sys.stderr, flush=True)
+    with storage_errors(path, len(text)), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -161,27 +150,24 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
     """
     from filelock import FileLock, Timeout  # late: every command imports this module
 
-    path, kernel = folder / LOCK, True
+    path, taken = folder / LOCK, False
     with ExitStack() as stack:
-        try:
+        with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(FileLock(path, fallback_to_soft=False).acquire(LET_GO_SECONDS))
+            except Timeout:
+                taken = True
             except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                kernel = False
-                say_once(f"{display_path(folder)}: its file system can't lock files ({error.strerror}): two processes "
-                         "that begin there at the same moment are not surely kept apart")
+                raise StorageError(f"{display_path(folder)}: files there can't be locked ({error.strerror}); "
+                                   "results=DIR names another folder") from error
             before = read_object(path)
-            if before and not (kernel and before.get("host") == socket.gethostname()):
-                raise InUseError(f"{in_use_message(folder, before)}; if that process is gone, delete {path}")
+            if taken or (before and before.get("host") != socket.gethostname()):
+                advice = "" if taken else f"; if that process is gone, delete {path}"
+                raise InUseError(f"{display_path(folder)}: this run is in progress by pid {before.get('pid', '?')} on "
+                                 f"{before.get('host', '?')} since {before.get('since', '?')}{advice}")
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
             path.write_text(text, encoding="utf-8")
-        except Timeout:
-            raise InUseError(in_use_message(folder, read_object(path))) from None
-        except OSError as error:
-            raise StorageError(f"can't write {display_path(path)}: {error.strerror}") from error
         _held[folder] = text
         try:
             yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
@@ -195,17 +181,13 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
 
 
 def check_held(folder: Path) -> bool:
-    """Whether this process holds a folder, or one around it; StorageError if it has lost it.
-
-    What it would write then appears in another folder, or between what others write.
-    """
+    """Whether this process holds a folder, or one around it; StorageError if it has lost it."""
     holds = [held for held in _held if folder in (held, held.parent)]
     for held in holds:
-        try:
+        there = ""
+        with suppress(OSError):
             there = (held / LOCK).read_text(encoding="utf-8")
-        except OSError:
-            there = ""
-        if there != _held[held]:
+        if there != _held[held]:  # what it would write appears in another folder, or between what others write
             raise StorageError(f"{display_path(held)}: its {LOCK} is {'of another process' if there else 'gone'} in "
                                "mid-run: the folder was moved, removed or unmounted, or that file was deleted. Nothing "
                                "was written since; what this run has written must be back there before it goes on")
@@ -220,9 +202,3 @@ def holder(folder: Path) -> dict[str, Any] | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None  # the kernel would not give it while its holder lives
     return owner or None
-
-
-def in_use_message(folder: Path, owner: dict[str, Any]) -> str:
-    """One line that says who holds a run folder."""
-    return (f"{display_path(folder)}: this run is in progress by pid {owner.get('pid', '?')} "
-            f"on {owner.get('host', '?')} since {owner.get('since', '?')}")

@@ -1,22 +1,21 @@
 """Runs on disk: where they lie, their records, and the copy that is committed. Never imports torch.
 
 A run lives in `<results>/runs/<experiment>/seed<k>/`, or in `<experiment>@<identity>/seed<k>/` if any override changes
-its numbers. It holds config.yaml, run.json (the record), history.csv and timing.csv; while it is not finished also
-checkpoints, afterwards weights.pt.
+its numbers.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta, Struct
 
 from repro import files
-from repro.config import config_hash, paper_hashes, scale_lengths, suggest
-from repro.errors import ConfigError, StorageError
-from repro.paths import display_path, in_tree, reference_dir, results_dir
-from repro.record import Record, parse_record
-from repro.schema import IMAGENET, SYNTHETIC, RunConfig
+from repro.config import config_hash, paper_hashes, read_config, scale_lengths, suggest
+from repro.errors import ConfigError
+from repro.paths import display_path, escape, in_tree, reference_dir, results_dir
+from repro.schema import IMAGENET, SYNTHETIC, Precision, RunConfig
 
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
@@ -25,84 +24,126 @@ OUT_OF_MEMORY = "out of memory"  # the status of a run that ended so
 PUBLISHED_FILES = ("config.yaml", "history.csv", "timing.csv", "run.json")  # run.json last: without it there is no run
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # what redraws figures without weights
 ENSEMBLES = "ensembles/"  # where ensembles lie below a results folder
+SCHEMA = 1
+
+Text = Annotated[str, Meta(max_length=10_000)]
+Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\Z")]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+Errors = dict[str, int | float]  # a row: iteration, losses, errors in percent
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-@dataclass(frozen=True)
+class Part(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """A mapping in a record; what it lacks is None."""
+
+
+class Provenance(Part):
+    """How, where and when something was computed: the newest session of a run, each session, or the responses."""
+    python: Text | None = None
+    torch: Text | None = None
+    torchvision: Text | None = None
+    hydra_core: Text | None = msgspec.field(default=None, name="hydra-core")
+    omegaconf: Text | None = None
+    numpy: Text | None = None
+    device: Text | None = None
+    engine: Text | None = None
+    updates_per_graph: Count | None = None  # of earlier records
+    devices: Count | None = None
+    repro: Text | None = None
+    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")] | None = None
+    dirty: bool | None = None
+    system: Text | None = None
+    architecture: Text | None = None
+    cores: Count | None = None
+    interpreter: Text | None = None
+    precision: Text | None = None
+    threads: Count | None = None
+    started: Time | None = None
+    from_iteration: Count | None = None
+    ended: Time | None = None
+    to_iteration: Count | None = None
+    slurm: dict[str, Text | Count] | None = None  # its job, and how often that was put back into the queue
+    images: Count | None = None  # this and the rest of responses.csv (Fig. 7)
+    evaluated_on: Text | None = None
+    sha256: Sha256 | None = None
+    utc: Time | None = None
+
+
+class Images(Part):
+    """What a run was trained and tested on; the SHA-256 of its images, or of ImageNet's names and sizes."""
+    name: Text
+    split: Text
+    sha256: Text
+    one_folder: bool = False  # a wiring test, tested on its training images
+
+
+class Record(Part, kw_only=True):
+    """What run.json holds. Errors in percent, times in seconds or ISO form in UTC."""
+    schema: int
+    experiment: Text
+    seed: Count
+    identity: Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]  # config_hash of the configuration
+    status: Text  # running, interrupted, finished, diverged or out of memory
+    config: RunConfig  # resolved; without this machine's folders
+    deviations: list[Text] | None = None  # from the paper's settings
+    evaluated_on: Text | None = None
+    iterations: Count  # of the whole run
+    iteration: Count = 0  # done and saved
+    parameters: Count | None = None
+    peak_memory_bytes: Count | None = None
+    data: Images | None = None
+    environment: Provenance = msgspec.field(default_factory=Provenance)
+    started: Time | None = None
+    ended: Time | None = None
+    warmup_end: Count | None = None
+    sessions: list[Provenance] = msgspec.field(default_factory=list)
+    train_seconds: Seconds = 0.0
+    evaluation_seconds: Seconds = 0.0
+    diverged: Errors | None = None  # iteration, learning_rate, last_finite_loss
+    weights_sha256: Sha256 | None = None
+    recomputed_batch_norm: Errors | None = None
+    responses: Provenance | None = None
+    gradients_sha256: Sha256 | None = None
+    result: Errors | None = None  # the last row of history.csv
+    history_sha256: Sha256 | None = None
+    best_on_test: Errors | None = None  # an extra, never the result
+
+
 class Run:
-    """One run on disk: its folder and its record (None with a problem if that can't be read).
+    """One run on disk: its folder and its record (None with a problem if that can't be read)."""
 
-    Without a record the experiment and seed are those of the folder's name, and the identity is ''.
-    """
-
-    folder: Path
-    record: Record | None
-    problem: str | None = None
-
-    @property
-    def name(self) -> str:
-        """EXPERIMENT[@identity]/seedK, as its folder is called."""
-        return f"{self.folder.parent.name}/{self.folder.name}"
-
-    @property
-    def title(self) -> str:
-        return title(self.record.config) if self.record else f"{self.experiment} seed {self.seed}"
-
-    @property
-    def experiment(self) -> str:
-        return self.record.experiment if self.record else self.folder.parent.name.split("@")[0]
-
-    @property
-    def seed(self) -> int:
-        return self.record.seed if self.record else int(self.folder.name.removeprefix("seed"))
-
-    @property
-    def identity(self) -> str:
-        return self.record.identity if self.record else ""
-
-    @property
-    def status(self) -> str:
-        """running, interrupted, out of memory, finished or diverged as recorded; 'unreadable' without a record."""
-        return self.record.status if self.record else "unreadable"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run reached its last iteration and its history says so too."""
-        return self.status == "finished" and not self.problem
+    def __init__(self, folder: Path, record: Record | None, problem: str | None = None):
+        self.folder, self.record, self.problem = folder, record, problem
+        self.name = escape(f"{folder.parent.name}/{folder.name}")  # EXPERIMENT[@identity]/seedK
+        self.experiment = record.experiment if record else self.name.split("/")[0].split("@")[0]
+        self.seed = record.seed if record else int(re.sub(r"\D", "", folder.name) or 0)
+        self.identity = record.identity if record else ""
+        self.status = record.status if record else "unreadable"
+        self.finished = self.status == "finished" and not problem  # then its history says so too
+        # What is said wherever a run is named that is no evidence
+        self.no_evidence = evidence_problem(record.config) if record else None
+        # The split that its data set is tested on: the test labels of ImageNet are not public
+        self.tested_on = "val" if record and record.config.data.name == IMAGENET else "test"
 
     @property
     def is_paper_run(self) -> bool:
         """Whether it ran its experiment as it stands in conf/ now, and so may enter a paper table."""
         return self.identity in paper_hashes(self.experiment)
 
-    @property
-    def synthetic(self) -> bool:
-        """Whether it ran on made images and so says nothing about CIFAR-10."""
-        return self.record is not None and self.record.config.data.name == SYNTHETIC
-
-    @property
-    def wiring_test(self) -> bool:
-        """Whether it ran on any folder of images and so says nothing about ImageNet."""
-        return self.record is not None and self.record.config.data.wiring_test
-
-    @property
-    def no_evidence(self) -> str | None:
-        """What is said wherever a run is named that is no evidence: 'synthetic images' or 'wiring test'; else None."""
-        return "synthetic images" if self.synthetic else "wiring test" if self.wiring_test else None
-
-    @property
-    def tested_on(self) -> str:
-        """The split that its data set is tested on: val on ImageNet, whose test labels are not public, else test."""
-        return "val" if self.record is not None and self.record.config.data.name == IMAGENET else "test"
-
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv as numbers; a torn last line is left out."""
         return files.read_history(self.folder / "history.csv")
 
 
+def evidence_problem(config: RunConfig) -> str | None:
+    return "synthetic images" if config.data.name == SYNTHETIC else "wiring test" if config.data.wiring_test else None
+
+
 def title(config: RunConfig) -> str:
-    """What a run is called wherever it is shown; synthetic images and a wiring test are always named."""
-    synthetic = " (synthetic images)" if config.data.name == SYNTHETIC else ""
-    return f"{config.name} seed {config.seed}" + (" (wiring test)" if config.data.wiring_test else synthetic)
+    """What a run is called wherever it is shown."""
+    problem = evidence_problem(config)
+    return f"{config.name} seed {config.seed}" + (f" ({problem})" if problem else "")
 
 
 def run_folder(config: RunConfig, own: str | None = None) -> Path:
@@ -125,13 +166,8 @@ def find_run(name: str, *roots: Path) -> Run:
 
 def scan(root: Path) -> list[Run]:
     """All runs below `root` (a `runs` folder), by experiment and seed; unreadable ones carry their problem."""
-    folders = []
-    for folder in root.glob("*/seed*"):
-        if not folder.parent.name.isprintable():
-            files.say_once(f"{display_path(folder.parent)} is left out: its name has characters that can't be printed")
-        elif re.fullmatch(r"seed\d+", folder.name):
-            folders.append(folder)
-    return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.parent.name, int(f.name[4:])))]
+    found = [read_run(folder) for folder in root.glob("*/seed*") if re.fullmatch(r"seed\d+", folder.name)]
+    return sorted(found, key=lambda run: (run.folder.parent.name, int(run.folder.name.removeprefix("seed"))))
 
 
 def read_run(folder: Path) -> Run:
@@ -143,6 +179,31 @@ def read_run(folder: Path) -> Run:
         return Run(folder, None, "no run.json")
     except (OSError, ValueError) as error:
         return Run(folder, None, f"unreadable run.json or history.csv ({error})")
+
+
+def parse_record(content: Any) -> Record:
+    """The record in a JSON object; ValueError says what is missing or wrong, or unknown in its configuration."""
+    if not isinstance(content, dict):
+        raise ValueError("no mapping of keys to values")
+    if isinstance(schema := content.get("schema"), int) and schema > SCHEMA:
+        raise ValueError(f"record of schema {schema}; this version reads up to {SCHEMA}")
+    try:
+        content = escape_texts(content)
+        record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise ValueError(str(error).replace(" - at `$.", " - at `")) from error
+    if record.config.machine.precision is Precision.auto:
+        raise ValueError("machine.precision=auto: a run records what that was")
+    return record
+
+
+def escape_texts(value: Any) -> Any:
+    """A value of JSON whose texts can be printed anywhere."""
+    if isinstance(value, dict):
+        return {escape(key): escape_texts(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [escape_texts(one) for one in value]
+    return escape(value) if isinstance(value, str) else value
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -175,52 +236,39 @@ def history_problem(folder: Path, record: Record) -> str | None:
     return None
 
 
-def publish(name: str, results: Path) -> Path:
-    """Copy the record of a finished run, given by its folder or as EXPERIMENT/seedK, to results/reference.
+def publish(name: str, results: Path, problem: str | None = None) -> Path:
+    """Copy the record of a finished run, or of an ensemble (ensembles/NAME), to results/reference, without weights.
 
-    Weights, probabilities, checkpoints and TensorBoard files stay where they are; run.json is copied last, so that
-    there is no half of a record. ConfigError if the run is no evidence or another one stands in its place.
+    name: a run's folder, or EXPERIMENT/seedK. run.json is copied last, so that there is no half of a record.
+    ConfigError if there is a problem with the evidence, or another run stands in its place.
     """
     if not in_tree():
         raise ConfigError("repro publish writes into a checkout's results/reference; this is an installed package")
-    run = find_run(name, results)
-    folder, record = run.folder, run.record
-    if record is None or not run.finished:
-        raise ConfigError(f"{display_path(folder)} is not finished: {run.problem or run.status}")
-    if run.no_evidence or config_hash(record.config) != run.identity:
-        raise ConfigError(f"{display_path(folder)} is no evidence: "
-                          + (run.no_evidence or "its recorded configuration and identity differ"))
-    experiment = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
-    target = reference_dir() / "runs" / experiment / f"seed{run.seed}"
-    with files.hold_lock(target):
-        if read_run(target).record not in (None, record):
-            raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete the "
-                              "folder first (README quotes it)")
-        tests = [str(path.relative_to(folder)) for path in sorted(folder.glob("evaluations/*.json"))
-                 if files.read_object(path).get("finished") is True]
-        extra = [file for file in EXTRA_FILES if (folder / file).is_file()]
-        for file in (*tests, *extra, *PUBLISHED_FILES):
-            copy_file(folder / file, target / file)
+    if name.startswith(ENSEMBLES) and not Path(name).exists():
+        source, target = results / f"{name}.json", reference_dir() / f"{name}.json"
+        if not source.is_file():
+            problem = f"`repro ensemble {name.removeprefix(ENSEMBLES)}` makes it"
+        if problem is not None:
+            raise ConfigError(f"{display_path(source)} is no evidence: {problem}")
+        files.write_atomic(target, source.read_bytes())
+    else:
+        run = find_run(name, results)
+        folder, record = run.folder, run.record
+        if record is None or not run.finished:
+            raise ConfigError(f"{display_path(folder)} is not finished: {run.problem or run.status}")
+        if config_hash(record.config) != run.identity:
+            problem = "its recorded configuration and identity differ"
+        if problem := run.no_evidence or problem:
+            raise ConfigError(f"{display_path(folder)} is no evidence: {problem}")
+        experiment = run.experiment if run.is_paper_run else f"{run.experiment}@{run.identity}"
+        target = reference_dir() / "runs" / experiment / f"seed{run.seed}"
+        with files.hold_lock(target):
+            if read_run(target).record not in (None, record):
+                raise ConfigError(f"{display_path(target)} holds a record already; to replace that evidence, delete "
+                                  "the folder first (README quotes it)")
+            tests = sorted(folder.glob("evaluations/*.json"))
+            for path in (*tests, *(folder / file for file in (*EXTRA_FILES, *PUBLISHED_FILES))):
+                if path.is_file():
+                    files.write_atomic(target / path.relative_to(folder), path.read_bytes())
     print(f"published {display_path(target)}")
     return target
-
-
-def publish_ensemble(name: str, results: Path, problem: str | None) -> Path:
-    """Copy the record of an ensemble, called ensembles/NAME; ConfigError if there is none or a problem with it."""
-    source, target = results / f"{name}.json", reference_dir() / f"{name}.json"
-    if not source.is_file():
-        raise ConfigError(f"no {display_path(source)}: `repro ensemble {name.removeprefix(ENSEMBLES)}` makes it")
-    if problem is not None or not in_tree():
-        raise ConfigError(f"{display_path(source)} is no evidence: {problem or 'this is an installed package'}")
-    copy_file(source, target)
-    print(f"published {display_path(target)}")
-    return target
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a small file atomically; StorageError if it can't be read or written."""
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise StorageError(f"can't read {display_path(source)}: {error.strerror}") from error
-    files.write_atomic(target, data)

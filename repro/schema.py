@@ -58,8 +58,8 @@ Device = Enum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "m
 # `auto`: tf32 on CUDA, fp32 elsewhere.
 Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "bf16": "bf16", "fp16": "fp16"})
 # How updates are executed. `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and
-# replayed. `compile`: each block by torch.compile, and captured too on CUDA. `auto`: graph on CUDA, eager elsewhere.
-Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "compile": "compile", "graph": "graph"})
+# replayed. `auto`: graph on CUDA with one device, eager elsewhere.
+Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "graph": "graph"})
 # What reads images ahead of the updates: threads of this process, or processes of their own.
 Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "processes"})
 # `never` puts an earlier run in the same folder aside and starts over.
@@ -196,7 +196,6 @@ class MachineConfig:
     channels_last: bool | None = key(default=None, changes_numbers=False)  # None: on CPUs, and on GPUs but in fp32
     threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
     deterministic: bool = key(default=False, changes_numbers=False)
-    steps_per_graph: int | None = key(within(1, 1000), None, changes_numbers=False)  # updates; None: by the depth
     activation_checkpointing: bool = key(default=False, changes_numbers=False)  # less memory, the same numbers
     timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
     loader: Loader = key(default=Loader.auto, changes_numbers=False)

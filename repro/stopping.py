@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -27,7 +26,7 @@ def end_at_signals(advice: str) -> None:
     It ends without unwinding: within an import half a library would swallow an error, or abort.
     """
     def end(number: int, frame: FrameType | None) -> None:
-        text = f"repro: stopped by {name_of(number)}; nothing that was saved is lost\n{advice}\n"
+        text = f"repro: stopped by {signal.Signals(number).name}; nothing that was saved is lost\n{advice}\n"
         with suppress(OSError):
             os.write(2, text.encode(errors="backslashreplace"))
         os._exit(130 if number == signal.SIGINT else 75)
@@ -37,16 +36,10 @@ def end_at_signals(advice: str) -> None:
             signal.signal(number, end)
 
 
-def name_of(number: int) -> str:
-    """A signal's name for a person."""
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-
-
 class StopRequest:
     """While active, `reason` says why to stop, or None. A second Ctrl-C stops at once, the last checkpoint intact."""
 
-    def __init__(self, max_seconds: float | None = None, at_once: Callable[[], object] | None = None):
-        self.at_once = at_once  # what else a second Ctrl-C does
+    def __init__(self, max_seconds: float | None = None):
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self.received: int | None = None
         self.previous: dict[int, Any] = {}
@@ -66,8 +59,6 @@ class StopRequest:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
         if number == self.received == signal.SIGINT:
-            if self.at_once is not None:
-                self.at_once()
             os.write(2, b"\nstopped at once; the last checkpoint is intact\n")
             os._exit(130)
         self.received = number
@@ -76,7 +67,7 @@ class StopRequest:
     def reason(self) -> str | None:
         """Why to stop now."""
         if self.received is not None:
-            return name_of(self.received)
+            return signal.Signals(self.received).name
         return "max_seconds" if self.deadline is not None and time.monotonic() >= self.deadline else None
 
     def seconds_left(self) -> float | None:

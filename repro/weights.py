@@ -25,7 +25,7 @@ from repro.files import file_sha256, open_plain, write_atomic
 from repro.models import build_model
 from repro.paper import second_references
 from repro.paths import display_path, escape
-from repro.runs import Run, read_run
+from repro.runs import Run, read_run, title
 from repro.schema import IMAGENET, Normalization, RunConfig
 
 ATTRIBUTE = "repro"  # of the state_dict in a file of ours
@@ -285,7 +285,7 @@ def export_weights(run: Run, folder: Path) -> Path:
     split = record.evaluated_on or run.tested_on
     evidence = run.no_evidence or ("the paper's settings" if run.is_paper_run else "other settings than the paper's")
     write_atomic(target.with_name(f"{target.name}.md"), f"""\
-# {target.name}: weights of {run.title}
+# {target.name}: weights of {title(record.config)}
 
 - {split} top-1 error: {(record.result or {})[f"{split}_top1_error"]:.2f} % ({evidence}; last iteration)
 - input: RGB pixels 0..255 of {data.name}, split {data.split.name}, {fed}

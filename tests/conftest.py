@@ -106,14 +106,14 @@ def here(direct, monkeypatch):
 @contextmanager
 def ordinary_user() -> Iterator[None]:
     """Act without root's right to read and write everything; nothing changes for an ordinary user."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(0)
+        if root:
+            os.seteuid(0)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def with_machine(config: RunConfig, **changes: object) -> RunConfig:
 
 def run_config(config: RunConfig, command: Sequence[str] = ()) -> Run:
     """Train a configuration, as `repro run` does."""
-    from repro.training.launch import run  # late: tests put `tiny_data` into what this imports
-    from repro.training.plan import plan
+    from repro.training.distributed import plan
+    from repro.training.train import run  # late: tests put `tiny_data` into it
 
     return run(plan(config, command))

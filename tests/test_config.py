@@ -242,7 +242,7 @@ ENDS = [
     ("train.iterations", 10**7, 10**7 + 1), ("train.mini_batch_size", 44_928, 45_056), ("train.lr_factor", 1, 1.5),
     ("train.plateau_threshold", 100, 101), ("train.plateau_drops", 20, 21), ("train.warmup_error", 100, 101),
     ("train.momentum", 0.99, 1), ("train.batch_norm_group", 2, 1), ("train.batch_norm_group", 64, 48),
-    ("machine.threads", 1024, 1025), ("machine.steps_per_graph", 1000, 1001), ("machine.timeout_seconds", 86400, 86401),
+    ("machine.threads", 1024, 1025), ("machine.timeout_seconds", 86400, 86401),
     ("machine.workers", 1024, 1025)]
 
 

@@ -1,13 +1,16 @@
-"""torch's process-wide settings: consistent, as the run asks for them, and the caller's own again afterwards."""
+"""torch's process-wide settings: as the run asks, and the caller's own again afterwards; and the code that computes."""
 
+import subprocess
 import warnings
 
 import pytest
 import torch
 
+from repro import devices
 from repro.config import compose
 from repro.devices import resolve, restore_settings, set_tf32, set_up
 from repro.errors import ConfigError
+from repro.files import file_sha256
 from repro.schema import Precision
 from tests.made import tiny_config, with_machine
 
@@ -90,3 +93,53 @@ def test_tf32_is_refused_where_auto_is_a_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         resolve(compose(["experiment=cifar_resnet20", "machine.precision=tf32"]))
+
+
+# ---- the code that computes
+
+@pytest.fixture
+def traveled(tmp_path, monkeypatch):
+    """A tree without its repository, as it is packed: its files, and COMMIT beside them."""
+    (tmp_path / "one.py").write_text("one = 1\n")
+    (tmp_path / "a file.md").write_text("words\n")
+    sums = "".join(f"{file_sha256(tmp_path / name)}  {name}\n" for name in ("one.py", "a file.md"))
+    (tmp_path / "COMMIT").write_text(f"{'c0ffee12' * 5}\n{sums}")
+    monkeypatch.setattr(devices, "TREE", tmp_path)
+    monkeypatch.setattr(devices, "in_tree", lambda: True)
+    return tmp_path
+
+
+def code():
+    found = devices.code_version()
+    return found["commit"], found["dirty"]
+
+
+@pytest.mark.parametrize(("change", "dirty"), [
+    (lambda tree: (tree / "new.txt").write_text("git does not know it either"), False),
+    (lambda tree: (tree / "a file.md").write_text("other\n"), True), (lambda tree: (tree / "one.py").unlink(), True)])
+def test_a_tree_that_traveled_names_the_commit_that_was_packed_and_whether_it_was_changed(traveled, change, dirty):
+    change(traveled)
+    assert code() == ("c0ffee12" * 5, dirty)
+
+
+def test_what_is_no_list_of_a_commit_says_nothing(traveled):
+    for content in (b"", b"c0ffee\n", f"{'c0ffee12' * 5}\n".encode(), f"{'c0ffee12' * 5}\nno sum\n".encode(), b"\xff"):
+        (traveled / "COMMIT").write_bytes(content)
+        assert code() == (None, None)
+    (traveled / "COMMIT").unlink()
+    assert code() == (None, None)
+
+
+@pytest.mark.fault(45)
+def test_changes_are_recorded_and_the_commit_of_a_repository_around_the_tree_is_not_ours(traveled, monkeypatch):
+    (traveled / "COMMIT").unlink()
+    git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid", "-C", str(traveled)]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    commit, dirty = code()
+    assert (len(commit), dirty) == (40, False)
+    (traveled / "a file.md").write_text("changed")
+    assert code() == (commit, True)
+    monkeypatch.setattr(devices, "TREE", traveled / "inner")
+    (traveled / "inner").mkdir()
+    assert code() == (None, None)

@@ -50,7 +50,7 @@ def own(tmp_path):
 def launched(monkeypatch):
     """(experiment, seed) of the runs that would be done."""
     found = []
-    monkeypatch.setattr("repro.training.launch.run", lambda plan: found.append((plan.config.name, plan.config.seed)))
+    monkeypatch.setattr("repro.training.train.run", lambda plan: found.append((plan.config.name, plan.config.seed)))
     return found
 
 

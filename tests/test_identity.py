@@ -92,8 +92,7 @@ def test_a_checkpoint_that_is_older_than_a_key_still_goes_on(monkeypatch, tmp_pa
 
     from repro.errors import ConfigError
     from repro.training import checkpoint
-    from repro.training.distributed import World
-    from repro.training.plan import plan
+    from repro.training.distributed import World, plan
 
     class Step:
         world, iteration, device = World(), 0, torch.device("cpu")

@@ -10,9 +10,9 @@ from repro.paths import PACKAGE
 LAYERS = (
     {"__init__", "errors", "schema", "stopping"},
     {"paths", "streams"},
-    {"files", "hydra_cli", "provenance"},
+    {"files", "hydra_cli"},
     {"config"},
-    {"paper", "record"},
+    {"paper"},
     {"runs"},
     {"devices", "models", "data"},
     {"weights"},
@@ -45,16 +45,14 @@ def imports(module: str, late: bool = True) -> frozenset[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(ours(name) or name.split(".")[0] for name in names)
+    return frozenset(map(ours, names))
 
 
-def ours(name: str) -> str | None:
-    """repro.data.loader.read_ahead as data.loader; None for what is not of this package."""
+def ours(name: str) -> str:
+    """repro.data.loader.read_ahead as data.loader; of another package its first name."""
     first, *rest = name.split(".")
-    if first != "repro":
-        return None
     found = [".".join(part) for part in (rest, [*rest, "__init__"], rest[:-1], [*rest[:-1], "__init__"])]
-    return next(name for name in found if name in SOURCES)
+    return next(name for name in found if name in SOURCES) if first == "repro" else first
 
 
 def loaded(module: str) -> set[str]:
@@ -89,13 +87,10 @@ def test_torch_is_loaded_by_what_needs_it_only():
         wrong += [f"{module} imports torch in a function"] if torch & imports(module) - (
             torch if module in TORCH_WHEN_CALLED else set()) else []
     assert wrong == []
-    assert "torch" in loaded("training.launch")
+    assert "torch" in loaded("training.train")
 
 
-def test_matplotlib_is_imported_only_to_draw():
+def test_matplotlib_is_imported_only_to_draw_and_hydra_known_to_the_configuration_only():
     assert [module for module in SOURCES if "matplotlib" in loaded(module)] == []
-
-
-def test_hydra_is_known_to_the_configuration_only():
     assert {module for module in SOURCES if {"hydra", "omegaconf"} & imports(module)} == {
         "config", "hydra_cli", "schema"}

@@ -11,7 +11,7 @@ from repro.stopping import SIGNALS, StopRequest
 
 @pytest.mark.parametrize(("number", "reason", "code"), [
     (signal.SIGTERM, "SIGTERM", 75), (signal.SIGHUP, "SIGHUP", 75), (signal.SIGUSR1, "SIGUSR1", 75),
-    (signal.SIGINT, "Ctrl-C", 130)])
+    (signal.SIGINT, "SIGINT", 130)])
 def test_a_signal_is_a_reason_to_stop_and_its_handlers_come_back(number, reason, code):
     own = signal.signal(number, signal.SIG_DFL)  # nohup starts tests that ignore SIGHUP
     try:

@@ -22,8 +22,7 @@ import torch
 
 from repro.cli import main
 from repro.runs import Run, scan
-from repro.training.execution import Execution
-from repro.training.step import TrainStep
+from repro.training.step import Execution, TrainStep
 from tests.made_images import SMOKE, make_folder
 
 SHORT = ("machine.device=cpu", "machine.threads=1", "machine.tensorboard=false", "machine.checkpoint_seconds=0",

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "repro.cli", "repro.training.launch", "tests.made_cli"])
+FORKS.set_forkserver_preload(["torch", "repro.cli", "repro.training.train", "tests.made_cli"])
 
 
 class Command:
@@ -28,12 +29,7 @@ class Command:
         self.process.start()
         for end in (out, err, theirs_out, theirs_err):
             end.close()
-        self.words = words
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.process.pid or 0
+        self.words, self.pid = words, self.process.pid or 0
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal that ended it; None while it runs."""
@@ -42,12 +38,10 @@ class Command:
     returncode = property(poll)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
@@ -59,8 +53,6 @@ class Command:
 
     def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Wait for the end; standard output and error. subprocess.TimeoutExpired if it takes longer."""
-        from concurrent.futures import ThreadPoolExecutor
-
         with self.stdout, self.stderr, ThreadPoolExecutor(2) as readers:  # both at once, so that neither pipe is full
             texts = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
             self.process.join(timeout)

@@ -20,17 +20,15 @@ from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, check_versions
 from repro.checks.record import golden_parameters
 from repro.config import compose, experiments, paper_config
 from repro.data import cifar10_files
-from repro.devices import describe, find_device
+from repro.devices import code_version, describe, find_device, package_versions
 from repro.errors import ReproError, Stopped
 from repro.models.resnet import build_model, imagenet_config
 from repro.paths import display_path, in_tree, reference_dir, results_dir
-from repro.provenance import code_version, package_versions
 from repro.reporting import tables
 from repro.schema import StrideIn
 from repro.stopping import StopRequest
-from repro.training.launch import run
-from repro.training.plan import plan
-from repro.training.train import train_here
+from repro.training.distributed import plan
+from repro.training.train import run, train_here
 
 Found = tuple[str, str]  # status and text
 ENOUGH_DISK = 500  # MB; ResNet-1202: 78 MB of weights, each of two checkpoints twice that

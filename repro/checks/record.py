@@ -21,10 +21,9 @@ from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, read_history, read_object
 from repro.paper import PROTOCOLS, golden_counts
 from repro.paths import display_path, escape
-from repro.record import Record, parse_record
 from repro.reporting.select import evaluation_problem
-from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Run, history_columns, history_problem
-from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig, WarmUp
+from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Record, Run, history_columns, history_problem, parse_record
+from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
 from repro.training.schedule import Schedule
 
 CHECKS = ["files", "run.json", "configuration", "history", "network", "data", "layers", "tests", "copies", "code"]
@@ -165,8 +164,9 @@ def history_problems(run: Run, record: Record) -> Iterator[tuple[str, str]]:
     best = min(rows, key=lambda row: row[f"{split}_top1_error"])
     if split == "test" and record.best_on_test != {key: best[key] for key in ("iteration", "test_top1_error")}:
         yield "history", f"best_on_test is not its lowest test error, {best['test_top1_error']}"
-    schedule = Schedule.of(config).after((int(row["iteration"]), row[f"{split}_top1_error"]) for row in rows)
-    done, ended, warms_up = 0, record.warmup_end, schedule.warmup is not WarmUp.none
+    schedule = Schedule(config)
+    schedule.follow((int(row["iteration"]), row[f"{split}_top1_error"]) for row in rows)
+    done, ended, warms_up = 0, record.warmup_end, schedule.warms_up
     if warms_up and ended is not None and ended > schedule.warmup_max:
         yield "history", f"warmup_end is {ended}; this warm-up ends after {schedule.warmup_max} at the latest"
     for row in rows:

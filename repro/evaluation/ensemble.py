@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from repro.config import compose
-from repro.devices import resolve
+from repro.devices import code_version, package_versions, resolve
 from repro.errors import ConfigError, DataError
 from repro.evaluation.evaluate import EXACT, SCHEMA, WIRING_TEST, read_arrays
 from repro.evaluation.metrics import error_counts
@@ -17,7 +17,6 @@ from repro.files import file_sha256, read_object, utc_now, write_json
 from repro.paper import PROTOCOL_LABELS
 from repro.paper import ensemble as read_ensemble
 from repro.paths import display_path, results_dir
-from repro.provenance import code_version, package_versions
 from repro.runs import Run, read_run, run_folder
 
 ROWS = 1000  # images averaged at a time, so that the probabilities of all members need not fit in memory

@@ -20,7 +20,7 @@ from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
 from repro.data.imagenet_files import ImageSet, find
 from repro.data.loader import progress, read_ahead
-from repro.devices import describe, place, resolve, restore_settings, set_up
+from repro.devices import code_version, describe, package_versions, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts, evaluate_on
 from repro.evaluation.protocols import Scorer, read_mean
@@ -28,7 +28,6 @@ from repro.files import file_sha256, hold_lock, read_object, utc_now, write_atom
 from repro.models import build_model
 from repro.paper import PROTOCOL_LABELS
 from repro.paths import data_dir, display_path, results_dir
-from repro.provenance import code_version, package_versions
 from repro.schema import IMAGENET, SYNTHETIC, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
 from repro.weights import load_weights, read_weights, run_of_weights

@@ -137,7 +137,7 @@ def layer_panels(published: PublishedFigure, base: str, shown: Sequence[Shown]) 
         orders: list[Callable[[Any], list[float]]] = [list, lambda values: sorted(values, reverse=True)]
         parts = [(panel.title, [order(one.data) for one in shown])
                  for panel, order in zip(published.panels, orders, strict=True)]
-        images = {found.images for one in shown if (found := select.record(one.run).responses)}
+        images = {found.images or 0 for one in shown if (found := select.record(one.run).responses)}
         notes = [*published.notes, f"{' or '.join(f'{count:,}' for count in sorted(images))} test images, evaluation "
                  "mode; Choice: one std over all images, channels and positions of a layer"]
     else:

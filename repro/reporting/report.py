@@ -9,11 +9,10 @@ import jinja2
 
 from repro import __version__
 from repro.files import utc_now
-from repro.record import Session
 from repro.reporting import figures, select, tables
 from repro.reporting.claims import counts, evaluate, short_label
 from repro.reporting.select import RunSet
-from repro.runs import Run
+from repro.runs import Provenance, Run
 
 SECTIONS = {None: ("tables", "Tables and figures", ""),
             select.SHORT: ("short", "Short runs", "not the paper's schedule"),
@@ -46,7 +45,7 @@ def card(run: Run, origin: str) -> dict[str, Any]:
     badges = [origin, None if run.finished else run.problem or run.status, run.no_evidence]
     if content := run.record:
         badges += ["short run"] if content.config.scale != 1 else []
-        session = content.sessions[-1] if content.sessions else Session()
+        session = content.sessions[-1] if content.sessions else Provenance()
         result = (content.result or {}).items()
         facts = {"about": content.config.description,
                  "result": ", ".join(f"{key.replace('_', ' ')} {value:.2f} %" for key, value in result

@@ -19,9 +19,8 @@ from repro.config import (
 from repro.files import read_object
 from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
 from repro.paths import escape
-from repro.record import Record
 from repro.reporting.statistics import Summary
-from repro.runs import Run, scan
+from repro.runs import Record, Run, scan
 from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"

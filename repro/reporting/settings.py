@@ -30,10 +30,9 @@ from repro.config import settings as hashed_settings
 from repro.errors import ConfigError
 from repro.files import duration
 from repro.paths import display_path
-from repro.record import Session
 from repro.reporting.select import RunSet
 from repro.reporting.status import measured_times
-from repro.runs import Run, run_folder
+from repro.runs import Provenance, Run, run_folder
 from repro.schema import CIFAR10, CLASSES, IMAGENET, Family, LrPolicy, Precision, RunConfig
 
 
@@ -122,7 +121,7 @@ def compare(*runs: Run) -> dict[str, Any]:
     for run in runs:
         if (record := run.record) is None:
             raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
-        session = record.sessions[-1] if record.sessions else Session()
+        session = record.sessions[-1] if record.sessions else Provenance()
         histories.append(run.history())
         known.append({**hashed_settings(record.config), "seed": run.seed, "status": run.problem or run.status,
                       "data sha256": record.data and record.data.sha256, "commit": session.commit,

@@ -21,8 +21,7 @@ from repro.files import read_json, write_atomic, write_json
 from repro.paths import display_path
 from repro.runs import Run, read_run
 from repro.schema import Resume, RunConfig
-from repro.training.distributed import World
-from repro.training.plan import Plan
+from repro.training.distributed import Plan, World
 from repro.training.step import TrainStep
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The processes that train one network together, a device each: who they are, and what they tell each other.
+"""What a run is before it begins (`plan`), and the processes that train one network together, a device each.
 
 What has to be decided once (a folder, a record, when to stop) is decided by process 0, the main one. One process alone
 is a world of size 1, in which nothing is sent.
@@ -6,25 +6,99 @@ is a world of size 1, in which nothing is sent.
 
 import atexit
 import logging
+import multiprocessing
 import os
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from repro.config import difference, flat, to_dict
-from repro.errors import ConfigError, PeerError, ReproError
-from repro.schema import Device, RunConfig
+from repro.config import config_hash, deviations, difference, flat, paper_hashes, to_dict
+from repro.data.loader import cores_here
+from repro.devices import find_device, resolve
+from repro.errors import ConfigError, LostProcessError, PeerError, ReproError, Stopped
+from repro.runs import Run, read_run, run_folder, title
+from repro.schema import Device, Family, Precision, RunConfig
+from repro.stopping import SIGNALS, StopRequest, end_with_parent
+from repro.streams import open_streams, show_messages
 
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)  # `failure` says which process and why
 T = TypeVar("T")
 AGREE_EVERY = 10  # Choice: updates between two agreements on a GPU, where one in each would keep the host waiting
+GRACE = 30.0  # Choice: seconds for the others to end, and to save, before they are killed
 
+
+# ---- before a run
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided of a run before its processes start; they get it as it is."""
+
+    config: RunConfig  # no `auto` left; `devices` is the number of processes
+    config_hash: str
+    folder: Path
+    title: str
+    devices: int
+    deviations: tuple[str, ...]  # 'key: paper's value -> this value'
+    any_paper_precision: bool  # a paper run whose precision was left open: fp32 or TF32
+    advice: str  # the command that goes on, in words
+
+
+def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
+    """What a configuration asks for on this machine; `command` is what a person typed, if anybody did."""
+    if config.model.family is Family.vgg:
+        raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
+                          "weights=FILE` tests imported weights")
+    devices = count_processes(config)
+    resolved = resolve(replace(config, devices=devices))
+    check_shares(resolved, devices)
+    own = config_hash(resolved)
+    # without resume=never, which would begin anew
+    words = [word for word in [*command] or ["repro", "run", f"experiment={config.name}"]
+             if not word.lstrip("+").startswith("resume=")]
+    return Plan(resolved, own, run_folder(resolved, own), title(resolved), devices, tuple(deviations(resolved)),
+                config.machine.precision is Precision.auto and own in paper_hashes(config.name),
+                f"go on with: {shlex.join(words)}")
+
+
+def check_shares(config: RunConfig, devices: int) -> None:
+    """Raise ConfigError unless so many processes can share a resolved configuration's mini-batches and statistics."""
+    batch, group = config.train.mini_batch_size, config.train.batch_norm_group
+    own, cuda = World(size=devices).share(batch).stop, config.machine.device is Device.cuda
+    if own % group and not (cuda and group == batch):  # torch shares statistics between processes on GPUs only
+        raise ConfigError(f"train.batch_norm_group={group}: with devices={devices} each has {own} images of a "
+                          f"mini-batch; allowed are its divisors{f', and all {batch}' if cuda else ''}")
+
+
+def count_processes(config: RunConfig) -> int:
+    """How many processes train a run together: as many as were started; of one by itself, as `devices` says."""
+    asked = config.devices  # -1: one for each device of this machine; 1: one by itself, whoever started it
+    if asked != 1 and (started := rank_from_environment()) is not None:
+        if asked not in (None, -1, started[1]):
+            raise ConfigError(f"devices={asked}: this process was started as one of {started[1]}; leave devices out, "
+                              "or devices=1 for a run of its own")
+        return started[1]
+    cuda = find_device(config.machine.device) is Device.cuda
+    found = torch.cuda.device_count() if cuda else 1
+    if cuda and asked is not None and asked > found:
+        raise ConfigError(f"devices={asked}: {asked} asked, {found} found on this machine")
+    return found if asked == -1 else asked or 1
+
+
+# ---- among the processes
 
 @dataclass(frozen=True)
 class World:
@@ -36,7 +110,6 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is process 0."""
         return self.rank == 0
 
     def share(self, mini_batch_size: int) -> slice:
@@ -51,11 +124,6 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
-
-    def average_buffers(self, model: nn.Module) -> None:
-        """Replace running statistics by their mean over all processes, each of which saw a part of every mini-batch."""
-        for buffer in running_statistics(model) if self.size > 1 else []:
-            self.all_reduce_(buffer).div_(self.size)
 
     def all_gather_object(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
@@ -105,27 +173,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """The buffers of a model that hold averages."""
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-
-
 def rank_from_environment() -> tuple[int, int, int] | None:
     """(rank, size, rank on this machine) that torchrun, our launcher or srun gave; None for a process by itself."""
     for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
-        texts = [os.environ.get(name, default) for name, default in zip(names, "010", strict=True)]
-        if names[0] in os.environ and all(text.isdecimal() for text in texts):
-            rank, size, local = map(int, texts)
-            if size > 1 and rank < size:
-                return rank, size, local
+        rank, size, local = (int(os.environ.get(name, "0")) for name in names)
+        if size > 1 and names[0] in os.environ:
+            return rank, size, local
     return None
 
 
 def join(config: RunConfig) -> World:
-    """Meet the other processes of a resolved configuration's run; a world of one where there are none.
-
-    PeerError if they don't come within machine.timeout_seconds, ConfigError if they were asked for different runs.
-    """
+    """Meet the other processes of a run; PeerError if they don't come in time, ConfigError if theirs is another run."""
     if config.devices == 1 or (started := rank_from_environment()) is None:
         return World()
     rank, size, local = started
@@ -154,10 +212,88 @@ def join(config: RunConfig) -> World:
 
 def set_meeting_point() -> None:
     """Tell torch where the tasks of srun meet: on the first host of the job, at a port that follows from its number."""
-    hosts = os.environ.get("SLURM_STEP_NODELIST", "localhost")
-    if "[" in hosts:  # SLURM writes node[01-04,07]
-        hosts = subprocess.run(["scontrol", "show", "hostnames", hosts], stdout=subprocess.PIPE, text=True,
-                               check=True).stdout.replace("\n", ",")
+    hosts = os.environ.get("SLURM_STEP_NODELIST", "localhost")  # node[01-04,07],other
+    os.environ.setdefault("MASTER_ADDR", re.sub(r"(\[\w+).*|,.*", r"\1", hosts).replace("[", ""))
     number = int(os.environ.get("SLURM_JOB_ID", "0")) + 97 * int(os.environ.get("SLURM_STEP_ID", "0"))
-    os.environ.setdefault("MASTER_ADDR", hosts.partition(",")[0])
     os.environ.setdefault("MASTER_PORT", str(20_000 + number % 10_000))
+
+
+# ---- their start
+
+def launch(plan: Plan, train: Callable[[Plan, StopRequest], object]) -> Run:
+    """Train a run by `devices` processes, which each call `train`; the run on disk.
+
+    Signals go on to all of them. If one fails, the others are stopped, and its error is raised or LostProcessError (1).
+    """
+    errors, forwarded = multiprocessing.get_context("spawn").SimpleQueue(), False
+    with StopRequest() as stop:
+        resource_tracker.ensure_running()  # its start unblocks signals
+        before = dict(os.environ)
+        os.environ["PYTHONSAFEPATH"] = "1"  # processes that start here import nothing of the current folder
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // plan.devices)))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the processes can handle them
+        try:
+            context = start_processes(  # type: ignore[no-untyped-call]
+                work, (plan, train, errors, free_port(), os.getpid()), plan.devices, join=False)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.environ.clear()
+            os.environ.update(before)
+        try:
+            while not context.join(0.1, GRACE):
+                if stop.received is not None and not forwarded:
+                    forwarded = True
+                    for pid in context.pids():
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, stop.received)
+        except ProcessException as error:
+            answers = dict[int, ReproError]()
+            while not errors.empty():
+                rank, answers[rank] = errors.get()
+            raise failure(plan, error, answers) from error
+        finally:
+            for process in context.processes:
+                process.kill()
+        if stop.received is not None:
+            raise Stopped(f"stopped by {stop.reason}; the run had just finished", stop.exit_code)
+    return read_run(plan.folder)
+
+
+def work(rank: int, plan: Plan, train: Callable[[Plan, StopRequest], object], errors: Any, port: int,
+         parent: int) -> None:
+    """One of the processes: it sends its error to the launcher; only the first one's output is shown."""
+    os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
+    end_with_parent(parent, signal.SIGTERM)
+    if rank:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    open_streams()
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(plan.devices), "LOCAL_RANK": str(rank),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine
+    try:
+        with show_messages(), StopRequest(plan.config.max_seconds) as stop:
+            train(plan, stop)
+    except Exception as error:
+        errors.put((rank, error if isinstance(error, ReproError) else LostProcessError(
+            f"{plan.title}: process {rank} of {plan.devices} failed: {type(error).__name__}: {error}\n{plan.advice}")))
+        raise
+
+
+def failure(plan: Plan, error: ProcessException, answers: dict[int, ReproError]) -> ReproError:
+    """What to raise when a process has failed: what one has told, else which one died or did not answer."""
+    for _, answer in sorted(answers.items()):
+        if not isinstance(answer, PeerError):
+            return answer
+    text = str(error)  # torch's: "process 1 terminated with signal SIGKILL"
+    if error.error_index in answers:  # it waited in vain
+        lost = next((rank for rank in range(plan.devices) if rank not in answers), error.error_index)
+        text = f"process {lost} did not answer for {plan.config.machine.timeout_seconds:g} s"
+    return LostProcessError(f"{plan.title}: {text}; the others were stopped\n{plan.advice}")
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,13 +18,8 @@ from repro.schema import IMAGENET, PaddingValue, RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import World
 
-if TYPE_CHECKING:  # a run of CIFAR-10 loads nothing of ImageNet
-    from repro.data.imagenet import ImageNetData
-    from repro.data.imagenet_files import ImageNetFiles
-    from repro.data.imagenet_statistics import ImageStatistics
-
 logger = logging.getLogger(__name__)
-Data: TypeAlias = "DeviceData | ImageNetData"
+Data: TypeAlias = Any  # DeviceData or ImageNetData: a run of CIFAR-10 loads nothing of ImageNet
 
 
 def load_data(config: RunConfig, device: torch.device, world: World, stop: StopRequest) -> Data:
@@ -41,11 +36,9 @@ def load_data(config: RunConfig, device: torch.device, world: World, stop: StopR
     return imagenet.on_device(config, files, statistics, device)
 
 
-def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop: StopRequest) -> "ImageStatistics":
-    """The mean image and color statistics of the training images: from the cache, else by one pass over them."""
-    from repro.data import imagenet_statistics
-    from repro.data.imagenet import center_crops, workers_of_each
-    from repro.data.imagenet_statistics import MEAN_SHORTER_SIDE, MEAN_SIZE
+def statistics_of(config: RunConfig, files: Any, world: World, stop: StopRequest) -> Any:
+    """The ImageStatistics of the training images, ImageNetFiles: from the cache, else by one pass over them."""
+    from repro.data import imagenet, imagenet_statistics
 
     path = imagenet_statistics.cache_path(results_dir(config.results), files.fingerprint)
     found = world.from_main(lambda: imagenet_statistics.read(path))
@@ -53,9 +46,10 @@ def statistics_of(config: RunConfig, files: "ImageNetFiles", world: World, stop:
         return found
     logger.info(f"making the mean image of {len(files.train):,} training images (once), in {display_path(path)}")
     own = range(world.rank, len(files.train), world.size)
-    sums = imagenet_statistics.compute(center_crops(files.train, MEAN_SHORTER_SIDE, MEAN_SIZE), own, MEAN_SIZE,
-                                       world.is_main, lambda: stop.reason is not None,
-                                       config.machine.workers or workers_of_each())
+    size = imagenet_statistics.MEAN_SIZE
+    sums = imagenet_statistics.compute(
+        imagenet.center_crops(files.train, imagenet_statistics.MEAN_SHORTER_SIDE, size), own, size, world.is_main,
+        lambda: stop.reason is not None, config.machine.workers or imagenet.workers_of_each())
     if any(world.all_gather_object(stop.reason is not None)):
         raise Stopped(f"stopped by {stop.reason or 'another process'} while the mean image was made; the same command "
                       "begins it again", stop.exit_code)
@@ -81,9 +75,7 @@ class DeviceInput:
 
     def __init__(self, data: DeviceData, config: RunConfig):
         self.data, self.config = data, config
-        images = len(data.train_images)
-        self.order = TrainingOrder(images, config.seed, data.train_images.device)
-        self.prepared_updates = images // config.train.mini_batch_size  # two passes lie ready
+        self.order = TrainingOrder(len(data.train_images), config.seed, data.train_images.device)
 
     def prepare(self, position: int) -> None:
         """Prepare the mini-batch that begins at this position."""
@@ -107,9 +99,7 @@ class StreamInput:
     The crops of one mini-batch lie in `pixels`, (B, H, W, 3) uint8, and `labels`, (B,) int64, both replaced in place.
     """
 
-    prepared_updates = 1
-
-    def __init__(self, data: "ImageNetData", config: RunConfig, share: slice):
+    def __init__(self, data: Data, config: RunConfig, share: slice):
         self.data, self.config, self.share = data, config, share
         self.order = TrainingOrder(len(data.files.train), config.seed, torch.device("cpu"))
         size, own = data.crop_size, share.stop - share.start

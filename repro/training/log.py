@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import sys
 import time
 import warnings
@@ -16,21 +17,19 @@ import yaml
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from repro import files, provenance, runs
+from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
 from repro.devices import describe, out_of_memory, peak_memory, synchronize
 from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
 from repro.files import append_text, duration, utc_now
 from repro.paths import display_path
-from repro.record import SCHEMA, Diverged, Environment, Images, Record, Session
-from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, history_columns
+from repro.runs import GRADIENT_COLUMNS, TIMING_COLUMNS, Images, Provenance, Record, history_columns
 from repro.schema import IMAGENET
 from repro.stopping import StopRequest
 from repro.training import checkpoint
-from repro.training.distributed import first_line
-from repro.training.execution import Execution
-from repro.training.plan import Plan
+from repro.training.distributed import Plan, first_line
+from repro.training.step import Execution
 
 logger = logging.getLogger(__name__)
 # What bits depend on; a CPU's name tells its threads.
@@ -129,7 +128,8 @@ class RunLog:
         if at < 0:
             return
         rate, last = float(self.step.learning_rate()), float(self.step.last_loss)
-        self.write(status="diverged", iteration=at, ended=utc_now(), diverged=Diverged(at, rate, last))
+        self.write(status="diverged", iteration=at, ended=utc_now(),
+                   diverged={"iteration": at, "learning_rate": rate, "last_finite_loss": last})
         raise DivergedError(f"{display_path(self.plan.folder)}: the loss or its gradient is not finite at iteration "
                             f"{at} (lr {rate:g}, last finite loss {last:g}); stopped before the update")
 
@@ -197,7 +197,7 @@ class RunLog:
         state, at = self.step.state(), utc_now()  # all together
         meta = {"train_seconds": self.record.train_seconds, "evaluation_seconds": self.record.evaluation_seconds,
                 "identity": self.plan.config_hash, "numbers": checkpoint.seed_and_settings(self.plan.config),
-                "engine": self.execution.kind, "devices": self.world.size, "versions": provenance.package_versions(),
+                "engine": self.execution.kind, "devices": self.world.size, "versions": devices.package_versions(),
                 "utc": at}
 
         def write() -> None:
@@ -249,14 +249,14 @@ def begin_record(plan: Plan, execution: Execution, earlier: Record | None) -> Re
     """The record of a run that begins, or goes on from an earlier one."""
     config, step, device = plan.config, execution.step, describe(execution.step.device)
     files = getattr(step.data, "files", None)  # of ImageNet
-    how = {**provenance.package_versions(), "device": device, "engine": execution.kind,
-           "updates_per_graph": execution.block, "devices": step.world.size}
-    session = msgspec.convert({**how, **provenance.code_version(), **provenance.slurm_job(), "started": utc_now(),
-                               "from_iteration": execution.done}, Session)
-    environment = msgspec.convert({**how, **provenance.machine(), "precision": config.machine.precision.name,
-                                   "threads": torch.get_num_threads()}, Environment)
+    how = {**devices.package_versions(), "device": device, "engine": execution.kind, "devices": step.world.size}
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
+    session = msgspec.convert({**how, **devices.code_version(), "started": utc_now(), "from_iteration": execution.done,
+                               "slurm": {"job_id": job, "restarts": int(restarts)} if job else None}, Provenance)
+    environment = msgspec.convert({**how, **devices.machine(), "precision": config.machine.precision.name,
+                                   "threads": torch.get_num_threads()}, Provenance)
     return Record(
-        schema=SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
+        schema=runs.SCHEMA, experiment=config.name, seed=config.seed, identity=plan.config_hash, status="running",
         config=replace(config, results=None, data=replace(config.data, root=None)),  # no paths of this machine
         deviations=list(plan.deviations), evaluated_on=step.data.evaluated_on, iterations=step.schedule.iterations,
         iteration=execution.done, parameters=sum(p.numel() for p in step.model.parameters()),

@@ -13,8 +13,10 @@ from repro.config import compose
 from repro.data.cifar10 import DeviceData, load_arrays, on_device
 from repro.devices import (
     autocast,
+    code_version,
     describe,
     memory_format,
+    package_versions,
     place,
     resolve,
     restore_settings,
@@ -25,11 +27,8 @@ from repro.errors import ConfigError
 from repro.evaluation.analysis import layer_responses, with_averaged_statistics
 from repro.models import build_model
 from repro.paths import display_path
-from repro.provenance import code_version, package_versions
-from repro.record import Responses
-from repro.runs import RESPONSE_COLUMNS, Run
+from repro.runs import RESPONSE_COLUMNS, Provenance, Run
 from repro.schema import IMAGENET, Precision, RunConfig
-from repro.training.execution import evaluate_together
 from repro.training.step import TrainStep
 from repro.weights import load_weights
 
@@ -43,8 +42,7 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
     if batches := config.evaluation.batch_norm_images // size:
         with autocast(step.device, config.machine.precision):
             averaged = with_averaged_statistics(step.model, step.coming_batches(batches))
-        step.world.average_buffers(averaged)
-        outcome = evaluate_together(averaged, step)
+        outcome = step.evaluate(averaged)
         logger.info(f"{runs.title(config)}: {data.evaluated_on} error {outcome.top1_error:.2f} % with BN statistics "
                     f"averaged over {batches * size} training images")
         measured["recomputed_batch_norm"] = {
@@ -57,7 +55,7 @@ def final_measurements(step: TrainStep, config: RunConfig, folder: Path) -> dict
     return measured
 
 
-def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, folder: Path) -> Responses:
+def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, folder: Path) -> Provenance:
     """Write responses.csv (Fig. 7) of a trained network on the images that it is evaluated on; what the record says.
 
     Choice: in fp32 whatever the run was trained in, so that the figure compares networks and not roundings.
@@ -69,7 +67,7 @@ def measure_responses(model: nn.Module, data: DeviceData, config: RunConfig, fol
         found = layer_responses(model, batches)
     lines = [",".join(map(str, row)) + "\n" for row in (RESPONSE_COLUMNS, *found)]
     files.write_atomic(folder / "responses.csv", "".join(lines))
-    return Responses(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
+    return Provenance(images=len(data.eval_images), evaluated_on=data.evaluated_on, precision="fp32",
                      sha256=files.file_sha256(folder / "responses.csv"))
 
 
@@ -88,6 +86,6 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         data = on_device(load_arrays(config.data), config.data, device)
         measured = measure_responses(model, data, config, run.folder)
         where = {"device": describe(device), **code_version(), **package_versions(), "utc": files.utc_now()}
-        run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Responses)
+        run.record.responses = msgspec.convert(msgspec.to_builtins(measured) | where, Provenance)
         runs.write_record(run.folder, run.record)
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")

@@ -1,71 +1,49 @@
 """The learning-rate schedule as a pure function of the iteration and the state of the warm-up. Never imports torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
 from repro.config import scale_lengths
-from repro.schema import LrPolicy, RunConfig, TrainConfig, WarmUp
+from repro.schema import LrPolicy, RunConfig, WarmUp
 
 
-@dataclass(frozen=True)
 class Schedule:
-    """All lengths in iterations (updates done), already scaled."""
+    """Of a run; all lengths in iterations (updates done), shortened by its `scale`."""
 
-    iterations: int
-    drops: tuple[int, ...]
-    rates: tuple[float, ...]  # one more than there can be drops
-    interval: int  # between evaluations
-    warmup: WarmUp
-    warmup_lr: float
-    warmup_error: float  # percent
-    warmup_window: int
-    warmup_max: int  # fixed400: the length of the warm-up; error80: its cap
-    gradients: frozenset[int] = frozenset()  # updates whose gradient norms are recorded
-    plateau: TrainConfig | None = None  # its rule, where the drops follow from the validation error
+    def __init__(self, config: RunConfig):
+        def scaled(length: int) -> int:
+            return scale_lengths(length, config.scale)
 
-    @classmethod
-    def of(cls, config: RunConfig) -> "Schedule":
-        """The schedule of a run, every length shortened by its `scale`."""
-        train, scale = config.train, config.scale
-        plateau = train.lr_policy is LrPolicy.plateau
-        drops = () if plateau else tuple(scale_lengths(drop, scale) for drop in train.lr_drops)
-        rates = [float(f"{train.lr * train.lr_factor**k:.12g}")
-                 for k in range((train.plateau_drops if plateau else len(drops)) + 1)]
-        longest = 400 if train.warmup is WarmUp.fixed400 else train.warmup_max  # arXiv 1603.05027: 400 iterations
-        return cls(scale_lengths(train.iterations, scale), drops, tuple(rates),
-                   scale_lengths(config.evaluation.interval, scale), train.warmup, train.warmup_lr, train.warmup_error,
-                   scale_lengths(train.warmup_window, scale), scale_lengths(longest, scale),
-                   frozenset(scale_lengths(iteration, scale) for iteration in config.evaluation.gradient_iterations),
-                   train if plateau else None)
+        self.train = train = config.train
+        self.iterations, self.interval = scaled(train.iterations), scaled(config.evaluation.interval)
+        self.gradients = {scaled(iteration) for iteration in config.evaluation.gradient_iterations}  # norms recorded
+        self.plateau = train.lr_policy is LrPolicy.plateau
+        self.drops = [] if self.plateau else [scaled(drop) for drop in train.lr_drops]
+        most = train.plateau_drops if self.plateau else len(self.drops)
+        self.rates = [float(f"{train.lr * train.lr_factor**k:.12g}") for k in range(most + 1)]
+        self.warms_up, self.warmup_window = train.warmup is not WarmUp.none, scaled(train.warmup_window)
+        # The length of fixed400 (arXiv 1603.05027), the cap of error80.
+        self.warmup_max = scaled(400 if train.warmup is WarmUp.fixed400 else train.warmup_max)
 
-    def after(self, errors: Iterable[tuple[int, float]]) -> "Schedule":
-        """The schedule with the drops that these tests (iteration, validation error in percent) lead to.
+    def follow(self, errors: Iterable[tuple[int, float]]) -> None:
+        """With lr_policy=plateau, let the rate drop as these tests (iteration, validation error in percent) say.
 
-        Sec. 3.4: "when the error plateaus". A test is better if its error is more than `plateau_threshold` points below
-        the best one; after `plateau_patience` tests in a row that are not, the rate drops, `plateau_drops` times at
-        most.
+        Sec. 3.4: "when the error plateaus", here after `plateau_patience` tests in a row none of which was more than
+        `plateau_threshold` points below the best one, `plateau_drops` times at most.
         """
-        if (rule := self.plateau) is None:
-            return self
-        best, waited, drops = float("inf"), 0, list[int]()
+        if not self.plateau:
+            return
+        best, waited, self.drops = float("inf"), 0, []
         for iteration, error in errors:
-            if error < best - rule.plateau_threshold:
+            waited += 1
+            if error < best - self.train.plateau_threshold:
                 best, waited = error, 0
-            else:
-                waited += 1
-            if waited >= rule.plateau_patience and len(drops) < rule.plateau_drops:
-                drops.append(iteration)
+            if waited >= self.train.plateau_patience and len(self.drops) < self.train.plateau_drops:
+                self.drops.append(iteration)
                 waited = 0
-        return replace(self, drops=tuple(drops))
 
     def rate(self, iteration: int, warming: bool = False) -> float:
         """Learning rate of the update that follows `iteration` updates. The drops count from iteration 0."""
-        return self.warmup_lr if warming else self.rates[sum(iteration >= drop for drop in self.drops)]
-
-    def next_event(self, done: int) -> int:
-        """The next iteration after `done` at which the host has something to do: a test, gradient norms, the end."""
-        test = (done // self.interval + 1) * self.interval
-        return min(self.iterations, test, *(iteration for iteration in self.gradients if iteration > done))
+        return self.train.warmup_lr if warming else self.rates[sum(iteration >= drop for drop in self.drops)]
 
     def evaluates(self, done: int) -> bool:
         """Whether the network is tested after `done` updates: at every interval and at the end."""

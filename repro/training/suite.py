@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from repro import paper
+from repro import devices, paper
 from repro.config import compose, experiments, suggest
 from repro.data import cifar10_files, fetch
 from repro.data.cifar10 import DeviceData
@@ -22,17 +22,13 @@ from repro.evaluation.evaluate import evaluate
 from repro.files import duration, utc_now
 from repro.models import build_model
 from repro.paths import data_dir, display_path, reference_dir, results_dir
-from repro.provenance import code_version, machine, package_versions
 from repro.reporting import select, status
 from repro.runs import read_run
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, RunConfig
 from repro.stopping import StopRequest
-from repro.training.distributed import rank_from_environment
-from repro.training.execution import Execution
-from repro.training.launch import run
-from repro.training.plan import Plan, plan
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group
+from repro.training.distributed import Plan, plan, rank_from_environment
+from repro.training.step import Execution, TrainStep, batch_norm_group
+from repro.training.train import run
 
 logger = logging.getLogger(__name__)
 
@@ -139,22 +135,24 @@ def best_seconds(work: Callable[[], object], device: torch.device, repeats: int 
 def measure_cost(config: RunConfig) -> dict[str, Any]:
     """What a whole run would take here, computed from a few real updates and one test, on random images."""
     config = resolve(config)
-    schedule, device, batch = Schedule.of(config), set_up(config), config.train.mini_batch_size
+    device, batch = set_up(config), config.train.mini_batch_size
     imagenet = config.data.name == IMAGENET
     size = 8 if imagenet and device.type == "cpu" else batch  # whose time is multiplied up
     part = replace(config, train=replace(config.train, mini_batch_size=size,
                                          batch_norm_group=min(size, config.train.batch_norm_group)))
-    # On a GPU a captured block of fewer images than CIFAR-10 has would make a new order each time.
+    # A GPU is through fewer images than CIFAR-10 has so fast that their new orders would count.
     count = size if imagenet else max(size, 50_000 if device.type == "cuda" else 2_560)
     side = config.data.crop_size or 32
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (count,), device=device)
     data = DeviceData(images, labels, images[:256], labels[:256], images[:8].float().mean(0), "random", "random", "")
     model = place(build_model(config.model, config.seed, batch_norm_group(part)), config, device).train()
-    execution = Execution(TrainStep(model, data, part, schedule), part)
+    execution = Execution(TrainStep(model, data, part))
+    schedule = execution.step.schedule
 
-    update = best_seconds(lambda: execution.advance(execution.block), device) / execution.block * batch / size
-    test = best_seconds(execution.evaluate, device) / len(data.eval_images)
+    updates = 20 if device.type == "cuda" else 1
+    update = best_seconds(lambda: execution.advance(updates), device) / updates * batch / size
+    test = best_seconds(lambda: execution.step.evaluate(model), device) / len(data.eval_images)
     tests = -(-schedule.iterations // schedule.interval) * (VALIDATION_IMAGES if imagenet else 10_000)
     return {"experiment": config.name, "device": describe(device), "precision": config.machine.precision.name,
             "engine": execution.kind, "iterations": schedule.iterations, "step_seconds": update,
@@ -172,8 +170,8 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
     total = sum(cost["run_seconds"] * cost["seeds"] for cost in costs)
     logger.info(f"  all of them: {duration(total)} on {costs[0]['device']} (computed from a few measured steps each, "
                 "without reading images from files)")
-    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": package_versions(),
-            "machine": machine(), "code": code_version(), "utc": utc_now(), "experiments": costs}
+    return {"suite": name, "device": costs[0]["device"], "total_seconds": total, "versions": devices.package_versions(),
+            "machine": devices.machine(), "code": devices.code_version(), "utc": utc_now(), "experiments": costs}
 
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,

@@ -16,16 +16,29 @@ from repro.runs import Run, read_run
 from repro.schema import Device
 from repro.stopping import StopRequest
 from repro.training import checkpoint
-from repro.training.distributed import World, first_line, join, naming_lost_peer
-from repro.training.execution import Execution
+from repro.training.distributed import (
+    Plan,
+    World,
+    first_line,
+    join,
+    launch,
+    naming_lost_peer,
+    rank_from_environment,
+)
 from repro.training.inputs import load_data
 from repro.training.log import RunLog, begin_record, say_start
 from repro.training.measurements import final_measurements
-from repro.training.plan import Plan
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep, batch_norm_group, sync_batch_norm
+from repro.training.step import Execution, TrainStep, batch_norm_group
 
 logger = logging.getLogger(__name__)
+
+
+def run(plan: Plan) -> Run:
+    """Train a run to its end, or go on where it stopped, by as many processes as it wants; the run on disk."""
+    if plan.devices > 1 and rank_from_environment() is None:
+        return launch(plan, train_here)
+    with StopRequest(plan.config.max_seconds) as stop:
+        return train_here(plan, stop)
 
 
 @restore_settings()
@@ -60,19 +73,17 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
 
 def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
     """From its newest checkpoint, or from the start, to its end or to a stop (Sec. 3.4, 4.2)."""
-    execution, schedule, log = prepare(plan, world, stop, earlier)
-    step = execution.step
+    execution, log = prepare(plan, world, stop, earlier)
+    step, schedule = execution.step, execution.step.schedule
     with closing(step.input), log, naming_lost_peer():
         while log.done < schedule.iterations and not log.stopping:
-            updates = min(execution.block, schedule.next_event(log.done) - log.done)
-            execution.advance(updates)
-            log.advanced(updates)  # stops before an update whose loss is not finite
+            execution.advance(1)
+            log.advanced(1)  # stops before an update whose loss is not finite
             if log.done in schedule.gradients:  # those that led to the last update
                 log.append("gradients.csv", [[log.done, *norm] for norm in gradient_norms(step.model)])
             if schedule.evaluates(log.done):
-                log.evaluated(evaluate(execution, schedule, log))
-                schedule = schedule.after(log.errors)  # lr_policy=plateau: a drop may follow from this test
-                step.follow(schedule)
+                log.evaluated(evaluate(execution, log))
+                step.follow(log.errors)  # lr_policy=plateau: a drop may follow from this test
             log.save_if_due()
         if not log.finish_or_save():
             reason = stop.reason or ("max_seconds" if plan.config.max_seconds else "another process")
@@ -84,33 +95,30 @@ def train(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> None:
                       f"{plan.advice}", stop.exit_code)
 
 
-def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> tuple[Execution, Schedule, RunLog]:
+def prepare(plan: Plan, world: World, stop: StopRequest, earlier: Run) -> tuple[Execution, RunLog]:
     """Data, network, step and log of a run, as its newest checkpoint left them; what it is has been said."""
     config, device = plan.config, set_up(plan.config)
     data = load_data(config, device, world, stop)
-    schedule = Schedule.of(config)
     model = place(build_model(config.model, config.seed, batch_norm_group(config, world.size)), config, device)
-    step = TrainStep(sync_batch_norm(model, config, world.size), data, config, schedule, world)
+    step = TrainStep(model, data, config, world)
     before = checkpoint.restore(step, plan)
     checkpoint.check_same_data(earlier, data.sha256, int(step.iteration), world)
-    execution = Execution(step, config)
+    execution = Execution(step)
     record = begin_record(plan, execution, earlier.record if before else None)
     say_start(plan, record)
     log = RunLog(plan, execution, record, before, stop)
-    schedule = schedule.after(log.errors)
-    step.follow(schedule)
-    model.train()
-    return execution, schedule, log
+    step.follow(log.errors)
+    step.model.train()
+    return execution, log
 
 
-def evaluate(execution: Execution, schedule: Schedule, log: RunLog) -> dict[str, float]:
+def evaluate(execution: Execution, log: RunLog) -> dict[str, float]:
     """One row of history.csv: training loss and error over the mini-batches since the last row, and a test."""
     step, split = execution.step, execution.step.data.evaluated_on
-    step.world.average_buffers(step.model)
-    outcome = execution.evaluate()
+    outcome = step.evaluate(step.model)
     ended, images = int(step.warmup_end), (log.done - log.row_began) * execution.batch
-    warming = step.warms_up and (ended < 0 or log.done - 1 < ended)
-    return {"iteration": log.done, "learning_rate": schedule.rate(log.done - 1, warming),
+    warming = step.schedule.warms_up and (ended < 0 or log.done - 1 < ended)
+    return {"iteration": log.done, "learning_rate": step.schedule.rate(log.done - 1, warming),
             "train_loss": float(step.loss_sum) * execution.batch / images,
             "train_top1_error": 100 * int(step.error_count) / images,
             f"{split}_loss": outcome.loss, **outcome.errors_on(split)}
@@ -118,11 +126,11 @@ def evaluate(execution: Execution, schedule: Schedule, log: RunLog) -> dict[str,
 
 def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
     """Write the final weights and what is measured of them, then the finished record, then drop the checkpoints."""
-    step, config, measured = execution.step, execution.config, dict[str, Any]()
+    step, config, measured = execution.step, execution.step.config, dict[str, Any]()
     extras = config.evaluation.responses or config.evaluation.batch_norm_images >= config.train.mini_batch_size
     if extras:  # may take minutes: the trained state is safe before
         log.save()
-    execution.close()
+    execution.graph = None  # what is measured next needs its memory
     if step.world.is_main:
         measured["weights_sha256"] = checkpoint.write_weights(plan.folder / "weights.pt", step.model, config)
         if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with

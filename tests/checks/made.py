@@ -40,8 +40,8 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     folder = root / (experiment if own in paper_hashes(experiment) else f"{experiment}@{own}") / f"seed{seed}"
     folder.mkdir(parents=True)
     split = "val" if imagenet or config.data.split.name == "45k" else "test"
-    columns, schedule = history_columns(split, imagenet), Schedule.of(config)
-    warmup_end = None if schedule.warmup.name == "none" else min(schedule.warmup_max, 450)
+    columns, schedule = history_columns(split, imagenet), Schedule(config)
+    warmup_end = None if not schedule.warms_up else min(schedule.warmup_max, 450)
     rows = history(config, split, warmup_end)
     (folder / "history.csv").write_text(csv_text(columns, *([row[name] for name in columns] for row in rows)))
     (folder / "timing.csv").write_text(csv_text(TIMING_COLUMNS))
@@ -78,7 +78,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
 
 def history(config: RunConfig, split: str, warmup_end: int | None) -> list[dict[str, Any]]:
     """Rows that fall from chance level, with errors that are counts of images."""
-    schedule, imagenet = Schedule.of(config), config.data.name == "imagenet"
+    schedule, imagenet = Schedule(config), config.data.name == "imagenet"
     images = VALIDATION_IMAGES if imagenet else 10_000 if split == "test" else 5_000
     marks = [*range(schedule.interval, schedule.iterations, schedule.interval), schedule.iterations]
     train, test, chance = (27.0, 26.5, 99.9) if imagenet else (2.0 + config.seed / 100, 8.5 + config.seed / 100, 90.0)
@@ -92,7 +92,7 @@ def history(config: RunConfig, split: str, warmup_end: int | None) -> list[dict[
         rows.append({"iteration": mark, "train_loss": first / 60 + loss, "train_top1_error": first,
                      f"{split}_loss": second / 60 + loss, f"{split}_top1_error": second,
                      "val_top5_error": 100 * round(images * second / 300) / images})
-    schedule = schedule.after((row["iteration"], row[f"{split}_top1_error"]) for row in rows)
+    schedule.follow((row["iteration"], row[f"{split}_top1_error"]) for row in rows)
     for row in rows:
         done = row["iteration"] - 1
         row["learning_rate"] = schedule.rate(done, warmup_end is not None and done < warmup_end)

@@ -8,7 +8,7 @@ import sys
 import time
 
 from repro.cli import main
-from repro.training.execution import Execution
+from repro.training.step import Execution
 from tests.made_cli import use_made_data
 
 BRAKE = 0.2  # seconds for an update

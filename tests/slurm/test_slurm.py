@@ -63,7 +63,7 @@ class Job:
         """Whether the session after so many restarts has come to its first test."""
         for run in (one for one in scan(self.folder / "results" / "runs") if one.record):
             session = run.record.sessions[-1]
-            return session.slurm.restarts == restarts and any(
+            return session.slurm["restarts"] == restarts and any(
                 row["iteration"] > session.from_iteration for row in run.history())
         return False
 
@@ -117,7 +117,7 @@ def stop_in_turn(job: Job, *stops: tuple[str, ...]) -> Run:
     assert run.finished
     assert [row["iteration"] for row in run.history()] == list(range(5, 41, 5))
     sessions = run.record.sessions
-    assert [(session.slurm.job_id, session.slurm.restarts) for session in sessions] == [
+    assert [(session.slurm["job_id"], session.slurm["restarts"]) for session in sessions] == [
         (job.number, restarts) for restarts in range(len(stops) + 1)]
     ends = [0, *(session.to_iteration for session in sessions)]
     assert ends[:-1] == [session.from_iteration for session in sessions]

@@ -155,7 +155,7 @@ def crashed(home, packed, tmp_path_factory):
     """A whole loan: the check, a call whose images lack, and one whose training process is killed."""
     machine = Machine(home, tmp_path_factory.mktemp("crashed"))
     check = machine.call("check", int(240 * FACTOR), ["code", "images1"],
-                         ["--nets", "8", "--contenders", "repro", "--quick", "machine.device=cpu",
+                         ["--nets", "8", "--quick", "machine.device=cpu",
                           "train.mini_batch_size=16", "train.batch_norm_group=16"], WORKERS="1")
     measured = sorted(path.name for path in machine.out.iterdir())
     lacking = machine.call("train", 60, ["code"], WORDS)

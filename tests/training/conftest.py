@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from repro.errors import Stopped
+from repro.models import build_model
 from repro.stopping import StopRequest
 from repro.training import measurements, train
+from repro.training.step import TrainStep
 from tests.made import run_config, tiny_config, tiny_data
 
 # A warm-up that ends, drops of the rate, passes that end within mini-batches, gradients between tests.
@@ -42,6 +44,14 @@ def stop_after(monkeypatch):
             with suppress(Stopped):
                 run_config(config)
     return run
+
+
+def make_step(*overrides):
+    """A step of `tiny_config` on made-up images, its first mini-batch prepared."""
+    config = tiny_config(*overrides)
+    step = TrainStep(build_model(config.model, config.seed).train(), tiny_data(), config)
+    step.input.prepare(0)
+    return step
 
 
 def weights_of(run):

@@ -19,12 +19,9 @@ from repro.devices import resolve
 from repro.errors import ConfigError, DivergedError, LostProcessError, PeerError
 from repro.models import build_model
 from repro.schema import Device
-from repro.training import checkpoint, launch
-from repro.training.distributed import World, join, rank_from_environment, set_meeting_point
-from repro.training.launch import failure, free_port
-from repro.training.plan import check_shares, count_processes, plan
-from repro.training.step import batch_norm_group, sync_batch_norm
-from tests.made import run_config, tiny_config, with_machine
+from repro.training import checkpoint, distributed, step
+from repro.training.distributed import World, check_shares, count_processes, plan, rank_from_environment
+from tests.made import run_config, tiny_config, tiny_data, with_machine
 from tests.warm import complete
 
 # 8 layers on synthetic images. Steady: so few and small steps that rounding does not grow: it does, tenfold in a step.
@@ -43,12 +40,7 @@ def start(*words: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    try:
-        out, error = process.communicate(timeout=600)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
+    out, error = process.communicate(timeout=600)
     assert process.returncode == code, out + error
     return out + error
 
@@ -57,26 +49,16 @@ def the_run(results: Path) -> runs.Run:
     return runs.read_run(next((results / "runs").glob("*/seed0")))
 
 
-def wait_for_iteration(results: Path, iteration: int) -> Path:
-    """Wait until a run's history has come so far; its folder."""
-    until = time.monotonic() + 500
-    while time.monotonic() < until:
-        for path in (results / "runs").glob("*/seed0/history.csv"):
-            if any(row["iteration"] >= iteration for row in files.read_history(path)):
-                return path.parent
+def wait_for_a_test(process: subprocess.Popen[str], results: Path) -> Path:
+    """Wait until the history of a process's run has a row; its folder."""
+    while not (found := [path for path in results.glob("runs/*/seed0/history.csv") if files.read_history(path)]):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    raise AssertionError("the run does not come that far")
+    return found[0].parent
 
 
-def children_of(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
-
-
-def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
-    """The pid of one of the processes that a launcher has started, in this order."""
-    return [pid for pid in sorted(children_of(launcher.pid))
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()][rank]
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    return sorted(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
 
 
 # ---- two processes
@@ -112,7 +94,7 @@ def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(tmp_path):
     results, alone = tmp_path / "results", the_run(tmp_path / "alone")
     command = ("-m", "repro", "run", *SHORT, f"results={results}")
     process = start(*command, "devices=2")
-    folder = wait_for_iteration(results, 4)
+    folder = wait_for_a_test(process, results)
     process.send_signal(signal.SIGTERM)
     text = finish(process, 75)
     assert text.count("stopped by SIGTERM at iteration") == 1
@@ -128,7 +110,6 @@ def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(tmp_path):
 
 
 def raise_in_rank_one(plan, stop):
-    """The training of two processes, of which one has a fault that nobody knows of."""
     if os.environ["RANK"] == "1":
         raise ValueError("something odd")
     time.sleep(60)
@@ -137,10 +118,10 @@ def raise_in_rank_one(plan, stop):
 @pytest.mark.slow
 @pytest.mark.fault(34)
 def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 0.5)
+    monkeypatch.setattr(distributed, "GRACE", 0.5)
     with pytest.raises(LostProcessError, match="process 1 of 2 failed: ValueError: something odd\ngo on with: repro"):
-        launch.launch(plan(tiny_config("devices=2", "train.batch_norm_group=8", f"results={tmp_path}")),
-                      raise_in_rank_one)
+        distributed.launch(plan(tiny_config("devices=2", "train.batch_norm_group=8", f"results={tmp_path}")),
+                           raise_in_rank_one)
 
 
 @pytest.mark.slow
@@ -150,15 +131,15 @@ def test_an_unexpected_error_of_one_is_named_and_ends_the_others(tmp_path, monke
     (signal.SIGSTOP, ["machine.timeout_seconds=15"], "did not answer for 15 s")])
 def test_one_that_is_killed_or_hangs_stops_all_and_is_named(number, words, what, tmp_path):
     process = start("-m", "repro", "run", *LONG, *words, f"results={tmp_path}")
-    wait_for_iteration(tmp_path, 4)
-    leader, victim = (process_of(rank, process) for rank in (0, 1))
-    os.kill(victim, number)
+    folder = wait_for_a_test(process, tmp_path)
+    workers = [pid for pid in children_of(process) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[1], number)
     text = finish(process, 1)
     assert f"process 1 {what}" in text
     assert "go on with: " in text
     assert "Traceback" not in text
-    assert not [pid for pid in (leader, victim) if Path(f"/proc/{pid}").exists()]
-    assert len(checkpoint.list_checkpoints(the_run(tmp_path).folder)) >= 1, "the last checkpoint is intact"
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert checkpoint.list_checkpoints(folder), "the last checkpoint is intact"
 
 
 @pytest.mark.slow
@@ -169,7 +150,7 @@ def test_a_launcher_that_is_killed_in_its_first_second_leaves_nobody_behind(tmp_
     left: list[int] = []
     until = time.monotonic() + 120
     while len(left) < 3 and time.monotonic() < until:  # two workers and Python's tracker of resources
-        left = children_of(process.pid)
+        left = children_of(process)
         time.sleep(0.01)
     process.kill()
     process.communicate(timeout=240)
@@ -184,14 +165,12 @@ def test_a_launcher_that_is_killed_in_its_first_second_leaves_nobody_behind(tmp_
 @pytest.mark.fault(49)
 def test_processes_that_were_asked_for_different_runs_end_with_both_values(tmp_path):
     """Two tasks of srun."""
-    port = str(free_port())
-    processes = [start("-m", "repro", "run", *STEADY, f"results={tmp_path}", f"seed={seed}", SLURM_PROCID=str(rank),
-                       SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost", MASTER_PORT=port)
-                 for rank, seed in enumerate((30, 31))]
+    port = str(distributed.free_port())
+    processes = [start("-m", "repro", "run", *STEADY, f"results={tmp_path}", f"seed={30 + rank}", MASTER_PORT=port,
+                       SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost")
+                 for rank in (0, 1)]
     for process in processes:
-        text = finish(process, 2)
-        assert "asked for different runs (seed: 30 and 31); devices=1" in text
-        assert "Traceback" not in text
+        assert "asked for different runs (seed: 30 and 31); devices=1" in finish(process, 2)
     assert not list(tmp_path.glob("runs/*/*/run.json"))
 
 
@@ -211,35 +190,28 @@ def test_more_devices_than_there_are_is_an_error():
 @pytest.mark.fault(49)
 def test_srun_and_torchrun_tell_who_a_process_is_unless_it_is_to_be_alone(monkeypatch):
     assert rank_from_environment() is None
-    for name, value in {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}.items():
-        monkeypatch.setenv(name, value)
+    srun = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
+    monkeypatch.setattr(os, "environ", srun)
     assert rank_from_environment() == (3, 8, 1)
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", srun | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"})
     assert rank_from_environment() == (1, 2, 1)
     with pytest.raises(ConfigError, match="devices=4"):
         count_processes(tiny_config("devices=4"))
     assert count_processes(tiny_config()) == 2
     assert count_processes(tiny_config("devices=1")) == 1
-    assert join(tiny_config("devices=1")).size == 1
+    assert distributed.join(tiny_config("devices=1")).size == 1
 
 
-def test_the_tasks_of_srun_meet_on_the_first_host(monkeypatch):
-    monkeypatch.setattr(os, "environ", {"SLURM_STEP_NODELIST": "node1,node2", "SLURM_JOB_ID": "10003",
-                                        "SLURM_STEP_ID": "1"})
-    set_meeting_point()
-    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("node1", "20100")
+@pytest.mark.parametrize(("hosts", "first"), [
+    ("node1,node2", "node1"), ("n[01-04,07],other", "n01"), ("a,b[1-2]", "a"), ("alone", "alone")])
+def test_the_tasks_of_srun_meet_on_the_first_host(monkeypatch, hosts, first):
+    monkeypatch.setattr(os, "environ", {"SLURM_STEP_NODELIST": hosts, "SLURM_JOB_ID": "10003", "SLURM_STEP_ID": "1"})
+    distributed.set_meeting_point()
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (first, "20100")
 
 
-def test_the_shares_of_a_mini_batch_are_disjoint_and_all_of_it():
-    shares = [World(rank, 4).share(32) for rank in range(4)]
-    assert [place for share in shares for place in range(32)[share]] == list(range(32))
-
-
-def test_statistics_over_more_images_than_a_process_has_need_a_gpu():
+def test_statistics_over_more_images_than_a_process_has_need_a_gpu(monkeypatch):
     config = tiny_config("train.batch_norm_group=16")
-    assert batch_norm_group(config, 2) == 0
-    assert batch_norm_group(tiny_config("train.batch_norm_group=4"), 2) == 4
     with pytest.raises(ConfigError, match=r"train\.batch_norm_group=16: .*each has 8 .* allowed are its divisors$"):
         check_shares(config, 2)
     check_shares(with_machine(config, device=Device.cuda), 2)
@@ -247,18 +219,21 @@ def test_statistics_over_more_images_than_a_process_has_need_a_gpu():
         check_shares(config, 3)
     with pytest.raises(ConfigError, match=r"train\.batch_norm_group=8: .*each has 4.*its divisors, and all 16"):
         check_shares(with_machine(tiny_config("train.batch_norm_group=8"), device=Device.cuda), 4)
-    check_shares(tiny_config("train.batch_norm_group=8"), 2)
-    model = torch.nn.BatchNorm2d(3)
-    assert sync_batch_norm(model, tiny_config("train.batch_norm_group=8"), 2) is model
-    assert isinstance(sync_batch_norm(model, config, 2), torch.nn.SyncBatchNorm)
+    monkeypatch.setattr(step, "DistributedDataParallel", lambda model, **_: model)
+    for group, kind in ((4, "GroupedBatchNorm2d"), (8, "BatchNorm2d"), (16, "SyncBatchNorm")):
+        config = tiny_config(f"train.batch_norm_group={group}")
+        model = build_model(config.model, 0, step.batch_norm_group(config, 2))
+        one, two = (step.TrainStep(model, tiny_data(), config, World(rank, 2)) for rank in (0, 1))
+        assert {type(layer).__name__ for layer in two.norms} == {kind}
+        assert [*one.places, *two.places] == list(range(16))
 
 
 def test_the_one_that_was_lost_is_named_and_not_those_who_waited_for_it():
     planned = plan(tiny_config("machine.timeout_seconds=15"), ["repro", "run", "x=1", "resume=never"])
     lost = PeerError("gone")
     killed = ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 11, -9)
-    assert str(failure(planned, killed, {0: lost})).endswith(
+    assert str(distributed.failure(planned, killed, {0: lost})).endswith(
         "process 1 terminated with signal SIGKILL; the others were stopped\ngo on with: repro run x=1")
-    waited = ProcessRaisedException("", 0, 10)
-    assert "process 1 did not answer for 15 s" in str(failure(replace(planned, devices=2), waited, {0: lost}))
-    assert failure(planned, waited, {0: lost, 1: DivergedError("inf")}).exit_code == 6
+    waited, planned = ProcessRaisedException("", 0, 10), replace(planned, devices=2)
+    assert "process 1 did not answer for 15 s" in str(distributed.failure(planned, waited, {0: lost}))
+    assert distributed.failure(planned, waited, {0: lost, 1: DivergedError("inf")}).exit_code == 6

@@ -10,20 +10,18 @@ import torch
 from repro.config import compose
 from repro.data.random import permutation
 from repro.devices import place, set_up, synchronize
-from repro.errors import Stopped
 from repro.models import build_model
 from repro.schema import Device, Engine, Precision
-from repro.stopping import StopRequest
 from repro.training import train
-from repro.training.execution import Execution
-from repro.training.schedule import Schedule
-from repro.training.step import TrainStep
+from repro.training.step import Execution, TrainStep
 from tests.made import run_config, tiny_config, tiny_data, with_machine
 from tests.made_images import SMOKE, make_folder
+from tests.training.conftest import same_end
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 PRECISIONS = [Precision.fp32, Precision.tf32, Precision.bf16, Precision.fp16]
-LENGTH = ["train.warmup=error80", "train.warmup_window=6", "evaluation.gradient_iterations=[1,17,40]"]
+LENGTH = ["train.warmup=error80", "train.warmup_window=6", "evaluation.gradient_iterations=[1,17,40]",
+          "machine.checkpoint_seconds=1000"]
 
 
 def data_on_gpu(*_):
@@ -46,7 +44,7 @@ def on_gpu(*overrides, precision=Precision.fp32, way=Engine.graph, deterministic
 def execute(config):
     device = set_up(config)
     model = place(build_model(config.model, config.seed), config, device).train()
-    return Execution(TrainStep(model, data_on_gpu(), config, Schedule.of(config)), config)
+    return Execution(TrainStep(model, data_on_gpu(), config))
 
 
 @contextmanager
@@ -60,17 +58,6 @@ def waiting_is_an_error():
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
-
-
-def content(run):
-    return ((run.folder / "history.csv").read_bytes(), (run.folder / "gradients.csv").read_bytes(),
-            torch.load(run.folder / "weights.pt", weights_only=True))
-
-
-def assert_same_run(left, right):
-    left, right = content(left), content(right)
-    assert left[:2] == right[:2]
-    assert all(torch.equal(left[2][key], right[2][key]) for key in right[2])
 
 
 def test_the_first_losses_are_those_of_the_cpu(tmp_path):
@@ -88,51 +75,29 @@ def test_order_and_mini_batches_are_those_of_the_cpu():
         assert torch.equal(permutation(50_000, 3, epoch, device).cpu(), permutation(50_000, 3, epoch))
     gpu = execute(on_gpu(way=Engine.eager)).step
     config = tiny_config()
-    cpu = TrainStep(build_model(config.model), tiny_data(), config, Schedule.of(config))
+    cpu = TrainStep(build_model(config.model), tiny_data(), config)
     for step in (gpu, cpu):
         step.input.prepare(32)
         step.iteration.fill_(2)
-    for left, right in zip(gpu.batch(), cpu.batch(), strict=True):
+    for left, right in zip(gpu.batch(gpu.iteration), cpu.batch(cpu.iteration), strict=True):
         assert torch.equal(left.cpu(), right)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_graphs_are_the_eager_step_bit_for_bit_in_deterministic_mode(precision, tmp_path):
-    runs = [run_config(on_gpu(*LENGTH, f"results={tmp_path / way.name}", "machine.steps_per_graph=4",
-                              precision=precision, way=way)) for way in (Engine.eager, Engine.graph)]
+    runs = [run_config(on_gpu(*LENGTH, f"results={tmp_path / way.name}", precision=precision, way=way))
+            for way in (Engine.eager, Engine.graph)]
     assert [run.record.environment.engine for run in runs] == ["eager", "graph"]
-    assert runs[1].record.environment.updates_per_graph == 4
-    assert_same_run(*runs)
+    assert same_end(*runs)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_bit_for_bit_in_deterministic_mode(precision, tmp_path, stop_after):
     whole = run_config(on_gpu(*LENGTH, f"results={tmp_path / 'whole'}", precision=precision))
     config = on_gpu(*LENGTH, f"results={tmp_path / 'parts'}", precision=precision)
-    for turns in (2, 4):
-        calls = iter(range(10**6))
-        with monkeypatch.context() as patch:
-            patch.setattr(StopRequest, "reason", property(
-                lambda self, calls=calls, turns=turns: "SIGTERM" if next(calls) >= turns else None))
-            with pytest.raises(Stopped):
-                run_config(config)
-    assert_same_run(whole, run_config(config))
-
-
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
-@pytest.mark.parametrize("precision", [Precision.fp32, Precision.tf32])
-def test_compiled_blocks_train_within_rounding_over_100_updates(precision, checkpointing):
-    length = ["train.iterations=100", "train.lr_drops=[90]", "train.lr=0.0001",
-              f"machine.activation_checkpointing={checkpointing}"]
-    eager = execute(on_gpu(*length, way=Engine.eager, precision=Precision.fp32))
-    compiled = execute(on_gpu(*length, way=Engine.compile, precision=precision))
-    assert compiled.kind == "compile+graph"
-    for _ in range(10):
-        for one in (eager, compiled):
-            set_up(one.config)  # whether in TF32 is one setting for the process
-            one.advance(10)
-        assert float(compiled.step.last_loss) == pytest.approx(
-            float(eager.step.last_loss), rel=1e-3 if precision is Precision.fp32 else 2e-2, abs=1e-4)
+    for count in (6, 19):
+        stop_after(config, count)
+    assert same_end(run_config(config), whole)
 
 
 @pytest.mark.parametrize("way", [Engine.eager, Engine.graph])
@@ -148,22 +113,14 @@ def test_the_host_waits_for_nothing_between_updates(way):
 
 
 def test_a_checkpoint_is_of_the_moment_though_the_host_runs_ahead(tmp_path):
-    """Saved in the background every few updates, while graphs are replayed; the newest must be the run's own state."""
-    words = (*LENGTH, "machine.checkpoint_seconds=0")
+    words = (*LENGTH, "machine.checkpoint_seconds=0.01")
     whole = run_config(on_gpu(*words, f"results={tmp_path / 'whole'}"))
     config = on_gpu(*words, f"results={tmp_path / 'parts'}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "finish", None)
         with pytest.raises(TypeError):
             run_config(config)
-    assert_same_run(whole, run_config(config))
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_activation_checkpointing_changes_nothing_but_memory(precision, tmp_path):
-    runs = [run_config(on_gpu(*LENGTH, f"results={tmp_path / word}", f"machine.activation_checkpointing={word}",
-                              precision=precision)) for word in ("false", "true")]
-    assert_same_run(*runs)
+    assert same_end(run_config(config), whole)
 
 
 # ---- images that are read from files

@@ -10,8 +10,7 @@ from repro.errors import ConfigError, StorageError
 from repro.evaluation.metrics import evaluate_on
 from repro.files import file_sha256, read_rows
 from repro.models import build_model
-from repro.record import Responses
-from repro.runs import read_run
+from repro.runs import Provenance, read_run
 from repro.training import measurements, train
 from repro.training.step import TrainStep
 from repro.weights import load_weights
@@ -29,7 +28,7 @@ def trained(run) -> torch.nn.Module:
 def test_the_record_has_the_error_with_averaged_statistics(alone):
     """Recomputed here: two mini-batches that follow the last iteration, each normalized by itself."""
     config, found = tiny_config(*WORDS), alone.record.recomputed_batch_norm
-    step = TrainStep(trained(alone), tiny_data(), config, train.Schedule.of(config))
+    step = TrainStep(trained(alone), tiny_data(), config)
     step.iteration.fill_(16)
     batches = list(step.coming_batches(2))
     assert found["images"] == 32 == sum(map(len, batches))
@@ -84,7 +83,7 @@ def test_responses_and_gradients_lie_beside_the_record(alone):
     responses, gradients = (read_rows(alone.folder / f"{name}.csv") for name in ("responses", "gradients"))
     assert [row["layer"] for row in responses] == [str(number) for number in range(1, 8)]
     assert all(float(row["std"]) > 0 for row in responses)
-    assert alone.record.responses == Responses(images=30, evaluated_on="test", precision="fp32",
+    assert alone.record.responses == Provenance(images=30, evaluated_on="test", precision="fp32",
                                                sha256=file_sha256(alone.folder / "responses.csv"))
     assert [int(row["iteration"]) for row in gradients] == [1] * 8 + [7] * 8 + [16] * 8
     assert all(float(row["norm"]) > 0 for row in gradients)
@@ -95,7 +94,7 @@ def test_the_first_gradient_is_that_of_the_first_mini_batch():
     """Recomputed in float64 without the step."""
     run, config = run_config(tiny_config(*ONE)), tiny_config(*ONE)
     model = build_model(config.model)
-    step = TrainStep(model, tiny_data(), config, train.Schedule.of(config))
+    step = TrainStep(model, tiny_data(), config)
     step.input.prepare(0)
     images, labels = step.batch(step.iteration)
     model.double()

@@ -20,7 +20,7 @@ from repro.errors import LostProcessError, OutOfMemoryError, StorageError
 from repro.files import hold_lock
 from repro.runs import read_run, run_folder, scan, write_record
 from repro.training import checkpoint, log
-from repro.training.execution import Execution
+from repro.training.step import Execution
 from tests.made import run_config, tiny_config
 from tests.made_cli import TINY
 from tests.made_images import SMOKE, make_folder

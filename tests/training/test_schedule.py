@@ -12,7 +12,7 @@ from repro.training.schedule import Schedule
 
 
 def schedule(*overrides, experiment="cifar_resnet20"):
-    return Schedule.of(compose([f"experiment={experiment}", *overrides]))
+    return Schedule(compose([f"experiment={experiment}", *overrides]))
 
 
 @pytest.mark.parametrize(("experiment", "words", "rates"), [
@@ -27,14 +27,14 @@ def test_the_papers_rates(experiment, words, rates):
 def test_the_papers_lengths_and_tests():
     full = schedule()
     points = [iteration for iteration in range(1, 64_001) if full.evaluates(iteration)]
-    assert (full.iterations, full.drops, full.interval) == (64_000, (32_000, 48_000), 390)
+    assert (full.iterations, full.drops, full.interval) == (64_000, [32_000, 48_000], 390)
     assert (points[:2], points[-2:], len(points)) == ([390, 780], [63_960, 64_000], 165)
     assert schedule(experiment="imagenet_optB").iterations == 600_000
 
 
 def test_scale_shortens_every_length_alike_rounding_up():
     short = schedule("scale=0.01", experiment="cifar_resnet110")
-    assert (short.iterations, short.drops, short.interval) == (640, (320, 480), 4)
+    assert (short.iterations, short.drops, short.interval) == (640, [320, 480], 4)
     assert (short.warmup_window, short.warmup_max) == (1, 20)
     assert schedule("scale=0.01", "train.warmup=fixed400").warmup_max == 4
 
@@ -45,28 +45,21 @@ def test_a_scaled_length_is_the_exact_ceiling(length, scale):
     assert scale_lengths(length, float(scale)) == max(1, exact)
 
 
-@pytest.mark.parametrize(("experiment", "warms"), [
-    ("cifar_resnet56", False), ("cifar_plain110", True), ("cifar_resnet110", True), ("cifar_resnet1202", True)])
-def test_only_the_nets_of_110_layers_and_more_warm_up(experiment, warms):
-    found = schedule(experiment=experiment)
-    assert (found.warmup.name == "error80") is warms
-    assert found.rate(0, warming=True) == 0.01
-    assert found.rate(32_000) == 0.01, "the drops count from iteration 0"
-
-
-def test_the_host_has_something_to_do_at_tests_gradients_and_the_end():
-    found = schedule("evaluation.gradient_iterations=[1,500]")
-    assert [found.next_event(done) for done in (0, 1, 390, 500, 63_960)] == [1, 390, 500, 780, 64_000]
+def test_only_the_nets_of_110_layers_and_more_warm_up():
+    nets = [schedule(experiment=f"cifar_{name}") for name in ("resnet56", "plain110", "resnet110", "resnet1202")]
+    assert [net.warms_up for net in nets] == [False, True, True, True]
+    assert {net.rate(0, warming=True) for net in nets} == {0.01}
+    assert {net.rate(32_000) for net in nets} == {0.01}, "the drops count from iteration 0"
 
 
 def test_the_rate_drops_where_the_error_no_longer_falls():
     found = schedule("train.lr_policy=plateau", "train.plateau_patience=2", "train.plateau_threshold=0.5",
                      experiment="imagenet_optB")
-    errors = [60, 50, 49.6, 49.5, 40, 40, 39.6, 39, 39, 39, 39, 39]
-    after = found.after((5_000 * (n + 1), error) for n, error in enumerate(errors))
-    assert after.drops == (20_000, 35_000)
-    assert [after.rate(i) for i in (0, 19_999, 20_000, 34_999, 35_000, 10**6)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     assert found.rate(10**6) == 0.1, "nothing is known of the errors yet"
+    errors = [60, 50, 49.6, 49.5, 40, 40, 39.6, 39, 39, 39, 39, 39]
+    found.follow((5_000 * (n + 1), error) for n, error in enumerate(errors))
+    assert found.drops == [20_000, 35_000]
+    assert [found.rate(i) for i in (0, 19_999, 20_000, 34_999, 35_000, 10**6)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
 
 
 PLATEAU = schedule("train.lr_policy=plateau", experiment="imagenet_optB")
@@ -75,8 +68,8 @@ PLATEAU = schedule("train.lr_policy=plateau", experiment="imagenet_optB")
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=60), st.integers(1, 6), st.floats(0, 3))
 def test_the_plateau_rule_is_that_of_torch(errors, patience, threshold):
-    rule = replace(PLATEAU.plateau, plateau_patience=patience, plateau_threshold=threshold, plateau_drops=20)
-    drops = replace(PLATEAU, plateau=rule).after(enumerate(errors)).drops
+    PLATEAU.train = replace(PLATEAU.train, plateau_patience=patience, plateau_threshold=threshold, plateau_drops=20)
+    PLATEAU.follow(enumerate(errors))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience - 1,
                                                         threshold=threshold, threshold_mode="abs", eps=0)
@@ -86,4 +79,4 @@ def test_the_plateau_rule_is_that_of_torch(errors, patience, threshold):
         theirs.step(error)
         if optimizer.param_groups[0]["lr"] < before:
             expected.append(iteration)
-    assert list(drops) == expected[:20]
+    assert PLATEAU.drops == expected[:20]

@@ -1,24 +1,16 @@
 """One training step, its counters, warm-up and optimizer, on made-up data, against rules written out here."""
 
-from dataclasses import replace
+import copy
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.config import compose
 from repro.data.augment import augment_batch
-from repro.models import build_model
-from repro.training.schedule import Schedule
-from repro.training.step import MomentumSGD, TrainStep
-from tests.made import tiny_config, tiny_data
-
-
-def make_step(*overrides):
-    config = tiny_config(*overrides)
-    return TrainStep(build_model(config.model, config.seed).train(), tiny_data(), config, Schedule.of(config))
+from repro.training.step import MomentumSGD
+from tests.made import tiny_config
+from tests.training.conftest import make_step
 
 
 def advance(step, count):
@@ -40,18 +32,13 @@ def test_a_mini_batch_is_cropped_and_flipped_by_the_draws_of_its_seed_and_positi
 
 
 def test_a_net_learns_the_made_up_set_and_counts_what_it_sees():
-    step = make_step()
-    errors, losses = 0, 0.0
+    step, errors, losses = make_step(), 0, 0.0
     for _ in range(5):
-        step.input.prepare(int(step.iteration) * 16)
         images, labels = step.batch(step.iteration)
-        with torch.no_grad():
-            running = {name: value.clone() for name, value in step.model.state_dict().items()}
-            logits = step.model(images)
-            step.model.load_state_dict(running)
+        logits = copy.deepcopy(step.model)(images)
         errors += int((logits.argmax(1) != labels).sum())
         losses += float(F.cross_entropy(logits, labels))
-        step()
+        advance(step, 1)
     assert int(step.error_count) == errors
     assert float(step.loss_sum) == pytest.approx(losses, rel=1e-5)
     assert int(step.iteration) == 5
@@ -82,8 +69,8 @@ def reference_warmup_end(schedule, errors):
     """Sec. 4.2: below 80 % over a full window, or the cap."""
     for done in range(1, len(errors) + 1):
         window = errors[max(0, done - schedule.warmup_window) : done]
-        below = 100 * sum(window) / (len(window) * 16) < schedule.warmup_error and len(window) == schedule.warmup_window
-        if (schedule.warmup.name == "error80" and below) or done >= schedule.warmup_max:
+        below = sum(window) < 0.8 * 16 * len(window) and len(window) == schedule.warmup_window
+        if (schedule.train.warmup.name == "error80" and below) or done >= schedule.warmup_max:
             return done
     return -1
 
@@ -98,20 +85,15 @@ def test_the_warmup_on_the_device_equals_the_pure_rule(kind, seed):
     step = make_step(f"train.warmup={kind}", "train.warmup_window=10", "train.warmup_max=120")
     if kind == "fixed400":
         assert step.schedule.warmup_max == 400
-        step.schedule = replace(step.schedule, warmup_max=77)
+        step.schedule.warmup_max = 77
     assert feed_errors(step, errors) == reference_warmup_end(step.schedule, errors) > 0
 
 
-def test_the_warmup_window_forgets_and_the_warmup_never_comes_back():
+def test_the_warmup_never_comes_back_and_the_next_update_has_the_full_rate():
     step = make_step("train.warmup=error80", "train.warmup_window=4", "train.warmup_max=1000")
     assert feed_errors(step, [16] * 30 + [0] * 4 + [16] * 50) == 31  # one batch of four without errors: 75 %
     assert int(step.warming) == 0
-    assert float(step.learning_rate()) == pytest.approx(step.schedule.rate(84))
-
-
-def test_the_switch_to_the_full_rate_is_used_by_the_next_update():
-    step = make_step("train.warmup=error80", "train.warmup_max=3", "train.warmup_window=100")
-    rates = []
+    step, rates = make_step("train.warmup=error80", "train.warmup_max=3", "train.warmup_window=100"), []
     for _ in range(5):
         advance(step, 1)
         rates.append(round(float(step.optimizer.rate), 6))
@@ -122,7 +104,7 @@ def test_the_switch_to_the_full_rate_is_used_by_the_next_update():
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():
-    """On a GPU the host looks at failed_at now and then; until it does, the order moves on and the step does not."""
+    """On a GPU the host looks now and then; until it does, the order moves on and the step does not."""
     step = make_step("train.mini_batch_size=50", "train.batch_norm_group=50")
     advance(step, 3)
     with torch.no_grad():
@@ -147,21 +129,16 @@ def test_a_loss_or_a_gradient_alone_is_enough_to_stop(loss, gradient, failed_at)
     assert (int(step.failed_at), int(step.iteration)) == (failed_at, 2 if failed_at < 0 else 1)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_16_bit_steps_train_and_keep_fp32_weights(precision):
-    step, exact = make_step(f"machine.precision={precision}"), make_step()
-    advance(step, 3)
-    advance(exact, 3)
-    assert int(step.failed_at) == -1
-    assert all(parameter.dtype == torch.float32 for parameter in step.model.parameters())
-    assert float(step.last_loss) == pytest.approx(float(exact.last_loss), rel=0.1)
-
-
-def test_the_static_loss_scale_leaves_fp32_sized_gradients():
-    exact, scaled = make_step(), make_step()
-    scaled.loss_scale = 1024.0
-    advance(exact, 2)
-    advance(scaled, 2)
+def test_16_bit_steps_train_and_keep_fp32_weights_and_gradients_without_the_loss_scale():
+    exact, bf16, fp16 = steps = [make_step(f"machine.precision={name}") for name in ("fp32", "bf16", "fp16")]
+    scaled = make_step()
+    scaled.loss_scale = fp16.loss_scale
+    for step in (*steps, scaled):
+        advance(step, 3)
+        assert int(step.failed_at) == -1
+        assert all(parameter.dtype == torch.float32 for parameter in step.model.parameters())
+        assert float(step.last_loss) == pytest.approx(float(exact.last_loss), rel=0.1)
+    assert scaled.loss_scale > 1 == bf16.loss_scale
     for left, right in zip(exact.model.parameters(), scaled.model.parameters(), strict=True):
         assert torch.allclose(left, right, atol=1e-6)
 
@@ -171,17 +148,13 @@ def test_the_static_loss_scale_leaves_fp32_sized_gradients():
 RATES = [0.01] * 5 + [0.1] * 10 + [0.01] * 10 + [0.001] * 10  # a warm-up's switch and drops
 
 
-def train_config(*overrides):
-    return compose(["experiment=cifar_resnet20", "train.weight_decay=0.01", *overrides]).train
-
-
 def start():
     torch.manual_seed(0)
     return nn.Linear(6, 1)
 
 
 def gradient(weights, step):
-    return 0.7 * weights + 0.3 * np.sin(step + np.arange(weights.size).reshape(weights.shape))
+    return 0.7 * weights + 0.3 * torch.sin(step + torch.arange(weights.numel(), dtype=torch.float64).view_as(weights))
 
 
 def run_ours(config, rates):
@@ -189,55 +162,51 @@ def run_ours(config, rates):
     optimizer = MomentumSGD(model, config, rates[0])
     for step, rate in enumerate(rates):
         for parameter in model.parameters():
-            parameter.grad = torch.from_numpy(gradient(parameter.detach().double().numpy(), step)).float()
-        optimizer.update(torch.tensor(rate, dtype=torch.float32), torch.tensor(True))
-    return [parameter.detach().double().numpy() for parameter in model.parameters()]
+            parameter.grad = gradient(parameter.detach().double(), step).float()
+        optimizer.update(torch.tensor(rate), torch.tensor(True))
+    return list(model.parameters())
 
 
 def run_reference(form, config, rates, decay_all=True):
     """Caffe: v = m v + lr g, w = w - v. torch: b = m b + g, w = w - lr b; nesterov: w = w - lr (g + m b)."""
-    weights = [parameter.detach().double().numpy() for parameter in start().parameters()]
-    buffers = [np.zeros_like(weight) for weight in weights]
+    weights = [parameter.detach().double() for parameter in start().parameters()]
+    buffers = [torch.zeros_like(weight) for weight in weights]
     for step, rate in enumerate(rates):
-        for i, weight in enumerate(weights):
-            g = gradient(weight, step) + (config.weight_decay if decay_all or weight.ndim > 1 else 0.0) * weight
-            buffers[i] = config.momentum * buffers[i] + (rate * g if form == "caffe" else g)
-            change = {"caffe": buffers[i], "torch": rate * buffers[i],
-                      "nesterov": rate * (g + config.momentum * buffers[i])}[form]
-            weights[i] = weight - change
+        for weight, buffer in zip(weights, buffers, strict=True):
+            g = gradient(weight, step) + config.weight_decay * weight * (decay_all or weight.ndim > 1)
+            buffer.mul_(config.momentum).add_(rate * g if form == "caffe" else g)
+            weight -= {"caffe": buffer, "torch": rate * buffer, "nesterov": rate * (g + config.momentum * buffer)}[form]
     return weights
 
 
 def distance(left, right):
-    return max(np.abs(a - b).max() for a, b in zip(left, right, strict=True))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize("form", ["caffe", "torch", "nesterov"])
 def test_each_form_of_momentum_equals_its_own_rule_and_no_other(form):
-    config = train_config(f"train.momentum_form={form}")
-    ours = run_ours(config, RATES)
-    for other in ("caffe", "torch", "nesterov"):
-        if other == form:
-            assert distance(ours, run_reference(other, config, RATES)) < 2e-6
-        else:
-            assert distance(ours, run_reference(other, config, RATES)) > 1e-3
+    config = tiny_config("train.weight_decay=0.01", f"train.momentum_form={form}").train
+    apart = {other: distance(run_ours(config, RATES), run_reference(other, config, RATES))
+             for other in ("caffe", "torch", "nesterov")}
+    assert apart.pop(form) < 2e-6
+    assert min(apart.values()) > 1e-3
 
 
 def test_both_forms_agree_while_the_rate_stays_and_torchs_is_torchs_own():
-    rates = [0.05] * 12
-    config = train_config("train.momentum_form=torch")
-    assert distance(run_ours(train_config(), rates), run_ours(config, rates)) < 2e-6
-    model = start().double()
-    sgd = torch.optim.SGD(model.parameters(), 0.05, config.momentum, weight_decay=0.01)
+    rates, model = [0.05] * 12, start().double()
+    caffe, ours = (run_ours(tiny_config("train.weight_decay=0.01", f"train.momentum_form={form}").train, rates)
+                   for form in ("caffe", "torch"))
+    sgd = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
     for step in range(12):
         for parameter in model.parameters():
-            parameter.grad = torch.from_numpy(gradient(parameter.detach().numpy(), step))
+            parameter.grad = gradient(parameter.detach(), step)
         sgd.step()
-    assert distance(run_ours(config, rates), [parameter.detach().numpy() for parameter in model.parameters()]) < 2e-6
+    assert distance(caffe, ours) < 2e-6
+    assert distance(ours, model.parameters()) < 2e-6
 
 
 def test_decay_on_weights_only_spares_the_bias():
-    config = train_config("train.weight_decay_on=weights", "train.weight_decay=0.1")
+    config = tiny_config("train.weight_decay_on=weights", "train.weight_decay=0.1").train
     ours = run_ours(config, RATES)
     assert distance(ours, run_reference("caffe", config, RATES, decay_all=False)) < 2e-6
     assert distance(ours, run_reference("caffe", config, RATES)) > 1e-4

@@ -21,7 +21,7 @@ from repro.runs import read_run
 from repro.schema import Precision
 from repro.stopping import StopRequest
 from repro.training import suite as module
-from repro.training.plan import plan
+from repro.training.distributed import plan
 from repro.training.step import TrainStep
 from tests.made import tiny_config, tiny_data
 from tests.outcome import says
