@@ -2,15 +2,13 @@
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from repro import __version__
 from repro.checks import check_versions
 from repro.commands import COMMANDS, Parser
-from repro.errors import ConfigError, ReproError, StorageError
+from repro.errors import ConfigError, ReproError
 from repro.stopping import end_at_signals
 from repro.streams import open_streams, show_messages, silence
 
@@ -28,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:
             complete()
         open_streams()
-        end_at_signals(f"go on with: {shlex.join([program(), *words])}")
+        end_at_signals(f"go on with: repro {shlex.join(words)}")
     try:
         code = call(words)
         sys.stdout.flush()
@@ -37,12 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"{error}", error.exit_code)
     except SystemExit as end:  # of argparse, here or in Hydra
         return end.code if isinstance(end.code, int) else 0
-    except BrokenPipeError:
-        silence(sys.stdout)
-        return 0
     except OSError as error:
         if error.filename is None:  # a stream: what is in its buffer would fail again
             silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return 0
         return fail(f"can't read or write: {error}", 5)
     except Exception as error:
         return fail(f"unexpected error: {type(error).__name__}: {error}\nREPRO_DEBUG=1 shows where it happened", 1)
@@ -59,18 +56,8 @@ def fail(message: str, code: int) -> int:
     return code
 
 
-def program() -> str:
-    """How this program is called from here: by its name if it is on the PATH, else by its path."""
-    called = Path(sys.argv[0])
-    return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
-
-
 def call(words: list[str]) -> int:
     """Find the command, parse its arguments and call it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise StorageError("the current folder was deleted or moved away; change to one that is there") from error
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
@@ -80,7 +67,7 @@ def call(words: list[str]) -> int:
     name = find_command(words)
     rest = words[len(name.split()):]
     options = COMMANDS[name].parse_intermixed_args([] if name == "run" else rest)
-    options.command = [program(), *words]
+    options.command = ["repro", *words]
     if name == "run":  # its words are Hydra's
         options.words = rest
     if options.group != "results":
@@ -123,11 +110,10 @@ def complete() -> None:
     known = {"suite": ["pending", *paper.suites()], "claims": paper.suites(), "ensemble": paper.ensembles(),
              "table": ["all", *tables.names()], "figure": ["all", *figures.names()]}
     typed = os.environ["COMP_LINE"][:int(os.environ["COMP_POINT"])].split(" ")[1:-1]  # the last is being typed
-    try:
-        name = find_command([*typed, ""])
-        parser = COMMANDS[name]
-    except ConfigError:
-        name, parser = " ".join(typed[:1]), Parser()
+    name = next((one for one in (" ".join(typed[:2]), *typed[:1]) if one in COMMANDS), "")
+    parser = COMMANDS[name] if name else Parser()
+    if not name:
+        name = " ".join(typed[:1])
         parser.add_argument("command", choices=[
             one.removeprefix(name).split()[0] for one in COMMANDS if one.startswith(f"{name} " if name else "")])
     words = known.get(name) or [f"experiment={one}" for one in config.experiments()]

@@ -3,14 +3,11 @@
 import argparse
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
-
-import msgspec
 
 from repro import paths
 from repro.checks import FAIL
@@ -72,7 +69,6 @@ def split_words(name: str, words: list[str]) -> tuple[dict[str, str], list[str]]
 def runs_of(reference: bool = False, results: Path | None = None) -> list[Any]:
     """The user's runs, unless only the committed ones are asked for, and the committed ones, each as a RunSet."""
     from repro.reporting.select import pools
-
     return pools(None if reference else results or paths.results_dir(), paths.reference_dir())
 
 
@@ -84,7 +80,6 @@ def output_folder(kind: str, reference: bool) -> Path:
 def data_root(words: Sequence[str]) -> Path:
     """The folder of the data sets by data.root=, $REPRO_DATA or as it is by default."""
     from repro.config import compose
-
     return paths.data_dir(compose(["experiment=cifar_resnet20", *words]).data.root)
 
 
@@ -102,18 +97,15 @@ REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and m
 
 @command("run", "train", "train one experiment, or sweep over several with -m", OVERRIDES)
 def run(options: argparse.Namespace) -> int:
-    """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
     if not options.words or {"-h", "--help"} & set(options.words):
         print(RUN_USAGE, end="")
         return 0 if options.words else 2
     # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from repro.config import compose, sweep, with_config_dir
-
     def train(config: Any) -> None:
         from repro.training import train as training
         from repro.training.distributed import plan
-
         with show_messages():  # also in the processes of a launcher
             training.run(plan(config, options.command))
 
@@ -131,13 +123,11 @@ def run(options: argparse.Namespace) -> int:
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
     from repro.training.suite import run_suite as run_all
-
     own, overrides = split_words("suite", options.words)
     if not own.setdefault("seeds", "0").isdecimal():
         raise ConfigError(f"seeds={own['seeds']}: allowed is how many; 0 is as many as the suite says")
     preset, results, failures = run_all(options.name, own.get("preset", "auto"), int(own["seeds"]), overrides,
                                         options.command)
-    print()
     found = runs_of(results=results)
     for name in preset.tables:
         make_table(name, found, results / "tables")
@@ -157,7 +147,6 @@ def advance_pending(options: argparse.Namespace) -> None:
     """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
     from repro.config import compose
     from repro.training.suite import run_pending
-
     results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)
     failures = run_pending(results, options.runs, options.words, options.max_seconds, options.dry_run, options.command)
     if failures:
@@ -170,7 +159,7 @@ def advance_pending(options: argparse.Namespace) -> None:
                        "plain state_dict, or what `repro weights` wrote); protocol=center|ten_crop|multi_scale "
                        "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
-    from repro.config import check_override_keys, compose
+    from repro.config import compose
     from repro.devices import resolve
     from repro.evaluation.evaluate import evaluate
     from repro.paper import PROTOCOLS, pick
@@ -178,12 +167,10 @@ def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.schema import IMAGENET
     from repro.training.measurements import add_responses
     from repro.weights import compose_for
-
     own, overrides = split_words("eval", options.words)
     names = [word for word in overrides if "=" not in word]
     overrides = [word for word in overrides if word not in names]
     responses = pick(own.get("what", "errors"), {"errors": False, "responses": True}, "what")
-    check_override_keys(overrides)
     run = (find_run(names[0], paths.results_dir()) if names else None if responses or "weights" in own else
            read_run(run_folder(resolve(compose(overrides)))))
     if responses:
@@ -208,7 +195,6 @@ def evaluate_weights(options: argparse.Namespace) -> None:
          argument("name", help="e.g. table5"), OVERRIDES, JSON)
 def combine_networks(options: argparse.Namespace) -> None:
     from repro.evaluation.ensemble import combine
-
     text, values = combine(options.name, options.words)
     show_result(options, values, text)
 
@@ -217,18 +203,16 @@ def combine_networks(options: argparse.Namespace) -> None:
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
          argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
                   help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152"),
-         argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
+         argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"))
 def import_weights(options: argparse.Namespace) -> None:
     from repro import weights
-
     file = paths.user_path(options.file)
     output = paths.results_dir() / "imported" / f"{file.stem}-{options.layout}.pt"
     if options.output and (output := paths.user_path(options.output)).exists():
         raise ConfigError(f"{options.output} is there already; give another --output")
     facts = weights.import_weights(file, options.layout, output)
     shown = paths.display_path(output)
-    show_result(options, {"output": str(output), **msgspec.structs.asdict(facts)},
-                f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
+    print(f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
 
 
 @command("weights export", "evaluate", "write the weights of a finished run as a plain file, with a model card",
@@ -236,7 +220,6 @@ def import_weights(options: argparse.Namespace) -> None:
 def export_weights(options: argparse.Namespace) -> None:
     from repro import weights
     from repro.runs import find_run
-
     results = paths.results_dir()
     path = weights.export_weights(find_run(options.run, results), results / "exported")
     print(f"written: {paths.display_path(path)}, with a card beside it")
@@ -245,7 +228,6 @@ def export_weights(options: argparse.Namespace) -> None:
 @command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
     from repro.reporting.status import status, status_text
-
     found = status(*runs_of())
     show_result(options, found, status_text(found))
 
@@ -256,7 +238,6 @@ def show_status(options: argparse.Namespace) -> None:
          JSON)
 def make_tables(options: argparse.Namespace) -> None:
     from repro.reporting import tables
-
     every = tables.committed_names() if options.reference or options.check else tables.names()
     names = every if options.name == "all" else [options.name]
     if options.check:
@@ -276,7 +257,6 @@ def make_table(name: str, found: list[Any], folder: Path, form: str = "md") -> l
     """Print one table, write its files, and return what --strict objects to, a line each."""
     from repro.reporting.table import write
     from repro.reporting.tables import build
-
     table = build(name, found)
     print(table.forms[form])
     written = write(table, folder)
@@ -289,7 +269,6 @@ def make_table(name: str, found: list[Any], folder: Path, form: str = "md") -> l
          REFERENCE)
 def make_figures(options: argparse.Namespace) -> None:
     from repro.reporting import figures
-
     found = runs_of(options.reference)
     for name in figures.names() if options.name == "all" else [options.name]:
         make_figure(name, found, output_folder("figures", options.reference))
@@ -298,7 +277,6 @@ def make_figures(options: argparse.Namespace) -> None:
 def make_figure(name: str, found: list[Any], folder: Path) -> None:
     """Draw one figure and say where it is."""
     from repro.reporting.figures import draw
-
     written = ", ".join(map(paths.display_path, draw(name, found, folder)))
     print(f"{name}: {written or 'nothing to draw yet; no finished run of it (repro status)'}")
 
@@ -309,7 +287,6 @@ def make_figure(name: str, found: list[Any], folder: Path) -> None:
 def show_claims(options: argparse.Namespace) -> None:
     from repro.reporting import claims
     from repro.reporting.table import write
-
     runs = runs_of(options.reference)
     found = claims.evaluate(runs, options.suite)
     show_result(options, [asdict(one) for one in found], claims.claims_text(found))
@@ -325,7 +302,6 @@ def show_claims(options: argparse.Namespace) -> None:
 def write_report(options: argparse.Namespace) -> None:
     from repro.files import write_atomic
     from repro.reporting.report import report
-
     path = paths.results_dir() / "report.html"
     write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path)}")
@@ -334,24 +310,23 @@ def write_report(options: argparse.Namespace) -> None:
 @command("show", "results", "a run's settings, sources, schedule and cost, or what differs from another",
          argument("words", nargs="+", metavar="key=value | RUN | SUITE",
                   help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder; with "
-                       "--measure also a suite"),
+                       "--measure the name of a suite or an experiment, and overrides"),
          argument("--against", metavar="NAME | RUN",
                   help="what differs from akamaster, fb, torchvision, another experiment; of a run, from another run"),
-         flag("--measure", "time a few real updates and say what the whole run, or suite, would take here"),
+         flag("--measure", "time a few real updates and say what all of it would take here"),
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     from repro.config import compose, with_config_dir
     from repro.reporting import settings
     from repro.runs import find_run
-
     words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
     names = [word for word in words if "=" not in word]
-    if options.measure and names:
+    if options.measure:
         from repro.files import write_json
         from repro.training.suite import measure_suite
-
-        costs = measure_suite(names[0], [word for word in words if word not in names])
-        path = paths.results_dir() / "bench" / f"cost_{names[0]}.json"
+        name = "".join(names[:1])
+        costs = measure_suite(name, [word for word in words if word not in names])
+        path = paths.results_dir() / "bench" / f"cost_{name}.json"
         write_json(path, costs)
         show_result(options, costs, f"written: {paths.display_path(path)}")
         return
@@ -363,11 +338,6 @@ def show(options: argparse.Namespace) -> None:
         return
     config = compose(words)
     found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
-    if options.measure:
-        from repro.training.suite import measure_cost
-
-        cost = measure_cost(config)
-        found["times"].insert(0, cost | {"seconds": cost["run_seconds"], "source": "computed from measured updates"})
     show_result(options, found, settings.facts_text(found))
 
 
@@ -381,7 +351,6 @@ def publish_run(options: argparse.Namespace) -> None:
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
     from repro.runs import ENSEMBLES, publish
-
     problems = list[str | None]()
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
@@ -393,7 +362,6 @@ def publish_run(options: argparse.Namespace) -> None:
         write(tables.build(name, runs), paths.reference_dir() / "tables")
     for name in figures.names():
         figures.draw(name, runs, paths.reference_dir() / "figures")
-    print("the reference tables and figures are up to date with it")
 
 
 @command("data", "data", "fetch or verify a data set", argument("action", choices=["fetch", "verify"]),
@@ -404,7 +372,6 @@ def manage_data(options: argparse.Namespace) -> None:
     if options.name == "imagenet":
         from repro.config import compose
         from repro.data.imagenet_files import BY_HAND, verify
-
         data = compose(["experiment=imagenet_optB", *options.words]).data
         if options.action == "fetch":
             raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
@@ -414,11 +381,9 @@ def manage_data(options: argparse.Namespace) -> None:
     root = data_root(options.words)
     if options.action == "fetch":
         from repro.data.fetch import fetch
-
         fetch(root)
     else:
         from repro.data.cifar10_files import folder_in, load
-
         sha256 = load(root).sha256
         print(f"{folder_in(root)}: every image and label agrees with the published SHA-256 (content {sha256})")
 
@@ -426,17 +391,11 @@ def manage_data(options: argparse.Namespace) -> None:
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
          argument("words", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"), JSON)
 def check(options: argparse.Namespace) -> None:
-    """`repro check`; ComparisonError (4) if a check fails."""
     root = data_root(options.words)
     from repro.checks.installation import perform
-
-    results = []
-    for one in perform(root):
-        results.append(one)
-        logger.info(str(one))
+    results = list(perform(root))
     failed = [one.check for one in results if one.status == FAIL]
-    show_result(options, {"failed": len(failed), "checks": [asdict(one) for one in results]},
-                f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
+    show_result(options, [one._asdict() for one in results], f"{len(results)} checks, {len(failed)} failed")
     if failed:
         raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
@@ -448,11 +407,10 @@ def check_records(options: argparse.Namespace) -> None:
     """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
     from repro.checks.record import check_record
     from repro.runs import scan
-
     folders = [paths.user_path(name) for name in options.folders]
     others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found = {paths.display_path(folder): check_record(folder, others) for folder in folders}
-    show_result(options, {name: [asdict(one) for one in results] for name, results in found.items()},
+    show_result(options, {name: [one._asdict() for one in results] for name, results in found.items()},
                 "\n".join("\n  ".join([name, *map(str, results)]) for name, results in found.items()))
     if failed := [name for name, results in found.items() if results[-1].status == FAIL]:
         raise ComparisonError(f"records that fail: {', '.join(failed)}")
@@ -465,13 +423,12 @@ def check_records(options: argparse.Namespace) -> None:
          argument("--nets", type=lambda text: [int(word) for word in text.split(",")], default=(), metavar="20,56",
                   help="networks of so many layers"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
-         argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
+         argument("--max-seconds", type=float, default=float("inf"), metavar="S",
+                  help="be done in this time, with fewer rounds"),
          JSON)
 def run_bench(options: argparse.Namespace) -> None:
-    """`repro bench` and `repro bench input`."""
     from repro import bench
-
-    length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
+    length = {"quick": options.quick, "max_seconds": options.max_seconds}
     record = (bench.bench_input(data_root(options.words[1:]), **length) if options.words[:1] == ["input"] else
               bench.bench(options.words, options.nets, **length))
     path = bench.save(record, paths.results_dir() / "bench")

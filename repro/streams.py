@@ -29,24 +29,21 @@ def silence(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-class MessageHandler(logging.Handler):
-    """Prints the bare message to `sys.stdout` or `sys.stderr`, as it is at that time."""
+class MessageHandler(logging.StreamHandler[TextIO]):
+    """Prints the bare message. Without a reader (`| head`) or room (the disk of a log) the command goes on."""
 
-    stream = "stdout"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            print(record.getMessage(), file=getattr(sys, self.stream), flush=True)
-        except OSError:  # no reader (`| head`) or no room (the disk of a log): the command goes on
-            silence(getattr(sys, self.stream))
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            raise
+        silence(self.stream)
 
 
 @contextmanager
 def show_messages(stream: str = "stdout") -> Iterator[None]:
     """Show what this package logs, as the command line does; the logger is then as it was before."""
-    logger, handler = logging.getLogger("repro"), MessageHandler()
-    before, handler.stream = (logger.handlers, logger.level, logger.propagate), stream
-    logger.handlers, logger.propagate = [handler], False
+    logger = logging.getLogger("repro")
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [MessageHandler(getattr(sys, stream))], False
     logger.setLevel(logging.INFO)
     try:
         yield

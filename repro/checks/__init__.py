@@ -1,39 +1,23 @@
 """Results of checks, and the one that commands begin with: do torch and torchvision fit? Never imports torch."""
 
-import os
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from repro.errors import ConfigError
 
 OK, WARNING, FAIL, SKIPPED = "ok", "warning", "FAIL", "skipped"
-SHOWN = 5  # problems of one check
 NEEDED = ("torch>=2.11", "torchvision>=0.26")  # as in pyproject.toml
-NEW_PAIR = ("install a pair that fits: `python -m pip install --upgrade torch torchvision`, as torch 2.11 with "
-            "torchvision 0.26, 2.12 with 0.27, 2.13 with 0.28, 2.14 with 0.29")
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """What was checked, how it is, what was found in one line, and how long it took."""
+class CheckResult(NamedTuple):
+    """What was checked, how it is, and what was found, in one line."""
 
     check: str
     status: str
     text: str
-    seconds: float | None = None
 
     def __str__(self) -> str:
-        took = "" if self.seconds is None else f"  {self.seconds:.1f} s"
-        home = os.path.expanduser("~")  # people paste this into issues
-        said = f": {self.text}" if self.text else ""
-        return f"{self.status:<7}  {self.check}{said}{took}".replace(f"{home}/", "~/")
-
-
-def join(problems: Sequence[str]) -> str:
-    """The first problems of a check in one line."""
-    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    return "; ".join([*problems[:SHOWN], *more])
+        return f"{self.status:<7}  {self.check}" + (f": {self.text}" if self.text else "")
 
 
 def check_versions() -> None:
@@ -54,4 +38,5 @@ def check_versions() -> None:
         if there is None or not one.specifier.contains(there, prereleases=True):
             wrong.append(f"{one.name} {there or '(none)'} is installed: {one.specifier} is needed{by}")
     if wrong:
-        raise ConfigError(f"{'; '.join(wrong)}; {NEW_PAIR}")
+        raise ConfigError(f"{'; '.join(wrong)}; install a pair that fits: `python -m pip install --upgrade torch "
+                          "torchvision`, as torch 2.11 with torchvision 0.26, 2.12 with 0.27, 2.13 with 0.28")

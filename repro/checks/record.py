@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from repro.checks import FAIL, OK, WARNING, CheckResult, join
+from repro.checks import FAIL, OK, WARNING, CheckResult
 from repro.config import config_hash, deviations, experiments
 from repro.data import cifar10_files
 from repro.errors import ConfigError, StorageError
@@ -65,7 +65,7 @@ def check_record(folder: Path, others: Sequence[Path] = ()) -> list[CheckResult]
     for check in checks:
         texts = [text for name, text in problems if name == check]
         status = OK if not texts else WARNING if check == "code" else FAIL  # a warning is for a person to judge
-        results.append(CheckResult(check, status, escape(join(texts))[:600]))
+        results.append(CheckResult(check, status, escape("; ".join(texts))[:600]))
     if failed := [one.check for one in results if one.status == FAIL]:
         counts_as = f"nothing while these checks fail: {', '.join(failed)}"
     return [*results, CheckResult("counts as", FAIL if failed else OK, counts_as)]

@@ -152,7 +152,7 @@ def facts_text(found: Mapping[str, Any]) -> str:
     parts["cost"] = [*(f"  {key}: {f'{count:,.0f}' if count else 'not in golden_counts.yaml'}"
                        for key, count in found["cost"].items()),
                      *([f"  time: {duration(one['seconds'])} on {one['device']}, {one['precision']} ({one['source']})"
-                        for one in found["times"]] or ["  time: not measured; --measure does it"])]
+                        for one in found["times"]] or ["  time: not measured; `repro show NAME --measure` does it"])]
     parts["folder and identity"] = align([list(one.values()) for one in found["folders"]])
     parts["deviations from the experiment"] = [f"  {text}" for text in found["deviations"] or ["none"]]
     parts["reproduces"] = [f"  {', '.join(found['reproduces']) or 'no row of a table'}"]

@@ -160,8 +160,9 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
 
 
 def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
-    """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
-    suite, costs = paper.suite(name), list[dict[str, Any]]()
+    """Measure each network of a suite, or of an experiment, say what all full runs would take here, and return it."""
+    costs = list[dict[str, Any]]()
+    suite = paper.Suite(name, "", (name,)) if name in experiments() else paper.suite(name)
     for experiment in suite.experiments:
         cost = measure_cost(compose([f"experiment={experiment}", *overrides])) | {"seeds": suite.seeds_of(experiment)}
         cost["text"] = f"{1000 * cost['step_seconds']:.0f} ms/step, {duration(cost['run_seconds'])} x {cost['seeds']}"

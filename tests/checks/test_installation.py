@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from repro import checks
-from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, check_versions, installation
+from repro.checks import FAIL, OK, SKIPPED, WARNING, check_versions, installation
 from repro.checks.installation import cifar10, device, disk, exact_resume, golden_counts, perform, torchvision_outputs
 from repro.data import synthetic
 from repro.errors import ConfigError
@@ -54,7 +54,7 @@ def test_what_fails_is_shown_named_and_exits_4(direct, monkeypatch, tmp_path):
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "file" / "results"))
     says(direct("check"), 4, "checks that fail: versions, disk")
     outcome = direct("check", "--json")
-    assert [one["status"] for one in json.loads(outcome.out)["checks"]] == [FAIL, OK, FAIL, SKIPPED, OK, OK, OK, OK]
+    assert [one["status"] for one in json.loads(outcome.out)] == [FAIL, OK, FAIL, SKIPPED, OK, OK, OK, OK]
     assert next(perform(tmp_path)).text.startswith("broke down: ZeroDivisionError: ")
 
 
@@ -158,12 +158,11 @@ def test_pairs_that_do_not_fit_are_named_with_those_that_do(monkeypatch, torch, 
     assert "torch 2.11 with torchvision 0.26" in str(error.value)
 
 
-def test_versions_are_those_of_the_project_and_a_result_hides_the_home():
+def test_versions_are_those_of_the_project():
     check_versions()
     project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
     assert set(checks.NEEDED) <= set(project["dependencies"])
     assert project["requires-python"] == ">=3.11"
-    assert str(CheckResult("disk", OK, f"in {os.path.expanduser('~')}/x", 1.0)) == "ok       disk: in ~/x  1.0 s"
 
 
 @pytest.mark.fault(48)
