@@ -5,16 +5,15 @@ ConfigError (exit 2) names the file and the key that is wrong. Errors of network
 
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from repro.config import experiments
+from repro.config import experiments, suggest
 from repro.errors import ConfigError
 from repro.paths import conf_dir, display_path, experiments_dir
-from repro.wording import suggest
 
 T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
@@ -188,7 +187,7 @@ def names_in(folder: str) -> list[str]:
 def read_named(kind: type[T], folder: str, name: str) -> T:
     """A file of a folder of experiments/, as a struct or a type."""
     pick(name, dict.fromkeys(names_in(folder)), folder.removesuffix("s"))
-    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", kind)
+    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", cast(Any, kind))
     return found
 
 

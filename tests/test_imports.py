@@ -8,7 +8,7 @@ from repro.paths import PACKAGE
 
 # From the bottom up: a module of repro/ or a package may import what stands on a lower layer, and its own package.
 LAYERS = (
-    {"__init__", "errors", "schema", "stopping", "wording"},
+    {"__init__", "errors", "schema", "stopping"},
     {"paths", "streams"},
     {"files"},
     {"config"},

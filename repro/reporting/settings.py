@@ -16,12 +16,12 @@ from tabulate import tabulate
 from repro import config, paper
 from repro.config import PAPER_PRECISIONS, compose, flat, with_precision
 from repro.errors import ConfigError
+from repro.files import duration
 from repro.paths import display_path
 from repro.reporting.select import RunSet
 from repro.reporting.status import measured_times
 from repro.runs import Provenance, Run, run_folder
 from repro.schema import CIFAR10, CLASSES, IMAGENET, LrPolicy, Precision, RunConfig
-from repro.wording import duration
 
 
 def sources(files: Sequence[Path]) -> dict[str, str]:

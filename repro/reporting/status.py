@@ -6,12 +6,11 @@ from typing import Any
 
 from repro import config, paper
 from repro.config import paper_config, paper_hashes
-from repro.files import holder, read_json
+from repro.files import duration, holder, read_json
 from repro.reporting import figures, select, tables
 from repro.reporting.select import RunSet
 from repro.runs import OUT_OF_MEMORY, Run
 from repro.schema import CIFAR10
-from repro.wording import duration
 
 # States of a run that the reference lacks; `repro suite pending` advances those of CIFAR-10 that are open.
 OPEN, FINISHED, DIVERGED, IN_USE = "open", "finished here", "diverged here", "in progress"

@@ -20,7 +20,7 @@ from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
 from repro.errors import DivergedError, ImageError, InUseError, PeerError, StorageError
-from repro.files import append_text, utc_now
+from repro.files import append_text, duration, utc_now
 from repro.paths import display_path
 from repro.runs import Images, Provenance, Record
 from repro.schema import IMAGENET
@@ -28,7 +28,6 @@ from repro.stopping import StopRequest
 from repro.training import checkpoint
 from repro.training.distributed import Plan, first_line
 from repro.training.step import Execution
-from repro.wording import duration
 
 logger = logging.getLogger(__name__)
 # What bits depend on; a CPU's name tells its threads.
