@@ -12,7 +12,8 @@ from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageErro
 from repro.evaluation.protocols import Scorer, dense_logits, read_mean, ten_crops
 from repro.models import build_model
 from repro.paths import results_dir
-from tests.evaluation.made import TINY, scattered
+from tests.evaluation.made import TINY
+from tests.made_weights import trained_like
 
 SIDES = (32, 37, 55)
 
@@ -41,7 +42,7 @@ def test_the_papers_lengths(model, protocol, words, sides):
 
 @pytest.fixture(scope="module")
 def model():
-    return scattered(build_model(compose(TINY).model))
+    return trained_like(build_model(compose(TINY).model), "fc", 64, inputs=60)
 
 
 @pytest.fixture(scope="module")
