@@ -1,5 +1,7 @@
 """Every way of evaluating against loops over single images and views, torchvision's crops, and float64."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -12,19 +14,22 @@ from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageErro
 from repro.evaluation.protocols import Scorer, dense_logits, read_mean, ten_crops
 from repro.models import build_model
 from repro.paths import results_dir
-from tests.evaluation.made import TINY, scattered
+from tests.evaluation.made import TINY
+from tests.made_weights import trained_like
 
 SIDES = (32, 37, 55)
+MEAN = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
 
 
-def image(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 37), (37, 52), (51, 38), (32, 33)])
 @pytest.mark.parametrize("size", [32, 31])
 def test_ten_crops_are_torchvisions(height, width, size):
-    pixels = image(height, width)
+    pixels, = pictures((height, width))
     ours = torch.from_numpy(ten_crops(pixels, size)).permute(0, 3, 1, 2)
     theirs = torch.stack(transforms.TenCrop(size)(torch.from_numpy(pixels).permute(2, 0, 1)))
     assert torch.equal(ours, theirs)
@@ -41,29 +46,19 @@ def test_the_papers_lengths(model, protocol, words, sides):
 
 @pytest.fixture(scope="module")
 def model():
-    return scattered(build_model(compose(TINY).model))
+    return trained_like(build_model(compose(TINY).model), "fc", 64, inputs=60)
 
 
 @pytest.fixture(scope="module")
 def exact(model):
     """The same network in float64."""
-    exact = build_model(compose(TINY).model).double().eval()
-    exact.load_state_dict(model.state_dict())
-    return exact
-
-
-MEAN = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
+    return copy.deepcopy(model).double()
 
 
 def scorer(model, protocol, *overrides, mean=MEAN, sides=(37,)) -> Scorer:
     made = Scorer(model, protocol, resolve(compose([*TINY, *overrides])), mean)
     made.shorter_sides = sides
     return made
-
-
-def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
-    generator = np.random.default_rng(3)
-    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 def as_input(picture: np.ndarray) -> torch.Tensor:
