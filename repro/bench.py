@@ -29,8 +29,7 @@ from torchvision.transforms import v2
 from repro import devices, files
 from repro.config import compose
 from repro.data import crops
-from repro.data.augment import normalize
-from repro.data.cifar10 import DeviceData, per_pixel_mean
+from repro.data.cifar10 import DeviceData, normalize, per_pixel_mean
 from repro.data.loader import cores_here
 from repro.data.random import training_draws
 from repro.errors import ReproError

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import SequenceMatcher
 from enum import Enum
 from fractions import Fraction
 from itertools import chain
@@ -41,7 +42,6 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from repro.errors import ConfigError, Stopped
 from repro.paths import conf_dir, results_dir
 from repro.schema import FIELDS, SECTIONS, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
-from repro.wording import suggest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -51,7 +51,7 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY,
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.loader": ANY, "machine.steps_per_graph": ANY,
            "machine.activation_checkpointing": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
@@ -71,6 +71,18 @@ def experiments() -> list[str]:
     """Names of all experiments in conf/experiment, in natural order (plain20 before plain110)."""
     names = [path.stem for path in (conf_dir() / "experiment").glob("*.yaml")]
     return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """'; did you mean ...?' with the known name that holds a misspelled word, is like it, or like its end; or ''."""
+    def likeness(known_name: str) -> tuple[float, bool]:
+        typed, name = word.casefold(), known_name.casefold()
+        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
+        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
+
+    best = max(known, key=likeness, default="")
+    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""
 
 
 def override(key: str, value: Any) -> str:
@@ -346,7 +358,7 @@ def read_config(recorded: Any) -> RunConfig:
                 raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
         return checked(msgspec.convert(sections, RunConfig))
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error).replace("$.", "config.")) from error
+        raise ConfigError(f"config: {error}".replace("$.", "config.")) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

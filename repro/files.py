@@ -127,6 +127,16 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds in words: 45 s, 12 min, 3.4 h, 2.5 days; '?' where nothing was measured."""
+    if seconds is None:
+        return "?"
+    for least, unit, length in ((48 * 3600, "days", 86400), (90 * 60, "h", 3600), (90, "min", 60)):
+        if seconds >= least:
+            return f"{seconds / length:.{0 if unit == 'min' else 1}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 @contextmanager
 def hold_lock(folder: Path) -> Iterator[str | None]:
     """Hold a run folder for this process, whose death frees it; InUseError (exit 7) while another process holds it.

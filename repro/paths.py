@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from repro.errors import ConfigError
-from repro.wording import escape
 
 PACKAGE = Path(__file__).resolve().parent
 TREE = PACKAGE.parent
@@ -51,6 +50,11 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except (UnicodeEncodeError, RuntimeError) as error:
         raise ConfigError(f"{escape(text)}: a path that is no UTF-8, or a user who has no home here") from error
+
+
+def escape(text: str) -> str:
+    """The text in characters that can be printed anywhere and move no cursor; others as their escape sequence."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def display_path(path: Path) -> str:
