@@ -366,7 +366,7 @@ def show_claims(options: argparse.Namespace) -> None:
          argument("--output", metavar="FILE", help="where to (default: results/report.html)"))
 def write_report(options: argparse.Namespace) -> None:
     from repro.files import write_atomic
-    from repro.reporting.report import report
+    from repro.reporting.status import report
 
     path = user_file(options.output, "report.html").absolute()
     write_atomic(path, report(runs_of(options.reference)))
@@ -383,7 +383,7 @@ def write_report(options: argparse.Namespace) -> None:
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     from repro.config import compose, with_config_dir
-    from repro.reporting import settings
+    from repro.reporting import status
     from repro.runs import find_run
 
     words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
@@ -399,19 +399,19 @@ def show(options: argparse.Namespace) -> None:
         return
     if options.against is not None:
         roots = paths.results_dir(), paths.reference_dir()
-        differing = (settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
-                     if names == words else settings.against(compose(words), words, options.against))
-        show_result(options, differing, settings.differences_text(differing))
+        differing = (status.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+                     if names == words else status.against(compose(words), words, options.against))
+        show_result(options, differing, status.differences_text(differing))
         return
     config = compose(words)
-    found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    found = status.facts(config, words, runs_of(results=paths.results_dir(config.results)))
     if options.measure:
         from repro.training.suite import measure_cost
 
         cost = measure_cost(config)
         found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"],
                                   "precision": cost["precision"], "source": "computed from updates just measured"})
-    show_result(options, found, settings.facts_text(found))
+    show_result(options, found, status.facts_text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",

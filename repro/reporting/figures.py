@@ -12,7 +12,6 @@ from repro.reporting import select
 from repro.reporting.select import RunSelection, RunSet
 from repro.runs import Run
 
-SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
 COLUMNS = {"training": "train_top1_error", "test": "test_top1_error", "validation": "val_top1_error"}  # of history.csv
 # Without color too, marker and gray tell networks apart, dashed (Figure 4: thin) and bold training and test error.
 STYLES: dict[str, dict[str, Any]] = {"dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
@@ -47,7 +46,7 @@ class Panel(NamedTuple):
 
 def names() -> list[str]:
     return ["figure1", "figure4", "figure6", *select.LAYERS,
-            *(f"{variant}_{name}" for variant in select.VARIANTS for name in SHORTENED)]
+            *(f"{variant}_{name}" for variant in select.VARIANTS for name in ("figure1", "figure6", *select.LAYERS))]
 
 
 def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[str]] | None:
