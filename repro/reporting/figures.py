@@ -87,7 +87,6 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
 
 
 def curve_panels(published: PublishedFigure, shown: Mapping[str, Any], full: bool) -> tuple[list[Panel], list[str]]:
-    """Errors over the iterations, and how to read them."""
     x, y = (published.x, published.y) if full else (Axis("iterations"), Axis("", limits=(0, 100)))
     panels: list[Panel] = []
     for panel in published.panels:
@@ -146,7 +145,6 @@ def gradients_of(run: Run) -> dict[int, list[float]]:
 
 
 def recorded_rows(run: Run, file: str, sha256: str | None) -> list[dict[str, str]]:
-    """Rows of a file of a run, by layer in forward order."""
     path = run.folder / file
     if not path.is_file() or file_sha256(path) != sha256:
         raise ValueError(f"{file} is missing, or not the recorded one")

@@ -73,7 +73,6 @@ def pools(results: Path | None, reference: Path) -> list[RunSet]:
 
 
 def record(run: Run) -> Record:
-    """The record of a run that has one."""
     assert run.record is not None
     return run.record
 
@@ -169,8 +168,8 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
 def median_run(runs: Sequence[Run]) -> Run:
     """The run whose error is closest to the median of all; the lowest seed on ties."""
     errors = [(record(run).result or {})[f"{run.tested_on}_top1_error"] for run in runs]
-    middle = statistics.median(errors)
-    return min(zip(errors, runs, strict=True), key=lambda one: (abs(one[0] - middle), one[1].seed))[1]
+    return min(zip(errors, runs, strict=True),
+               key=lambda one: (abs(one[0] - statistics.median(errors)), one[1].seed))[1]
 
 
 def check_evaluation(run: Run, protocol: str, content: Mapping[str, Any]) -> Mapping[str, Any]:

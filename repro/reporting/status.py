@@ -30,10 +30,6 @@ from repro.wording import duration
 OPEN, FINISHED, DIVERGED, IN_USE = "open", "finished here", "diverged here", "in progress"
 # What is said of a run that was begun, is not finished and did not diverge; one that still says 'running' was killed.
 STOPPED = {"interrupted": "stopped", OUT_OF_MEMORY: OUT_OF_MEMORY, "running": "ended without saving a word (killed?)"}
-# Of the page: its parts by variant of figures and tables, with the warning above them.
-SECTIONS = {None: ("tables", "Tables and figures", ""),
-            select.SHORT: ("short", "Short runs", "not the paper's schedule"),
-            select.SYNTHETIC: ("synthetic", "Synthetic images", select.NOT_CIFAR)}
 
 
 def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
@@ -248,8 +244,11 @@ def report(runs: Sequence[RunSet]) -> str:
     """The page. Everything from a record is escaped; the same runs give the same page but for its date."""
     import jinja2
 
+    parts = {None: ("tables", "Tables and figures", ""),
+             select.SHORT: ("short", "Short runs", "not the paper's schedule"),
+             select.SYNTHETIC: ("synthetic", "Synthetic images", select.NOT_CIFAR)}
     sections = []
-    for variant, (key, title, warning) in SECTIONS.items():
+    for variant, (key, title, warning) in parts.items():
         drawn = {name: figures.render(name, runs, ["svg"]) for name in figures.names()
                  if select.split_name(name)[0] == variant}
         images = {name: base64.b64encode(made["svg"]).decode() for name, made in drawn.items() if made}

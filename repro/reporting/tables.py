@@ -187,9 +187,8 @@ def runs_table(name: str, title: str, groups: Sequence[Sequence[RunSelection]], 
     rows = []
     for answer in (one for group in groups for one in [a for a in group if a.status != select.NOT_RUN] or group[:1]):
         cells = {"net": select.net_name(answer.experiment), "origin": answer.origin,
-                 "train": answer.cell("train_top1_error"), "test": answer.cell()}
-        if answer.runs:
-            cells["seconds"] = f"{fmean(map(select.seconds, answer.runs)):.0f}"
+                 "train": answer.cell("train_top1_error"), "test": answer.cell(),
+                 "seconds": f"{fmean(map(select.seconds, answer.runs)):.0f}" if answer.runs else "-"}
         rows.append(TableRow(f"{answer.experiment}/{answer.origin}", cells, answer.status, answer.as_json()))
     columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
                "seconds": "wall time (s)"}

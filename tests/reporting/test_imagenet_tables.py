@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repro.reporting import tables
-from repro.reporting.select import median_run, paper_runs, pools
+from repro.reporting.select import paper_runs, pools
 from tests.outcome import says
 from tests.reporting.conftest import statuses, write_ensemble, write_evaluation, write_run
 
@@ -14,14 +14,6 @@ OURS, OPT_B = "resnet-ilsvrc15", "imagenet_optB"
 
 def opt_b(results, protocol=None):
     return paper_runs(pools(results, results / "none")[0], OPT_B, protocol)
-
-
-def test_a_run_that_was_tested_on_val_counts(results):
-    for seed, error in enumerate((30.0, 29.0, 31.5)):
-        write_run(results, OPT_B, seed, test=error)
-    found = opt_b(results)
-    assert min(found.summary("top5_error").values) == pytest.approx(29 / 3)
-    assert median_run(found.runs).seed == 0
 
 
 def test_errors_of_another_split_are_no_result(results):

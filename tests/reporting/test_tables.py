@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import statistics
 from pathlib import Path
 
 import pytest
@@ -30,11 +29,6 @@ def test_summary_of_one_run_and_of_several():
     summary = Summary((6.43, 6.61, 6.79))
     assert summary.as_json() == {"k": 3, "best": 6.43, "mean": pytest.approx(6.61), "std": pytest.approx(0.18)}
     assert str(summary) == "6.43 (6.61 +- 0.18), 3 seeds"
-
-
-@pytest.mark.parametrize(("values", "own"), [((6.9, 7.1), 0.25), ((6.9, 7.0, 7.1), statistics.stdev([6.9, 7.0, 7.1]))])
-def test_spread_of_few_runs_is_replaced(values, own):
-    assert verdict(Summary(values), 6.5, 0.16, 0.25)[:2] == pytest.approx((0.5, 0.5 / math.hypot(own, 0.16)))
 
 
 @pytest.mark.parametrize(("difference", "expected"), [
