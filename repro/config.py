@@ -230,6 +230,7 @@ class UserFiles(FileConfigSource):
 SourcesRegistry.instance().register(UserFiles)
 
 
+@one_line_errors()
 def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     """Let hydra.main run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
     overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
@@ -255,11 +256,9 @@ def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
     arguments, handlers = sys.argv, logging.root.handlers[:]
     try:
-        with one_line_errors():
-            given = [*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}",
-                     *write_globs_out(quote_paths(overrides))]
-            sys.argv = ["repro run", *given, *flags]  # argparse wants all overrides in one row
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        given = [f"hydra.sweep.dir={quote(str(folder))}", *write_globs_out(quote_paths(overrides))]
+        sys.argv = ["repro run", *environment_overrides(), *given, *flags]  # argparse wants all overrides in one row
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except SystemExit as end:
         if end.__cause__:
             raise end.__cause__ from None

@@ -85,7 +85,6 @@ class Panel(Struct, frozen=True):
 
 
 class PublishedFigure(Struct, frozen=True):
-    name: str
     title: str
     x: Axis
     y: Axis
@@ -123,12 +122,9 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ensemble(Struct, frozen=True, forbid_unknown_fields=True):
-    """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
-    name: str
-    description: str
+    """Networks whose class probabilities, kept by one protocol, are averaged."""
     protocol: Protocol
     members: Annotated[tuple[Member, ...], Meta(min_length=2)]
-    reproduces: str | None = None
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,7 +184,7 @@ def names_in(folder: str) -> list[str]:
 def read_named(kind: type[T], folder: str, name: str) -> T:
     """A file of a folder of experiments/, as a struct or a type."""
     pick(name, dict.fromkeys(names_in(folder)), folder.removesuffix("s"))
-    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", kind)
+    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", kind)  # type: ignore[arg-type]  # hashable
     return found
 
 

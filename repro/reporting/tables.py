@@ -218,7 +218,7 @@ def table5(found: Sequence[RunSet]) -> Table:
     rows = []
     for row in published.rows:
         cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
-        if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
+        if not row.published_only:
             counts = {origin: one for origin, one in content.items() if one and not problems[origin]}
             status = ("no verdict: validation, not the test server" if counts else
                       "not counted" if any(content.values()) else select.NOT_RUN)
