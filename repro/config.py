@@ -47,7 +47,6 @@ ConfigStore.instance().store(name="schema", node=RunConfig)
 
 ANY = object()
 GROUPS = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")  # as conf/config.yaml lists them
-NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["changes_numbers"]}
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
@@ -365,7 +364,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """The dotted keys and plain values of everything that changes a run's numbers (the seed aside)."""
     values = flat(to_dict(config))
     imagenet = config.model.architecture.name == "imagenet"  # its depth says which network it is; else it is 6n+2
-    return {key: value for key, value in values.items() if key not in NOT_HASHED or (imagenet and key == "model.depth")}
+    return {key: value for key, value in values.items()
+            if FIELDS[key].metadata["changes_numbers"] or (imagenet and key == "model.depth")}
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -396,9 +396,8 @@ def paper_config(experiment: str) -> RunConfig:
 @functools.cache
 def paper_hashes(experiment: str) -> frozenset[str]:
     """Identities whose runs may enter a paper table: the experiment in fp32 or TF32; none if it is not of conf/."""
-    if experiment not in experiments():
-        return frozenset()
-    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
+    ours = experiment in experiments()
+    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS if ours)
 
 
 def deviations(config: RunConfig) -> list[str]:

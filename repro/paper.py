@@ -200,8 +200,8 @@ second_references = partial(read_named, dict[str, Any], "published", "second_ref
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:
     """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
-    found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")
-    return {count.layers: count for count in found[dataset]}
+    counts = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")[dataset]
+    return {count.layers: count for count in counts}
 
 
 def claims() -> tuple[Claim, ...]:

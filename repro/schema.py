@@ -18,32 +18,26 @@ SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever 
 CLASSES = 1000  # of ImageNet, Sec. 4.1
 TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
 
-# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1.
-Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})
+Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})  # 6n+2 layers (Sec. 4.2), or Table 1's
 Family = Enum("Family", {"plain": "plain", "residual": "residual"})  # with or without shortcut connections
 ShortcutOption = Enum("ShortcutOption", {"A": "A", "B": "B", "C": "C"})  # Sec. 4.1: where dimensions grow
 # Of a bottleneck that subsamples. `first_1x1`: the authors', and Table 1's multiply-adds; `conv3x3`: most other code's.
 StrideIn = Enum("StrideIn", {"first_1x1": "first_1x1", "conv3x3": "conv3x3"})
 ConvInit = Enum("ConvInit", {"fan_out": "fan_out", "fan_in": "fan_in"})  # what the MSRA initialization divides by
-# Where option A puts the zero channels: after the old ones, or half before and half after them.
-ZeroPadding = Enum("ZeroPadding", {"appended": "appended", "both_sides": "both_sides"})
+ZeroPadding = Enum("ZeroPadding", {"appended": "appended", "both_sides": "both_sides"})  # of option A's channels
 # `uniform_zero_bias`, `uniform` (bias too): in +-1/sqrt(fan_in); `msra`: variance 2/fan_in, bias as `uniform`.
 FcInit = Enum("FcInit", {"uniform_zero_bias": "uniform_zero_bias", "uniform": "uniform", "msra": "msra"})
 Split = Enum("Split", {"full": "full", "45k": "45k"})
 # `per_pixel_mean`: the training images' mean image is subtracted; `per_channel`: given mean and std.
 Normalization = Enum("Normalization", {"per_pixel_mean": "per_pixel_mean", "per_channel": "per_channel"})
-# `mean`: zeros after the normalization; `black`: pixels of 0 before it.
-PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})
+PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})  # zeros after the normalization, or before it
 # `padded`: of the image with a border (Sec. 4.2). `shorter_side`: of one whose shorter side is random (Sec. 3.4).
 Crop = Enum("Crop", {"padded": "padded", "shorter_side": "shorter_side"})
-# `error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations.
-WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80", "fixed400": "fixed400"})
-# When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls.
-LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})
+WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80", "fixed400": "fixed400"})  # Sec. 4.2; arXiv 1603.05027
+LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})  # at lr_drops, or when the error stays (Sec. 3.4)
 # `caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied; `nesterov`: torch's form with g + m v.
 MomentumForm = Enum("MomentumForm", {"caffe": "caffe", "torch": "torch", "nesterov": "nesterov"})
-# `weights`: only convolution and fully-connected weights, not biases or batch normalization.
-DecayOn = Enum("DecayOn", {"all": "all", "weights": "weights"})
+DecayOn = Enum("DecayOn", {"all": "all", "weights": "weights"})  # weights: no biases, no batch normalization
 Device = Enum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"})  # auto: cuda, else mps, else cpu
 # `auto`: tf32 on CUDA, fp32 elsewhere.
 Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "bf16": "bf16", "fp16": "fp16"})
