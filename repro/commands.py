@@ -417,7 +417,7 @@ def show(options: argparse.Namespace) -> None:
 @command("publish", "results", "promote a finished local run into results/reference",
          argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5"))
 def publish_run(options: argparse.Namespace) -> None:
-    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
+    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it."""
     from repro.files import read_object
     from repro.paper import pick
     from repro.reporting import figures, tables
@@ -425,12 +425,12 @@ def publish_run(options: argparse.Namespace) -> None:
     from repro.reporting.table import write
     from repro.runs import ENSEMBLES, publish
 
-    problems = list[str | None]()
+    problem = None
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problems = [ensemble_problem(found, pool) for pool in runs_of()]
-    publish(options.run, paths.results_dir(), next(filter(None, problems), None))
+        problem = ensemble_problem(found)
+    publish(options.run, paths.results_dir(), problem)
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")
@@ -447,21 +447,20 @@ def publish_run(options: argparse.Namespace) -> None:
 def manage_data(options: argparse.Namespace) -> None:
     if options.name == "imagenet":
         from repro.config import compose
-        from repro.data.imagenet_files import BY_HAND, verify
+        from repro.data.imagenet import BY_HAND, verify
 
         data = compose(["experiment=imagenet_optB", *options.words]).data
         if options.action == "fetch":
             raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
                               "then `repro data verify imagenet data.root=FOLDER`")
         verify(paths.data_dir(data.root), data.wiring_test)
-    elif options.action == "fetch":
-        from repro.data.fetch import fetch
+        return
+    from repro.data import cifar10_files
 
-        fetch(data_root(options.words))
+    root = data_root(options.words)
+    if options.action == "fetch":
+        cifar10_files.fetch(root)
     else:
-        from repro.data import cifar10_files
-
-        root = data_root(options.words)
         sha256 = cifar10_files.load(root).sha256
         print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
               f"(content {sha256})")

@@ -33,7 +33,7 @@ Normalization = Enum("Normalization", {"per_pixel_mean": "per_pixel_mean", "per_
 PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})  # zeros after the normalization, or before it
 # `padded`: of the image with a border (Sec. 4.2). `shorter_side`: of one whose shorter side is random (Sec. 3.4).
 Crop = Enum("Crop", {"padded": "padded", "shorter_side": "shorter_side"})
-WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80", "fixed400": "fixed400"})  # Sec. 4.2; arXiv 1603.05027
+WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80"})  # error80: Sec. 4.2's rule for the 110-layer net
 LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})  # at lr_drops, or when the error stays (Sec. 3.4)
 # `caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied; `nesterov`: torch's form with g + m v.
 MomentumForm = Enum("MomentumForm", {"caffe": "caffe", "torch": "torch", "nesterov": "nesterov"})
@@ -43,8 +43,6 @@ Device = Enum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "m
 Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "bf16": "bf16", "fp16": "fp16"})
 # `graph`: the whole update captured in a CUDA graph and replayed. `auto`: that on one CUDA device, eager elsewhere.
 Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "graph": "graph"})
-# What reads images ahead of the updates: threads of this process, or processes of their own.
-Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "processes"})
 Resume = Enum("Resume", {"auto": "auto", "never": "never"})  # never: an earlier run is put aside
 
 Range = tuple[str, Callable[[Any], Any]]  # what a key may hold, in words and as a test
@@ -161,8 +159,7 @@ class MachineConfig:
     threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
     deterministic: bool = key(default=False, changes_numbers=False)
     timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
-    loader: Loader = key(default=Loader.auto, changes_numbers=False)
-    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # that read images; None: by the cores
+    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # threads that read; None: by the cores
     evaluation_batch_size: int = key(within(1), changes_numbers=False)
     checkpoint_seconds: float = key(within(0), changes_numbers=False)
     tensorboard: bool = key(default=True, changes_numbers=False)

@@ -83,8 +83,8 @@ def test_table_6_is_the_committed_one():
     shown = rows_after("Table 6")
     assert [row[0] for row in shown] == list(committed)
     for net, published, ours, _, parameters in shown:
-        assert published == committed[net]["published"]
-        assert ours == committed[net]["reference"]
+        assert published == committed[net]["test_top1_error"]
+        assert ours == committed[net]["reference_test_top1_error"]
         assert parameters == committed[net]["parameters"]
 
 
