@@ -348,7 +348,6 @@ def read_config(recorded: Any) -> RunConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested plain values (enums by name), for YAML and JSON."""
     return dict(msgspec.to_builtins(config))
 
 
@@ -383,7 +382,6 @@ def config_hash(config: RunConfig) -> str:
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
-    """The same run in another precision."""
     return replace(config, machine=replace(config.machine, precision=precision))
 
 

@@ -1,7 +1,4 @@
-"""What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
-
-ConfigError (exit 2) names the file and the key that is wrong. Errors of networks are in percent. Never imports torch.
-"""
+"""What experiments/ holds: published tables, figures, claims (errors in percent), counts, recipes, suites. No torch."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -177,7 +174,6 @@ def pick(name: str, known: dict[str, T], kind: str) -> T:
 
 
 def names_in(folder: str) -> list[str]:
-    """Names of the YAML files of a folder of experiments/."""
     return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 

@@ -1,7 +1,4 @@
-"""The configuration of one run: every key with its type, its range, and whether it changes a run's numbers.
-
-Values stand in conf/, beside the section of the paper that they come from; MISSING is what a file must say.
-"""
+"""Every key of a run's configuration: type, range, whether it changes numbers. Values stand in conf/. No torch here."""
 
 import json
 import re
@@ -187,7 +184,6 @@ class RunConfig:
 
 
 SECTIONS: dict[str, Any] = {entry.name: entry.type for entry in fields(RunConfig) if is_dataclass(entry.type)}
-# Every key of the configuration by its dotted name.
 FIELDS = {entry.name: entry for entry in fields(RunConfig) if entry.name not in SECTIONS} | {
     f"{name}.{entry.name}": entry for name, section in SECTIONS.items() for entry in fields(section)}
 
