@@ -146,7 +146,7 @@ def table5(found: Sequence[RunSet]) -> Table:
     rows = []
     for row in published.rows:
         cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
-        if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
+        if not row.published_only:
             data |= {origin: one for origin, one in ours.items() if one and not problems[origin]}
             status = ("no verdict: validation, not the test server" if len(data) > 1 else
                       "not counted" if any(ours.values()) else select.NOT_RUN)
