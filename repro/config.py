@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import SequenceMatcher
 from enum import Enum
 from fractions import Fraction
 from itertools import chain
@@ -41,17 +42,15 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from repro.errors import ConfigError, Stopped
 from repro.paths import conf_dir, results_dir
 from repro.schema import FIELDS, SECTIONS, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
-from repro.wording import suggest
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 ANY = object()
 GROUPS = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")  # as conf/config.yaml lists them
-NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["changes_numbers"]}
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY,
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.loader": ANY, "machine.steps_per_graph": ANY,
            "machine.activation_checkpointing": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
@@ -71,6 +70,18 @@ def experiments() -> list[str]:
     """Names of all experiments in conf/experiment, in natural order (plain20 before plain110)."""
     names = [path.stem for path in (conf_dir() / "experiment").glob("*.yaml")]
     return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """'; did you mean ...?' with the known name that holds a misspelled word, is like it, or like its end; or ''."""
+    def likeness(known_name: str) -> tuple[float, bool]:
+        typed, name = word.casefold(), known_name.casefold()
+        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
+        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
+
+    best = max(known, key=likeness, default="")
+    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""
 
 
 def override(key: str, value: Any) -> str:
@@ -230,6 +241,7 @@ class UserFiles(FileConfigSource):
 SourcesRegistry.instance().register(UserFiles)
 
 
+@one_line_errors()
 def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     """Let hydra.main run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
     overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
@@ -255,11 +267,9 @@ def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
     arguments, handlers = sys.argv, logging.root.handlers[:]
     try:
-        with one_line_errors():
-            given = [*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}",
-                     *write_globs_out(quote_paths(overrides))]
-            sys.argv = ["repro run", *given, *flags]  # argparse wants all overrides in one row
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        given = [f"hydra.sweep.dir={quote(str(folder))}", *write_globs_out(quote_paths(overrides))]
+        sys.argv = ["repro run", *environment_overrides(), *given, *flags]  # argparse wants all overrides in one row
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except SystemExit as end:
         if end.__cause__:
             raise end.__cause__ from None
@@ -346,11 +356,10 @@ def read_config(recorded: Any) -> RunConfig:
                 raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
         return checked(msgspec.convert(sections, RunConfig))
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error).replace("$.", "config.")) from error
+        raise ConfigError(f"config: {error}".replace("$.", "config.")) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested plain values (enums by name), for YAML and JSON."""
     return dict(msgspec.to_builtins(config))
 
 
@@ -366,7 +375,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """The dotted keys and plain values of everything that changes a run's numbers (the seed aside)."""
     values = flat(to_dict(config))
     imagenet = config.model.architecture.name == "imagenet"  # its depth says which network it is; else it is 6n+2
-    return {key: value for key, value in values.items() if key not in NOT_HASHED or (imagenet and key == "model.depth")}
+    return {key: value for key, value in values.items()
+            if FIELDS[key].metadata["changes_numbers"] or (imagenet and key == "model.depth")}
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -384,7 +394,6 @@ def config_hash(config: RunConfig) -> str:
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
-    """The same run in another precision."""
     return replace(config, machine=replace(config.machine, precision=precision))
 
 
@@ -397,9 +406,8 @@ def paper_config(experiment: str) -> RunConfig:
 @functools.cache
 def paper_hashes(experiment: str) -> frozenset[str]:
     """Identities whose runs may enter a paper table: the experiment in fp32 or TF32; none if it is not of conf/."""
-    if experiment not in experiments():
-        return frozenset()
-    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
+    ours = experiment in experiments()
+    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS if ours)
 
 
 def deviations(config: RunConfig) -> list[str]:

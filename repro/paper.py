@@ -1,7 +1,4 @@
-"""What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
-
-ConfigError (exit 2) names the file and the key that is wrong. Errors of networks are in percent. Never imports torch.
-"""
+"""What experiments/ holds: published tables, figures, claims (errors in percent), counts, recipes, suites. No torch."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -11,10 +8,9 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from repro.config import experiments
+from repro.config import experiments, suggest
 from repro.errors import ConfigError
 from repro.paths import conf_dir, display_path, experiments_dir
-from repro.wording import suggest
 
 T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
@@ -85,7 +81,6 @@ class Panel(Struct, frozen=True):
 
 
 class PublishedFigure(Struct, frozen=True):
-    name: str
     title: str
     x: Axis
     y: Axis
@@ -123,12 +118,9 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ensemble(Struct, frozen=True, forbid_unknown_fields=True):
-    """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
-    name: str
-    description: str
+    """Networks whose class probabilities, kept by one protocol, are averaged."""
     protocol: Protocol
     members: Annotated[tuple[Member, ...], Meta(min_length=2)]
-    reproduces: str | None = None
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,12 +156,12 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @cache
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; ConfigError with file and line if it can't be read."""
+def read_yaml(path: Path, kind: Any = Any) -> Any:
+    """The content of a YAML file, as a struct or type; ConfigError with file and line or key if that can't be."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return msgspec.convert(content, kind)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
@@ -181,18 +173,14 @@ def pick(name: str, known: dict[str, T], kind: str) -> T:
 
 
 def names_in(folder: str) -> list[str]:
-    """Names of the YAML files of a folder of experiments/."""
     return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 
 def read_named(kind: type[T], folder: str, name: str) -> T:
     """A file of a folder of experiments/, as a struct or a type."""
     pick(name, dict.fromkeys(names_in(folder)), folder.removesuffix("s"))
-    path = experiments_dir() / folder / f"{name}.yaml"
-    try:
-        return msgspec.convert(read_yaml(path), kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{display_path(path)}: {error}") from error
+    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", kind)  # type: ignore[arg-type]  # hashable
+    return found
 
 
 # Names, and by name what a file says.
@@ -207,12 +195,11 @@ second_references = partial(read_named, dict[str, Any], "published", "second_ref
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:
     """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
-    found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")
-    return {count.layers: count for count in found[dataset]}
+    counts = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")[dataset]
+    return {count.layers: count for count in counts}
 
 
 def claims() -> tuple[Claim, ...]:
-    """The paper's statements that can be checked."""
     return read_named(dict[str, tuple[Claim, ...]], "published", "claims")["claims"]
 
 

@@ -8,7 +8,7 @@ from repro.paths import PACKAGE
 
 # From the bottom up: a module of repro/ or a package may import what stands on a lower layer, and its own package.
 LAYERS = (
-    {"__init__", "errors", "schema", "stopping", "wording"},
+    {"__init__", "errors", "schema", "stopping"},
     {"paths", "streams"},
     {"files"},
     {"config"},
@@ -27,7 +27,7 @@ LAYERS = (
 TORCH = {"bench", "checks.installation", "data", "devices", "evaluation", "models", "training", "weights"}
 NO_TORCH = {"data.cifar10_files", "training.schedule", "data.__init__", "evaluation.__init__",
             "training.__init__"}
-TORCH_WHEN_CALLED = {"api", "cli", "commands"}
+TORCH_WHEN_CALLED = {"api", "cli", "commands", "data.cifar10_files"}
 SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 

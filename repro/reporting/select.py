@@ -11,10 +11,10 @@ from repro import config
 from repro.config import config_hash, paper_hashes
 from repro.files import read_object
 from repro.paper import Preset, ensemble, reproduced_rows, suite, suites
+from repro.paths import escape
 from repro.reporting.table import Summary
 from repro.runs import Record, Run, scan
 from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
-from repro.wording import escape
 
 YOURS, REFERENCE = "yours", "reference"
 # Cells of experiments without a run that counts.

@@ -17,14 +17,13 @@ from tabulate import tabulate
 from repro import __version__, config, paper
 from repro.config import PAPER_PRECISIONS, compose, flat, paper_config, paper_hashes, with_precision
 from repro.errors import ConfigError
-from repro.files import holder, read_json, utc_now
+from repro.files import duration, holder, read_json, utc_now
 from repro.paths import display_path
 from repro.reporting import figures, select, tables
 from repro.reporting.claims import evaluate
 from repro.reporting.select import RunSet
 from repro.runs import OUT_OF_MEMORY, Provenance, Run, run_folder
 from repro.schema import CIFAR10, CLASSES, IMAGENET, LrPolicy, Precision, RunConfig
-from repro.wording import duration
 
 # States of a run that the reference lacks; `repro suite pending` advances those of CIFAR-10 that are open.
 OPEN, FINISHED, DIVERGED, IN_USE = "open", "finished here", "diverged here", "in progress"

@@ -144,7 +144,7 @@ def table5(found: Sequence[RunSet]) -> Table:
     for row in published.rows:
         cells, status = published_cells(row, published.columns), PUBLISHED_ONLY
         data: dict[str, Any] = {"published": row.values}
-        if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
+        if not row.published_only:
             data |= {origin: one for origin, one in ours.items() if one and not problems[origin]}
             status = ("no verdict: validation, not the test server" if len(data) > 1 else
                       "not counted" if any(ours.values()) else select.NOT_RUN)

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map_only
 from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
-from repro.files import append_text, utc_now
+from repro.errors import DivergedError, ImageError, InUseError, PeerError, StorageError
+from repro.files import append_text, duration, utc_now
 from repro.paths import display_path
 from repro.runs import Images, Provenance, Record
 from repro.schema import IMAGENET
@@ -28,7 +28,6 @@ from repro.stopping import StopRequest
 from repro.training import checkpoint
 from repro.training.distributed import Plan, first_line
 from repro.training.step import Execution
-from repro.wording import duration
 
 logger = logging.getLogger(__name__)
 # What bits depend on; a CPU's name tells its threads.
@@ -71,7 +70,7 @@ class RunLog:
             self.plan.title, self.record.iterations, self.first, self.world.is_main and sys.stderr.isatty(), "it"))
         try:
             yield
-        except (StorageError, ImageError, LostProcessError) as error:
+        except (StorageError, ImageError, PeerError) as error:
             # Input and output never fail within an update, so the state is whole: it is saved if that is possible.
             saved, done = "what was saved before stays", self.execution.done
             tested = f"\n{done}," in self.rows["history.csv"] or not self.step.schedule.evaluates(done)
@@ -169,11 +168,13 @@ class RunLog:
         if kept:
             session = self.record.sessions[-1]
             session.ended, session.to_iteration = utc_now(), self.execution.done
-            changes |= {"iteration": self.execution.done, **devices.peak_memory(self.step.device)}
+            changes["iteration"] = self.execution.done
         for name, value in changes.items():
             setattr(self.record, name, value)
+        if self.step.device.type == "cuda":
+            self.record.peak_memory_bytes = torch.cuda.max_memory_allocated(self.step.device)
         if self.world.is_main:
-            runs.write_record(self.plan.folder, self.record)
+            files.write_json(self.plan.folder / "run.json", msgspec.to_builtins(self.record))
 
     def save(self) -> None:
         """Write the state as it is now as a checkpoint, and bring the record up to it."""

@@ -14,14 +14,14 @@ import torch
 
 from repro import devices, paper
 from repro.config import compose, experiments
-from repro.data import cifar10_files, fetch
+from repro.data import cifar10_files
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DataError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
 from repro.evaluation.evaluate import combine, evaluate
-from repro.files import utc_now
+from repro.files import duration, utc_now
 from repro.models import build_model
-from repro.paths import data_dir, reference_dir
+from repro.paths import data_dir, reference_dir, results_dir
 from repro.reporting import select, status
 from repro.runs import read_run
 from repro.schema import CIFAR10, IMAGENET, VALIDATION_IMAGES, Device, RunConfig
@@ -29,17 +29,13 @@ from repro.stopping import StopRequest
 from repro.training.distributed import Plan, plan
 from repro.training.step import Execution, TrainStep, batch_norm_group
 from repro.training.train import run
-from repro.wording import duration
 
 logger = logging.getLogger(__name__)
 
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
-              command: list[str]) -> tuple[paper.Preset, list[ReproError]]:
-    """Run a suite under a preset, in `max_seconds`, tests included; the preset and the errors of `run_each`.
-
-    preset `auto` is the suite's own one, else `paper` on CUDA and `short` without.
-    """
+              command: list[str]) -> tuple[paper.Preset, Path, list[ReproError]]:
+    """Run a suite under a preset, auto: its own, else paper on CUDA and short without; it and errors as `run_each`."""
     suite = paper.suite(name)
     chosen = suite.default_preset if preset_name == "auto" else preset_name
     if chosen == "auto":
@@ -56,14 +52,14 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     with StopRequest(plans[0].config.max_seconds) as stop:
         failures = run_each(plans, stop)
         evaluate_finished(suite, plans, overrides, stop)
-    return preset, failures
+    return preset, results_dir(configs[0].results), failures
 
 
 def make_data(config: RunConfig) -> None:
     """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
     root = data_dir(config.data.root)
     if config.data.name == CIFAR10 and not os.path.isdir(cifar10_files.folder_in(root)):
-        fetch.fetch(root)
+        cifar10_files.fetch(root)
 
 
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
@@ -126,8 +122,9 @@ def measure_cost(config: RunConfig) -> dict[str, Any]:
 
 
 def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
-    """Measure each network of a suite, say what its full run and all of them would take here, and return the same."""
-    suite, costs = paper.suite(name), list[dict[str, Any]]()
+    """Measure each network of a suite, or of an experiment, say what all full runs would take here, and return it."""
+    costs = list[dict[str, Any]]()
+    suite = paper.Suite(name, "", (name,)) if name in experiments() else paper.suite(name)
     for experiment in suite.experiments:
         cost = measure_cost(compose([f"experiment={experiment}", *overrides]))
         cost["seeds"] = suite.seeds.get(experiment, 1)
@@ -143,9 +140,9 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
                 command: list[str]) -> list[ReproError]:
-    """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first or those that are named.
+    """Advance the runs of CIFAR-10 that results/reference lacks, cheapest first, or those that are named, in order.
 
-    names: EXPERIMENT or EXPERIMENT/seedK, in their order. Returns the errors of `run_each`.
+    names: EXPERIMENT or EXPERIMENT/seedK. Returns the errors of `run_each`.
     """
     began = time.monotonic()
     for name in names:

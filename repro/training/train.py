@@ -37,10 +37,7 @@ def run(plan: Plan) -> Run:
 
 @devices.restore_settings()
 def train_here(plan: Plan, stop: StopRequest) -> Run:
-    """Train a run to its end by this process, alone or as one of several, or go on where it stopped; the run on disk.
-
-    Errors besides those of data, disk and configuration: Stopped, DivergedError, InUseError, OutOfMemoryError.
-    """
+    """`run` by this process, alone or as one of several; also Stopped, DivergedError, InUseError, OutOfMemoryError."""
     world = distributed.join(plan.config)
     with naming_lost_peer(), ExitStack() as stack:
         if note := world.from_main(lambda: stack.enter_context(files.hold_lock(plan.folder))):
@@ -55,7 +52,7 @@ def train_here(plan: Plan, stop: StopRequest) -> Run:
                 raise
             if world.is_main and (record := read_run(plan.folder).record):
                 record.status, record.ended = runs.OUT_OF_MEMORY, files.utc_now()
-                runs.write_record(plan.folder, record)
+                files.write_json(plan.folder / "run.json", msgspec.to_builtins(record))
             raise OutOfMemoryError(  # torch's line says how much there is and how much is free
                 f"{plan.title}: no memory left on {plan.config.machine.device.name} for mini-batches of "
                 f"{plan.config.train.mini_batch_size}: {distributed.first_line(full)}\ndevices=N and a smaller "
@@ -133,9 +130,9 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
         files.write_atomic(path, weights.serialize(step.model.state_dict(), weights.facts_of(config)))
         measured["weights_sha256"] = files.file_sha256(path)
         if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
-            from repro.data import imagenet_statistics
+            from repro.data import imagenet
 
-            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
+            imagenet.write_statistics(plan.folder / imagenet.BESIDE, statistics, config.data.crop_size)
         if config.evaluation.responses:
             measured["responses"] = measure_responses(step.model, step.data, config, plan.folder)
         if config.evaluation.gradient_iterations:
@@ -173,5 +170,5 @@ def add_responses(run: Run, overrides: list[str]) -> None:
         run.record.responses = msgspec.convert(
             {**measured, "device": devices.describe(device), **devices.code_version(), **devices.package_versions(),
              "utc": files.utc_now()}, Provenance)
-        runs.write_record(run.folder, run.record)
+        files.write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     logger.info(f"{runs.title(config)}: responses of its layers in {display_path(run.folder / 'responses.csv')}")

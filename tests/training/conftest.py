@@ -19,7 +19,6 @@ WORDS = ("train.iterations=16", "train.lr_drops=[8,12]", "evaluation.interval=4"
 
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
-    """Runs train on made-up images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
 
@@ -53,7 +52,6 @@ def make_step(*overrides):
 
 
 def weights_of(run):
-    """The weights that a run ended with."""
     return torch.load(run.folder / "weights.pt", weights_only=True)
 
 

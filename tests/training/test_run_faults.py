@@ -1,4 +1,4 @@
-"""A run meets a full disk, too little memory, a killed reader, a damaged history, signals, kills."""
+"""A run meets a full disk, too little memory, a damaged history, signals, kills."""
 
 import os
 import shutil
@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from repro.errors import OutOfMemoryError, StorageError
-from repro.runs import read_run, run_folder, scan, write_record
+from repro.files import write_json
+from repro.runs import read_run, run_folder, scan
 from repro.training import checkpoint, log
 from repro.training.step import Execution
 from tests.made import run_config, tiny_config
@@ -185,7 +187,7 @@ def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(long_run)
 @pytest.mark.fault(20, 21)
 def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone():
     done = subprocess.run([sys.executable, "-m", "tests.torture", "--short", "--seed", "1", "--kills", "4"],
-                          capture_output=True, text=True, timeout=300, check=False,
+                          capture_output=True, text=True, timeout=1200, check=False,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resnet8: 4 kills" in done.stdout
@@ -198,7 +200,7 @@ def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, stop_after, c
     stop_after(config, 9)
     record = read_run(run_folder(config)).record
     record.sessions[0].torch, record.sessions[0].device = "2.10.9", "another, 2 threads"
-    write_record(run_folder(config), record)
+    write_json(run_folder(config) / "run.json", msgspec.to_builtins(record))
     done = run_config(config)
     line, = (text for text in caplog.messages if "from here on" in text)
     assert "torch 2.10.9 until now" in line

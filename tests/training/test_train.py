@@ -5,6 +5,7 @@ import shutil
 import signal
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
@@ -12,9 +13,9 @@ from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
 from repro.evaluation import metrics
 from repro.evaluation.metrics import evaluate_on
-from repro.files import file_sha256, read_rows
+from repro.files import file_sha256, read_rows, write_json
 from repro.models import build_model
-from repro.runs import Provenance, read_run, run_folder, scan, write_record
+from repro.runs import Provenance, read_run, run_folder, scan
 from repro.training import checkpoint, distributed, train
 from repro.training.log import RunLog
 from repro.training.step import TrainStep
@@ -91,7 +92,7 @@ def test_a_checkpoint_or_a_run_of_another_configuration_is_refused(stop_after, m
 def test_a_paper_run_in_fp32_answers_a_request_that_left_the_precision_open(monkeypatch):
     run = run_config(tiny_config(*SHORT))
     run.record.identity = "0123456789ab"
-    write_record(run.folder, run.record)
+    write_json(run.folder / "run.json", msgspec.to_builtins(run.record))
     monkeypatch.setattr(checkpoint, "paper_hashes", lambda name: {"0123456789ab"})
     asked = replace(distributed.plan(tiny_config(*SHORT)), any_paper_precision=True)
     assert checkpoint.previous_run(asked).finished
