@@ -36,12 +36,12 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         parts = torch.split(x, self.group)
         means, variances = (self.running_mean.new_zeros(len(parts), self.num_features) for _ in range(2))
         out = [F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
                for part, mean, variance in zip(parts, means, variances, strict=True)]
-        self.num_batches_tracked.add_(1)
+        if self.num_batches_tracked is not None:  # a training step counts by itself
+            self.num_batches_tracked.add_(1)
         share = self.momentum
         if share is None:
             self.averaged_groups += len(parts)
