@@ -45,7 +45,6 @@ cifar-very-deep: $(VENV)/.ready ## ResNet-110 (5 seeds) and ResNet-1202; needs a
 
 responses: $(VENV)/.ready ## the strength of the layers' responses: Figure 7, and gradient norms
 	$(REPRO) suite cifar_responses preset=$(PRESET) seeds=$(SEEDS) $(DATA_OVERRIDE) $(ARGS)
-	$(REPRO) eval what=responses $(DATA_OVERRIDE)
 
 imagenet-plain-vs-res: $(VENV)/.ready ## plain and residual nets of 18 and 34 layers on ImageNet: Table 2, Figure 4; DATA= its folder
 	$(REPRO) suite imagenet_plain_vs_res preset=$(PRESET) $(SEEDS_ASKED) $(DATA_OVERRIDE) $(ARGS)

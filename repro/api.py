@@ -1,7 +1,4 @@
-"""The few functions for notebooks and scripts, as `repro.build_model` etc.; errors are those of repro.errors.
-
-Words such as "model.depth=32" or "data.root=/data" are those of the command line. Torch is imported where it is needed.
-"""
+"""The few functions for notebooks and scripts; words such as "model.depth=32" are those of the command line."""
 
 from pathlib import Path
 from typing import Any

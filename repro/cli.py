@@ -1,32 +1,19 @@
 """The command line: finds the command in the table of `repro.commands`, calls it, and turns errors into exit codes."""
 
-import argparse
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
 from repro import __version__
 from repro.checks import check_versions
-from repro.commands import COMMANDS, OWN_KEYS
-from repro.errors import ConfigError, ReproError, StorageError
+from repro.commands import COMMANDS, Parser
+from repro.errors import ConfigError, ReproError
 from repro.stopping import end_at_signals
 from repro.streams import open_streams, show_messages, silence
-from repro.wording import escape
 
 GROUPS = {"train": "repro suite cifar_plain_vs_res", "evaluate": "repro eval cifar_resnet20/seed0",
           "results": "repro table table6", "data": "repro data fetch cifar10", "setup": "repro check"}  # examples
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are ConfigErrors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError (exit 2)."""
-        raise ConfigError(f"{message}\n{self.format_usage().strip()}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:
             complete()
         open_streams()
-        end_at_signals(f"go on with: {shlex.join([program(), *words])}")
+        end_at_signals(f"go on with: repro {shlex.join(words)}")
     try:
         code = call(words)
         sys.stdout.flush()
@@ -48,14 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"{error}", error.exit_code)
     except SystemExit as end:  # of argparse, here or in Hydra
         return end.code if isinstance(end.code, int) else 0
-    except BrokenPipeError:
-        silence(sys.stdout)
-        return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None:  # a stream: what is in its buffer would fail again
             silence(sys.stdout)
-        what = "can't read or write" if error.filename is None else escape(str(error.filename))[:200]
-        return fail(f"{what}: {error.strerror or error}", 5)
+        if isinstance(error, BrokenPipeError):
+            return 0
+        return fail(f"can't read or write: {error}", 5)
     except Exception as error:
         return fail(f"unexpected error: {type(error).__name__}: {error}\nREPRO_DEBUG=1 shows where it happened", 1)
 
@@ -71,18 +56,8 @@ def fail(message: str, code: int) -> int:
     return code
 
 
-def program() -> str:
-    """How this program is called from here: by its name if it is on the PATH, else by its path."""
-    called = Path(sys.argv[0])
-    return str(called) if called.name == "repro" and not shutil.which("repro") else "repro"
-
-
 def call(words: list[str]) -> int:
     """Find the command, parse its arguments and call it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise StorageError("the current folder was deleted or moved away; change to one that is there") from error
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
@@ -90,13 +65,15 @@ def call(words: list[str]) -> int:
         print(f"repro {__version__}")
         return 0
     name = find_command(words)
-    entry, rest = COMMANDS[name], words[len(name.split()):]
-    # the words of `run` are Hydra's
-    options = argparse.Namespace(words=rest) if name == "run" else parser_of(name).parse_intermixed_args(rest)
-    options.command = [program(), *words]
-    check_versions(computes=entry.group != "results")
+    rest = words[len(name.split()):]
+    options = COMMANDS[name].parse_intermixed_args([] if name == "run" else rest)
+    options.command = ["repro", *words]
+    if name == "run":  # its words are Hydra's
+        options.words = rest
+    if options.group != "results":
+        check_versions()
     with show_messages("stderr" if getattr(options, "json", False) or name == "eval" else "stdout"):
-        return entry.handler(options) or 0
+        return options.handler(options) or 0
 
 
 def find_command(words: Sequence[str]) -> str:
@@ -105,19 +82,10 @@ def find_command(words: Sequence[str]) -> str:
     if pair in COMMANDS or words[0] in COMMANDS:
         return pair if pair in COMMANDS else words[0]
     from repro.config import suggest
-
     first = dict.fromkeys(name.split()[0] for name in COMMANDS)
     actions = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     meant = suggest(words[0], list(first)) if not actions else ""
     raise ConfigError(f"no command {pair if actions else words[0]!r}{meant}\nthere are: {', '.join(actions or first)}")
-
-
-def parser_of(name: str) -> Parser:
-    """The parser of one command's arguments."""
-    parser = Parser(prog=f"repro {name}", description=COMMANDS[name].text, allow_abbrev=False)
-    for names, settings in COMMANDS[name].arguments:
-        parser.add_argument(*names, **settings)
-    return parser
 
 
 def overview() -> str:
@@ -126,7 +94,8 @@ def overview() -> str:
              'Reproduce "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).']
     for group, example in GROUPS.items():
         lines += ["", f"{group + ':':17} {example}"]
-        lines += [f"  {name:15} {entry.text}" for name, entry in COMMANDS.items() if entry.group == group]
+        lines += [f"  {name:15} {parser.description}" for name, parser in COMMANDS.items()
+                  if parser.get_default("group") == group]
     return "\n".join(lines)
 
 
@@ -134,44 +103,19 @@ def complete() -> None:
     """Answer the shell that asks by its environment (`eval "$(register-python-argcomplete repro)"`), and end."""
     import argcomplete
 
+    from repro import config, paper
+    from repro.reporting import figures, tables
+
+    known = {"suite": ["pending", *paper.suites()], "claims": paper.suites(), "ensemble": paper.ensembles(),
+             "table": ["all", *tables.names()], "figure": ["all", *figures.names()]}
     typed = os.environ["COMP_LINE"][:int(os.environ["COMP_POINT"])].split(" ")[1:-1]  # the last is being typed
-    try:
-        name = find_command([*typed, ""])
-        parser = parser_of(name)
-    except ConfigError:
-        name = typed[0] if typed else ""
-        parser = Parser()
+    name = next((one for one in (" ".join(typed[:2]), *typed[:1]) if one in COMMANDS), "")
+    parser = COMMANDS[name] if name else Parser()
+    if not name:
+        name = " ".join(typed[:1])
         parser.add_argument("command", choices=[
             one.removeprefix(name).split()[0] for one in COMMANDS if one.startswith(f"{name} " if name else "")])
+    words = known.get(name) or [f"experiment={one}" for one in config.experiments()]
     os.environ["_ARGCOMPLETE"] = str(1 + len(name.split()))  # the word that stands for the program
-    argcomplete.autocomplete(parser, default_completer=candidates)  # type: ignore[arg-type]  # any callable will do
-
-
-def candidates(prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, **_: Any) -> Iterable[str]:
-    """Words for an argument without choices: keys of the configuration and their values, names, else files."""
-    from argcomplete.completers import FilesCompleter
-
-    from repro import paper
-    from repro.config import GROUPS, PATHS
-    from repro.paths import conf_dir
-    from repro.reporting import figures, tables
-    from repro.schema import FIELDS, allowed_values
-
-    names: dict[str, Callable[[], list[str]]] = {"suite": paper.suites, "ensemble": paper.ensembles,
-                                                 "table": tables.names, "figure": figures.names}
-    command = parser.prog.removeprefix("repro ")
-    if action.dest == "name":
-        return [*names[command](), *(["pending"] if command == "suite" else [])]
-    key, equals, value = prefix.partition("=")
-    if "key=value" not in str(action.metavar):
-        return FilesCompleter()(prefix)
-    if not equals:
-        return [f"{key}=" for key in (*OWN_KEYS.get(command, ()), *GROUPS, *FIELDS)]
-    if key in (*PATHS, "weights"):
-        words: Sequence[str] = FilesCompleter()(value)
-    elif key in GROUPS:
-        words = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
-    else:
-        words = OWN_KEYS.get(command, {}).get(key) or [
-            word for word in (allowed_values(key) or "").split(" or ") if word and " " not in word]
-    return [f"{key}={word}" for word in words]
+    completer = argcomplete.completers.ChoicesCompleter(dict.fromkeys(words, ""))
+    argcomplete.autocomplete(parser, default_completer=completer)

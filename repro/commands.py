@@ -3,64 +3,55 @@
 import argparse
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
+from typing import Any, NoReturn
 
 from repro import paths
 from repro.checks import FAIL
 from repro.errors import ComparisonError, ConfigError
 from repro.streams import show_messages
 
-if TYPE_CHECKING:
-    from repro.reporting.select import RunSet
-    from repro.schema import RunConfig
-
 logger = logging.getLogger(__name__)
-
-OWN_KEYS: dict[str, dict[str, Sequence[str]]] = {  # beside those of a run's configuration, with their values
-    "eval": {"weights": (), "protocol": ("center", "ten_crop", "multi_scale"), "what": ("errors", "responses")},
-    "suite": {"preset": ("auto", "paper", "short"), "seeds": ()}}
-
 Handler = Callable[[argparse.Namespace], int | None]  # gives the exit code
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # as argparse's add_argument takes it
+OWN_KEYS = {"eval": ("weights", "protocol", "what"), "suite": ("preset", "seeds")}  # beside those of a configuration
 
 
-class Command(NamedTuple):
-    """A row of the table."""
-    group: str  # under which `repro --help` lists it
-    text: str  # what it does, in one line
-    arguments: tuple[Argument, ...]
-    handler: Handler
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ConfigErrors (exit 2)."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n{self.format_usage().strip()}")
 
 
-COMMANDS: dict[str, Command] = {}  # by name; a name of two words is an action of the first
+COMMANDS: dict[str, Parser] = {}  # by name, one of two words is an action of the first; with defaults group and handler
 
 
 def command(name: str, group: str, text: str, *arguments: Argument) -> Callable[[Handler], Handler]:
     """Enter the function below into the table; its options also hold `command`, what a person typed."""
+    parser = COMMANDS[name] = Parser(prog=f"repro {name}", description=text, allow_abbrev=False)
+    for names, settings in arguments:
+        parser.add_argument(*names, **settings)
+
     def enter(handler: Handler) -> Handler:
-        COMMANDS[name] = Command(group, text, arguments, handler)
+        parser.set_defaults(group=group, handler=handler)
         return handler
     return enter
 
 
-def argument(*names: str, **options: Any) -> Argument:
-    """An argument of a command."""
-    return names, options
+def argument(*names: str, **settings: Any) -> Argument:
+    return names, settings
 
 
 def flag(name: str, text: str) -> Argument:
-    """An argument that is there or not."""
     return argument(name, action="store_true", help=text)
 
 
 JSON = flag("--json", "print JSON")
+REFERENCE = flag("--reference", "from the committed runs only, beside them")
 OVERRIDES = argument("words", nargs="*", metavar="key=value", help="overrides, as of `repro run`")
 
 
@@ -75,10 +66,9 @@ def split_words(name: str, words: list[str]) -> tuple[dict[str, str], list[str]]
     return dict(word.split("=", 1) for word in own), [word for word in words if word not in own]
 
 
-def runs_of(reference: bool = False, results: Path | None = None) -> list["RunSet"]:
-    """The user's runs, unless only the committed ones are asked for, and the committed ones."""
+def runs_of(reference: bool = False, results: Path | None = None) -> list[Any]:
+    """The user's runs, unless only the committed ones are asked for, and the committed ones, each as a RunSet."""
     from repro.reporting.select import pools
-
     return pools(None if reference else results or paths.results_dir(), paths.reference_dir())
 
 
@@ -87,15 +77,9 @@ def output_folder(kind: str, reference: bool) -> Path:
     return (paths.reference_dir() if reference and paths.in_tree() else paths.results_dir()) / kind
 
 
-def user_file(given: str | None, *default: str) -> Path:
-    """The path that was given, or one in the user's results."""
-    return paths.user_path(given) if given else paths.results_dir().joinpath(*default)
-
-
 def data_root(words: Sequence[str]) -> Path:
     """The folder of the data sets by data.root=, $REPRO_DATA or as it is by default."""
     from repro.config import compose
-
     return paths.data_dir(compose(["experiment=cifar_resnet20", *words]).data.root)
 
 
@@ -113,18 +97,15 @@ REPRO_DATA, REPRO_RESULTS and REPRO_DEVICE stand in for data.root, results and m
 
 @command("run", "train", "train one experiment, or sweep over several with -m", OVERRIDES)
 def run(options: argparse.Namespace) -> int:
-    """`repro run`: through the compose API, or through hydra.main where one of Hydra's flags asks for it."""
     if not options.words or {"-h", "--help"} & set(options.words):
         print(RUN_USAGE, end="")
         return 0 if options.words else 2
     # Read when torch is imported: what it logs where one of several processes is lost is C++ frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from repro.config import compose, sweep, with_config_dir
-
-    def train(config: "RunConfig") -> None:
+    def train(config: Any) -> None:
         from repro.training import train as training
         from repro.training.distributed import plan
-
         with show_messages():  # also in the processes of a launcher
             training.run(plan(config, options.command))
 
@@ -141,29 +122,17 @@ def run(options: argparse.Namespace) -> int:
          argument("words", nargs="*", metavar="key=value",
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
-    own, overrides = split_words("suite", options.words)
-    seeds = own.get("seeds")
-    if seeds is not None and not (seeds.isdecimal() and int(seeds)):
-        raise ConfigError(f"seeds={seeds}: allowed is 1 or more")
-    from repro.config import compose
-    from repro.paper import suite as read_suite
-
-    suite = read_suite(options.name)
-    results = paths.results_dir(compose([f"experiment={suite.experiments[0]}", *overrides]).results)
     from repro.training.suite import run_suite as run_all
-
-    preset, failures = run_all(options.name, own.get("preset", "auto"), int(seeds) if seeds else None, overrides,
-                               options.command)
-    print()
+    own, overrides = split_words("suite", options.words)
+    if not own.setdefault("seeds", "0").isdecimal():
+        raise ConfigError(f"seeds={own['seeds']}: allowed is how many; 0 is as many as the suite says")
+    preset, results, failures = run_all(options.name, own.get("preset", "auto"), int(own["seeds"]), overrides,
+                                        options.command)
     found = runs_of(results=results)
     for name in preset.tables:
         make_table(name, found, results / "tables")
     for name in preset.figures:
         make_figure(name, found, results / "figures")
-    if suite.claims:
-        from repro.reporting.claims import claims_text, evaluate
-
-        print(f"\nclaims of the paper (repro claims {options.name}):\n{claims_text(evaluate(found, options.name))}")
     if failures:
         raise failures[0]
 
@@ -176,13 +145,9 @@ def run_suite(options: argparse.Namespace) -> None:
          OVERRIDES)
 def advance_pending(options: argparse.Namespace) -> None:
     """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
-    if options.max_seconds is not None and options.max_seconds <= 0:
-        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import compose
-
-    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)
     from repro.training.suite import run_pending
-
+    results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)
     failures = run_pending(results, options.runs, options.words, options.max_seconds, options.dry_run, options.command)
     if failures:
         raise failures[0]
@@ -194,44 +159,31 @@ def advance_pending(options: argparse.Namespace) -> None:
                        "plain state_dict, or what `repro weights` wrote); protocol=center|ten_crop|multi_scale "
                        "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
-    from repro.config import check_override_keys, compose
+    from repro.config import compose
+    from repro.devices import resolve
+    from repro.evaluation.evaluate import evaluate
     from repro.paper import PROTOCOLS, pick
     from repro.runs import find_run, read_run, run_folder, scan
     from repro.schema import IMAGENET
-
-    names = [word for word in options.words if "=" not in word]
-    own, overrides = split_words("eval", [word for word in options.words if word not in names])
-    what = pick(own.get("what", "errors"), {name: name for name in OWN_KEYS["eval"]["what"]}, "what")
-    check_override_keys(overrides)
-    run = None
-    if names:
-        run = find_run(names[0], paths.results_dir())
-    elif "weights" not in own and (what == "errors" or any(word.startswith("experiment=") for word in overrides)):
-        from repro.devices import resolve
-
-        run = read_run(run_folder(resolve(compose(overrides))))
-
-    if what == "responses":
-        from repro.reporting import figures
-        from repro.training.measurements import add_responses
-
-        for one in [run] if run else scan(paths.results_dir() / "runs"):
-            if one is run or (one.finished and one.record and one.record.config.data.name != IMAGENET
-                              and (one.folder / "weights.pt").is_file()
-                              and not (one.folder / "responses.csv").is_file()):
-                add_responses(one, overrides)
-        for name in figures.names():
-            if name.endswith("figure7"):
-                make_figure(name, runs_of(), paths.results_dir() / "figures")
+    from repro.training.train import add_responses
+    from repro.weights import compose_for
+    own, overrides = split_words("eval", options.words)
+    names = [word for word in overrides if "=" not in word]
+    overrides = [word for word in overrides if word not in names]
+    responses = pick(own.get("what", "errors"), {"errors": False, "responses": True}, "what")
+    run = (find_run(names[0], paths.results_dir()) if names else None if responses or "weights" in own else
+           read_run(run_folder(resolve(compose(overrides)))))
+    if responses:
+        lacking = [one for one in scan(paths.results_dir() / "runs") if one.finished and one.tested_on == "test"
+                   and (one.folder / "weights.pt").is_file() and not (one.folder / "responses.csv").is_file()]
+        for one in [run] if run else lacking:
+            add_responses(one, overrides)
         return
     path = run.folder / "weights.pt" if run else paths.user_path(own["weights"])
     if run and not (run.finished and path.is_file()):
         raise ConfigError(f"no finished run with weights in {paths.display_path(run.folder)} "
                           f"({run.problem or run.status}): train it with `repro run`, or give weights=FILE")
-    from repro.evaluation.evaluate import evaluate
-    from repro.weights import compose_for
-
-    config = compose_for(overrides, path) if names or run is None else compose(overrides)
+    config = compose_for(overrides, path)
     known = PROTOCOLS if config.data.name == IMAGENET else ("single_view",)
     protocol = pick(own.get("protocol", known[0]), {name: name for name in known},
                     f"protocol with data.name={config.data.name}")
@@ -243,7 +195,6 @@ def evaluate_weights(options: argparse.Namespace) -> None:
          argument("name", help="e.g. table5"), OVERRIDES, JSON)
 def combine_networks(options: argparse.Namespace) -> None:
     from repro.evaluation.evaluate import combine
-
     text, values = combine(options.name, options.words)
     show_result(options, values, text)
 
@@ -252,50 +203,41 @@ def combine_networks(options: argparse.Namespace) -> None:
          argument("file", metavar="FILE", help="the checkpoint; only its tensors are read, nothing is executed"),
          argument("--from", dest="layout", required=True, choices=("akamaster", "torchvision"),
                   help="akamaster/pytorch_resnet_cifar10, or torchvision's resnet18 to 152"),
-         argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"), JSON)
+         argument("--output", metavar="OUT", help="a file to write (default: in results/imported)"))
 def import_weights(options: argparse.Namespace) -> None:
     from repro import weights
-
     file = paths.user_path(options.file)
-    output = user_file(options.output, "imported", f"{file.stem}-{options.layout}.pt")
-    if options.output and output.exists():
+    output = paths.results_dir() / "imported" / f"{file.stem}-{options.layout}.pt"
+    if options.output and (output := paths.user_path(options.output)).exists():
         raise ConfigError(f"{options.output} is there already; give another --output")
     facts = weights.import_weights(file, options.layout, output)
     shown = paths.display_path(output)
-    show_result(options, {"output": str(output), **msgspec.structs.asdict(facts)},
-                f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
+    print(f"{facts.note}\nwritten: {shown}\ntest it with: repro eval weights={shown}")
 
 
 @command("weights export", "evaluate", "write the weights of a finished run as a plain file, with a model card",
-         argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"),
-         argument("--output", metavar="DIR", help="the folder to write to (default: results/exported)"))
+         argument("run", metavar="RUN", help="its folder, or EXPERIMENT/seedK"))
 def export_weights(options: argparse.Namespace) -> None:
     from repro import weights
     from repro.runs import find_run
-
-    path = weights.export_weights(find_run(options.run, paths.results_dir()), user_file(options.output, "exported"))
+    results = paths.results_dir()
+    path = weights.export_weights(find_run(options.run, results), results / "exported")
     print(f"written: {paths.display_path(path)}, with a card beside it")
 
 
 @command("status", "results", "what there is, what runs now, what results/reference lacks, and the time left", JSON)
 def show_status(options: argparse.Namespace) -> None:
     from repro.reporting.status import status, status_text
-
     found = status(*runs_of())
     show_result(options, found, status_text(found))
 
 
-REFERENCE = flag("--reference", "from the committed runs only, beside them")
-
-
-@command("table", "results", "print and write a table",
-         argument("name", help="a table's name, or all"),
-         REFERENCE, flag("--check", "compare the committed tables with their runs"),
+@command("table", "results", "print and write a table", argument("name", help="a table's name, or all"), REFERENCE,
+         flag("--check", "compare the committed tables with their runs"),
          flag("--strict", "exit 4 if a result is worse than published or a row lacks runs"),
-         JSON, flag("--latex", "print LaTeX (booktabs)"))
+         JSON)
 def make_tables(options: argparse.Namespace) -> None:
     from repro.reporting import tables
-
     every = tables.committed_names() if options.reference or options.check else tables.names()
     names = every if options.name == "all" else [options.name]
     if options.check:
@@ -305,17 +247,16 @@ def make_tables(options: argparse.Namespace) -> None:
         print(f"{len(names)} tables agree with the committed runs")
         return
     found, folder = runs_of(options.reference), output_folder("tables", options.reference)
-    form = "json" if options.json else "tex" if options.latex else "md"
+    form = "json" if options.json else "md"
     problems = [problem for name in names for problem in make_table(name, found, folder, form)]
     if problems and options.strict:
         raise ComparisonError("\n".join(problems))
 
 
-def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md") -> list[str]:
+def make_table(name: str, found: list[Any], folder: Path, form: str = "md") -> list[str]:
     """Print one table, write its files, and return what --strict objects to, a line each."""
     from repro.reporting.table import write
     from repro.reporting.tables import build
-
     table = build(name, found)
     print(table.forms[form])
     written = write(table, folder)
@@ -324,24 +265,20 @@ def make_table(name: str, found: list["RunSet"], folder: Path, form: str = "md")
     return table.problems
 
 
-@command("figure", "results", "draw a figure as SVG and PNG",
-         argument("name", help="a figure's name, or all"), REFERENCE)
+@command("figure", "results", "draw a figure as SVG and PNG", argument("name", help="a figure's name, or all"),
+         REFERENCE)
 def make_figures(options: argparse.Namespace) -> None:
     from repro.reporting import figures
-
     found = runs_of(options.reference)
     for name in figures.names() if options.name == "all" else [options.name]:
         make_figure(name, found, output_folder("figures", options.reference))
 
 
-def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
-    """Draw one figure and say where it is, or why there is nothing to draw."""
-    from repro.reporting.figures import draw, names
-
-    written = draw(name, found, folder)
-    others = f"; for short runs: repro figure short_{name}" if f"short_{name}" in names() else ""
-    print(f"{name}: {', '.join(map(paths.display_path, written))}" if written
-          else f"{name}: nothing to draw yet; no finished run of it (repro status){others}")
+def make_figure(name: str, found: list[Any], folder: Path) -> None:
+    """Draw one figure and say where it is."""
+    from repro.reporting.figures import draw
+    written = ", ".join(map(paths.display_path, draw(name, found, folder)))
+    print(f"{name}: {written or 'nothing to draw yet; no finished run of it (repro status)'}")
 
 
 @command("claims", "results", "check the paper's statements against the runs that are there",
@@ -350,7 +287,6 @@ def make_figure(name: str, found: list["RunSet"], folder: Path) -> None:
 def show_claims(options: argparse.Namespace) -> None:
     from repro.reporting import claims
     from repro.reporting.table import write
-
     runs = runs_of(options.reference)
     found = claims.evaluate(runs, options.suite)
     show_result(options, [asdict(one) for one in found], claims.claims_text(found))
@@ -362,13 +298,11 @@ def show_claims(options: argparse.Namespace) -> None:
 
 
 @command("report", "results", "one HTML page with tables, figures, claims and a card for each run",
-         flag("--reference", "from the committed runs only"),
-         argument("--output", metavar="FILE", help="where to (default: results/report.html)"))
+         flag("--reference", "from the committed runs only"))
 def write_report(options: argparse.Namespace) -> None:
     from repro.files import write_atomic
-    from repro.reporting.report import report
-
-    path = user_file(options.output, "report.html").absolute()
+    from repro.reporting.status import report
+    path = paths.results_dir() / "report.html"
     write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path)}")
 
@@ -376,113 +310,92 @@ def write_report(options: argparse.Namespace) -> None:
 @command("show", "results", "a run's settings, sources, schedule and cost, or what differs from another",
          argument("words", nargs="+", metavar="key=value | RUN | SUITE",
                   help="experiment=NAME and overrides; with --against also EXPERIMENT/seedK or a run's folder; with "
-                       "--measure also a suite"),
+                       "--measure the name of a suite or an experiment, and overrides"),
          argument("--against", metavar="NAME | RUN",
                   help="what differs from akamaster, fb, torchvision, another experiment; of a run, from another run"),
-         flag("--measure", "time a few real updates and say what the whole run, or suite, would take here"),
+         flag("--measure", "time a few real updates and say what all of it would take here"),
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     from repro.config import compose, with_config_dir
-    from repro.reporting import settings
+    from repro.reporting import status
     from repro.runs import find_run
-
     words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
     names = [word for word in words if "=" not in word]
-    if options.measure and names:
+    if options.measure:
         from repro.files import write_json
         from repro.training.suite import measure_suite
-
-        costs = measure_suite(names[0], [word for word in words if word not in names])
-        path = output_folder("bench", reference=False) / f"cost_{names[0]}.json"
+        name = "".join(names[:1])
+        costs = measure_suite(name, [word for word in words if word not in names])
+        path = paths.results_dir() / "bench" / f"cost_{name}.json"
         write_json(path, costs)
         show_result(options, costs, f"written: {paths.display_path(path)}")
         return
     if options.against is not None:
         roots = paths.results_dir(), paths.reference_dir()
-        differing = (settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
-                     if names == words else settings.against(compose(words), words, options.against))
-        show_result(options, differing, settings.differences_text(differing))
+        differing = (status.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+                     if names == words else status.against(compose(words), words, options.against))
+        show_result(options, differing, status.differences_text(differing))
         return
     config = compose(words)
-    found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
-    if options.measure:
-        from repro.training.suite import measure_cost
-
-        cost = measure_cost(config)
-        found["times"].insert(0, {"seconds": cost["run_seconds"], "device": cost["device"],
-                                  "precision": cost["precision"], "source": "computed from updates just measured"})
-    show_result(options, found, settings.facts_text(found))
+    found = status.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    show_result(options, found, status.facts_text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",
          argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5"))
 def publish_run(options: argparse.Namespace) -> None:
-    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
+    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it."""
     from repro.files import read_object
     from repro.paper import pick
     from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
     from repro.runs import ENSEMBLES, publish
-
-    problems = list[str | None]()
+    problem = None
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problems = [ensemble_problem(found, pool) for pool in runs_of()]
-    publish(options.run, paths.results_dir(), next(filter(None, problems), None))
+        problem = ensemble_problem(found)
+    publish(options.run, paths.results_dir(), problem)
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")
     for name in figures.names():
         figures.draw(name, runs, paths.reference_dir() / "figures")
-    print("the reference tables and figures are up to date with it")
 
 
-@command("data", "data", "fetch or verify a data set",
-         argument("action", choices=["fetch", "verify"]),
+@command("data", "data", "fetch or verify a data set", argument("action", choices=["fetch", "verify"]),
          argument("name", nargs="?", default="cifar10", choices=["cifar10", "imagenet"]),
          argument("words", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
     if options.name == "imagenet":
         from repro.config import compose
-        from repro.data.imagenet_files import BY_HAND, verify
-
+        from repro.data.imagenet import BY_HAND, verify
         data = compose(["experiment=imagenet_optB", *options.words]).data
         if options.action == "fetch":
             raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
                               "then `repro data verify imagenet data.root=FOLDER`")
         verify(paths.data_dir(data.root), data.wiring_test)
-    elif options.action == "fetch":
-        from repro.data.fetch import fetch
-
-        fetch(data_root(options.words))
+        return
+    from repro.data import cifar10_files
+    root = data_root(options.words)
+    if options.action == "fetch":
+        cifar10_files.fetch(root)
     else:
-        from repro.data import cifar10_files
-
-        root = data_root(options.words)
         sha256 = cifar10_files.load(root).sha256
         print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
               f"(content {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
-         argument("words", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"),
-         flag("--full", "verify the data set byte for byte, too"), JSON)
+         argument("words", nargs="*", metavar="data.root=DIR", help="the folder that holds CIFAR-10"), JSON)
 def check(options: argparse.Namespace) -> None:
-    """`repro check`; ComparisonError (4) if a check fails."""
     root = data_root(options.words)
-    from repro.checks import installation
-
-    results = []
-    for name, one in installation.checks(root, options.full).items():
-        results.append(installation.perform(name, one))
-        if not options.json:
-            print(results[-1], flush=True)
+    from repro.checks.installation import perform
+    results = list(perform(root))
     failed = [one.check for one in results if one.status == FAIL]
-    show_result(options, {"failed": len(failed), "checks": [asdict(one) for one in results]},
-                f"{len(results)} checks, {len(failed)} failed, in {sum(one.seconds or 0 for one in results):.0f} s")
+    show_result(options, [one._asdict() for one in results], f"{len(results)} checks, {len(failed)} failed")
     if failed:
         raise ComparisonError(f"checks that fail: {', '.join(failed)}")
 
@@ -494,16 +407,13 @@ def check_records(options: argparse.Namespace) -> None:
     """`repro check record`: exit 4 if a check of any record fails; warnings are for a person to judge."""
     from repro.checks.record import check_record
     from repro.runs import scan
-
     folders = [paths.user_path(name) for name in options.folders]
     others = [*(run.folder for run in scan(paths.reference_dir() / "runs")), *folders]
     found = {paths.display_path(folder): check_record(folder, others) for folder in folders}
-    show_result(options, [{"folder": name, "checks": [asdict(one) for one in results]}
-                          for name, results in found.items()],
+    show_result(options, {name: [one._asdict() for one in results] for name, results in found.items()},
                 "\n".join("\n  ".join([name, *map(str, results)]) for name, results in found.items()))
-    if failed := [f"{name}: checks that fail: {wrong}" for name, results in found.items()
-                  if (wrong := ", ".join(one.check for one in results[:-1] if one.status == FAIL))]:
-        raise ComparisonError("\n".join(failed))
+    if failed := [name for name, results in found.items() if results[-1].status == FAIL]:
+        raise ComparisonError(f"records that fail: {', '.join(failed)}")
 
 
 @command("bench", "setup", "measure training speed against usual loops and against what the device allows",
@@ -513,17 +423,14 @@ def check_records(options: argparse.Namespace) -> None:
          argument("--nets", type=lambda text: [int(word) for word in text.split(",")], default=(), metavar="20,56",
                   help="networks of so many layers"),
          flag("--quick", "20 layers against the DataLoader, 2 short rounds; a minute on 2 cores"),
-         argument("--max-seconds", type=float, metavar="S", help="be done in this time, with fewer rounds"),
-         JSON, flag("--reference", "write into results/reference/bench"))
+         argument("--max-seconds", type=float, default=float("inf"), metavar="S",
+                  help="be done in this time, with fewer rounds"),
+         JSON)
 def run_bench(options: argparse.Namespace) -> None:
-    """`repro bench` and `repro bench input`."""
-    if options.reference and (options.quick or options.max_seconds is not None):
-        raise ConfigError("--reference: takes no --quick and no --max-seconds")
     from repro import bench
-
-    length = {"quick": options.quick, "max_seconds": options.max_seconds or math.inf}
+    length = {"quick": options.quick, "max_seconds": options.max_seconds}
     record = (bench.bench_input(data_root(options.words[1:]), **length) if options.words[:1] == ["input"] else
               bench.bench(options.words, options.nets, **length))
-    path = bench.save(record, output_folder("bench", options.reference))
+    path = bench.save(record, paths.results_dir() / "bench")
     show_result(options, record, f"\n{bench.render(record)}")
     logger.info(f"written: {paths.display_path(path)}")

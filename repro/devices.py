@@ -25,7 +25,6 @@ from repro.schema import Device, Engine, MachineConfig, Precision, RunConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
-PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 CUDNN: Any = torch.backends.cudnn
 FP32: list[Any] = [torch.backends.cuda.matmul, CUDNN.conv, CUDNN.rnn]  # torch's newer interface
 
@@ -56,13 +55,11 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
     if devices > 1:
         if device is Device.mps or (machine.device is Device.auto and device is Device.cpu):
-            raise ConfigError(f"devices={devices}: {devices} asked, 1 found (no CUDA device here); "
-                              f"machine.device=cpu starts {devices} processes on the CPU, devices=1 one")
+            raise ConfigError(f"devices={devices}: {devices} asked, 1 found; machine.device=cpu takes several")
         if engine is Engine.graph:
             raise ConfigError("engine=graph: with one device only; engine=eager takes several")
-        engine = Engine.eager
     if engine is Engine.auto:
-        engine = Engine.graph if device is Device.cuda else Engine.eager
+        engine = Engine.graph if device is Device.cuda and devices == 1 else Engine.eager
     channels_last = machine.channels_last
     if channels_last is None:  # measured faster on CPUs; Choice: on CUDA where tensor cores compute, which want it
         channels_last = device is Device.cpu or (device is Device.cuda and precision is not Precision.fp32)
@@ -88,21 +85,14 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     return torch.device(machine.device.name)
 
 
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """The most bytes of a GPU that the tensors of this process took at once; nothing of a CPU."""
-    return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
-
-
 def set_deterministic(on: bool) -> None:
     if torch.are_deterministic_algorithms_enabled() != on:  # the call loads the compiler
         torch.use_deterministic_algorithms(on)
 
 
 def set_tf32(on: bool) -> None:
-    """Matrix products and convolutions on CUDA in TF32, or in plain fp32, by both of torch's interfaces.
-
-    The older one's getters raise where the two disagree, also within torch's compiler and torch.export.
-    """
+    """Matrix products and convolutions on CUDA in TF32, or in plain fp32, by both of torch's interfaces."""
+    # The older one's getters raise where the two disagree, also within torch's compiler and torch.export.
     torch.backends.cuda.matmul.allow_tf32 = CUDNN.allow_tf32 = on
     for operation in FP32:
         operation.fp32_precision = "tf32" if on else "ieee"
@@ -193,7 +183,8 @@ def code_version() -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def machine() -> dict[str, Any]:

@@ -40,7 +40,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         means, variances = (self.running_mean.new_zeros(len(parts), self.num_features) for _ in range(2))
         out = [F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
                for part, mean, variance in zip(parts, means, variances, strict=True)]
-        if self.num_batches_tracked is not None:  # a training step counts by itself
+        if self.num_batches_tracked is not None:  # a training step counts for all layers in one call
             self.num_batches_tracked.add_(1)
         share = self.momentum
         if share is None:

@@ -1,9 +1,9 @@
 """Runs on disk: where they lie, their records, and the copy that is committed. Never imports torch.
 
-A run lives in `<results>/runs/<experiment>/seed<k>/`, or in `<experiment>@<identity>/seed<k>/` if any override changes
-its numbers.
+A run lies in RESULTS/runs/EXPERIMENT/seedK, or in EXPERIMENT@IDENTITY/seedK if any override changes its numbers.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +14,8 @@ from msgspec import Meta, Struct
 from repro import files
 from repro.config import config_hash, paper_hashes, read_config, scale_lengths, suggest
 from repro.errors import ConfigError
-from repro.paths import display_path, in_tree, reference_dir, results_dir
+from repro.paths import display_path, escape, in_tree, reference_dir, results_dir
 from repro.schema import IMAGENET, SYNTHETIC, Precision, RunConfig
-from repro.wording import escape
 
 GRADIENT_COLUMNS = ("iteration", "layer", "name", "norm")
 RESPONSE_COLUMNS = ("layer", "name", "channels", "mean", "std")
@@ -26,7 +25,6 @@ PUBLISHED_FILES = ("config.yaml", "history.csv", "timing.csv", "run.json")  # ru
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # what redraws figures without weights
 ENSEMBLES = "ensembles/"  # where ensembles lie below a results folder
 SCHEMA = 1
-
 Text = Annotated[str, Meta(max_length=10_000)]
 Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\Z")]
 Count = Annotated[int, Meta(ge=0)]
@@ -35,11 +33,7 @@ Errors = dict[str, int | float]  # a row: iteration, losses, errors in percent
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class Part(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """A mapping in a record; what it lacks is None."""
-
-
-class Provenance(Part):
+class Provenance(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """How, where and when something was computed: the newest session of a run, each session, or the responses."""
     python: Text | None = None
     torch: Text | None = None
@@ -71,7 +65,7 @@ class Provenance(Part):
     utc: Time | None = None
 
 
-class Images(Part):
+class Images(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What a run was trained and tested on; the SHA-256 of its images, or of ImageNet's names and sizes."""
     name: Text
     split: Text
@@ -79,7 +73,7 @@ class Images(Part):
     one_folder: bool = False  # a wiring test, tested on its training images
 
 
-class Record(Part, kw_only=True):
+class Record(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What run.json holds. Errors in percent, times in seconds or ISO form in UTC."""
     schema: int
     experiment: Text
@@ -124,7 +118,7 @@ class Run:
         self.finished = self.status == "finished" and not problem  # then its history says so too
         # What is said wherever a run is named that is no evidence
         self.no_evidence = evidence_problem(record.config) if record else None
-        # The split that its data set is tested on: the test labels of ImageNet are not public
+        # ImageNet's test labels are not public
         self.tested_on = "val" if record and record.config.data.name == IMAGENET else "test"
 
     @property
@@ -160,8 +154,7 @@ def find_run(name: str, *roots: Path) -> Run:
     folder = next((place for place in places if (place / "run.json").is_file()), None)
     if folder is None:
         known = [run.name for root in roots for run in scan(root / "runs")]
-        raise ConfigError(f"no run {name!r}: not a run's folder, nor one below "
-                          f"{' or '.join(display_path(root / 'runs') for root in roots)}{suggest(name, known)}")
+        raise ConfigError(f"no run {name!r} here or in {', '.join(map(display_path, roots))}{suggest(name, known)}")
     return read_run(folder)
 
 
@@ -178,7 +171,7 @@ def read_run(folder: Path) -> Run:
         return Run(folder, record, history_problem(folder, record))
     except FileNotFoundError:
         return Run(folder, None, "no run.json")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Run(folder, None, f"unreadable run.json or history.csv ({error})")
 
 
@@ -188,28 +181,16 @@ def parse_record(content: Any) -> Record:
         raise ValueError("no mapping of keys to values")
     if isinstance(schema := content.get("schema"), int) and schema > SCHEMA:
         raise ValueError(f"record of schema {schema}; this version reads up to {SCHEMA}")
+    text = json.dumps(content, ensure_ascii=False)
+    if not text.isprintable() or re.search(r'\\[^"\\]', text):  # as JSON writes control characters
+        raise ValueError("a text that can't be printed")
     try:
-        content = escape_texts(content)
         record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from error
     if record.config.machine.precision is Precision.auto:
         raise ValueError("machine.precision=auto: a run records what that was")
     return record
-
-
-def escape_texts(value: Any) -> Any:
-    """A value of JSON whose texts can be printed anywhere."""
-    if isinstance(value, dict):
-        return {escape(key): escape_texts(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [escape_texts(one) for one in value]
-    return escape(value) if isinstance(value, str) else value
-
-
-def write_record(folder: Path, record: Record) -> None:
-    """Replace a run's run.json."""
-    files.write_json(folder / "run.json", msgspec.to_builtins(record))
 
 
 def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
@@ -238,9 +219,8 @@ def history_problem(folder: Path, record: Record) -> str | None:
 
 
 def publish(name: str, results: Path, problem: str | None = None) -> Path:
-    """Copy the record of a finished run, or of an ensemble (ensembles/NAME), to results/reference, without weights.
+    """Copy the record of a finished run (its folder, or EXPERIMENT/seedK) or of an ensemble (ensembles/NAME).
 
-    name: a run's folder, or EXPERIMENT/seedK. run.json is copied last, so that there is no half of a record.
     ConfigError if there is a problem with the evidence, or another run stands in its place.
     """
     if not in_tree():

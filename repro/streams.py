@@ -29,36 +29,24 @@ def silence(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-class MessageHandler(logging.Handler):
-    """Prints the bare message to `sys.stdout` or `sys.stderr`, as it is at that time. Without a reader (`| head`) or
-    room (the disk of a log) the command goes on."""
+class MessageHandler(logging.StreamHandler[TextIO]):
+    """Prints the bare message. Without a reader (`| head`) or room (the disk of a log) the command goes on."""
 
-    def __init__(self, stream: str):
-        super().__init__()
-        self.stream = stream
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print the message."""
-        stream = getattr(sys, self.stream)
-        try:
-            print(record.getMessage(), file=stream, flush=True)
-        except OSError as error:
-            silence(stream)
-            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-                with suppress(OSError):
-                    print(f"standard output can't be written ({error.strerror}): what follows is not shown",
-                          file=sys.stderr)
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            raise
+        silence(self.stream)
 
 
 @contextmanager
-def show_messages(stream: str = "stdout", level: int = logging.INFO) -> Iterator[None]:
+def show_messages(stream: str = "stdout") -> Iterator[None]:
     """Show what this package logs, as the command line does; the logger is then as it was before."""
     logger = logging.getLogger("repro")
     before = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [MessageHandler(stream)], False
-    logger.setLevel(level)
+    logger.handlers, logger.propagate = [MessageHandler(getattr(sys, stream))], False
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.handlers, _, logger.propagate = before
-        logger.setLevel(before[1])
+        logger.handlers, level, logger.propagate = before
+        logger.setLevel(level)

@@ -23,10 +23,9 @@ from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, open_plain, write_atomic
 from repro.models import build_model
 from repro.paper import second_references
-from repro.paths import display_path
+from repro.paths import display_path, escape
 from repro.runs import Run, read_run, title
 from repro.schema import DEPTHS, IMAGENET, Family, Normalization, RunConfig
-from repro.wording import escape
 
 ATTRIBUTE = "repro"  # of the state_dict in a file of ours: its `Facts`, which others overlook
 NETWORK = ("model.depth", "model.architecture", "model.family", "model.num_classes")  # which network it is

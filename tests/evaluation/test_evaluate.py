@@ -238,8 +238,7 @@ LABELS = np.random.default_rng(0).integers(0, CLASSES, IMAGES)
 def pair(monkeypatch) -> None:
     """An ensemble of two seeds in the place of those of experiments/ensembles."""
     members = (paper.Member("imagenet_resnet18"), paper.Member("imagenet_resnet18", 1))
-    monkeypatch.setattr(paper, "ensemble", lambda name: paper.Ensemble(
-        "pair", "Two networks", "ten_crop", members, "table5/resnet-ilsvrc15"))
+    monkeypatch.setattr(paper, "ensemble", lambda name: paper.Ensemble("ten_crop", members))
 
 
 def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torchvision import transforms
 
 from repro.config import compose
-from repro.data.imagenet_statistics import ImageStatistics, cache_path, write
+from repro.data.imagenet import ImageStatistics, statistics_path, write_statistics
 from repro.devices import resolve
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.evaluation.protocols import Scorer, dense_logits, read_mean, ten_crops
@@ -149,7 +149,7 @@ def statistics(size: int) -> ImageStatistics:
 def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, size, per_pixel):
     config = compose([*TINY, f"data.crop_size={size}", "data.test_shorter_side=256"])
     found = statistics(224)
-    write(cache_path(results_dir(), "f"), found)
+    write_statistics(statistics_path(results_dir(), "f"), found)
     mean, std = read_mean(config, tmp_path / "x.pt", "f")
     assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(32))
     assert std is None
@@ -158,9 +158,9 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
 
 
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
-    write(cache_path(results_dir(), "f"), statistics(224))
+    write_statistics(statistics_path(results_dir(), "f"), statistics(224))
     for size in (1, 32):
-        write(tmp_path / "mean.npz", found := statistics(size), size)
+        write_statistics(tmp_path / "mean.npz", found := statistics(size), size)
         assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), found.mean)
 
 
