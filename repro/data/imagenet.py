@@ -255,16 +255,22 @@ class Sums:
 
 
 def sum_crops(crop: Callable[[int], NDArray[np.uint8]], numbers: Sequence[int], size: int, show: bool,
-              stop: Callable[[], bool], workers: int | None = None) -> Sums:
+              stop: Callable[[], bool], workers: int) -> Sums:
     """The sums over the images of these numbers, whose crops (size, size, 3) `crop` reads; of a part if `stop()`."""
-    sums, parts = Sums(size), parts_of(numbers, PART)
-    with progress("mean image", len(numbers), show=show) as advance, closing(read_ahead(crop, parts, workers)) as found:
-        for crops_of_part in found:
-            sums.add(np.stack(crops_of_part))
-            advance(len(crops_of_part))
+    def sum_part(part: Sequence[int]) -> Sums:
+        sums = Sums(size)
+        sums.add(np.stack([crop(number) for number in part]))
+        return sums
+
+    total, requests = Sums(size), parts_of(parts_of(numbers, PART), workers)
+    with progress("mean image", len(numbers), show=show) as advance, \
+            closing(read_ahead(sum_part, requests, workers)) as found:
+        for sums in chain.from_iterable(found):
+            total.merge(sums)
+            advance(sums.images)
             if stop():
                 break
-    return sums
+    return total
 
 
 def statistics_path(results: Path, fingerprint: str) -> Path:
