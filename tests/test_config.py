@@ -85,7 +85,6 @@ def holds(key: str, value: Any) -> bool:
 
 
 def another(kind: Any, old: Any) -> Any:
-    """Another value of this type, in its range or not."""
     member = get_args(kind)[0] if type(None) in get_args(kind) else kind
     if get_origin(member) is list:
         return [7, 8]
