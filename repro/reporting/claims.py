@@ -67,7 +67,6 @@ def compare(test: ClaimTest, experiments: Sequence[str], found: Sequence[RunSet]
     runs = tuple(f"{run.name} ({select.precision(run)})" for one in group for run in one.runs)
     if lacking := [f"{one.experiment} is {one.status}" for one in group if not one.runs]:
         return Comparison(text, UNDECIDED, "; ".join(lacking), runs, "")
-
     summaries, unit = [Summary(one.results) for one in group], "" if test.measure == "responses" else " %"
     numbers = ", ".join(f"{name} {one.mean:.4g}{unit} ({len(one.values)} seed{'s' * (len(one.values) > 1)})"
                         for name, one in zip(names, summaries, strict=True))

@@ -165,7 +165,6 @@ def render(name: str, found: Sequence[RunSet], kinds: Sequence[str] = ("svg", "p
     if content is None:
         return {}
     import matplotlib as mpl
-
     made = {}
     with mpl.rc_context():
         mpl.rcdefaults()  # a matplotlibrc of the user changes nothing
@@ -180,7 +179,6 @@ def render(name: str, found: Sequence[RunSet], kinds: Sequence[str] = ("svg", "p
 def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: bool) -> Any:
     """The whole figure as matplotlib's Figure: panels over iterations side by side, by layer one above the other."""
     from matplotlib.figure import Figure
-
     rows, columns = (len(panels), 1) if by_layer else (1, len(panels))
     width = 3.6 * max(2, columns)  # inches
     below = [line for note in notes for line in textwrap.wrap(note, int(width * 21), subsequent_indent="   ")]

@@ -242,7 +242,6 @@ def differences_text(found: Mapping[str, Any]) -> str:
 def report(runs: Sequence[RunSet]) -> str:
     """The page. Everything from a record is escaped; the same runs give the same page but for its date."""
     import jinja2
-
     parts = {None: ("tables", "Tables and figures", ""),
              select.SHORT: ("short", "Short runs", "not the paper's schedule"),
              select.SYNTHETIC: ("synthetic", "Synthetic images", select.NOT_CIFAR)}
@@ -258,6 +257,5 @@ def report(runs: Sequence[RunSet]) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html.j2").render(
-        title="Deep Residual Learning for Image Recognition, reproduced", claims=evaluate(runs), date=utc_now(),
         runs=[(pool.origin, run) for pool in runs for run in pool.runs], select=select, version=__version__,
-        sections=sections)
+        claims=evaluate(runs), date=utc_now(), sections=sections)

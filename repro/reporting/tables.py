@@ -185,11 +185,12 @@ def preset_table(name: str, found: Sequence[RunSet]) -> Table:
 def runs_table(name: str, title: str, groups: Sequence[Sequence[RunSelection]], notes: Sequence[str]) -> Table:
     """Errors of runs that no published number stands beside; a group has what each origin has of an experiment."""
     rows = []
-    for answer in (one for group in groups for one in [a for a in group if a.status != select.NOT_RUN] or group[:1]):
-        cells = {"net": select.net_name(answer.experiment), "origin": answer.origin,
-                 "train": answer.cell("train_top1_error"), "test": answer.cell(),
-                 "seconds": f"{fmean(map(select.seconds, answer.runs)):.0f}" if answer.runs else "-"}
-        rows.append(TableRow(f"{answer.experiment}/{answer.origin}", cells, answer.status, answer.as_json()))
+    for group in groups:
+        for answer in [one for one in group if one.status != select.NOT_RUN] or group[:1]:
+            cells = {"net": select.net_name(answer.experiment), "origin": answer.origin,
+                     "train": answer.cell("train_top1_error"), "test": answer.cell(),
+                     "seconds": f"{fmean(map(select.seconds, answer.runs)):.0f}" if answer.runs else "-"}
+            rows.append(TableRow(f"{answer.experiment}/{answer.origin}", cells, answer.status, answer.as_json()))
     columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
                "seconds": "wall time (s)"}
     return Table(name, title, columns, rows, [
