@@ -165,7 +165,7 @@ def evaluate_weights(options: argparse.Namespace) -> None:
     from repro.paper import PROTOCOLS, pick
     from repro.runs import find_run, read_run, run_folder, scan
     from repro.schema import IMAGENET
-    from repro.training.measurements import add_responses
+    from repro.training.train import add_responses
     from repro.weights import compose_for
     own, overrides = split_words("eval", options.words)
     names = [word for word in overrides if "=" not in word]
@@ -194,7 +194,7 @@ def evaluate_weights(options: argparse.Namespace) -> None:
 @command("ensemble", "evaluate", "average the kept class probabilities of several networks",
          argument("name", help="e.g. table5"), OVERRIDES, JSON)
 def combine_networks(options: argparse.Namespace) -> None:
-    from repro.evaluation.ensemble import combine
+    from repro.evaluation.evaluate import combine
     text, values = combine(options.name, options.words)
     show_result(options, values, text)
 
@@ -393,7 +393,7 @@ def manage_data(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     root = data_root(options.words)
     from repro.checks.installation import perform
-    results = list(perform(root))
+    results = perform(root)
     failed = [one.check for one in results if one.status == FAIL]
     show_result(options, [one._asdict() for one in results], f"{len(results)} checks, {len(failed)} failed")
     if failed:

@@ -1,39 +1,46 @@
-"""Compose, check and identify the configuration of a run. Never imports torch.
+"""Compose, check and identify the configuration of a run, alone or in Hydra's sweeps. Never imports torch.
 
-`compose(["experiment=cifar_resnet20", "seed=1"])` is the public entry.
+Hydra calls whatever a `_target_` or its configuration of the logging names. A configuration from elsewhere must not run
+code, so that few of Hydra's own settings can be set, and on the command line only.
 """
 
+import argparse
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
-from difflib import SequenceMatcher
+from dataclasses import replace
 from enum import Enum
 from fractions import Fraction
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import hydra
 import msgspec
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
-from yaml import YAMLError
 
-from repro import hydra_cli
-from repro.errors import ConfigError
+from repro.errors import ConfigError, Stopped, suggest
 from repro.paths import conf_dir, results_dir
-from repro.schema import FIELDS, Architecture, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
+from repro.schema import FIELDS, SECTIONS, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -43,31 +50,26 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY, "data.on_bad": "fail"}
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY,
+           "machine.activation_checkpointing": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
-# A path as it is typed: Hydra's grammar has no bare ~, comma, bracket or letter beyond ASCII. Not one that is quoted
-# already, null, or holds an interpolation.
-BARE_PATH = re.compile(r"(data\.root|results)=(?!null$|['\"])(?!.*\$\{)(.+)", re.DOTALL)
+# Hydra's flags that are passed on; not those that name another main file or unpickle an earlier job.
+FLAGS = ("-m", "--multirun", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve")
+# Of Hydra's own settings; not a sweeper's params: they would be overrides that nothing here looks at.
+ADMITTED = re.compile(r"hydra/(sweeper|launcher)=[\w,]+|hydra\.(sweeper(?!.*param)|launcher|sweep)\.(?!.*_target_).+|"
+                      r"hydra\.(verbose|mode)=.+|hydra\.searchpath=\['user://([^'\\]|\\.)*'\]", re.DOTALL)
+# A package, key or entry of the defaults list in a user's file: files of its folder or ours, nothing of Hydra's.
+ADMITTED_IN_FILES = re.compile(r"(override )?/?(?!.*hydra)\w[\w.-]*(/\w[\w.-]*)*")
+# A value of the environment or of a function, ${oc.env:NAME}; within another it may make up the function's name.
+CALL = re.compile(r"(?<!\\)(\\\\)*\$\{[^}]*(:|\$\{).*")
 
 
 def experiments() -> list[str]:
     """Names of all experiments in conf/experiment, in natural order (plain20 before plain110)."""
     names = [path.stem for path in (conf_dir() / "experiment").glob("*.yaml")]
     return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """'; did you mean ...?' with the known name that holds a misspelled word, is like it, or like its end; or ''."""
-    def likeness(known_name: str) -> tuple[float, bool]:
-        typed, name = word.casefold(), known_name.casefold()
-        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
-        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
-        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
-
-    best = max(known, key=likeness, default="")
-    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""
 
 
 def override(key: str, value: Any) -> str:
@@ -77,72 +79,57 @@ def override(key: str, value: Any) -> str:
     return f"{key}={text}"
 
 
-# ---- from the command line and conf/
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Raise what Hydra, OmegaConf and YAML raise as a ConfigError, with what is allowed where a type is wrong."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(one_message(error)) from error
+
+
+def one_message(error: BaseException) -> str:
+    """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"no {group} {name!r}{suggest(name, error.options)}\nthere are: {', '.join(error.options)}"
+    lines = f"{error}\n{error.__cause__ or ''}".splitlines()
+    wrong: BaseException | None = error
+    while wrong is not None and not isinstance(wrong, ValidationError):
+        wrong = wrong.__cause__ or wrong.__context__
+    key = (wrong.full_key or "").split("[")[0] if wrong else ""
+    if allowed := allowed_values(key):
+        where = lines[0].removeprefix("Error merging override ")
+        return f"{where if key in where else f'{where} {key}'}: allowed is {allowed}"
+    said = (line.strip() for line in lines if not re.match(r"\s*(object_type|reference_type|$)", line))
+    return "\n  ".join(dict.fromkeys(said))
+
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
-    """Compose one run from conf/ and Hydra overrides, check it, and return it as a RunConfig.
-
-    $REPRO_DATA, $REPRO_RESULTS and $REPRO_DEVICE stand in for data.root, results and machine.device; an override of
-    the same key wins. Raises ConfigError (exit 2) for anything wrong, naming the key or file. `auto` values stay as
-    they are: see `repro.devices.resolve`.
-    """
-    with one_line_errors():
-        return to_run_config(compose_node(overrides))
+    """One run from conf/, REPRO_* variables and Hydra overrides, checked; ConfigError names what is wrong."""
+    return to_run_config(compose_node(overrides))
 
 
+@one_line_errors()
 def compose_node(overrides: Sequence[str], environment: bool = True) -> DictConfig:
     """What Hydra composes, its own section included, not checked yet. Raises ConfigError."""
     check_override_keys(overrides)
     others = get_gh_backup()  # a notebook or hydra.main may have a Hydra of its own
     GlobalHydra.instance().clear()
-    words = [*(environment_overrides() if environment else []), *quote_paths(overrides)]
     try:
-        with one_line_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            node = hydra_compose("config", words, return_hydra_config=True)
-            if hydra_cli.own_folders(overrides):
-                plain = [hydra_cli.PLAIN, *(one for one in overrides if one.lstrip("+~").startswith("hydra"))]
-                hydra_cli.refuse_code(node, hydra_compose("config", plain, return_hydra_config=True))
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            words = [*(environment_overrides() if environment else []), *quote_paths(overrides)]
+            return hydra.compose("config", words, return_hydra_config=True)
     finally:
         restore_gh_from_backup(others)
-    return node
-
-
-def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
-    """Let Hydra run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
-    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
-    flags = [word for word in words if word not in overrides]
-    check_override_keys(overrides)
-    results = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("results=")]
-    stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
-    folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
-    with one_line_errors():
-        quoted = hydra_cli.write_globs_out(quote_paths(overrides))
-        for composition in hydra_cli.compositions(quoted) if hydra_cli.own_folders(overrides) else []:
-            compose_node(composition)
-        hydra_cli.call_hydra([*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}", *quoted], flags,
-                   lambda node: run(to_run_config(node)))
 
 
 def files_of(overrides: Sequence[str]) -> list[Path]:
     """The configuration files that a run is composed of, in the order in which they win: the last one last."""
     runtime = compose_node(overrides).hydra.runtime
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema in ("file", "user")]
     names = ["config.yaml", *(f"{group}/{runtime.choices[group]}.yaml" for group in GROUPS)]
     return [next(folder / name for folder in folders if (folder / name).is_file()) for name in names]
-
-
-def with_config_dir(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments with `--config-dir DIR` turned into the override that adds it to Hydra's search path."""
-    words, rest = [], iter(arguments)
-    for word in rest:
-        flag, given, folder = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            folder = folder if given else next(rest, "")
-            if not folder or not Path(folder).is_dir():
-                raise ConfigError(f"--config-dir {folder}: no such folder")
-            word = f"hydra.searchpath=[{quote('file://' + str(Path(folder).absolute()))}]"
-        words.append(word)
-    return words
 
 
 def environment_overrides() -> list[str]:
@@ -158,73 +145,153 @@ def quote(text: str) -> str:
 
 
 def quote_paths(overrides: Sequence[str]) -> list[str]:
-    """The overrides with bare paths quoted for Hydra's grammar."""
-    return [BARE_PATH.sub(lambda path: f"{path[1]}={quote(path[2])}", one) if BARE_PATH.fullmatch(one) else one
-            for one in overrides]
+    """The overrides with paths quoted as they are typed: Hydra's grammar has no bare ~, comma, bracket or umlaut."""
+    split = [(one, *one.partition("=")[::2]) for one in overrides]
+    return [f"{key}={quote(path)}" if key in PATHS and path != "null" and not re.match(r"$|['\"]|.*\$\{", path) else one
+            for one, key, path in split]
 
 
 def check_override_keys(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for a key that the schema does not have, with the nearest one, and for two depths."""
-    known = [*GROUPS, *dict.fromkeys(key.split(".")[0] for key in FIELDS), *FIELDS]
-    own_files = any("hydra.searchpath=" in override for override in overrides)  # Hydra then knows more experiments
-    given = set()
+    """Raise ConfigError for a key that the schema does not have, with the nearest one, and for what could run code."""
+    known = [*GROUPS, *SECTIONS, *FIELDS]
     for override in overrides:
-        key, _, value = override.partition("=")
-        bare = key.lstrip("+~").split("@")[0]
-        given.add(bare)
-        if "=" not in override and not override.startswith("~"):
+        name, equals, value = override.partition("=")
+        key = name.lstrip("+~")
+        if not equals and not override.startswith("~"):
             hint = f"; did you mean experiment={override}?" if override in experiments() else ""
             raise ConfigError(f"{override!r} is not key=value{hint}")
-        if re.match(r"hydra\b", bare):
-            with one_line_errors():
-                hydra_cli.check_key(override)
-        elif bare in REMOVED:
-            raise ConfigError(f"{bare} is no setting any more; leave it out")
-        elif bare not in known:
-            raise ConfigError(f"unknown key {bare!r}{suggest(bare, known)}")
-        elif override.startswith("~"):
-            raise ConfigError(f"{override}: a run needs {bare}; give it another value instead")
-        else:
-            hydra_cli.check_interpolations(override)
-        if bare in GROUPS and re.search(r"(?<!\()\[|(?:^|[,(])\s*null\s*(?:[,)]|$)", value, re.IGNORECASE):
-            raise ConfigError(f"{override}: one name is allowed; {bare}=A,B with -m sweeps over two")
-        if bare == "experiment" and value not in experiments() and not own_files and not re.search(r"[,?(]", value):
-            raise ConfigError(f"no experiment {value!r}{suggest(value, experiments())}\n"
-                              f"there are: {', '.join(experiments())}")
-    if {"model.depth", "model.blocks_per_stage"} <= given:
+        if key.startswith("hydra"):
+            if not ADMITTED.fullmatch(override.lstrip("+~")):
+                raise ConfigError(f"{override}: of Hydra's own settings only sweeper, launcher and sweep can be set")
+            continue
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}{suggest(key, known)}")
+        if override.startswith("~"):
+            raise ConfigError(f"{override}: a run needs {key}; give it another value instead")
+        if key in GROUPS and re.search(r"^\[|\bnull\b|\.\.", value, re.IGNORECASE):
+            raise ConfigError(f"{override}: one name is allowed; {key}=A,B with -m sweeps over two")
+        check_interpolations(override)
+    if {"model.depth", "model.blocks_per_stage"} <= {override.partition("=")[0].lstrip("+") for override in overrides}:
         raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Raise what Hydra, OmegaConf and YAML raise as a ConfigError, with what is allowed where a type is wrong."""
+def check_interpolations(text: str, where: str = "") -> None:
+    """ConfigError for a value of the environment or of a function: what a configuration holds is recorded."""
+    if found := CALL.search(text):
+        raise ConfigError(f"{where}{found[0]}: would record a value of the environment; write it out")
+
+
+def with_config_dir(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments with `--config-dir DIR` turned into the override that adds it to Hydra's search path."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        flag, given, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = folder if given else next(rest, "")
+            if not folder or not Path(folder).is_dir():
+                raise ConfigError(f"--config-dir {folder}: no such folder")
+            names = [Path("hydra"), *(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))]
+            if taken := [name for name in names if Path(folder, name).exists()]:
+                raise ConfigError(f"{Path(folder, taken[0])}: this is a name of ours; give yours another one")
+            word = f"hydra.searchpath=[{quote('user://' + str(Path(folder).absolute()))}]"
+        words.append(word)
+    return words
+
+
+class UserFiles(FileConfigSource):
+    """A folder of the user's, user://FOLDER in Hydra's search path: every file of it is read here, and here alone."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "user"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """What a file holds. ConfigError for one that could run code or tell the environment, and for an alias."""
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+                if isinstance(event, yaml.AliasEvent):  # a few of them can stand for more values than fit into memory
+                    raise ConfigError(f"{path}: has an alias (*name); write the value out")
+                check_interpolations(getattr(event, "value", ""), f"{path}: ")
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        result = super().load_config(config_path)
+        content: Any = OmegaConf.to_container(result.config, resolve=False)
+        words = [config_path.removesuffix(".yaml"), result.header["package"], *content]
+        defaults = content.get("defaults") if isinstance(content, dict) else None  # Hydra refuses what is no mapping
+        for entry in defaults if isinstance(defaults, list) else []:
+            words += chain(*entry.items()) if isinstance(entry, dict) else [entry]
+        if wrong := [word for word in words if not ADMITTED_IN_FILES.fullmatch(str(word))]:
+            raise ConfigError(f"{path}: {wrong[0]} could run code; Hydra's own settings go on the command line")
+        return result
+
+
+SourcesRegistry.instance().register(UserFiles)
+
+
+def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
+    """Let hydra.main run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
+    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    flags = [word for word in words if word not in overrides]
+    if refused := [flag for flag in flags if flag.startswith("-") and flag.split("=")[0] not in FLAGS]:
+        raise ConfigError(f"no flag {refused[0]!r}\nof Hydra's there are: {', '.join(FLAGS)}, --config-dir")
+    check_override_keys(overrides)
+    results = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("results=")]
+    this_process = os.getpid()
+    stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{this_process}"
+    folder = results_dir(results[-1] if results else None) / "sweeps" / stamp  # for multirun.yaml
+
+    def job(node: DictConfig) -> None:
+        try:
+            run(to_run_config(node))
+        except Stopped as error:
+            if os.getpid() != this_process:  # a launcher's, which hands exceptions over
+                raise
+            raise SystemExit from error  # after an Exception Hydra would go on with the next job
+
+    # Python 3.14 checks help texts; Hydra 1.3.8 has objects in their place
+    argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
+    arguments, handlers = sys.argv, logging.root.handlers[:]
     try:
-        yield
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(one_message(error)) from error
+        with one_line_errors():
+            given = [*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}",
+                     *write_globs_out(quote_paths(overrides))]
+            sys.argv = ["repro run", *given, *flags]  # argparse wants all overrides in one row
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except SystemExit as end:
+        if end.__cause__:
+            raise end.__cause__ from None
+        sys.exit(2 if end.code else 0)  # Hydra said what is wrong in a line of its own
+    finally:
+        sys.argv, logging.root.handlers[:] = arguments, handlers  # Hydra's own write to the stream of today
 
 
-def one_message(error: BaseException) -> str:
-    """The text of a Hydra, OmegaConf or YAML error and of its cause, without repetition."""
-    wrong: BaseException | None = error
-    while wrong is not None and not isinstance(wrong, ValidationError):
-        wrong = wrong.__cause__ or wrong.__context__
-    key = (wrong.full_key or "").split("[")[0] if wrong else ""
-    value = re.search(r"'([^']*)'|value: (.*)", str(wrong))
-    if value and (allowed := allowed_values(key)):
-        file, given = re.match(r"In '([^']*)'", str(error)), re.match(r"Error merging override (.*)", str(error))
-        said = given[1] if given else f"{key}={value[1] or value[2]}"
-        return f"{file[1] + ': ' if file else ''}{said}: allowed is {allowed}"
-    cause = str(error.__cause__ or "").strip()
-    lines = [line.strip() for line in (str(error) if cause in str(error) else f"{error}\n{cause}").splitlines()]
-    return "\n  ".join(line for line in lines if line and not line.startswith(("object_type", "reference_type")))
+def write_globs_out(overrides: Sequence[str]) -> list[str]:
+    """The overrides with glob(...) as the names that it matches, the user's too; ConfigError if a sweep has no job."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    folders = [conf_dir(), *(Path(str(one.value()[0]).removeprefix("user://")) for one in parsed  # type: ignore[index]
+                             if one.key_or_group == "hydra.searchpath")]
+    words = []
+    for word, one in zip(overrides, parsed, strict=True):
+        value = one.value()
+        if isinstance(value, Glob):
+            names = {path.stem for folder in folders for path in (folder / one.key_or_group).glob("*.yaml")}
+            choices = value.filter(sorted(names))
+            word = f"{one.get_key_element()}={','.join(choices)}"
+        else:
+            choices = list(one.sweep_string_iterator()) if one.is_discrete_sweep() else [word]
+        if not choices:
+            raise ConfigError(f"{one.input_line}: matches nothing, so there is nothing to run")
+        words.append(word)
+    return words
 
 
+@one_line_errors()
 def to_run_config(node: DictConfig) -> RunConfig:
     """A composed node as a configuration: no value missing, depth resolved, all ranges checked."""
-    if "hydra" in node:
-        with open_dict(node):
-            del node["hydra"]
+    with open_dict(node):
+        node.pop("hydra", None)
     if missing := OmegaConf.missing_keys(node):
         raise ConfigError(f"no value for {', '.join(sorted(missing))}")
     return checked(OmegaConf.to_object(node))
@@ -235,10 +302,10 @@ def checked(given: Any) -> RunConfig:
     config = with_depth(given)
     values = {key: functools.reduce(getattr, key.split("."), config) for key in FIELDS}
     for key, value in values.items():
-        allowed = FIELDS[key].metadata["allowed"]
-        if allowed and value is not None and not allowed.holds(value):
-            raise ConfigError(f"{override(key, value)}: allowed is {allowed.words}")
-    for key, good, words in rules(config):
+        words, holds = FIELDS[key].metadata["allowed"]
+        if value is not None and not holds(value):
+            raise ConfigError(f"{override(key, value)}: allowed is {words}")
+    for key, good, words in rules(values):
         if not good:
             raise ConfigError(f"{override(key, values[key])}: allowed is {words}")
     return config
@@ -248,59 +315,42 @@ def with_depth(config: RunConfig) -> RunConfig:
     """The configuration with blocks_per_stage and depth = 6n+2 agreeing (CIFAR-10); a given depth wins."""
     model = config.model
     blocks, depth = model.blocks_per_stage, model.depth
-    if model.architecture is Architecture.cifar:
-        if depth is not None:
-            if depth < 8 or (depth - 2) % 6:
-                raise ConfigError(f"model.depth={depth}: allowed is 6n+2, as 20, 32, 44, 56, 110, 1202")
-            blocks = (depth - 2) // 6
+    if model.architecture.name == "cifar":
+        if depth is not None and (depth < 8 or (depth - 2) % 6):
+            raise ConfigError(f"model.depth={depth}: allowed is 6n+2, as 20, 32, 44, 56, 110, 1202")
+        blocks = blocks if depth is None else (depth - 2) // 6
         depth = None if blocks is None else 6 * blocks + 2
     # without shortcuts their option can't make two nets differ
     option = model.shortcut_option if model.family is Family.residual else ShortcutOption.A
     return replace(config, model=replace(model, shortcut_option=option, blocks_per_stage=blocks, depth=depth))
 
 
-# ---- from a record
-
 def read_config(recorded: Any) -> RunConfig:
-    """The configuration that a record holds; a key that is newer than the record has the value that its run used.
-
-    ConfigError names a key that is unknown or missing, or whose value can't be.
-    """
+    """The configuration that a record holds, with what its run did where a key is newer; ConfigError names the key."""
     try:
-        return checked(msgspec.convert(fill_section(recorded, RunConfig, "config."), RunConfig))
+        values = dict(ADDED_LATER)
+        for name, value in msgspec.convert(recorded, dict[str, Any]).items():
+            values |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        for key, field in FIELDS.items():
+            if key not in values and (field.metadata["changes_numbers"] or field.default == MISSING):
+                raise ConfigError(f"no config.{key}")
+        if values.get("engine") == "compile":  # of earlier versions; it changed no number
+            values["engine"] = "auto"
+        sections: dict[str, Any] = {name: {} for name in SECTIONS}
+        for key, value in values.items():
+            section, _, name = key.rpartition(".")
+            if key in FIELDS:
+                (sections[section] if section else sections)[name] = value
+            elif REMOVED.get(key, values) not in (ANY, value):
+                raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
+        return checked(msgspec.convert(sections, RunConfig))
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).replace("$.", "config.")) from error
 
 
-def fill_section(recorded: Any, section: Any, prefix: str) -> dict[str, Any]:
-    """A recorded section with the keys that are newer than the record, without those that are gone."""
-    if not isinstance(recorded, dict):
-        raise ConfigError(f"{prefix[:-1]} is no section of settings")
-    result: dict[str, Any] = {}
-    for entry in fields(section):
-        if is_dataclass(entry.type):
-            result[entry.name] = fill_section(recorded.get(entry.name, {}), entry.type, f"{prefix}{entry.name}.")
-        elif entry.name in recorded:
-            result[entry.name] = recorded[entry.name]
-        elif "earlier" in entry.metadata:
-            result[entry.name] = entry.metadata["earlier"]
-        elif entry.metadata["changes_numbers"] or entry.default == MISSING:
-            raise ConfigError(f"no {prefix}{entry.name}")
-    for name in recorded.keys() - {entry.name for entry in fields(section)}:
-        key = f"{prefix}{name}".removeprefix("config.")
-        if REMOVED.get(key, recorded) not in (ANY, recorded[name]):
-            raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
-    if result.get("engine") == "compile":  # of earlier versions; it changed no number
-        result["engine"] = "auto"
-    return result
-
-
-# ---- what it says
-
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as nested plain values (enums by name), for YAML and JSON."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    return plain
+    return dict(msgspec.to_builtins(config))
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -314,7 +364,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def settings(config: RunConfig) -> dict[str, Any]:
     """The dotted keys and plain values of everything that changes a run's numbers (the seed aside)."""
     values = flat(to_dict(config))
-    imagenet = config.model.architecture is Architecture.imagenet  # its depth says which network it is; else it is 6n+2
+    imagenet = config.model.architecture.name == "imagenet"  # its depth says which network it is; else it is 6n+2
     return {key: value for key, value in values.items() if key not in NOT_HASHED or (imagenet and key == "model.depth")}
 
 
@@ -324,10 +374,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any,
 
 
 def config_hash(config: RunConfig) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of everything that changes the numbers but the seed.
-
-    `auto` must be resolved: raises ConfigError on precision auto.
-    """
+    """Twelve hexadecimal digits of the SHA-256 of all that changes the numbers but the seed. `auto` is an error."""
     if config.machine.precision is Precision.auto:
         raise ConfigError("machine.precision=auto: resolve it before asking for the identity of a run")
     hashed = {key: value + 0.0 if isinstance(value, float) else value  # -0.0 and 0.0 are one
@@ -348,10 +395,7 @@ def paper_config(experiment: str) -> RunConfig:
 
 @functools.cache
 def paper_hashes(experiment: str) -> frozenset[str]:
-    """Identities whose runs may enter a paper table: the experiment as it stands, in fp32 or TF32.
-
-    None for an experiment that is not in conf/experiment (one of the user's, see `with_config_dir`).
-    """
+    """Identities whose runs may enter a paper table: the experiment in fp32 or TF32; none if it is not of conf/."""
     if experiment not in experiments():
         return frozenset()
     return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)

@@ -88,21 +88,14 @@ def set_up(config: RunConfig, allocator: bool = True) -> torch.device:
     return torch.device(machine.device.name)
 
 
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """The most bytes of a GPU that the tensors of this process took at once; nothing of a CPU."""
-    return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
-
-
 def set_deterministic(on: bool) -> None:
     if torch.are_deterministic_algorithms_enabled() != on:  # the call loads the compiler
         torch.use_deterministic_algorithms(on)
 
 
 def set_tf32(on: bool) -> None:
-    """Matrix products and convolutions on CUDA in TF32, or in plain fp32, by both of torch's interfaces.
-
-    The older one's getters raise where the two disagree, also within torch's compiler and torch.export.
-    """
+    """Matrix products and convolutions on CUDA in TF32, or in plain fp32, by both of torch's interfaces."""
+    # The older one's getters raise where the two disagree, also within torch's compiler and torch.export.
     torch.backends.cuda.matmul.allow_tf32 = CUDNN.allow_tf32 = on
     for operation in FP32:
         operation.fp32_precision = "tf32" if on else "ieee"

@@ -24,7 +24,7 @@ from repro.paths import display_path
 
 LOCK = "run.lock"
 LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
-_held: dict[Path, str] = {}  # the folders that this process holds, and what it wrote into their locks
+_held: set[Path] = set()  # the folders that this process holds
 
 
 def open_plain(path: Path) -> io.BufferedReader:
@@ -89,13 +89,11 @@ def storage_errors(path: Path, size: int = 0) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't.
-
-    Its folder is made, but never again while this process holds it (`hold_lock`).
-    """
+    """Write a file so that it is either the old or the new one, also after a power cut. StorageError if it can't."""
     payload = data.encode() if isinstance(data, str) else data
-    # In a folder that is held nobody else writes: what a killed process left half written is written over.
-    held = check_held(path.parent)
+    # In a folder that is held nobody else writes: what a killed process left half written is written over. If such a
+    # folder is gone, it is not made anew.
+    held = any(path.parent in (folder, folder.parent) for folder in _held)
     part = path.with_name(f".{path.name}.part" if held else f".{path.name}.{secrets.token_hex(4)}.part")
     with storage_errors(path, len(payload)):
         if not held:
@@ -114,7 +112,6 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Append to a file so that it survives a power cut; StorageError if that fails."""
-    check_held(path.parent)
     with storage_errors(path, len(text)), path.open("a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -143,55 +140,36 @@ def duration(seconds: float | None) -> str:
 
 @contextmanager
 def hold_lock(folder: Path) -> Iterator[str | None]:
-    """Hold a run folder for this process, whose death frees it; yields a note if a dead process's lock was taken over.
+    """Hold a run folder for this process, whose death frees it; InUseError (exit 7) while another process holds it.
 
-    The kernel's lock on run.lock decides on this machine, what is written in it between machines. InUseError (exit 7)
-    while another process holds it.
+    Yields a note if it took over a lock. On this machine the kernel's lock decides, between machines what is written.
     """
     from filelock import FileLock, Timeout  # late: every command imports this module
 
-    path, taken = folder / LOCK, False
+    path = folder / LOCK
     with ExitStack() as stack:
-        with storage_errors(folder):
+        with storage_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(FileLock(path, fallback_to_soft=False).acquire(LET_GO_SECONDS))
-            except Timeout:
-                taken = True
-            except OSError as error:
-                raise StorageError(f"{display_path(folder)}: files there can't be locked ({error.strerror}); "
-                                   "results=DIR names another folder") from error
+            lock = FileLock(path, fallback_to_soft=False)
+            with suppress(Timeout):
+                stack.enter_context(lock.acquire(LET_GO_SECONDS))
             before = read_object(path)
-            if taken or (before and before.get("host") != socket.gethostname()):
-                advice = "" if taken else f"; if that process is gone, delete {path}"
+            if not lock.is_locked or (before and before.get("host") != socket.gethostname()):
+                advice = f"; if that process is gone, delete {path}" if lock.is_locked else ""
                 raise InUseError(f"{display_path(folder)}: this run is in progress by pid {before.get('pid', '?')} on "
                                  f"{before.get('host', '?')} since {before.get('since', '?')}{advice}")
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
             path.write_text(text, encoding="utf-8")
-        _held[folder] = text
+        _held.add(folder)
         try:
             yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
         finally:
-            del _held[folder]
+            _held.remove(folder)
             with suppress(OSError):  # if an error is on its way, it is the one to know
                 if path.read_text(encoding="utf-8") == text:
                     path.unlink()
                 folder.rmdir()  # leave no empty folders behind a run that never began
                 folder.parent.rmdir()
-
-
-def check_held(folder: Path) -> bool:
-    """Whether this process holds a folder, or one around it; StorageError if it has lost it."""
-    holds = [held for held in _held if folder in (held, held.parent)]
-    for held in holds:
-        there = ""
-        with suppress(OSError):
-            there = (held / LOCK).read_text(encoding="utf-8")
-        if there != _held[held]:  # what it would write appears in another folder, or between what others write
-            raise StorageError(f"{display_path(held)}: its {LOCK} is {'of another process' if there else 'gone'} in "
-                               "mid-run: the folder was moved, removed or unmounted, or that file was deleted. Nothing "
-                               "was written since; what this run has written must be back there before it goes on")
-    return bool(holds)
 
 
 def holder(folder: Path) -> dict[str, Any] | None:

@@ -1,32 +1,27 @@
 """What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
 
-A process reads each file once. ConfigError (exit 2) names the file and the key that is wrong, or the nearest of a name
-that does not exist. Errors of networks are in percent. Never imports torch.
+ConfigError (exit 2) names the file and the key that is wrong. Errors of networks are in percent. Never imports torch.
 """
 
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from repro.config import experiments, suggest
-from repro.errors import ConfigError
+from repro.config import experiments
+from repro.errors import ConfigError, suggest
 from repro.paths import conf_dir, display_path, experiments_dir
 
 T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 PROTOCOL_LABELS = {"center": "center crop", "ten_crop": "10-crop", "multi_scale": "multi-scale"}
+PROTOCOLS = tuple(PROTOCOL_LABELS)
 
 
-class Strict(Struct, frozen=True, forbid_unknown_fields=True):
-    """A mapping in a YAML file; another key than these is an error."""
-
-
-class Column(Strict, frozen=True):
+class Column(Struct, frozen=True):
     """One column of numbers of a published table, printed as value / unit with so many decimals."""
     key: str
     title: str
@@ -34,7 +29,7 @@ class Column(Strict, frozen=True):
     unit: float = 1.0
 
 
-class PublishedRow(Strict, frozen=True):
+class PublishedRow(Struct, frozen=True):
     """One row as printed. `values` hold what stands first; mean, std and runs where the paper gives them."""
     key: str
     label: str
@@ -48,7 +43,6 @@ class PublishedRow(Strict, frozen=True):
     block: str | None = None
     blocks: tuple[int, ...] = ()
     shortcut_option: str | None = None
-    split: str | None = None  # where it differs from the table's
     decimals: int | None = None  # where they differ from the column's
     note: str | None = None
 
@@ -57,8 +51,7 @@ class PublishedRow(Strict, frozen=True):
         return self.values[column] if self.mean is None else self.mean
 
 
-class PublishedTable(Strict, frozen=True):
-    """One table of the paper with what is needed to reproduce its numbers."""
+class PublishedTable(Struct, frozen=True):
     name: str
     page: int
     title: str
@@ -71,43 +64,37 @@ class PublishedTable(Strict, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class Axis(Strict, frozen=True):
-    """An axis: its label, what one tick of 1 stands for, and its limits in ticks."""
+class Axis(Struct, frozen=True):
     label: str
-    unit: float = 1.0
-    limits: tuple[float, ...] | None = None
+    unit: float = 1.0  # what one tick of 1 stands for
+    limits: tuple[float, ...] | None = None  # in ticks
 
 
-class Curve(Strict, frozen=True):
-    """One network of a panel; `experiment` is None while the project has none for it."""
+class Curve(Struct, frozen=True):
     net: str
     label: str
     experiment: str | None = None
 
 
-class Panel(Strict, frozen=True):
-    """One panel: its curves, and which errors (training, test, validation, responses) are drawn of each."""
-    name: str
-    errors: tuple[str, ...]
+class Panel(Struct, frozen=True):
+    errors: tuple[str, ...]  # training, test, validation, responses
     curves: tuple[Curve, ...]
     title: str = ""
     y_label: str | None = None
 
 
-class PublishedFigure(Strict, frozen=True):
-    """One figure: line styles by error; facts are bounds (above, below; percent) that the paper gives for a net."""
+class PublishedFigure(Struct, frozen=True):
     name: str
     title: str
-    dataset: str
     x: Axis
     y: Axis
-    styles: dict[str, str]
+    styles: dict[str, str]  # of lines, by error
     panels: tuple[Panel, ...]
-    facts: tuple[dict[str, Any], ...] = ()
+    facts: tuple[dict[str, Any], ...] = ()  # bounds (above, below; percent) that the paper gives for a net
     notes: tuple[str, ...] = ()
 
 
-class GoldenCount(Strict, frozen=True):
+class GoldenCount(Struct, frozen=True):
     """Exact parameters and multiply-adds of a network, by shortcut option; plain networks have those of A."""
     layers: int
     multiply_adds: dict[str, float]
@@ -115,29 +102,26 @@ class GoldenCount(Strict, frozen=True):
     multiply_adds_stride_in_3x3: float | None = None
 
 
-class ClaimTest(Strict, frozen=True):
-    """What must hold for a claim: a measure of some experiments' runs, and how its values must stand to each other."""
+class ClaimTest(Struct, frozen=True):
     measure: Literal["training_error", "convergence_area", "final_error", "responses"]
-    relation: Literal["rising", "not_falling", "close", "below"]
+    relation: Literal["rising", "not_falling", "close", "below"]  # of the experiments' values to each other
     experiments: tuple[str, ...]
     metric: str = "test_top1_error"  # of the result, for final_error
 
 
-class Claim(Strict, frozen=True):
-    """One statement of the paper that the program can check."""
+class Claim(Struct, frozen=True):
     id: str
     statement: str
     source: str
     tests: Annotated[tuple[ClaimTest, ...], Meta(min_length=1)]
 
 
-class Member(Strict, frozen=True):
-    """One network of an ensemble: the run of an experiment with this seed."""
+class Member(Struct, frozen=True, forbid_unknown_fields=True):
     experiment: str
     seed: int = 0
 
 
-class Ensemble(Strict, frozen=True):
+class Ensemble(Struct, frozen=True, forbid_unknown_fields=True):
     """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
     name: str
     description: str
@@ -146,7 +130,7 @@ class Ensemble(Strict, frozen=True):
     reproduces: str | None = None
 
 
-class Preset(Strict, frozen=True):
+class Preset(Struct, frozen=True, forbid_unknown_fields=True):
     """A variant of a suite; what is empty is as the suite says."""
     experiments: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -156,7 +140,7 @@ class Preset(Strict, frozen=True):
     cannot_show: str = ""
 
 
-class Suite(Strict, frozen=True):
+class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     """Experiments that answer one question together, in the order in which they run."""
     name: str
     question: str
@@ -170,10 +154,6 @@ class Suite(Strict, frozen=True):
     presets: dict[str, Preset] = {}
     default_preset: str = "auto"  # auto: paper with a GPU, else short
 
-    def seeds_of(self, experiment: str) -> int:
-        """How many seeds (0, 1, ...) of this experiment the suite runs."""
-        return self.seeds.get(experiment, 1)
-
     def preset(self, name: str) -> Preset:
         """The preset with the suite's own lists filled in; `paper` exists unless the suite has another default."""
         paper = {"paper": Preset()} if self.default_preset == "auto" else {}
@@ -184,7 +164,7 @@ class Suite(Strict, frozen=True):
 
 @cache
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, read once; ConfigError with file and line if it can't be read."""
+    """The content of a YAML file; ConfigError with file and line if it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
             return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -204,34 +184,35 @@ def names_in(folder: str) -> list[str]:
     return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 
-def read_named(kind: type[T], folder: str, what: str, name: str) -> T:
-    """One of the named files of a folder, as a struct or a type; ConfigError with the key that is wrong."""
-    path = experiments_dir() / folder / f"{pick(name, {one: one for one in names_in(folder)}, what)}.yaml"
+def read_named(kind: type[T], folder: str, name: str) -> T:
+    """A file of a folder of experiments/, as a struct or a type."""
+    pick(name, dict.fromkeys(names_in(folder)), folder.removesuffix("s"))
+    path = experiments_dir() / folder / f"{name}.yaml"
     try:
         return msgspec.convert(read_yaml(path), kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
-# Names, and by name what a file says; ConfigError for an unknown name.
+# Names, and by name what a file says.
 recipes, ensembles, suites = (partial(names_in, folder) for folder in ("recipes", "ensembles", "suites"))
-published_table = partial(read_named, PublishedTable, "published", "published table")
-published_figure = partial(read_named, PublishedFigure, "published", "published figure")
-recipe = partial(read_named, dict[str, Any], "recipes", "recipe")  # of others; its values stand in conf/recipe
-ensemble = partial(read_named, Ensemble, "ensembles", "ensemble")
-suite = partial(read_named, Suite, "suites", "suite")
-second_references = partial(read_named, dict[str, Any], "published", "file", "second_references")
+published_table = partial(read_named, PublishedTable, "published")
+published_figure = partial(read_named, PublishedFigure, "published")
+recipe = partial(read_named, dict[str, Any], "recipes")  # of others; its values stand in conf/recipe
+ensemble = partial(read_named, Ensemble, "ensembles")
+suite = partial(read_named, Suite, "suites")
+second_references = partial(read_named, dict[str, Any], "published", "second_references")
 
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:
-    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`, VGG among its networks)."""
-    found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "file", "golden_counts")
-    return {count.layers: count for count in found[dataset] + (found["vgg"] if dataset == "imagenet" else ())}
+    """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
+    found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")
+    return {count.layers: count for count in found[dataset]}
 
 
 def claims() -> tuple[Claim, ...]:
     """The paper's statements that can be checked."""
-    return read_named(dict[str, tuple[Claim, ...]], "published", "file", "claims")["claims"]
+    return read_named(dict[str, tuple[Claim, ...]], "published", "claims")["claims"]
 
 
 @cache

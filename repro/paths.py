@@ -15,12 +15,10 @@ def in_tree() -> bool:
 
 
 def conf_dir() -> Path:
-    """The folder of Hydra's configuration files."""
     return (TREE if in_tree() else PACKAGE) / "conf"
 
 
 def experiments_dir() -> Path:
-    """The folder of published numbers and suites."""
     return (TREE if in_tree() else PACKAGE) / "experiments"
 
 

@@ -4,6 +4,7 @@ A run lives in `<results>/runs/<experiment>/seed<k>/`, or in `<experiment>@<iden
 its numbers.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from repro import files
-from repro.config import config_hash, paper_hashes, read_config, scale_lengths, suggest
-from repro.errors import ConfigError
+from repro.config import config_hash, paper_hashes, read_config, scale_lengths
+from repro.errors import ConfigError, suggest
 from repro.paths import display_path, escape, in_tree, reference_dir, results_dir
 from repro.schema import IMAGENET, SYNTHETIC, Precision, RunConfig
 
@@ -159,8 +160,7 @@ def find_run(name: str, *roots: Path) -> Run:
     folder = next((place for place in places if (place / "run.json").is_file()), None)
     if folder is None:
         known = [run.name for root in roots for run in scan(root / "runs")]
-        raise ConfigError(f"no run {name!r}: not a run's folder, nor one below "
-                          f"{' or '.join(display_path(root / 'runs') for root in roots)}{suggest(name, known)}")
+        raise ConfigError(f"no run {name!r} here or in {', '.join(map(display_path, roots))}{suggest(name, known)}")
     return read_run(folder)
 
 
@@ -177,7 +177,7 @@ def read_run(folder: Path) -> Run:
         return Run(folder, record, history_problem(folder, record))
     except FileNotFoundError:
         return Run(folder, None, "no run.json")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Run(folder, None, f"unreadable run.json or history.csv ({error})")
 
 
@@ -187,28 +187,16 @@ def parse_record(content: Any) -> Record:
         raise ValueError("no mapping of keys to values")
     if isinstance(schema := content.get("schema"), int) and schema > SCHEMA:
         raise ValueError(f"record of schema {schema}; this version reads up to {SCHEMA}")
+    text = json.dumps(content, ensure_ascii=False)
+    if not text.isprintable() or re.search(r'\\[^"\\]', text):  # as JSON writes control characters
+        raise ValueError("a text that can't be printed")
     try:
-        content = escape_texts(content)
         record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from error
     if record.config.machine.precision is Precision.auto:
         raise ValueError("machine.precision=auto: a run records what that was")
     return record
-
-
-def escape_texts(value: Any) -> Any:
-    """A value of JSON whose texts can be printed anywhere."""
-    if isinstance(value, dict):
-        return {escape(key): escape_texts(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [escape_texts(one) for one in value]
-    return escape(value) if isinstance(value, str) else value
-
-
-def write_record(folder: Path, record: Record) -> None:
-    """Replace a run's run.json."""
-    files.write_json(folder / "run.json", msgspec.to_builtins(record))
 
 
 def history_columns(evaluated_on: str, top5: bool = False) -> tuple[str, ...]:
@@ -237,9 +225,8 @@ def history_problem(folder: Path, record: Record) -> str | None:
 
 
 def publish(name: str, results: Path, problem: str | None = None) -> Path:
-    """Copy the record of a finished run, or of an ensemble (ensembles/NAME), to results/reference, without weights.
+    """Copy the record of a finished run (its folder, or EXPERIMENT/seedK) or of an ensemble (ensembles/NAME).
 
-    name: a run's folder, or EXPERIMENT/seedK. run.json is copied last, so that there is no half of a record.
     ConfigError if there is a problem with the evidence, or another run stands in its place.
     """
     if not in_tree():

@@ -21,14 +21,12 @@ def end_with_parent(parent: int, number: int) -> None:
 
 
 def end_at_signals(advice: str) -> None:
-    """From here on SIGNALS end this process with a message, 130 or 75; where a StopRequest is active, it acts.
-
-    It ends without unwinding: within an import half a library would swallow an error, or abort.
-    """
+    """From here on SIGNALS end this process with a message, 130 or 75; where a StopRequest is active, it acts."""
     def end(number: int, frame: FrameType | None) -> None:
         text = f"repro: stopped by {signal.Signals(number).name}; nothing that was saved is lost\n{advice}\n"
         with suppress(OSError):
             os.write(2, text.encode(errors="backslashreplace"))
+        # without unwinding: within an import half a library would swallow an error, or abort
         os._exit(130 if number == signal.SIGINT else 75)
 
     for number in SIGNALS:

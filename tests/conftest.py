@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import config, hydra_cli
+from repro import config
 from repro.paths import TREE
 from tests.outcome import Outcome
 
@@ -24,19 +24,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # nohup and `&` start a command that ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items):
-    """What CUDA's libraries warn of differs from GPU to GPU: there a warning is no failure."""
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.filterwarnings("default"))
-
-
-def pytest_runtest_logreport(report):
-    """Why a GPU test failed is told at once: a run that is cut has no summary."""
-    if report.failed and "gpu" in report.keywords and "PYTEST_XDIST_WORKER" not in os.environ:
-        os.write(2, f"\n{report.nodeid}\n{report.longreprtext}\n".encode())
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +41,7 @@ def composed_once():
     composed, compose = {}, config.compose_node
 
     def cached(overrides=(), environment=True):
-        if hydra_cli.own_folders(overrides) or config.conf_dir() != TREE / "conf":
+        if any("searchpath" in one for one in overrides) or config.conf_dir() != TREE / "conf":
             return compose(overrides, environment)
         key = (*overrides, *(config.environment_overrides() if environment else ["none"]))
         if key not in composed:

@@ -8,7 +8,7 @@ from repro.cli import main
 from repro.data.cifar10 import DeviceData
 from repro.evaluation import evaluate
 from repro.schema import DataConfig
-from repro.training import measurements, suite, train
+from repro.training import suite, train
 from tests.made import tiny_data
 
 TINY = ["experiment=cifar_resnet20", "model.blocks_per_stage=1", "train.mini_batch_size=16",
@@ -26,8 +26,6 @@ def use_made_data(set_attribute: Any = setattr) -> None:
     """Put the made-up data in the place of CIFAR-10; a test gives monkeypatch.setattr."""
     set_attribute(train, "load_data", lambda config, *_: made_data(config.data))
     set_attribute(suite, "make_data", lambda config: None)
-    set_attribute(measurements, "load_arrays", lambda config: None)
-    set_attribute(measurements, "on_device", lambda loaded, config, device: made_data(config))
     set_attribute(evaluate, "load_arrays", lambda config: None)
     set_attribute(evaluate, "on_device", lambda loaded, config, device: made_data(config))
 

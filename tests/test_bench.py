@@ -65,17 +65,6 @@ def test_another_loss_or_no_training_is_no_result(contender, name, replacement, 
         bench.train(contender, resolve(compose(TINY)), 6)
 
 
-@forks
-def test_the_images_of_the_dataloader_are_the_made_ones_in_pixels():
-    config, data = compose([*TINY, "data.padding=0", "data.flip=false"]), bench.made_data(torch.device("cpu"))
-    images, labels = next(bench.loader_batches(data, config))
-    made = data.train_images.float() - data.mean
-    for image, label in zip(images, labels, strict=True):
-        index = int((made - image).abs().sum((1, 2, 3)).argmin())
-        assert torch.allclose(made[index], image, atol=1e-3)
-        assert data.train_labels[index] == label
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Four small photographs of two classes, as JPEGs."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from enum import Enum
+from functools import reduce
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -12,41 +13,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from repro import config as configuration
-from repro.config import (
-    compose,
-    config_hash,
-    deviations,
-    experiments,
-    override,
-    paper_config,
-    paper_hashes,
-    quote,
-    quote_paths,
-    settings,
-    to_dict,
-    with_precision,
-)
+from repro.config import compose, config_hash, deviations, paper_config, paper_hashes, settings, to_dict, with_precision
 from repro.errors import ConfigError
 from repro.schema import FIELDS, Architecture, Device, Precision, RunConfig, allowed_values
 
 RESNET20 = "experiment=cifar_resnet20"
-# Name of the experiment: family, n, layers, warm-up, row (Sec. 4.2, Table 6).
-CIFAR = {
-    "cifar_plain20": ("plain", 3, 20, "none", "plain_nets/plain-20"),
-    "cifar_plain32": ("plain", 5, 32, "none", "plain_nets/plain-32"),
-    "cifar_plain44": ("plain", 7, 44, "none", "plain_nets/plain-44"),
-    "cifar_plain56": ("plain", 9, 56, "none", "plain_nets/plain-56"),
-    "cifar_plain110": ("plain", 18, 110, "error80", "plain_nets/plain-110"),
-    "cifar_resnet20": ("residual", 3, 20, "none", "table6/resnet-20"),
-    "cifar_resnet32": ("residual", 5, 32, "none", "table6/resnet-32"),
-    "cifar_resnet44": ("residual", 7, 44, "none", "table6/resnet-44"),
-    "cifar_resnet56": ("residual", 9, 56, "none", "table6/resnet-56"),
-    "cifar_resnet110": ("residual", 18, 110, "error80", "table6/resnet-110"),
-    "cifar_resnet1202": ("residual", 200, 1202, "error80", "table6/resnet-1202"),
-}
+CIFAR = {20: 3, 32: 5, 44: 7, 56: 9, 110: 18, 1202: 200}  # layers: n (Sec. 4.2)
 # Name: family, layers, option, rows (Sec. 4.1, Tables 2 to 4).
 IMAGENET = {
     "imagenet_optA": ("residual", 34, "A", ["table2/resnet-34", "table3/resnet-34-a"]),
@@ -58,8 +32,6 @@ IMAGENET = {
     "imagenet_resnet50": ("residual", 50, "B", ["table3/resnet-50", "table4/resnet-50"]),
     "imagenet_resnet101": ("residual", 101, "B", ["table3/resnet-101", "table4/resnet-101"]),
     "imagenet_resnet152": ("residual", 152, "B", ["table3/resnet-152", "table4/resnet-152"]),
-    "imagenet_vgg16": ("vgg", 16, "A", []),
-    "imagenet_vgg19": ("vgg", 19, "A", []),
 }
 # All that changes numbers and that the paper and its authors fix, or that we chose where they are silent (Sec. 4.2).
 CIFAR_RECIPE = {
@@ -86,15 +58,9 @@ IMAGENET_RECIPE = CIFAR_RECIPE | {
     "train.mini_batch_size": 256, "train.iterations": 600_000, "train.lr_drops": [150_000, 300_000],
     "train.batch_norm_group": 256,
 }
-PER_CHANNEL = ["data.normalization=per_channel", "data.channel_mean=[0.5,0.4,0.3]", "data.channel_std=[0.2,0.25,0.3]"]
 
 
-def numbers(kind: Any) -> set[Any]:
-    """int, float, both or neither: what a key of this type holds."""
-    return {int, float} & {kind, *(inner for member in get_args(kind) for inner in (member, *get_args(member)))}
-
-
-NUMBERS = {key: FIELDS[key].type for key in FIELDS if numbers(FIELDS[key].type)}
+NUMBERS = [key for key in FIELDS if re.search("int|float", str(FIELDS[key].type))]
 
 
 def changed(*overrides: str, experiment: str = "cifar_resnet20") -> RunConfig:
@@ -106,7 +72,6 @@ def changed(*overrides: str, experiment: str = "cifar_resnet20") -> RunConfig:
 
 
 def with_value(config: RunConfig, key: str, value: Any) -> RunConfig:
-    """The configuration with another value, not checked."""
     section, _, name = key.rpartition(".")
     return (replace(config, **{section: replace(getattr(config, section), **{name: value})}) if section else
             replace(config, **{name: value}))
@@ -133,19 +98,21 @@ def another(kind: Any, old: Any) -> Any:
 
 
 def fp32(*overrides: str) -> RunConfig:
-    """ResNet-20 with overrides, its precision resolved unless they name another."""
-    config = compose([RESNET20, *overrides])
-    return with_precision(config, Precision.fp32) if config.machine.precision is Precision.auto else config
+    return with_precision(compose([RESNET20, *overrides]), Precision.fp32)
 
 
 # ---- the experiments
 
 def test_experiments_follow_the_recipe_and_differ_only_in_what_the_paper_varies():
-    assert experiments() == [*CIFAR, *IMAGENET], "in natural order"
-    for name, (family, n, layers, warmup, row) in CIFAR.items():
+    cifar = {f"cifar_{family}{layers}": (layers, n, f"{table}-{layers}") for family, table in (
+        ("plain", "plain_nets/plain"), ("resnet", "table6/resnet")) for layers, n in CIFAR.items()}
+    del cifar["cifar_plain1202"]
+    assert configuration.experiments() == [*cifar, *IMAGENET], "in natural order"
+    for name, (layers, n, row) in cifar.items():
         config = paper_config(name)
         assert settings(config) == CIFAR_RECIPE | {
-            "model.family": family, "model.blocks_per_stage": n, "train.warmup": warmup}
+            "model.family": "plain" if "plain" in name else "residual", "model.blocks_per_stage": n,
+            "train.warmup": "error80" if n >= 18 else "none"}
         assert (config.name, config.model.depth, config.reproduces) == (name, layers, [row])
     for name, (family, layers, option, rows) in IMAGENET.items():
         config = paper_config(name)
@@ -156,7 +123,6 @@ def test_experiments_follow_the_recipe_and_differ_only_in_what_the_paper_varies(
 
 
 def test_the_values_stand_in_conf_and_not_in_the_schema():
-    """What a paper fixes has no default in code: without its file a key is missing."""
     missing = OmegaConf.missing_keys(OmegaConf.structured(RunConfig))
     assert {key for key in FIELDS if key.startswith(("model.", "data.", "train.", "evaluation."))} - missing == {
         "model.depth", "data.root"}
@@ -171,12 +137,10 @@ def test_a_machine_differs_from_the_defaults_in_device_and_precision_alone(monke
 # ---- what is wrong is named
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize(("override", "meant"), [
-    ("train.lrr=1", "train.lr"), ("trian.lr=1", "train.lr"), ("sede=1", "seed"), ("lr=1", "train.lr"),
-    ("model.shortcutt_option=B", "model.shortcut_option"), ("exprmnt=cifar_resnet20", "experiment")])
-def test_a_misspelled_key_is_named_with_the_nearest(override, meant):
-    with pytest.raises(ConfigError, match=f"unknown key '{override.partition('=')[0]}'; did you mean {meant}"):
-        compose([RESNET20, override])
+def test_a_misspelled_key_is_named_with_the_nearest():
+    for wrong, meant in (("trian.lr=1", "train.lr"), ("sede=1", "seed"), ("exprmnt=cifar_resnet20", "experiment")):
+        with pytest.raises(ConfigError, match=f"unknown key '{wrong.partition('=')[0]}'; did you mean {meant}"):
+            compose([RESNET20, wrong])
 
 
 @pytest.mark.fault(2, 5)
@@ -184,10 +148,9 @@ def test_a_misspelled_key_is_named_with_the_nearest(override, meant):
     (["experiment=cifar_resnet21"], ["no experiment 'cifar_resnet21'", "did you mean cifar_resnet", "cifar_plain110"]),
     ([RESNET20, "seed"], ["'seed' is not key=value"]),
     ([RESNET20, "train.lr="], ["train.lr"]),
-    ([RESNET20, "model=plian"], ["model/plian", "plain", "residual"]),
-    ([RESNET20, "machine=gpuu"], ["machine/gpuu"]),
+    ([RESNET20, "model=plian"], ["no model 'plian'; did you mean plain?", "residual"]),
+    ([RESNET20, "train.lr=abc"], ["train.lr=abc: allowed is float"]),
     ([RESNET20, "~train.lr"], ["~train.lr: a run needs train.lr"]),
-    ([RESNET20, "~train"], ["~train: a run needs train"]),
     ([RESNET20, "+train.nesterov=true"], ["unknown key 'train.nesterov'"]),
     ([RESNET20, "train.lr=${train.lrr}"], ["train.lrr"]),
     ([RESNET20, "train.lr=[1"], ["[1"]),
@@ -203,33 +166,22 @@ def test_a_wrong_command_line_is_named(overrides, words):
 @pytest.mark.fault(3)
 def test_a_wrong_type_under_any_key_is_named_with_what_is_allowed():
     node = OmegaConf.structured(RunConfig)
-    assert all(map(allowed_values, FIELDS))
     for key, field in FIELDS.items():
         wrong: Any = [1] if "str" in str(field.type) else ["zzz"] if "list" in str(field.type) else "zzz"
         if key != "reproduces":  # a list of texts takes anything
-            with pytest.raises(OmegaConfBaseException) as caught:
+            said = rf"{key}: allowed is {re.escape(str(allowed_values(key)))}$"
+            with pytest.raises(ConfigError, match=said), configuration.one_line_errors():
                 OmegaConf.update(node, key, wrong)
-            said = configuration.one_message(caught.value)
-            assert said.startswith(f"{key}=")
-            assert said.endswith(f": allowed is {allowed_values(key)}")
 
 
 @pytest.mark.fault(3, 46)
-def test_no_number_is_negative_infinite_or_none_at_all():
-    for key, kind in NUMBERS.items():
-        wrong = [-2, *([float("nan"), float("inf")] if float in numbers(kind) else [])]
+def test_numbers_have_a_range_that_ends_where_it_should():
+    for key in NUMBERS:
+        wrong = [-2, *([float("nan"), float("inf")] if "float" in str(FIELDS[key].type) else [])]
         assert [value for value in wrong if holds(key, value)] == [], key
-
-
-@pytest.mark.fault(3, 46)
-def test_zero_is_allowed_where_it_means_something():
     assert {key for key in NUMBERS if holds(key, 0)} == {
         "seed", "data.padding", "data.color_noise_std", "train.plateau_threshold", "train.momentum",
-        "train.weight_decay", "evaluation.batch_norm_images", "machine.checkpoint_seconds"}
-
-
-@pytest.mark.fault(3, 46)
-def test_the_ends_of_the_ranges():
+        "train.weight_decay", "evaluation.batch_norm_images", "machine.checkpoint_seconds"}, "where it means something"
     for key, last, beyond in ENDS:
         assert holds(key, last), key
         assert not holds(key, beyond), key
@@ -240,22 +192,19 @@ ENDS = [
     ("model.depth", 8, 2), ("model.depth", 6002, 21), ("model.blocks_per_stage", 1000, 1001),
     ("model.batch_norm_momentum", 1, 1.1), ("model.num_classes", 10, 9), ("data.padding", 16, 17),
     ("train.iterations", 10**7, 10**7 + 1), ("train.mini_batch_size", 44_928, 45_056), ("train.lr_factor", 1, 1.5),
-    ("train.plateau_threshold", 100, 101), ("train.plateau_drops", 20, 21), ("train.warmup_error", 100, 101),
-    ("train.momentum", 0.99, 1), ("train.batch_norm_group", 2, 1), ("train.batch_norm_group", 64, 48),
-    ("machine.threads", 1024, 1025), ("machine.timeout_seconds", 86400, 86401),
-    ("machine.workers", 1024, 1025)]
+    ("train.plateau_drops", 20, 21), ("train.warmup_error", 100, 101), ("train.momentum", 0.99, 1),
+    ("train.batch_norm_group", 2, 1), ("train.batch_norm_group", 64, 48), ("machine.timeout_seconds", 86400, 86401)]
 
 
 @pytest.mark.parametrize(("experiment", "cases"), [
     ("cifar_resnet20", [
-        "name=../elsewhere", "name=.hidden", "model.family=vgg", "data.name=mnist", "data.crop=shorter_side",
+        "name=../elsewhere", "name=.hidden", "data.name=mnist", "data.crop=shorter_side",
         "data.crop_size=224", "data.shorter_side=[256,480]", "data.test_shorter_side=256", "data.color_noise_std=0.1",
-        "data.wiring_test=true", "data.channel_mean=[0.5,0.4,0.3]", "data.channel_std=[1,1,1]",
-        "train.lr_policy=plateau", "train.lr_drops=[5,5]", "train.lr_drops=[9,5]", "machine.precision=tf32",
+        "data.wiring_test=true", "data.channel_mean=[0.5,0.4,0.3]",
+        "train.lr_policy=plateau", "train.lr_drops=[5,5]", "train.lr_drops=[9,5]",
         "train.momentum=0 train.momentum_form=nesterov", "data.channel_mean=null data.normalization=per_channel",
-        *(f"{wrong} {' '.join(PER_CHANNEL)}" for wrong in (
-            "data.channel_std=null", "data.channel_mean=[0.5,0.4]", "data.channel_mean=[125,123,114]",
-            "data.channel_std=[1,0,1]")),
+        "data.channel_mean=[0.5,0.4] data.normalization=per_channel", "data.channel_mean=[125,123,114]",
+        "data.channel_std=[1,0,1] data.normalization=per_channel data.channel_mean=[0.5,0.4,0.3]",
         "model.architecture=imagenet model.blocks_per_stage=null", "model.blocks_per_stage=null"]),
     ("imagenet_optB", [
         "model.architecture=cifar model.blocks_per_stage=3 model.depth=20", "model.blocks_per_stage=3",
@@ -271,12 +220,6 @@ def test_values_that_do_not_go_together_are_named(experiment, cases):
             changed(*others, first, experiment=experiment)
 
 
-def test_a_group_of_the_other_data_set_is_named():
-    for words in (["model=imagenet_residual", "model.depth=34"], ["data=imagenet"]):
-        with pytest.raises(ConfigError, match=r"^model\.architecture="):
-            compose([RESNET20, *words])
-
-
 # ---- environment variables and paths
 
 def test_the_command_line_wins_over_the_environment_and_that_over_conf(monkeypatch, tmp_path):
@@ -287,55 +230,39 @@ def test_the_command_line_wins_over_the_environment_and_that_over_conf(monkeypat
     assert config.machine.device is Device.mps
     assert config.data.root == str(tmp_path / "data of, {mine} 'ü'")
     assert config.results is None, "an empty variable counts as none"
+    paper_config.cache_clear()
+    assert paper_config("cifar_resnet20").data.root is None, "the paper's configuration knows no environment"
     config = compose([RESNET20, "machine.device=cpu", "data.root=other", "results=there"])
     assert (config.machine.device, config.data.root, config.results) == (Device.cpu, "other", "there")
     assert compose([RESNET20, "machine=cpu"]).machine.device is Device.mps
 
 
-def test_the_paper_configuration_knows_no_environment(monkeypatch):
-    paper_config.cache_clear()
-    monkeypatch.setenv("REPRO_RESULTS", "/elsewhere")
-    assert paper_config("cifar_resnet20").results is None
-    assert compose([RESNET20]).results == "/elsewhere", "and puts the environment back"
-
-
 AWKWARD = st.text(st.sampled_from("\\'\"${},()[]=:~#% \tab.ü雪?*!|&;@+-/\n"), max_size=12) | st.text(max_size=20)
 
 
-def sayable(text: str) -> bool:
-    """A path that an argument can hold: no NUL or lone surrogate, and not OmegaConf's mark of a missing value."""
-    return text != "???" and "\0" not in text and not any(0xD800 <= ord(c) < 0xE000 for c in text)
-
-
 @given(AWKWARD)
-@example("")
-@example("\\\n")
-@example("\\${x}")
 @example("\\\\${x}\\")
-@example("a\\'b\\")
 @example("/tmp/a, b/{c}/it's ${HOME}/ü\\")
 def test_quoted_round_trips_any_path(text):
-    assume(sayable(text))
-    value = OverridesParser.create().parse_override(f"data.root={quote(text)}").value()
+    # No NUL or lone surrogate, which no argument holds, and not OmegaConf's mark of a missing value.
+    assume(text != "???" and "\0" not in text and not any(0xD800 <= ord(c) < 0xE000 for c in text))
+    value = OverridesParser.create().parse_override(f"data.root={configuration.quote(text)}").value()
     assert OmegaConf.create({"root": value}).root == text
 
 
 def test_a_path_is_typed_as_it_is():
     for path in ("~/cifar", "/tmp/ü", "/tmp/a,b", "/tmp/a b (c)", "/a=b", "/tmp/#1", "/tmp/it's", "C:\\data",
                  "/tmp/{x}", "[x]", "null/x", "123", "true"):
-        overrides = OverridesParser.create().parse_overrides(quote_paths([f"data.root={path}", f"results={path}"]))
+        words = configuration.quote_paths([f"data.root={path}", f"results={path}"])
+        overrides = OverridesParser.create().parse_overrides(words)
         assert [OmegaConf.create({"value": override.value()}).value for override in overrides] == [path, path]
-
-
-@pytest.mark.parametrize(("typed", "meant"), [
-    ("'a, b'", "a, b"), ('"a"', "a"), ("null", None), ("${name}", "cifar_resnet20")])
-def test_hydras_own_spelling_of_a_path_still_counts(typed, meant):
-    assert compose([RESNET20, f"data.root={typed}"]).data.root == meant
+    for typed, meant in (("'a, b'", "a, b"), ("null", None), ("${name}", "cifar_resnet20")):  # Hydra's own spelling
+        assert compose([RESNET20, f"data.root={typed}"]).data.root == meant
 
 
 def test_settings_written_as_overrides_compose_to_themselves():
     wanted = settings(paper_config("imagenet_optB"))
-    words = [override(key, value) for key, value in wanted.items() if key != "model.blocks_per_stage"]
+    words = [configuration.override(key, value) for key, value in wanted.items() if key != "model.blocks_per_stage"]
     assert settings(compose(["experiment=imagenet_plain34", *words])) == wanted
 
 
@@ -349,36 +276,27 @@ def test_network_data_and_training_are_the_identity_and_where_a_run_happens_is_n
         counts = key in ("scale", "evaluation.interval", "machine.precision") or (
             key.startswith(("model.", "data.", "train.")) and key != "data.root"
             and (key, experiment) != ("model.depth", "cifar_resnet20"))
-        section, _, name = key.rpartition(".")
-        holder = getattr(paper, section) if section else paper
-        changed_holder = replace(holder, **{name: another(field.type, getattr(holder, name))})
-        assert changed_holder != holder
-        other = with_value(paper, key, getattr(changed_holder, name))
+        other = with_value(paper, key, another(field.type, reduce(getattr, key.split("."), paper)))
+        assert other != paper
         assert (config_hash(other) != config_hash(paper)) is counts, key
         assert (config_hash(other) in paper_hashes(experiment)) is not counts, key
         if key not in ("name", "model.architecture"):  # which say that all is other
             assert [line.partition(":")[0] for line in deviations(other)] == [key] * counts
 
 
-def test_depth_and_n_are_two_spellings_of_one_run():
-    by_depth, by_n = fp32("model.depth=38"), fp32("model.blocks_per_stage=6")
-    assert to_dict(by_depth) == to_dict(by_n)
-    assert config_hash(by_depth) == config_hash(by_n)
-    assert config_hash(fp32("model.depth=20")) == config_hash(fp32())
-
-
-def test_a_plain_nets_shortcut_option_is_no_difference():
-    plain = compose(["experiment=cifar_plain20"])
-    assert to_dict(compose(["experiment=cifar_plain20", "model.shortcut_option=C"])) == to_dict(plain)
-
-
-def test_identity_needs_the_precision_resolved():
-    with pytest.raises(ConfigError, match="precision=auto"):
-        config_hash(compose([RESNET20]))
+def test_two_spellings_of_one_run():
+    assert fp32("model.depth=38") == fp32("model.blocks_per_stage=6")
+    assert fp32("model.depth=20") == fp32()
+    plain = "experiment=cifar_plain20"
+    assert compose([plain, "model.shortcut_option=C"]) == compose([plain]), "without shortcuts it makes no difference"
+    assert deviations(fp32("train.lr=0.05", "data.split=45k", "seed=9")) == [
+        "data.split: full -> 45k", "train.lr: 0.1 -> 0.05"]
 
 
 def test_a_paper_identity_is_fp32_or_tf32():
-    for name in CIFAR:
+    with pytest.raises(ConfigError, match="precision=auto: resolve it"):
+        config_hash(compose([RESNET20]))
+    for name in ("cifar_plain20", "cifar_resnet110"):
         config = replace(paper_config(name), seed=4)
         ids = {precision: config_hash(with_precision(config, precision)) for precision in Precision
                if precision is not Precision.auto}
@@ -400,8 +318,3 @@ def test_an_identity_is_twelve_digits_and_the_same_in_every_process_and_needs_no
              for seed in ("1", "2")}
     assert found == {config_hash(fp32())}
     assert re.fullmatch("[0-9a-f]{12}", found.pop())
-
-
-def test_deviations_say_paper_and_own_value():
-    assert deviations(fp32("train.lr=0.05", "data.split=45k", "seed=9")) == [
-        "data.split: full -> 45k", "train.lr: 0.1 -> 0.05"]

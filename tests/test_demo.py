@@ -5,16 +5,15 @@ import json
 import pytest
 
 from repro.runs import read_run, scan
-from repro.training import inputs, measurements
+from repro.training import inputs
 from tests.made_cli import TINY, made_data
 from tests.outcome import says
 
 
 def test_every_line_of_a_synthetic_run_says_so(direct, monkeypatch, tmp_path):
     """On few images, so that it is quick; the name of the data set is what counts."""
-    for module in (inputs, measurements):
-        monkeypatch.setattr(module, "load_arrays", lambda config: None)
-        monkeypatch.setattr(module, "on_device", lambda arrays, config, device: made_data(config))
+    monkeypatch.setattr(inputs, "load_arrays", lambda config: None)
+    monkeypatch.setattr(inputs, "on_device", lambda arrays, config, device: made_data(config))
     outcome = direct("run", *TINY, "data=synthetic")
     assert outcome.code == 0, outcome.err
     lines = [line for line in outcome.out.splitlines() if line.startswith("cifar_resnet20")]

@@ -1,7 +1,6 @@
 """torch's process-wide settings: as the run asks, and the caller's own again afterwards; and the code that computes."""
 
 import subprocess
-import warnings
 
 import pytest
 import torch
@@ -40,15 +39,6 @@ def test_both_of_torchs_interfaces_say_the_same(precision):
     assert settings()[:3] == (("tf32",) * 3 if on else ("ieee",) * 3)
 
 
-@pytest.mark.fault(57)
-def test_a_network_can_be_exported_where_a_run_has_set_tf32():
-    set_tf32(True)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own exporter
-        assert torch.export.export(model.eval(), (torch.zeros(1, 3, 8, 8),)).graph
-
-
 def older_settings():
     """What the older interface says, or that it can't."""
     found = []
@@ -80,12 +70,6 @@ def test_settings_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), restore_settings():
         changed.append((set_up(with_machine(tiny_config("machine.threads=1"), deterministic=True)), settings(), 1 / 0))
     assert settings() == before
-
-
-@pytest.mark.gpu
-def test_a_warning_of_another_library_is_no_failure_of_a_gpu_test():
-    """Runs without a GPU too: it is about how pytest treats tests of this mark."""
-    warnings.warn("cuDNN has something to say", UserWarning, stacklevel=1)
 
 
 def test_tf32_is_refused_where_auto_is_a_cpu(monkeypatch):

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from repro.stopping import StopRequest
 from repro.training.distributed import free_port
 from tests.conftest import ordinary_user
 from tests.made_cli import TINY
-from tests.outcome import Outcome, says
+from tests.outcome import says
 
 AWKWARD = "a b, ü '雪'\n\"x\" ${HOME} $(touch executed) [1]"
 COLUMNS = 20
@@ -171,55 +170,23 @@ def test_processes_meet_at_a_free_port_whatever_is_named(monkeypatch):
         assert torch.distributed.TCPStore("127.0.0.1", port, 1, is_master=True).port == port
 
 
-@pytest.fixture
-def locked(open_folder) -> Iterator[Path]:
-    """A folder that every user may read and none but its owner may write."""
-    folder = open_folder / "locked ü"
-    folder.mkdir(0o555)
-    yield folder
-    folder.chmod(0o755)
-
-
-@pytest.fixture
-def as_nobody(direct, monkeypatch):
-    """The command line as a user without rights, in this process: the kernel refuses, nothing is a stand-in.
-
-    Once with all rights first, so that all modules are loaded. A skip where other users can't read this checkout, or
-    for a run this Python, as in a private home folder.
-    """
-    def call(*arguments: str, results: Path) -> Outcome:
-        with ordinary_user():
-            needed = [TREE / "conf" / "config.yaml", *([Path(torch.__file__)] if arguments[0] == "run" else [])]
-            if not all(os.access(path, os.R_OK, effective_ids=True) for path in needed):
-                pytest.skip("other users can't read this checkout, or this Python")
-        direct(*arguments)
-        monkeypatch.setenv("REPRO_RESULTS", str(results))
-        with ordinary_user():
-            return direct(*arguments)
-    return call
-
-
 @pytest.mark.fault(39)
 @pytest.mark.parametrize("arguments", [["table", "table6"], ["run", *TINY]], ids=lambda words: words[0])
-def test_a_results_folder_that_can_not_be_written_is_5_with_its_path(here, as_nobody, locked, arguments):
-    says(as_nobody(*arguments, results=locked / "results"), 5, str(locked / "results"), "Permission denied")
-    assert list(locked.iterdir()) == []
-    outcome = as_nobody("status", results=locked)
+def test_a_results_folder_that_can_not_be_written_is_5_with_its_path(here, open_folder, monkeypatch, arguments):
+    """As a user without rights: the kernel refuses. Once with all rights first, so that all modules are loaded."""
+    with ordinary_user():
+        needed = [TREE / "conf" / "config.yaml", *([Path(torch.__file__)] if arguments[0] == "run" else [])]
+        if not all(os.access(path, os.R_OK, effective_ids=True) for path in needed):
+            pytest.skip("other users can't read this checkout, or this Python, as in a private home folder")
+    here(*arguments)
+    locked = open_folder / "locked ü"
+    locked.mkdir(0o555)
+    monkeypatch.setenv("REPRO_RESULTS", str(locked / "results"))
+    with ordinary_user():
+        says(here(*arguments), 5, str(locked / "results"), "Permission denied")
+        assert list(locked.iterdir()) == []
+        outcome = here("status")
     assert (outcome.code, outcome.err) == (0, ""), "a command that only reads needs no right to write"
-
-
-@pytest.mark.fault(17)
-@pytest.mark.parametrize("arguments", [["data", "verify", "cifar10"], ["run", "experiment=cifar_resnet20"]],
-                         ids=lambda words: words[0])
-def test_a_data_folder_without_permission_is_5_with_its_path(as_nobody, locked, direct, arguments):
-    results = locked.parent / "results"
-    results.mkdir()
-    results.chmod(0o777)
-    words = [*arguments, f"data.root={locked}"]
-    assert direct(*words).code == 3, "the control: readable, and empty"
-    locked.chmod(0)
-    says(as_nobody(*words, results=results), 5, str(locked), "Permission denied")
-    assert not list(results.rglob("run.json"))
 
 
 @pytest.mark.fault(47)

@@ -10,7 +10,7 @@ from repro.paths import PACKAGE
 LAYERS = (
     {"__init__", "errors", "schema", "stopping"},
     {"paths", "streams"},
-    {"files", "hydra_cli"},
+    {"files"},
     {"config"},
     {"paper"},
     {"runs"},
@@ -93,4 +93,4 @@ def test_torch_is_loaded_by_what_needs_it_only():
 def test_matplotlib_is_imported_only_to_draw_and_hydra_known_to_the_configuration_only():
     assert [module for module in SOURCES if "matplotlib" in loaded(module)] == []
     assert {module for module in SOURCES if {"hydra", "omegaconf"} & imports(module)} == {
-        "config", "hydra_cli", "schema"}
+        "config", "schema"}

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,9 @@ from repro.config import compose, experiments, paper_config
 from repro.data import cifar10_files
 from repro.devices import code_version, describe, find_device, package_versions
 from repro.errors import ReproError, Stopped
-from repro.models.resnet import build_model, imagenet_config
+from repro.models import build_model
 from repro.paths import display_path, in_tree, reference_dir, results_dir
 from repro.reporting import tables
-from repro.schema import StrideIn
 from repro.stopping import StopRequest
 from repro.streams import show_messages
 from repro.training.distributed import plan
@@ -37,21 +36,22 @@ TINY_RUN = ("experiment=cifar_resnet110", "data=synthetic", "model.blocks_per_st
             "evaluation.batch_norm_images=0", "machine.device=cpu")
 
 
-def perform(root: Path) -> Iterator[CheckResult]:
+def perform(root: Path) -> list[CheckResult]:
     """Carry out each check in turn and show it. One that breaks down has failed. root: the folder of the data sets."""
     checks: dict[str, Callable[[], Found]] = {
         "versions": versions, "device": device, "disk": disk, "CIFAR-10": partial(cifar10, root),
         "golden counts": golden_counts, "torchvision": torchvision_outputs, "exact resume": exact_resume,
         "committed tables": committed_tables}
+    results = []
     for name, check in checks.items():
         try:
             status, text = check()
         except Exception as error:
             kind = "" if isinstance(error, ReproError) else f"broke down: {type(error).__name__}: "
             status, text = FAIL, f"{kind}{error}"
-        result = CheckResult(name, status, " ".join(text.split()))
-        logger.info(str(result))
-        yield result
+        results.append(CheckResult(name, status, " ".join(text.split())))
+        logger.info(str(results[-1]))
+    return results
 
 
 def versions() -> Found:
@@ -110,7 +110,8 @@ def torchvision_outputs() -> Found:
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=generator)
     wrong = []
     for layers in (18, 50):
-        ours = build_model(imagenet_config(layers, stride_in=StrideIn.conv3x3)).double().eval()
+        config = compose([f"experiment=imagenet_resnet{layers}", "model.shortcut_option=B", "model.stride_in=conv3x3"])
+        ours = build_model(config.model).double().eval()
         for value in ours.state_dict().values():
             if value.dim() == 1:  # batch normalization: scales, shifts and statistics that are nothing special
                 value.uniform_(0.5, 1.5, generator=generator)

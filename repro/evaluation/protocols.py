@@ -4,7 +4,6 @@ center: one crop; ten_crop: corners and center, of the image and of its flip; mu
 """
 
 import functools
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from repro.data.cifar10 import channel_statistics
 from repro.data.crops import center_crop, resized
 from repro.devices import autocast, memory_format, out_of_memory
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.models.resnet import VGG_MAP, ImageNetNet, Vgg
+from repro.models import ImageNetNet
 from repro.paper import PROTOCOLS
 from repro.paths import display_path, results_dir
 from repro.schema import Normalization, RunConfig
@@ -42,47 +41,37 @@ def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_mean(config: RunConfig, weights: Path | None, fingerprint: str) -> tuple[Tensor, Tensor | None]:
-    """Mean (3, S, S) or (3, 1, 1) of pixels 0..255 and std (3, 1, 1): configured, beside the weights, or of a data set.
-
-    DataError if there is none; StorageError if the file beside the weights can't be read.
-    """
-    size = config.data.crop_size
+    """Mean (3, S, S) or (3, 1, 1) of pixels 0..255, std (3, 1, 1): configured, beside the weights, or of the data."""
     if config.data.normalization is Normalization.per_channel:
         return channel_statistics(config.data)
-    for path in (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ():
-        if path.is_file():
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    mean = np.asarray(arrays["mean"], dtype=np.float32)
-                if mean.shape not in ((3, 1, 1), (3, size, size)) or not np.isfinite(mean).all():
-                    raise ValueError(f"shape {mean.shape}, crops of {size}")
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise StorageError(f"{display_path(path)}: no mean image of a run ({error!r})") from error
-            return torch.from_numpy(mean), None
     results = results_dir(config.results)
-    found = imagenet_statistics.read(imagenet_statistics.cache_path(results, fingerprint))
-    if not found:
-        raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data "
-                        f"set in {display_path(results)}, which the first training run computes; weights trained "
-                        "otherwise: data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
-    return torch.from_numpy(found.mean_of_crops(size)), None
+    beside = (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ()
+    for path in (*beside, imagenet_statistics.cache_path(results, fingerprint)):
+        if path.is_file():
+            found = imagenet_statistics.read(path)
+            if found is None or found.mean.ndim != 3 or not np.isfinite(found.mean).all():
+                raise StorageError(f"{display_path(path)} holds no mean image")
+            return torch.from_numpy(found.mean_of_crops(config.data.crop_size)), None
+    raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data set "
+                    f"in {display_path(results)}, which the first training run computes; weights trained otherwise: "
+                    "data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
 
 
 class Scorer:
     """A network in evaluation mode, and the protocol that it is tested by; mean and std as `read_mean` gives them."""
 
     def __init__(self, model: nn.Module, protocol: str, config: RunConfig, mean: Tensor, std: Tensor | None = None):
-        size, side = config.data.crop_size, config.data.test_shorter_side
-        assert size is not None
-        assert side is not None
+        size, side = config.data.crop_size or 0, config.data.test_shorter_side or 0  # both are there of ImageNet
+        most = config.machine.evaluation_batch_size
         self.model, self.protocol, self.machine, self.crop_size = model.eval(), protocol, config.machine, size
         self.device = next(model.parameters()).device
         self.mean, self.std = mean.to(self.device), None if std is None else std.to(self.device)
         # Choice: a network trained on crops of another size than 224 is tested at scales in the same proportion.
         self.shorter_sides = [round(scale * size / TRAINED) for scale in SCALES] if protocol == MULTI_SCALE else [side]
-        self.crops_at_once = min(self.machine.evaluation_batch_size, MOST_CROPS)
-        self.images_at_once = (min(self.machine.evaluation_batch_size, MOST_IMAGES) if protocol == MULTI_SCALE
-                               else max(1, self.crops_at_once // (10 if protocol == TEN_CROP else 1)))
+        self.crops_at_once = min(most, MOST_CROPS)
+        self.images_at_once = min(most, MOST_IMAGES if protocol == MULTI_SCALE else MOST_CROPS)
+        if protocol == TEN_CROP:
+            self.images_at_once = max(1, self.images_at_once // 10)
 
     def read(self, image: Image.Image) -> np.ndarray:
         """uint8 (1, S, S, 3) or (10, S, S, 3) crops; of multi_scale an object array of whole images (H, W, 3)."""
@@ -97,10 +86,7 @@ class Scorer:
 
     @torch.no_grad()
     def __call__(self, views: np.ndarray) -> Tensor:
-        """What `read` gives of B images, as one array -> (B, K) float32 probabilities on the CPU.
-
-        DivergedError if one of them is not a finite number; OutOfMemoryError if the device has too little memory.
-        """
+        """What `read` gives of B images, as one array -> (B, K) float32 probabilities on the CPU."""
         try:
             if self.protocol == MULTI_SCALE:
                 scores: Tensor = functools.reduce(torch.add, map(self.score_whole_images, views.T)) / views.shape[1]
@@ -118,7 +104,7 @@ class Scorer:
 
     def score_crops(self, views: np.ndarray) -> Tensor:
         """uint8 (B, V, S, S, 3) -> (B, K): the mean over the V crops of an image. The mean image is never mirrored."""
-        crops = self.to_device(views.reshape(-1, *views.shape[2:]))
+        crops = torch.from_numpy(views).to(self.device).flatten(0, 1).movedim(-1, -3)
         scores = [self.probabilities(normalize(part, self.mean, self.std))
                   for part in torch.split(crops, self.crops_at_once)]
         return torch.cat(scores).reshape(*views.shape[:2], -1).mean(1)
@@ -131,46 +117,24 @@ class Scorer:
             numbers = torch.tensor([i for i, image in enumerate(images) if image.shape[:2] == (height, width)])
             most = max(1, self.crops_at_once * self.crop_size**2 // (2 * height * width))
             for part in torch.split(numbers, most):
-                pixels = self.to_device(np.stack(images[part.numpy()]))
+                pixels = torch.from_numpy(np.stack(images[part.numpy()])).to(self.device).movedim(-1, -3)
                 both = normalize(torch.cat([pixels, pixels.flip(-1)]), mean, self.std)
                 order.append(part)
                 scores.append(self.probabilities(both, dense=True).reshape(2, len(part), -1).mean(0))
         return torch.cat(scores)[torch.cat(order).argsort()]
 
-    def to_device(self, pixels: np.ndarray) -> Tensor:
-        """uint8 (B, H, W, 3) -> uint8 (B, 3, H, W) on the device."""
-        return torch.from_numpy(pixels).to(self.device).movedim(-1, -3)
-
     def probabilities(self, batch: Tensor, dense: bool = False) -> Tensor:
-        """float32 (B, 3, H, W) -> (B, K) float32 probabilities; `dense`: the mean over all positions."""
+        """float32 (B, 3, H, W) -> (B, K) probabilities in fp32; `dense`: the mean over all positions."""
         batch = batch.contiguous(memory_format=memory_format(self.machine))
         with autocast(self.device, self.machine.precision):
-            return (dense_probabilities(self.model, batch, -(-self.crop_size // STRIDE)) if dense
-                    else softmax(self.model(batch)))
+            logits = dense_logits(self.model, batch, -(-self.crop_size // STRIDE)) if dense else self.model(batch)
+        scores = logits.float().softmax(1)
+        return scores.mean((2, 3)) if dense else scores
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Softmax over dimension 1, in fp32 where the logits are of 16 bits."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
-
-
-def dense_probabilities(model: nn.Module, images: Tensor, window: int = 7) -> Tensor:
-    """(N, 3, H, W) normalized pixels -> (N, K) class probabilities, the mean over all positions (Sec. 3.4, Table 4).
-
-    `window` is the side of the last feature map of a training crop: 7 for 224 pixels. A ResNet's average over the map
-    becomes average pooling of this size with stride 1, its fully-connected layer a 1x1 convolution; of VGG's
-    fully-connected layers the first becomes a 7x7 convolution, the others 1x1; dropout is off.
-    """
-    if isinstance(model, Vgg):
-        logits, side = model.features(images), VGG_MAP
-        for layer in model.classifier:
-            if isinstance(layer, nn.Linear):
-                logits = F.conv2d(logits, layer.weight.reshape(layer.out_features, -1, side, side), layer.bias)
-                side = 1
-            else:
-                logits = layer(logits)
-    else:
-        assert isinstance(model, ImageNetNet)
-        pooled = F.avg_pool2d(model.features(images), window, stride=1)
-        logits = F.conv2d(pooled, model.fc.weight[:, :, None, None], model.fc.bias)
-    return softmax(logits).mean((2, 3))
+def dense_logits(model: nn.Module, images: Tensor, window: int = 7) -> Tensor:
+    """(N, 3, H, W) normalized pixels -> logits (N, K, H', W') at all positions of the map (Sec. 3.4, Table 4)."""
+    assert isinstance(model, ImageNetNet)
+    # `window`: the side of a training crop's last feature map, 7 for 224 pixels, over which the network averages.
+    pooled = F.avg_pool2d(model.features(images), window, stride=1)
+    return F.conv2d(pooled, model.fc.weight[:, :, None, None], model.fc.bias)

@@ -119,7 +119,7 @@ def device(run: Run) -> str:
 def net_name(experiment: str) -> str:
     """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB (Sec. 4.1)."""
     name = experiment.partition("_")[2].replace("opt", "ResNet-34 ")
-    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-").replace("plain", "plain-")
+    return name.replace("resnet", "ResNet-").replace("plain", "plain-")
 
 
 def machine_notes(answers: Iterable[RunSelection]) -> list[str]:

@@ -33,7 +33,7 @@ from repro.paths import display_path
 from repro.reporting.select import RunSet
 from repro.reporting.status import measured_times
 from repro.runs import Provenance, Run, run_folder
-from repro.schema import CIFAR10, CLASSES, IMAGENET, Family, LrPolicy, Precision, RunConfig
+from repro.schema import CIFAR10, CLASSES, IMAGENET, LrPolicy, Precision, RunConfig
 
 
 def sources(files: Sequence[Path]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def facts(config: RunConfig, overrides: Sequence[str], found: Sequence[RunSet]) 
     runs = [with_precision(config, one) for one in (PAPER_PRECISIONS if auto else [config.machine.precision])]
     changes = deviations(config)
     return {"experiment": config.name, "description": config.description, "settings": settings(config, overrides),
-            "schedule": None if config.model.family is Family.vgg else schedule(config),  # VGG is not trained here
+            "schedule": schedule(config),
             "cost": counts(config), "times": measured_times(config.name, set(map(config_hash, runs)), *found),
             "folders": [{"folder": display_path(run_folder(run)), "identity": config_hash(run),
                          "precision": run.machine.precision.name} for run in runs],
@@ -143,12 +143,10 @@ def align(rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def facts_text(found: Mapping[str, Any]) -> str:
     """A run's settings and facts for a person."""
+    plan = found["schedule"]
     parts = {"settings": align([list(one.values()) for one in found["settings"]]), "schedule": [
-        f"  not trained here; `repro eval experiment={found['experiment']} weights=FILE` tests it"]}
-    if plan := found["schedule"]:
-        parts["schedule"] = [
-            f"  {plan['iterations']} iterations (scale {plan['scale']:g})",
-            *(f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}" for one in plan["rates"])]
+        f"  {plan['iterations']} iterations (scale {plan['scale']:g})",
+        *(f"  lr {one['lr']:g} for iterations {one['from']} to {one['to']}" for one in plan["rates"])]}
     parts["cost"] = [*(f"  {key}: {f'{count:,.0f}' if count else 'not in golden_counts.yaml'}"
                        for key, count in found["cost"].items()),
                      *([f"  time: {duration(one['seconds'])} on {one['device']}, {one['precision']} ({one['source']})"

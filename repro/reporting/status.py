@@ -64,7 +64,7 @@ def lacking(yours: RunSet, reference: RunSet) -> list[dict[str, Any]]:
     for name, config in sorted(configs.items(), key=lambda one: (one[1].data.name != CIFAR10, one[1].model.depth)):
         times = measured_times(name, paper_hashes(name), yours, reference)
         done, there = ({run.seed: run for run in select.paper_runs(pool, name).runs} for pool in (yours, reference))
-        needed = max((suite.seeds_of(name) for suite in suites if name in suite.experiments), default=1)
+        needed = max((suite.seeds.get(name, 1) for suite in suites if name in suite.experiments), default=1)
         for seed in sorted(set(range(needed)) - there.keys()):
             run = here.get(f"{name}/seed{seed}")
             state = (FINISHED if seed in done else OPEN if run is None else IN_USE if holder(run.folder) else

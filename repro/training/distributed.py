@@ -1,8 +1,4 @@
-"""What a run is before it begins (`plan`), and the processes that train one network together, a device each.
-
-What has to be decided once (a folder, a record, when to stop) is decided by process 0, the main one. One process alone
-is a world of size 1, in which nothing is sent.
-"""
+"""What a run is before it begins (`plan`), and the processes that train one network together, a device each."""
 
 import atexit
 import logging
@@ -31,7 +27,7 @@ from repro.data.loader import cores_here
 from repro.devices import find_device, resolve
 from repro.errors import ConfigError, LostProcessError, PeerError, ReproError, Stopped
 from repro.runs import Run, read_run, run_folder, title
-from repro.schema import Device, Family, Precision, RunConfig
+from repro.schema import Device, Precision, RunConfig
 from repro.stopping import SIGNALS, StopRequest, end_with_parent
 from repro.streams import open_streams, show_messages
 
@@ -59,9 +55,6 @@ class Plan:
 
 def plan(config: RunConfig, command: Sequence[str] = ()) -> Plan:
     """What a configuration asks for on this machine; `command` is what a person typed, if anybody did."""
-    if config.model.family is Family.vgg:
-        raise ConfigError(f"{config.name}: the paper does not train VGG; `repro eval experiment={config.name} "
-                          "weights=FILE` tests imported weights")
     devices = count_processes(config)
     resolved = resolve(replace(config, devices=devices))
     check_shares(resolved, devices)
@@ -88,8 +81,7 @@ def count_processes(config: RunConfig) -> int:
     asked = config.devices  # -1: one for each device of this machine; 1: one by itself, whoever started it
     if asked != 1 and (started := rank_from_environment()) is not None:
         if asked not in (None, -1, started[1]):
-            raise ConfigError(f"devices={asked}: this process was started as one of {started[1]}; leave devices out, "
-                              "or devices=1 for a run of its own")
+            raise ConfigError(f"devices={asked}: this process was started as one of {started[1]}; leave devices out")
         return started[1]
     cuda = find_device(config.machine.device) is Device.cuda
     found = torch.cuda.device_count() if cuda else 1
@@ -102,7 +94,10 @@ def count_processes(config: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, as one of them sees it; process 0 (`is_main`) writes and speaks."""
+    """The processes that train together, as one of them sees it. In a world of size 1 nothing is sent.
+
+    Process 0 (`is_main`) writes, speaks, and decides what has to be decided once.
+    """
 
     rank: int = 0
     size: int = 1
@@ -221,10 +216,7 @@ def set_meeting_point() -> None:
 # ---- their start
 
 def launch(plan: Plan, train: Callable[[Plan, StopRequest], object]) -> Run:
-    """Train a run by `devices` processes, which each call `train`; the run on disk.
-
-    Signals go on to all of them. If one fails, the others are stopped, and its error is raised or LostProcessError (1).
-    """
+    """Train a run by `devices` processes, which each call `train`; raises what one raises, or LostProcessError."""
     errors, forwarded = multiprocessing.get_context("spawn").SimpleQueue(), False
     with StopRequest() as stop:
         resource_tracker.ensure_running()  # its start unblocks signals
@@ -265,9 +257,8 @@ def work(rank: int, plan: Plan, train: Callable[[Plan, StopRequest], object], er
     os.setsid()  # Ctrl-C reaches the launcher alone, which forwards it
     end_with_parent(parent, signal.SIGTERM)
     if rank:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     open_streams()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(plan.devices), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -94,15 +94,13 @@ class DeviceInput:
 
 
 class StreamInput:
-    """Images that are read from files and cropped ahead of the updates; color and mean are done on the device.
-
-    The crops of one mini-batch lie in `pixels`, (B, H, W, 3) uint8, and `labels`, (B,) int64, both replaced in place.
-    """
+    """Images that are read from files and cropped ahead of the updates; color and mean are done on the device."""
 
     def __init__(self, data: Data, config: RunConfig, share: slice):
         self.data, self.config, self.share = data, config, share
         self.order = TrainingOrder(len(data.files.train), config.seed, torch.device("cpu"))
         size, own = data.crop_size, share.stop - share.start
+        # Of one mini-batch, replaced in place: (B, H, W, 3) and (B,).
         self.pixels = torch.zeros((own, size, size, 3), dtype=torch.uint8, device=data.mean.device)
         self.labels = torch.zeros(own, dtype=torch.int64, device=data.mean.device)
         self.crops: Generator[np.ndarray, None, None] | None = None

@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_map_only
 from repro.devices import autocast, memory_format
 from repro.errors import ConfigError
 from repro.evaluation.metrics import Outcome, evaluate_on
-from repro.models.blocks import set_checkpointing
 from repro.schema import DecayOn, Engine, MomentumForm, Precision, RunConfig, TrainConfig, WarmUp
 from repro.training.distributed import World
 from repro.training.inputs import Data, input_of
@@ -38,7 +37,7 @@ class TrainStep:
 
     def __init__(self, model: nn.Module, data: Data, config: RunConfig, world: World | None = None):
         self.device, self.world = data.mean.device, world or World()
-        if config.train.batch_norm_group > config.train.mini_batch_size // self.world.size:  # images of all processes
+        if config.train.batch_norm_group > config.train.mini_batch_size // self.world.size:  # over all processes
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model, self.data, self.config = model, data, config
         self.norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
@@ -230,7 +229,6 @@ class Execution:
         self.done, self.batch = int(step.iteration), step.mini_batch_size
         self.graph: torch.cuda.CUDAGraph | None = None
         self.queued: deque[torch.cuda.Event] = deque()
-        set_checkpointing(step.model, step.config.machine.activation_checkpointing)
         if step.config.engine is Engine.graph:
             saved = tree_map_only(Tensor, torch.clone, step.state())
             self.capture()

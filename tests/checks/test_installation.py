@@ -14,12 +14,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from repro import checks
+from repro import checks, models
 from repro.checks import FAIL, OK, SKIPPED, WARNING, check_versions, installation
 from repro.checks.installation import cifar10, device, disk, exact_resume, golden_counts, perform, torchvision_outputs
 from repro.data import synthetic
 from repro.errors import ConfigError
-from repro.models import blocks
 from repro.paths import TREE, reference_dir
 from repro.schema import ShortcutOption
 from repro.training.step import TrainStep
@@ -55,21 +54,21 @@ def test_what_fails_is_shown_named_and_exits_4(direct, monkeypatch, tmp_path):
     says(direct("check"), 4, "checks that fail: versions, disk")
     outcome = direct("check", "--json")
     assert [one["status"] for one in json.loads(outcome.out)] == [FAIL, OK, FAIL, SKIPPED, OK, OK, OK, OK]
-    assert next(perform(tmp_path)).text.startswith("broke down: ZeroDivisionError: ")
+    assert perform(tmp_path)[0].text.startswith("broke down: ZeroDivisionError: ")
 
 
 # ---- what is made wrong is found
 
 def test_an_option_in_the_place_of_another(monkeypatch):
-    original = blocks.make_shortcut
-    monkeypatch.setattr(blocks, "make_shortcut", lambda i, o, stride, config, group: original(
+    original = models.make_shortcut
+    monkeypatch.setattr(models, "make_shortcut", lambda i, o, stride, config, group: original(
         i, o, stride, replace(config, shortcut_option=ShortcutOption.B), group))
     status, text = golden_counts()
     assert (status, "cifar_resnet110 has 1730714 parameters, not 1727962" in text) == (FAIL, True)
 
 
 def test_another_function_than_torchvisions(monkeypatch):
-    monkeypatch.setattr(blocks.Bottleneck, "forward", lambda self, x: F.relu(self.shortcut(x)) if self.shortcut else x)
+    monkeypatch.setattr(models.Bottleneck, "forward", lambda self, x: F.relu(self.shortcut(x)) if self.shortcut else x)
     status, text = torchvision_outputs()
     assert (status, text.partition(" up to ")[0]) == (FAIL, "ResNet-50: outputs")
 

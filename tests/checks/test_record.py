@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from repro.checks import FAIL
 from repro.checks.record import CHECKS, LARGEST, check_record
-from repro.errors import ConfigError, StorageError
+from repro.errors import ConfigError
 from repro.paths import reference_dir
 from tests.checks.made import cell, consistent, lines, put, set_everywhere, write_record
 from tests.outcome import says
@@ -192,7 +192,7 @@ def test_unknown_files_are_refused_and_not_opened(record, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["run.json", "history.csv", "evaluations"])
-def test_a_link_a_pipe_a_folder_or_a_huge_file_is_refused_wherever_it_leads(record, tmp_path, name):
+def test_a_link_a_pipe_or_a_huge_file_is_refused_wherever_it_leads(record, tmp_path, name):
     folder = record()
     path, secret = folder / name, tmp_path / "secret"
     secret.write_text('{"secret": "hunter2"}')
@@ -209,24 +209,15 @@ def test_a_link_a_pipe_a_folder_or_a_huge_file_is_refused_wherever_it_leads(reco
         with path.open("xb") as file:
             file.truncate(2**40)
         assert f"{name} has {2**40} bytes; a record's has at most {LARGEST}" in objections(folder)["files"]
-        path.unlink()
-        path.mkdir()
-        assert name in objections(folder)["files"]
 
 
-def test_a_folder_that_is_a_link_or_none_or_cant_be_read(record, tmp_path, monkeypatch):
+def test_a_folder_that_is_a_link_or_none(record, tmp_path):
     folder, link = record(), tmp_path / "link"
     link.symlink_to(folder)
     assert "symbolic link" in objections(link)["files"]
-    for path in (tmp_path / "nothing", folder / "run.json", folder / "run.json" / "deeper"):
+    for path in (tmp_path / "nothing", folder / "run.json"):
         with pytest.raises(ConfigError, match="no such folder"):
             check_record(path)
-
-    def denied(path):
-        raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(StorageError, match="Permission denied"):
-        check_record(folder)
 
 
 @pytest.mark.parametrize("text", [

@@ -1,4 +1,4 @@
-"""`repro.evaluation.evaluate` from image files to a record: counts, stopped and finished tests, what is not mixed."""
+"""From image files to a record: counts, stopped and finished tests, weights of others, ensembles."""
 
 import json
 import os
@@ -11,18 +11,21 @@ import torch
 from PIL import Image
 from torchvision import models, transforms
 
+from repro import paper
 from repro.data.crops import open_rgb, resized
-from repro.errors import ConfigError, DataError, Stopped
+from repro.errors import ConfigError, DataError, Stopped, StorageError
 from repro.evaluation import evaluate as module
-from repro.evaluation.evaluate import read_arrays
+from repro.evaluation.evaluate import combine, read_arrays
+from repro.evaluation.metrics import error_counts
 from repro.evaluation.protocols import Scorer
+from repro.files import file_sha256
 from repro.models import build_model
 from repro.paths import results_dir
-from repro.runs import read_run
+from repro.runs import Run, read_run
 from repro.stopping import StopRequest
 from repro.weights import compose_for, import_weights, read_weights
 from tests.conftest import SHARED
-from tests.evaluation.made import CLASSES, make_images, make_run, make_weights, tiny
+from tests.evaluation.made import CLASSES, TINY, make_images, make_run, make_weights, tiny
 from tests.made_weights import akamaster_net, checkpoint, errors, mostly_right, prefixed, small_cifar, trained_like
 
 
@@ -153,14 +156,6 @@ def test_other_weights_images_and_networks_are_other_tests(few, weights, tmp_pat
     assert evaluate(root, weights, "center", "resume=never")[1]["images"] == 9
 
 
-def test_a_finished_test_in_tf32_is_read_where_the_precision_is_left_open(few, weights):
-    record = evaluate(few, weights)[1]
-    record_at().write_text(json.dumps(record | {"precision": "tf32"}))
-    assert "center crop, tf32)" in evaluate(few, weights)[0]
-    with pytest.raises(ConfigError, match="precision: tf32, now fp32; resume=never"):
-        evaluate(few, weights, "center", "machine.precision=fp32")
-
-
 def test_what_can_not_be_tested_is_named(few, weights, tmp_path):
     with pytest.raises(ConfigError, match="images of 5 classes"):
         evaluate(few, build_model(tiny(few, "model.num_classes=4").model), "center", "model.num_classes=4")
@@ -237,3 +232,86 @@ def test_probabilities_on_imagenet_are_those_of_torchvisions_own_preprocessing(t
     assert "weights of others: layout torchvision" in text
     in_order = sorted(range(8), key=lambda number: (labels[number], number))
     assert np.load(record_at().with_suffix(".npy")) == pytest.approx(expected[in_order].numpy(), abs=0.03)
+
+
+# ---- ensembles
+
+OVERRIDES = [*TINY[1:], "train.iterations=1", "train.lr_drops=[]", "evaluation.interval=1"]
+IMAGES = 2345
+LABELS = np.random.default_rng(0).integers(0, CLASSES, IMAGES)
+
+
+@pytest.fixture
+def pair(monkeypatch) -> None:
+    """An ensemble of two seeds in the place of those of experiments/ensembles."""
+    members = (paper.Member("imagenet_resnet18"), paper.Member("imagenet_resnet18", 1))
+    monkeypatch.setattr(paper, "ensemble", lambda name: paper.Ensemble(
+        "pair", "Two networks", "ten_crop", members, "table5/resnet-ilsvrc15"))
+
+
+def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarray:
+    """A finished run and its finished test, right more often than not; the probabilities."""
+    folder, generator = make_run(f"seed={seed}", weights=False), np.random.default_rng(seed + 10)
+    logits = generator.normal(size=(IMAGES, CLASSES)) + 1.2 * np.eye(CLASSES)[LABELS]
+    scores = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float16)
+    top1, top5 = error_counts(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
+    facts = {"protocol": "ten_crop", "experiment": "imagenet_resnet18", "seed": seed,
+             "identity": folder.parent.name.partition("@")[2], "weights_sha256": file_sha256(folder / "weights.pt"),
+             "data_fingerprint": "d", "precision": "fp32", "wiring_test": True, "schema": 1, "images": IMAGES,
+             "val_top1_error": 100 * top1 / IMAGES, "val_top5_error": 100 * top5 / IMAGES, "finished": True}
+    module.save(folder / "evaluations" / "ten_crop.json", facts | about, labels, scores)
+    return scores
+
+
+def test_an_ensemble_is_the_mean_of_its_members(pair):
+    members = [make_member(seed) for seed in (0, 1)]
+    text, values = combine("pair", OVERRIDES)
+    mean = np.mean([scores.astype(np.float64) for scores in members], axis=0)
+    ranks = (mean > mean[np.arange(IMAGES), LABELS][:, None]).sum(1)
+    top1, top5 = int((ranks >= 1).sum()), int((ranks >= 5).sum())
+    assert (values["top1_errors"], values["top5_errors"], values["images"]) == (top1, top5, IMAGES)
+    assert values["val_top5_error"] == 100 * top5 / IMAGES
+    alone = [member["val_top1_error"] for member in values["members"]]
+    assert values["val_top1_error"] < min(alone), "members that err differently are better together"
+    assert f"top-5 {values['val_top5_error']:.2f} %" in text
+    assert "WIRING TEST" in text
+    path, = (results_dir() / "ensembles").iterdir()
+    assert path.name.startswith("pair@"), "other runs than the paper's are kept apart"
+    assert json.loads(path.read_text()) == values
+    assert (values["paper_runs"], values["split"], values["protocol"]) == (False, "val", "ten_crop")
+    rows, = results_dir().glob("runs/*/seed1/evaluations/ten_crop.npy")
+    rows.write_bytes(rows.read_bytes()[:-1] + b"\x11")
+    with pytest.raises(StorageError, match=r"ten_crop\.npy was changed after the test.*resume=never"):
+        combine("pair", OVERRIDES)
+
+
+def test_missing_members_are_named_with_what_makes_them(pair):
+    make_run("seed=1", weights=False)
+    with pytest.raises(DataError) as caught:
+        combine("pair", OVERRIDES)
+    first, second = str(caught.value).splitlines()[1:]
+    assert "no finished run with weights: repro run experiment=imagenet_resnet18 seed=0" in first
+    assert "no finished test of these weights: repro eval experiment=imagenet_resnet18 seed=1" in second
+    with pytest.raises(ConfigError, match="names the experiments and seeds of its members"):
+        combine("pair", [*OVERRIDES, "++seed=1"])
+    assert not (results_dir() / "ensembles").exists()
+
+
+@pytest.mark.parametrize(("about", "message"), [
+    ({"data_fingerprint": "e"}, "on other images"), ({"labels": LABELS[::-1].copy()}, "on other images"),
+    ({"weights_sha256": "w"}, "seed=1 .*resume=never")], ids=["files", "labels", "weights"])
+def test_tests_that_do_not_belong_together_are_not_averaged(pair, about, message):
+    make_member(0)
+    make_member(1, **about)
+    with pytest.raises(DataError, match=message):
+        combine("pair", OVERRIDES)
+
+
+@pytest.mark.parametrize(("precision", "papers"), [("tf32", True), ("bf16", False)])
+def test_only_tests_in_the_papers_precision_make_the_papers_ensemble(pair, precision, papers, monkeypatch):
+    monkeypatch.setattr(Run, "is_paper_run", True)
+    for seed in (0, 1):
+        make_member(seed, precision=precision)
+    assert combine("pair", OVERRIDES)[1]["paper_runs"] is papers
+    path, = (results_dir() / "ensembles").iterdir()
+    assert (path.name == "pair.json") is papers

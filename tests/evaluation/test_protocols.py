@@ -3,16 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torchvision import transforms
 
-from repro.config import compose, paper_config
+from repro.config import compose
 from repro.data.imagenet_statistics import ImageStatistics, cache_path, write
 from repro.devices import resolve
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
-from repro.evaluation.protocols import Scorer, dense_probabilities, read_mean, ten_crops
+from repro.evaluation.protocols import Scorer, dense_logits, read_mean, ten_crops
 from repro.models import build_model
-from repro.models.resnet import ImageNetNet, Vgg, imagenet_config
 from repro.paths import results_dir
 from tests.evaluation.made import TINY, scattered
 
@@ -133,57 +131,18 @@ def test_outputs_that_are_no_numbers_and_too_little_memory_are_errors(model, mon
         scorer(model, "center")(crops)
 
 
-@pytest.fixture(scope="module")
-def resnet() -> nn.Module:
-    """ResNet-18 of 11 classes in float64, evaluation mode."""
-    torch.manual_seed(0)
-    return scattered(ImageNetNet(imagenet_config(18, num_classes=11))).double().eval()
-
-
-def sliding(features: torch.Tensor, head, window: int) -> torch.Tensor:
-    """The mean of head's softmax over all window x window parts of one image's feature map (C, h, w)."""
-    _, height, width = features.shape
-    parts = [features[:, top : top + window, left : left + window]
-             for top in range(height - window + 1) for left in range(width - window + 1)]
-    return torch.stack([head(part).softmax(0) for part in parts]).mean(0)
-
-
 @pytest.mark.parametrize(("height", "width", "window"), [(225, 291, 7), (63, 97, 2), (95, 33, 1)])
 @torch.no_grad()
-def test_a_resnet_equals_sliding_windows_then_fc_and_softmax(resnet, height, width, window):
+def test_a_resnet_at_all_positions_equals_sliding_windows(exact, height, width, window):
     images = 60 * torch.randn(1, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = dense_probabilities(resnet, images, window)
-    wanted = torch.stack([sliding(features, lambda part: resnet.fc(part.mean((1, 2))), window)
-                          for features in resnet.features(images)])
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    found, features = dense_logits(exact, images, window), exact.features(images)
+    for top in range(found.shape[2]):
+        for left in range(found.shape[3]):
+            part = features[:, :, top : top + window, left : left + window]
+            torch.testing.assert_close(found[:, :, top, left], exact.fc(part.mean((2, 3))), rtol=1e-10, atol=1e-12)
+    assert found.shape[2:] == (features.shape[2] - window + 1, features.shape[3] - window + 1)
     crop = images[:, :, : 32 * window, : 32 * window]
-    torch.testing.assert_close(dense_probabilities(resnet, crop, window), resnet(crop).softmax(1), rtol=1e-10, atol=0)
-    pooled = resnet(images).softmax(1)  # one average over the whole map, as torchvision's networks do: not the paper's
-    assert (found - pooled).abs().max() > 1e-6
-
-
-@pytest.fixture(scope="module")
-def vgg() -> nn.Module:
-    """VGG-16's form in float64 with narrow fully-connected layers and a single convolution for a feature map."""
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        net = Vgg(paper_config("imagenet_vgg16").model)
-    kinds = [type(layer).__name__ for layer in net.classifier]
-    assert kinds == ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
-    net.features = nn.Sequential(nn.Conv2d(3, 6, 32, stride=32))
-    net.classifier = nn.Sequential(nn.Linear(6 * 49, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 9), nn.ReLU(),
-                                   nn.Dropout(), nn.Linear(9, 5))
-    return net.double().eval()
-
-
-@torch.no_grad()
-def test_vggs_fully_connected_layers_become_convolutions(vgg):
-    images = 3 * torch.randn(2, 3, 260, 331, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    wanted = torch.stack([sliding(features, lambda part: vgg.classifier(part.flatten()), 7)
-                          for features in vgg.features(images)])
-    torch.testing.assert_close(dense_probabilities(vgg, images), wanted, rtol=1e-10, atol=1e-12)
-    crop = images[:, :, :224, :224]
-    torch.testing.assert_close(dense_probabilities(vgg, crop), vgg(crop).softmax(1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(dense_logits(exact, crop, window)[:, :, 0, 0], exact(crop), rtol=1e-10, atol=1e-12)
 
 
 def statistics(size: int) -> ImageStatistics:
@@ -194,26 +153,24 @@ def statistics(size: int) -> ImageStatistics:
 @pytest.mark.parametrize(("size", "per_pixel"), [(224, True), (32, False)])
 def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, size, per_pixel):
     config = compose([*TINY, f"data.crop_size={size}", "data.test_shorter_side=256"])
-    with pytest.raises(DataError, match="no mean image: neither"):
-        read_mean(config, tmp_path / "x.pt", "f")
     found = statistics(224)
     write(cache_path(results_dir(), "f"), found)
     mean, std = read_mean(config, tmp_path / "x.pt", "f")
     assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(32))
     assert std is None
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="no mean image: neither"):
         read_mean(config, tmp_path / "x.pt", "another set")
 
 
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
     write(cache_path(results_dir(), "f"), statistics(224))
-    for mean in (np.ones((3, 32, 32), np.float32), np.ones((3, 1, 1), np.float32)):
-        np.savez(tmp_path / "mean.npz", mean=mean)
-        assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), mean)
+    for size in (1, 32):
+        write(tmp_path / "mean.npz", found := statistics(size), size)
+        assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), found.mean)
 
 
-@pytest.mark.parametrize("mean", [np.ones((3, 31, 31)), np.full((3, 1, 1), np.nan), None], ids=str)
+@pytest.mark.parametrize("mean", [np.ones(3), np.full((3, 1, 1), np.nan), None], ids=str)
 def test_what_is_no_mean_is_an_error(tmp_path, mean):
-    np.savez(tmp_path / "mean.npz", **({} if mean is None else {"mean": mean}))
-    with pytest.raises(StorageError, match=r"mean\.npz"):
+    np.savez(tmp_path / "mean.npz", covariance=np.eye(3), **({} if mean is None else {"mean": mean}))
+    with pytest.raises(StorageError, match=r"mean\.npz holds no mean image"):
         read_mean(compose(TINY), tmp_path / "x.pt", "f")

@@ -74,7 +74,6 @@ def test_show_names_settings_schedule_cost_and_folder(direct):
                   "parameters: 1,727,962", "table6/resnet-110", "23.9 h on AMD EPYC", "cost_cifar_very_deep.json",
                   config_hash(with_precision(paper_config("cifar_resnet110"), Precision.fp32))):
         assert words in out, words
-    assert "schedule:\n  not trained here" in direct("show", "experiment=imagenet_vgg16").out
 
 
 def test_show_of_a_changed_run_says_what_changed(direct):

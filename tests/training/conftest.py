@@ -8,7 +8,7 @@ import torch
 from repro.errors import Stopped
 from repro.models import build_model
 from repro.stopping import StopRequest
-from repro.training import measurements, train
+from repro.training import train
 from repro.training.step import TrainStep
 from tests.made import run_config, tiny_config, tiny_data
 
@@ -19,11 +19,8 @@ WORDS = ("train.iterations=16", "train.lr_drops=[8,12]", "evaluation.interval=4"
 
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
-    """Runs train on made-up images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "load_data", lambda *_: tiny_data())
-    monkeypatch.setattr(measurements, "load_arrays", lambda config: None)
-    monkeypatch.setattr(measurements, "on_device", lambda arrays, config, device: tiny_data())
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +52,6 @@ def make_step(*overrides):
 
 
 def weights_of(run):
-    """The weights that a run ended with."""
     return torch.load(run.folder / "weights.pt", weights_only=True)
 
 

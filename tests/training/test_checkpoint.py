@@ -1,6 +1,5 @@
 """Checkpoints give the state back; no damage, interruption, other version or hostile content passes."""
 
-import errno
 import hashlib
 import json
 import os
@@ -13,11 +12,8 @@ import torch
 from repro.errors import StorageError
 from repro.training import checkpoint
 
-CPU = torch.device("cpu")
-
 
 def state_of(iteration):
-    """A state that tells which iteration it is of."""
     return {"iteration": iteration, "weight": torch.full((300,), float(iteration)), "names": ["a", "b"]}
 
 
@@ -32,7 +28,7 @@ def names(folder):
 
 def load(folder):
     """The iteration of the newest checkpoint, checked against all of its state."""
-    state, meta = checkpoint.load_newest(folder, CPU)
+    state, meta = checkpoint.load_newest(folder)
     assert meta["iteration"] == state["iteration"]
     assert torch.equal(state["weight"], state_of(state["iteration"])["weight"])
     assert meta["utc"] == "now"
@@ -44,8 +40,7 @@ def test_a_checkpoint_is_one_file_and_its_json_and_the_last_two_stay(tmp_path):
         save(tmp_path, iteration)
         assert load(tmp_path) == iteration
     assert names(tmp_path) == [f"checkpoint-0000000{iteration}.{end}" for iteration in (2, 3) for end in ("json", "pt")]
-    payload = checkpoint.serialize(state_of(3))
-    assert (tmp_path / "checkpoint-00000003.pt").read_bytes() == payload
+    payload = (tmp_path / "checkpoint-00000003.pt").read_bytes()
     facts = {"schema": 2, "iteration": 3, "bytes": len(payload), "utc": "now"}
     assert json.loads((tmp_path / "checkpoint-00000003.json").read_text()) == facts | {
         "sha256": hashlib.sha256(payload + json.dumps(facts, sort_keys=True).encode()).hexdigest()}
@@ -54,7 +49,7 @@ def test_a_checkpoint_is_one_file_and_its_json_and_the_last_two_stay(tmp_path):
     assert load(tmp_path) == 3
 
 
-@pytest.mark.parametrize("stop", range(8))
+@pytest.mark.parametrize("stop", range(5))
 def test_a_save_that_is_interrupted_at_any_point_loses_no_checkpoint(tmp_path, monkeypatch, stop, caplog):
     class Killed(BaseException):
         pass
@@ -79,13 +74,13 @@ def test_a_save_that_is_interrupted_at_any_point_loses_no_checkpoint(tmp_path, m
 
 
 @pytest.mark.fault(26)
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "longer", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped"])
 def test_a_damaged_checkpoint_gives_one_message_and_the_one_before(tmp_path, damage, caplog):
     save(tmp_path, 1, 2)
     path = tmp_path / "checkpoint-00000002.pt"
     content = path.read_bytes()
     middle = len(content) // 2
-    path.write_bytes({"missing": b"", "empty": b"", "cut": content[:-1], "longer": content + b"x", "flipped":
+    path.write_bytes({"missing": b"", "empty": b"", "cut": content[:-1], "flipped":
                       content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[damage])
     if damage == "missing":
         path.unlink()
@@ -99,7 +94,7 @@ def test_a_full_disk_leaves_the_one_before_and_remove_all_leaves_nothing(tmp_pat
     save(tmp_path, 1)
 
     def full(path, value):
-        raise StorageError("can't write") from OSError(errno.ENOSPC, "full")
+        raise StorageError("can't write")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_json", full)
         with pytest.raises(StorageError):
@@ -114,37 +109,30 @@ def test_a_full_disk_leaves_the_one_before_and_remove_all_leaves_nothing(tmp_pat
     assert names(tmp_path) == ["run.json"]
 
 
-@pytest.mark.fault(28)
-def test_a_malicious_checkpoint_is_refused_and_not_executed(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path}/executed",)
+class Evil:
+    """What would run a command where it is unpickled."""
 
-    save(tmp_path, 1)
-    forge(tmp_path, pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(StorageError, match="no usable checkpoint is left; resume=never"):
-        load(tmp_path)
-    assert not (tmp_path / "executed").exists()
+    def __reduce__(self):
+        return os.system, ("touch executed",)
 
 
-def forge(folder, content=None, **facts):
-    """Another content or other facts of checkpoint 1, with a hash that agrees."""
-    path = folder / "checkpoint-00000001.pt"
-    path.write_bytes(content or path.read_bytes())
-    meta = json.loads(path.with_suffix(".json").read_text()) | facts
-    path.with_suffix(".json").write_text(json.dumps(meta | {"sha256": checkpoint.digest(path.read_bytes(), meta)}))
-
-
-@pytest.mark.fault(29)
+@pytest.mark.fault(28, 29)
 @pytest.mark.parametrize(("content", "facts", "message"), [
+    (pickle.dumps(Evil(), protocol=2), {}, "unreadable (UnpicklingError)"),
     (None, {"schema": 3}, "of schema 3; this version of repro reads up to 2"),
     (b"a form that this torch does not know", {"versions": {"torch": "99.0"}}, "torch 99.0 wrote it, this is ")])
-def test_a_checkpoint_of_a_newer_version_says_which(content, facts, message, tmp_path, caplog):
+def test_a_checkpoint_that_is_hostile_or_of_a_newer_version_is_refused(content, facts, message, tmp_path, caplog,
+                                                                       monkeypatch):
+    monkeypatch.chdir(tmp_path)
     save(tmp_path, 1)
-    forge(tmp_path, content, **facts)
-    with pytest.raises(StorageError):
+    path = tmp_path / "checkpoint-00000001.pt"
+    path.write_bytes(content or path.read_bytes())
+    meta = json.loads(path.with_suffix(".json").read_text()) | facts  # with a hash that agrees
+    path.with_suffix(".json").write_text(json.dumps(meta | {"sha256": checkpoint.digest(path.read_bytes(), meta)}))
+    with pytest.raises(StorageError, match="no usable checkpoint is left; resume=never"):
         load(tmp_path)
     assert message in caplog.text
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.fault(29)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from repro import files, runs
@@ -22,6 +21,7 @@ from repro.schema import Device
 from repro.training import checkpoint, distributed, step
 from repro.training.distributed import World, check_shares, count_processes, plan, rank_from_environment
 from tests.made import run_config, tiny_config, tiny_data, with_machine
+from tests.training.conftest import same_end, weights_of
 from tests.warm import complete
 
 # 8 layers on synthetic images. Steady: so few and small steps that rounding does not grow: it does, tenfold in a step.
@@ -61,12 +61,8 @@ def children_of(process: subprocess.Popen[str]) -> list[int]:
     return sorted(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
 
 
-# ---- two processes
-
-
 @pytest.mark.fault(35)
 def test_two_processes_train_as_one_within_rounding(tmp_path, monkeypatch):
-    """Whatever the environment says of a meeting place."""
     monkeypatch.setenv("MASTER_ADDR", "example.invalid")
     monkeypatch.setenv("MASTER_PORT", "29500")
     one, two = (run_config(compose([*STEADY, f"devices={number}", f"results={tmp_path / str(number)}"]))
@@ -76,9 +72,8 @@ def test_two_processes_train_as_one_within_rounding(tmp_path, monkeypatch):
         assert own["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
         assert own["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
         assert own["train_top1_error"] == other["train_top1_error"]
-    weights = [torch.load(run.folder / "weights.pt", weights_only=True) for run in (two, one)]
     for name, before in build_model(one.record.config.model, 0, 8).state_dict().items():
-        change, expected = (found[name].double() - before for found in weights)
+        change, expected = (weights_of(run)[name].double() - before for run in (two, one))
         assert float((change - expected).norm()) <= 5e-3 * float(expected.norm()), name
     assert two.record.environment.devices == 2
     assert (two.identity, two.record.data) == (one.identity, one.record.data)
@@ -91,19 +86,16 @@ def test_a_signal_stops_all_with_one_state_and_as_many_go_on_exactly(tmp_path):
     said = finish(start("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "repro", "run",
                         *SHORT, f"results={tmp_path / 'alone'}"))
     assert (said.count("iterations from the start"), said.count("iteration 4/12")) == (1, 1), "one speaks for both"
-    results, alone = tmp_path / "results", the_run(tmp_path / "alone")
-    command = ("-m", "repro", "run", *SHORT, f"results={results}")
-    process = start(*command, "devices=2")
-    folder = wait_for_a_test(process, results)
+    results = tmp_path / "results"
+    command = ("-m", "repro", "run", *SHORT, f"results={results}", "devices=2")
+    process = start(*command)
+    wait_for_a_test(process, results)
     process.send_signal(signal.SIGTERM)
-    text = finish(process, 75)
-    assert text.count("stopped by SIGTERM at iteration") == 1
+    assert finish(process, 75).count("stopped by SIGTERM at iteration") == 1
     assert the_run(results).status == "interrupted"
     shutil.copytree(results, tmp_path / "copy")
-    finish(start(*command, "devices=2"))
-    assert (folder / "history.csv").read_bytes() == (alone.folder / "history.csv").read_bytes()
-    own, other = (torch.load(run / "weights.pt", weights_only=True) for run in (folder, alone.folder))
-    assert all(torch.equal(own[name], other[name]) for name in other)
+    finish(start(*command))
+    assert same_end(the_run(results), the_run(tmp_path / "alone"))
     done = complete("run", *SHORT, f"results={tmp_path / 'copy'}", cwd=tmp_path, env=os.environ)
     assert "devices 2 until now, 1 from here on" in done.stdout
     assert the_run(tmp_path / "copy").finished
@@ -172,9 +164,6 @@ def test_processes_that_were_asked_for_different_runs_end_with_both_values(tmp_p
     for process in processes:
         assert "asked for different runs (seed: 30 and 31); devices=1" in finish(process, 2)
     assert not list(tmp_path.glob("runs/*/*/run.json"))
-
-
-# ---- without processes
 
 
 @pytest.mark.fault(7)

@@ -9,7 +9,7 @@ from repro.config import compose
 from repro.devices import resolve
 from repro.errors import ConfigError, OutOfMemoryError
 from repro.schema import Engine
-from repro.training.step import Execution, TrainStep
+from repro.training.step import Execution
 from tests.made import run_config, tiny_config
 from tests.training.conftest import WORDS, make_step, same_end
 
@@ -80,21 +80,6 @@ def test_replayed_updates_are_the_eager_ones_bit_for_bit(tapes):
     assert int(replayed.step.failed_at) == -1
 
 
-def test_a_value_that_python_computes_in_the_step_would_be_noticed(tapes, monkeypatch):
-    """Negative control: a rate taken from the host's schedule is frozen in the graph."""
-    original = TrainStep.learning_rate
-
-    def on_the_host(self):
-        return torch.full_like(original(self), self.schedule.rate(int(self.iteration)))
-
-    monkeypatch.setattr(TrainStep, "learning_rate", on_the_host)
-    eager, replayed = make(*WORDS[:3], "engine=eager"), make(*WORDS[:3], "engine=graph")
-    eager.advance(10)  # a drop at 8
-    replayed.advance(10)
-    with pytest.raises(AssertionError):
-        assert_same(eager.step, replayed.step)
-
-
 def test_a_run_with_graphs_that_stops_in_between_is_the_eager_one_bit_for_bit(tapes, made_up, stop_after, alone):
     config = tiny_config(*WORDS, "engine=graph")
     for count in (5, 6):
@@ -131,30 +116,6 @@ def test_auto_is_graphs_on_cuda_and_eager_elsewhere(monkeypatch):
 
 
 # ---- the structure of the step that a graph needs
-
-
-class Operations(TorchDispatchMode):
-    """Counts what would be a kernel on a GPU: all but views and empty tensors."""
-
-    free = ("view", "detach", "select", "slice", "expand", "unsqueeze", "t", "as_strided", "permute", "_unsafe_view",
-            "alias", "transpose", "empty", "empty_like", "empty_strided", "split", "_reshape_alias", "squeeze")
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function._schema.name.partition("::")[2] not in self.free
-        return function(*args, **(kwargs or {}))
-
-
-def test_a_step_launches_little_beside_the_network():
-    step = make_step("model.blocks_per_stage=3")
-    step()
-    images, labels = step.batch(step.iteration)
-    with Operations() as network:
-        torch.nn.functional.cross_entropy(step.model(images), labels).backward()
-    with Operations() as single:
-        step()
-    counting = network.count - len(step.norms)  # each layer counts its batches there, the step counts them at once
-    assert single.count - counting <= 78
 
 
 class Structure(TorchDispatchMode):

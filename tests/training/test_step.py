@@ -1,6 +1,7 @@
 """One training step, its counters, warm-up and optimizer, on made-up data, against rules written out here."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_a_net_learns_the_made_up_set_and_counts_what_it_sees():
     step, errors, losses = make_step(), 0, 0.0
     for _ in range(5):
         images, labels = step.batch(step.iteration)
-        logits = copy.deepcopy(step.model)(images)
+        logits = copy.deepcopy(step.model)(images).detach()
         errors += int((logits.argmax(1) != labels).sum())
         losses += float(F.cross_entropy(logits, labels))
         advance(step, 1)
@@ -54,11 +55,8 @@ def test_the_device_schedule_equals_the_pure_one_at_every_iteration():
         assert float(step.learning_rate()) == pytest.approx(step.schedule.rate(iteration), rel=1e-6)
 
 
-# ---- warm-up
-
-
 def feed_errors(step, errors):
-    """Run the warm-up's bookkeeping alone, one mini-batch of 16 after the other; where it ended or -1."""
+    """Where the warm-up ended, or -1, by its bookkeeping alone."""
     for count in errors:
         step.iteration.add_(1)
         step.update_warmup(torch.tensor(count), torch.tensor(True))
@@ -78,10 +76,8 @@ def reference_warmup_end(schedule, errors):
 @pytest.mark.parametrize("kind", ["error80", "fixed400"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_warmup_on_the_device_equals_the_pure_rule(kind, seed):
-    generator = torch.Generator().manual_seed(seed)
-    level = 17 - torch.arange(150) // 25
-    errors = [int(min(16, torch.randint(max(1, int(high) - 3), int(high) + 1, (1,), generator=generator)))
-              for high in level]
+    draw = random.Random(seed)
+    errors = [min(16, draw.randint(14 - number // 25, 17 - number // 25)) for number in range(150)]
     step = make_step(f"train.warmup={kind}", "train.warmup_window=10", "train.warmup_max=120")
     if kind == "fixed400":
         assert step.schedule.warmup_max == 400
@@ -98,9 +94,6 @@ def test_the_warmup_never_comes_back_and_the_next_update_has_the_full_rate():
         advance(step, 1)
         rates.append(round(float(step.optimizer.rate), 6))
     assert rates == [0.01, 0.01, 0.01, 0.05, 0.05]
-
-
-# ---- what is not finite, and 16 bits
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():
@@ -168,14 +161,19 @@ def run_ours(config, rates):
 
 
 def run_reference(form, config, rates, decay_all=True):
-    """Caffe: v = m v + lr g, w = w - v. torch: b = m b + g, w = w - lr b; nesterov: w = w - lr (g + m b)."""
-    weights = [parameter.detach().double() for parameter in start().parameters()]
-    buffers = [torch.zeros_like(weight) for weight in weights]
+    """Caffe (v = m v + lr g, w = w - v) written out, the others by torch's own SGD, in float64."""
+    weights, decay = list(start().double().parameters()), config.weight_decay
+    sgd = torch.optim.SGD(weights, momentum=0.9, weight_decay=decay, nesterov=form == "nesterov")
+    velocities = [torch.zeros_like(weight) for weight in weights]
     for step, rate in enumerate(rates):
-        for weight, buffer in zip(weights, buffers, strict=True):
-            g = gradient(weight, step) + config.weight_decay * weight * (decay_all or weight.ndim > 1)
-            buffer.mul_(config.momentum).add_(rate * g if form == "caffe" else g)
-            weight -= {"caffe": buffer, "torch": rate * buffer, "nesterov": rate * (g + config.momentum * buffer)}[form]
+        sgd.param_groups[0]["lr"] = rate
+        for weight, velocity in zip(weights, velocities, strict=True):
+            weight.grad = gradient(weight.detach(), step)
+            if form == "caffe":
+                velocity.mul_(0.9).add_(rate * (weight.grad + decay * weight.detach() * (decay_all or weight.ndim > 1)))
+                weight.data -= velocity
+        if form != "caffe":
+            sgd.step()
     return weights
 
 
@@ -190,19 +188,6 @@ def test_each_form_of_momentum_equals_its_own_rule_and_no_other(form):
              for other in ("caffe", "torch", "nesterov")}
     assert apart.pop(form) < 2e-6
     assert min(apart.values()) > 1e-3
-
-
-def test_both_forms_agree_while_the_rate_stays_and_torchs_is_torchs_own():
-    rates, model = [0.05] * 12, start().double()
-    caffe, ours = (run_ours(tiny_config("train.weight_decay=0.01", f"train.momentum_form={form}").train, rates)
-                   for form in ("caffe", "torch"))
-    sgd = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
-    for step in range(12):
-        for parameter in model.parameters():
-            parameter.grad = gradient(parameter.detach(), step)
-        sgd.step()
-    assert distance(caffe, ours) < 2e-6
-    assert distance(ours, model.parameters()) < 2e-6
 
 
 def test_decay_on_weights_only_spares_the_bias():

@@ -1,40 +1,39 @@
-"""The networks: golden counts, plain against residual, where shortcuts project, initial values, torchvision, NumPy."""
+"""The networks: golden counts, where shortcuts project, initial values, outputs in NumPy and torchvision."""
 
 import functools
-import re
 from collections import Counter
 
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro import paper
+from repro import models, paper
 from repro.config import compose
-from repro.models import build_model
-from repro.models.blocks import BasicBlock, Bottleneck, ProjectionShortcut, ZeroPadShortcut, weighted_layers
-from repro.models.resnet import TABLE_1, imagenet_config
-from repro.schema import DEPTHS, Family, ShortcutOption, StrideIn
+from repro.models import TABLE_1, BasicBlock, Bottleneck, ProjectionShortcut, ZeroPadShortcut, build_model
+from repro.schema import DEPTHS, Family
+from repro.weights import TORCHVISION, their_key
 from tests.reference_numpy import ReferenceNet
 
-A, B, C = ShortcutOption
 CIFAR10, IMAGENET = (paper.golden_counts(name) for name in ("cifar10", "imagenet"))
 
 
 @functools.cache
-def config(*overrides):
-    return compose(["experiment=cifar_resnet20", *overrides]).model
+def config(*overrides, experiment="cifar_resnet20"):
+    return compose([f"experiment={experiment}", *overrides]).model
 
 
-def on_meta(settings, *arguments):
+def imagenet(layers, *overrides):
+    """A network of Table 1, with option B unless it is overridden."""
+    return config(f"model.depth={layers}", *overrides, experiment="imagenet_optB")
+
+
+def on_meta(settings):
     """The network without values."""
     with torch.device("meta"):
-        return build_model(settings, *arguments)
-
-
-def parameters(model):
-    return sum(p.numel() for p in model.parameters())
+        return build_model(settings)
 
 
 def randomize(model, seed=0):
@@ -50,28 +49,31 @@ def randomize(model, seed=0):
 
 # ---- counts
 
-@pytest.mark.parametrize(("depth", "option"), [(20, "A"), (56, "B"), (110, "C"), (1202, "A")])
-def test_golden_parameters_of_cifar10(depth, option):
-    model = on_meta(config(f"model.depth={depth}", f"model.shortcut_option={option}"))
-    assert parameters(model) == CIFAR10[depth].parameters[option]
-    assert len(list(weighted_layers(model))) == depth
+@pytest.mark.parametrize(("experiment", "golden"), [("cifar_resnet20", CIFAR10), ("imagenet_optB", IMAGENET)])
+def test_golden_parameters(experiment, golden):
+    for layers, counts in golden.items():
+        for option, number in list(counts.parameters.items())[: 1 if layers == 1202 else 3]:
+            model = on_meta(config(f"model.depth={layers}", f"model.shortcut_option={option}", experiment=experiment))
+            assert sum(values.numel() for values in model.parameters()) == number
+            assert len(list(models.weighted_layers(model))) == layers
 
 
-@pytest.mark.parametrize("layers", TABLE_1)
-def test_golden_parameters_of_imagenet(layers):
-    for option, number in IMAGENET[layers].parameters.items():
-        model = on_meta(imagenet_config(layers, shortcut_option=ShortcutOption[option]))
-        assert parameters(model) == number
-        assert len(list(weighted_layers(model))) == layers
-
-
-@pytest.mark.parametrize(("depth", "family"), [(20, "plain"), (110, "residual")])
-def test_golden_multiply_adds(depth, family):
-    model = on_meta(config(f"model.depth={depth}", f"model={family}"))
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, 32, 32))
-    assert parameters(model) == CIFAR10[depth].parameters["A"]
-    assert counter.get_total_flops() / 2 == pytest.approx(CIFAR10[depth].multiply_adds["A"], rel=2e-4)
+@pytest.mark.parametrize(("settings", "side", "golden"), [
+    (config("model=plain"), 32, CIFAR10[20].multiply_adds["A"]),
+    (config("model.depth=110"), 32, CIFAR10[110].multiply_adds["A"]),
+    (imagenet(34), 224, IMAGENET[34].multiply_adds["B"]), (imagenet(50), 224, IMAGENET[50].multiply_adds["B"]),
+    (imagenet(50, "model.stride_in=conv3x3"), 224, IMAGENET[50].multiply_adds_stride_in_3x3)],
+    ids=["plain-20", "resnet-110", "resnet-34", "resnet-50", "resnet-50-v1.5"])
+def test_golden_multiply_adds(settings, side, golden):
+    """Convolutions and the fully-connected layer, as far as they are printed there (half of the fourth digit)."""
+    model = on_meta(settings).eval()
+    for module in list(model.modules()):  # batch normalization takes most of the time
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, side, side))
+    assert counter.get_total_flops() / 2 == pytest.approx(golden, rel=2e-4)
 
 
 def test_the_blocks_are_those_of_table_1():
@@ -81,7 +83,7 @@ def test_the_blocks_are_those_of_table_1():
     assert set(TABLE_1) == set(DEPTHS[Family.residual])
 
 
-# ---- shortcuts
+# ---- shortcuts and blocks
 
 SHORTCUTS = {
     "CIFAR-10 A": (config(), [nn.Identity] * 3 + [ZeroPadShortcut, nn.Identity, nn.Identity] * 2),
@@ -89,12 +91,10 @@ SHORTCUTS = {
                    [nn.Identity] * 3 + [ProjectionShortcut, nn.Identity, nn.Identity] * 2),
     "CIFAR-10 C": (config("model.shortcut_option=C"), [ProjectionShortcut] * 9),
     "plain": (config("model=plain"), [type(None)] * 9),
-    "34 A": (imagenet_config(34, shortcut_option=A), {ZeroPadShortcut: 3, nn.Identity: 13}),
-    "34 B": (imagenet_config(34), {ProjectionShortcut: 3, nn.Identity: 13}),
-    "34 C": (imagenet_config(34, shortcut_option=C), {ProjectionShortcut: 16}),
-    "50 B": (imagenet_config(50), {ProjectionShortcut: 4, nn.Identity: 12}),
-    "50 A": (imagenet_config(50, shortcut_option=A), {ZeroPadShortcut: 4, nn.Identity: 12}),
-}
+    "34 A": (imagenet(34, "model.shortcut_option=A"), {ZeroPadShortcut: 3, nn.Identity: 13}),
+    "34 B": (imagenet(34), {ProjectionShortcut: 3, nn.Identity: 13}),
+    "34 C": (imagenet(34, "model.shortcut_option=C"), {ProjectionShortcut: 16}),
+    "50 B": (imagenet(50), {ProjectionShortcut: 4, nn.Identity: 12})}
 
 
 @pytest.mark.parametrize("name", SHORTCUTS)
@@ -106,9 +106,17 @@ def test_where_each_option_projects(name):
     assert (found if isinstance(kinds, list) else Counter(found)) == kinds
 
 
-@pytest.mark.parametrize(("stride_in", "strides"), [(StrideIn.first_1x1, (2, 1, 1)), (StrideIn.conv3x3, (1, 2, 1))])
+def test_option_a_takes_even_positions_and_adds_zero_channels_behind_or_on_both_sides():
+    """On both sides: akamaster's F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))."""
+    x = torch.randn(2, 16, 8, 8)
+    for words, zeros in (((), (0, 16)), (("model.zero_padding=both_sides",), (8, 8))):
+        out = build_model(config(*words)).stage2[0].shortcut(x)
+        assert torch.equal(out, F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, *zeros)))
+
+
+@pytest.mark.parametrize(("stride_in", "strides"), [("first_1x1", (2, 1, 1)), ("conv3x3", (1, 2, 1))])
 def test_where_a_bottleneck_has_its_stride(stride_in, strides):
-    model = on_meta(imagenet_config(50, stride_in=stride_in))
+    model = on_meta(imagenet(50, f"model.stride_in={stride_in}"))
     for name in ("conv3_x", "conv4_x", "conv5_x"):
         first, second = getattr(model, name)[0], getattr(model, name)[1]
         assert tuple(getattr(first, f"conv{i}").stride[0] for i in (1, 2, 3)) == strides
@@ -117,11 +125,64 @@ def test_where_a_bottleneck_has_its_stride(stride_in, strides):
     assert all(conv.stride == (1, 1) for conv in model.conv2_x.modules() if isinstance(conv, nn.Conv2d))
 
 
+def test_a_bottleneck_is_its_formula():
+    """Fig. 5 (right) with option A and without a shortcut, written out."""
+    block = randomize(Bottleneck(64, 256, 2, imagenet(50, "model.shortcut_option=A"), 0))
+    x = torch.randn(2, 64, 6, 6, dtype=torch.float64)
+    state = block.state_dict()
+
+    def layer(number, x, **settings):
+        out = F.conv2d(x, state[f"conv{number}.weight"], **settings)
+        mean, var, weight, bias = (state[f"bn{number}.{name}"][:, None, None]
+                                   for name in ("running_mean", "running_var", "weight", "bias"))
+        return (out - mean) / (var + 1e-5).sqrt() * weight + bias
+
+    out = layer(3, layer(2, layer(1, x, stride=2).relu(), padding=1).relu())
+    expected = out.clone()
+    expected[:, :64] += x[:, :, ::2, ::2]
+    plain = Bottleneck(64, 256, 2, config("model=imagenet_plain", experiment="imagenet_plain34"), 0).double().eval()
+    plain.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.allclose(block(x), expected.relu(), atol=1e-10)
+        assert torch.allclose(plain(x), out.relu(), atol=1e-10)
+
+
+# ---- batch normalization over groups
+
+def test_the_running_averages_of_groups_do_not_depend_on_which_device_has_them():
+    torch.manual_seed(0)
+    whole, first, second = (models.GroupedBatchNorm2d(5, 4, 1e-5, 0.1) for _ in range(3))
+    for _ in range(3):
+        x = 3 * torch.randn(16, 5, 2, 2) + 1
+        whole(x), first(x[:8]), second(x[8:])
+    for name in ("running_mean", "running_var"):
+        mean = (getattr(first, name) + getattr(second, name)) / 2
+        assert torch.allclose(getattr(whole, name), mean, atol=1e-6)
+        assert not torch.allclose(getattr(whole, name), getattr(first, name), atol=1e-3)
+
+
+@pytest.mark.fault(82)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_batch_norm_group_normalizes_each_group_by_itself_and_keeps_the_type_of_its_buffers(dtype):
+    grouped = models.GroupedBatchNorm2d(5, 4, 1e-5, 0.1).to(dtype)
+    x = torch.randn(8, 5, 3, 3, dtype=dtype) * torch.arange(1, 9, dtype=dtype)[:, None, None, None]
+    expected = torch.cat([nn.BatchNorm2d(5).to(dtype)(part) for part in x.split(4)])
+    assert torch.equal(grouped(x), expected)
+    assert not torch.allclose(nn.BatchNorm2d(5).to(dtype)(x), expected, atol=1e-2)
+    assert grouped.running_var.dtype == dtype
+    assert int(grouped.num_batches_tracked) == 1
+    mean = torch.stack([part.mean((0, 2, 3)) for part in x.split(4)]).mean(0)
+    assert torch.allclose(grouped.running_mean, 0.1 * mean, rtol=0.02, atol=1e-3)
+    evaluated = F.batch_norm(x, grouped.running_mean, grouped.running_var, grouped.weight, grouped.bias, eps=1e-5)
+    assert torch.equal(grouped.eval()(x), evaluated)
+
+
 # ---- initial values
 
-@pytest.mark.parametrize("settings", [(config("model=plain"), config(), config("model.shortcut_option=C")),
-                                      (imagenet_config(18, Family.plain), imagenet_config(18, shortcut_option=C))],
-                         ids=["CIFAR-10", "ImageNet"])
+@pytest.mark.parametrize("settings", [
+    (config("model=plain"), config(), config("model.shortcut_option=C")),
+    (config("model.depth=18", experiment="imagenet_plain18"), imagenet(18, "model.shortcut_option=C"))],
+    ids=["CIFAR-10", "ImageNet"])
 def test_layers_that_networks_share_start_from_the_same_values(settings):
     plain, *others = (build_model(one, 7).state_dict() for one in settings)
     for other in others:
@@ -177,17 +238,14 @@ def test_the_forward_pass_equals_the_network_in_numpy_in_float64(option):
             assert torch.allclose(model.state_dict()[key], torch.from_numpy(values), atol=1e-9), key
 
 
-def theirs(key: str) -> str:
-    """torchvision's name of one of our parameters."""
-    key = re.sub(r"conv(\d)_x\.", lambda match: f"layer{int(match[1]) - 1}.", key)
-    return key.replace("shortcut.conv.", "downsample.0.").replace("shortcut.bn.", "downsample.1.")
+theirs = functools.partial(their_key, TORCHVISION)
 
 
 @pytest.mark.parametrize(("layers", "stride_in", "equal"), [
-    (34, StrideIn.first_1x1, True), (50, StrideIn.conv3x3, True), (50, StrideIn.first_1x1, False)])
+    (34, "first_1x1", True), (50, "conv3x3", True), (50, "first_1x1", False)])
 def test_torchvisions_outputs_with_the_same_weights(layers, stride_in, equal):
     """torchvision has option B and the stride in the 3x3; with it in the first 1x1 it is another function."""
-    ours = randomize(build_model(imagenet_config(layers, stride_in=stride_in), 1))
+    ours = randomize(build_model(imagenet(layers, f"model.stride_in={stride_in}"), 1))
     with torch.device("meta"):
         other = getattr(torchvision.models, f"resnet{layers}")()
     other.load_state_dict({theirs(key): value for key, value in ours.state_dict().items()}, assign=True)
@@ -200,7 +258,7 @@ def test_torchvisions_outputs_with_the_same_weights(layers, stride_in, equal):
 
 
 def test_torchvisions_parameters_and_strides_at_152_layers():
-    ours = on_meta(imagenet_config(152, stride_in=StrideIn.conv3x3))
+    ours = on_meta(imagenet(152, "model.stride_in=conv3x3"))
     with torch.device("meta"):
         other = torchvision.models.resnet152()
     assert {theirs(key): value.shape for key, value in ours.state_dict().items()} == {

@@ -1,5 +1,0 @@
-"""Networks of the paper."""
-
-from repro.models.resnet import build_model
-
-__all__ = ["build_model"]
