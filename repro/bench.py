@@ -29,11 +29,9 @@ from torchvision.transforms import v2
 from repro import devices, files
 from repro.config import compose
 from repro.data import crops
-from repro.data.augment import normalize
-from repro.data.cifar10 import DeviceData, per_pixel_mean
+from repro.data.cifar10 import DeviceData, normalize, per_pixel_mean
 from repro.data.loader import cores_here
 from repro.data.random import training_draws
-from repro.devices import resolve, set_up, synchronize
 from repro.errors import ReproError
 from repro.models import build_model
 from repro.schema import Precision, RunConfig
@@ -53,7 +51,6 @@ READERS = {
     "plain": "torchvision's ImageFolder and transforms: the whole Pillow image resized, then cropped, float32",
     "pillow": "this project: only what the crop shows is resized; uint8, color and mean are left to the device"}
 IMAGES = 50_000  # as many as CIFAR-10 has
-LONGEST = 1800.0  # Choice: seconds of one process
 
 
 def bench(overrides: Sequence[str], nets: Sequence[int] = (), quick: bool = False,
@@ -61,12 +58,12 @@ def bench(overrides: Sequence[str], nets: Sequence[int] = (), quick: bool = Fals
     """Measure networks of these depths, by default what suits the device. Raises ConfigError."""
     # With this rate networks of every depth learn the made images in a few updates, whose time doesn't depend on it.
     words = ["experiment=cifar_resnet20", "train.lr=0.01", *overrides]
-    config = resolve(compose(words))
+    config = devices.resolve(compose(words))
     cuda = config.machine.device.name == "cuda"
     jobs: dict[str, tuple[Any, ...]] = {"device": (measure_device, config)}
     least = {}
     for depth in nets or ((20,) if quick else (20, 56, 110) if cuda else (20, 56)):
-        own = resolve(compose([*words, f"model.depth={depth}"]))
+        own = devices.resolve(compose([*words, f"model.depth={depth}"]))
         net = f"{'plain' if own.model.family.name == 'plain' else 'ResNet'}-{depth}"
         least[net] = least_work(own)
         steps = 3 if quick else 300 if cuda else 20
@@ -90,7 +87,7 @@ def run_rounds(jobs: dict[str, tuple[Any, ...]], quick: bool, max_seconds: float
             "versions": devices.package_versions(), "machine": devices.machine()}
     ends, results, failed = time.monotonic() + max_seconds, {name: list[Record]() for name in jobs}, dict[str, str]()
     for number, name in product(range(1, 3 if quick else 6), jobs):
-        left = min(LONGEST, ends - time.monotonic())
+        left = min(1800.0, ends - time.monotonic())  # Choice: seconds of one process
         if name not in failed and left > 0:
             try:
                 results[name].append(fresh_process(left, *jobs[name]))
@@ -118,7 +115,7 @@ def fresh_process(seconds: float, function: Callable[..., Record], *arguments: A
 def train(contender: str, config: RunConfig, steps: int) -> Record:
     """Time `steps` updates on made images, after a third as many that warm up."""
     ours, batch = contender == "repro", config.train.mini_batch_size
-    device = set_up(config, allocator=ours)
+    device = devices.set_up(config, allocator=ours)
     torch.manual_seed(config.seed)  # of the DataLoader
     data, kind = made_data(device), "eager"
     model: nn.Module = build_model(config.model, config.seed, batch_norm_group(config)).to(device)
@@ -146,10 +143,10 @@ def train(contender: str, config: RunConfig, steps: int) -> Record:
 
     first = float(loss_of(shared, labels).detach())
     advance(max(steps // 3, 2 * cores_here()))  # what a DataLoader's workers have made ahead is not timed
-    synchronize(device, all_streams=True)
+    devices.synchronize(device, all_streams=True)
     began = time.perf_counter()
     advance(steps)
-    synchronize(device, all_streams=True)
+    devices.synchronize(device, all_streams=True)
     seconds = time.perf_counter() - began
     last = float(loss_of(shared, labels).detach())
     if abs(first - expected) > (0.001 if config.machine.precision is Precision.fp32 else 0.03) * expected:
@@ -198,7 +195,7 @@ def collate(transform: transforms.Compose, images: list[tuple[Any, int]]) -> tup
 
 def measure_device(config: RunConfig) -> Record:
     """Copy bandwidth (bytes read and written a second) and rate of matrix products (operations a second)."""
-    device = set_up(config)
+    device = devices.set_up(config)
     size = 8192 if device.type == "cuda" else 2048
     source = torch.rand(4 * size, 4 * size, device=device)  # random: what a device draws, and its clock, depends on it
     target = torch.empty_like(source)

@@ -344,19 +344,19 @@ def show(options: argparse.Namespace) -> None:
 @command("publish", "results", "promote a finished local run into results/reference",
          argument("run", help="its folder, or EXPERIMENT/seedK; ensembles/table5"))
 def publish_run(options: argparse.Namespace) -> None:
-    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it, here or beside what is published."""
+    """`repro publish`; of an ensemble ConfigError if Table 5 would not count it."""
     from repro.files import read_object
     from repro.paper import pick
     from repro.reporting import figures, tables
     from repro.reporting.select import ENSEMBLE, ENSEMBLE_FILE, ensemble_problem
     from repro.reporting.table import write
     from repro.runs import ENSEMBLES, publish
-    problems = list[str | None]()
+    problem = None
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problems = [ensemble_problem(found, pool) for pool in runs_of()]
-    publish(options.run, paths.results_dir(), next(filter(None, problems), None))
+        problem = ensemble_problem(found)
+    publish(options.run, paths.results_dir(), problem)
     runs = runs_of(reference=True)
     for name in tables.committed_names():
         write(tables.build(name, runs), paths.reference_dir() / "tables")
@@ -369,23 +369,21 @@ def publish_run(options: argparse.Namespace) -> None:
          argument("words", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
+    from repro.config import compose
+    from repro.data import cifar10_files, imagenet
+    experiment = "imagenet_optB" if options.name == "imagenet" else "cifar_resnet20"
+    data = compose([f"experiment={experiment}", *options.words]).data
+    root = paths.data_dir(data.root)
+    if options.name == "imagenet" and options.action == "fetch":
+        raise ConfigError("ImageNet can't be fetched: its images may not be passed on. What to do: "
+                          f"{imagenet.BY_HAND}; then `repro data verify imagenet data.root=FOLDER`")
     if options.name == "imagenet":
-        from repro.config import compose
-        from repro.data.imagenet_files import BY_HAND, verify
-        data = compose(["experiment=imagenet_optB", *options.words]).data
-        if options.action == "fetch":
-            raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
-                              "then `repro data verify imagenet data.root=FOLDER`")
-        verify(paths.data_dir(data.root), data.wiring_test)
-        return
-    root = data_root(options.words)
-    if options.action == "fetch":
-        from repro.data.fetch import fetch
-        fetch(root)
+        imagenet.verify(root, data.wiring_test)
+    elif options.action == "fetch":
+        cifar10_files.fetch(root)
     else:
-        from repro.data.cifar10_files import folder_in, load
-        sha256 = load(root).sha256
-        print(f"{folder_in(root)}: every image and label agrees with the published SHA-256 (content {sha256})")
+        sha256 = cifar10_files.load(root).sha256
+        print(f"{cifar10_files.folder_in(root)}: every image and label is as published (SHA-256 {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",

@@ -50,7 +50,7 @@ NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["change
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
-REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.steps_per_graph": ANY,
+REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.loader": ANY, "machine.steps_per_graph": ANY,
            "machine.activation_checkpointing": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
@@ -345,7 +345,7 @@ def read_config(recorded: Any) -> RunConfig:
                 raise ConfigError(f"unknown key config.{key}{suggest(key, list(FIELDS))}")
         return checked(msgspec.convert(sections, RunConfig))
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error).replace("$.", "config.")) from error
+        raise ConfigError(f"config: {error}".replace("$.", "config.")) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

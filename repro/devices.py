@@ -25,7 +25,6 @@ from repro.schema import Device, Engine, MachineConfig, Precision, RunConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
-PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 CUDNN: Any = torch.backends.cudnn
 FP32: list[Any] = [torch.backends.cuda.matmul, CUDNN.conv, CUDNN.rnn]  # torch's newer interface
 
@@ -56,13 +55,11 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(f"machine.precision=tf32: needs a CUDA device, this is {device.name}; use fp32")
     if devices > 1:
         if device is Device.mps or (machine.device is Device.auto and device is Device.cpu):
-            raise ConfigError(f"devices={devices}: {devices} asked, 1 found (no CUDA device here); "
-                              f"machine.device=cpu starts {devices} processes on the CPU, devices=1 one")
+            raise ConfigError(f"devices={devices}: {devices} asked, 1 found; machine.device=cpu takes several")
         if engine is Engine.graph:
             raise ConfigError("engine=graph: with one device only; engine=eager takes several")
-        engine = Engine.eager
     if engine is Engine.auto:
-        engine = Engine.graph if device is Device.cuda else Engine.eager
+        engine = Engine.graph if device is Device.cuda and devices == 1 else Engine.eager
     channels_last = machine.channels_last
     if channels_last is None:  # measured faster on CPUs; Choice: on CUDA where tensor cores compute, which want it
         channels_last = device is Device.cpu or (device is Device.cuda and precision is not Precision.fp32)
@@ -186,7 +183,8 @@ def code_version() -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def machine() -> dict[str, Any]:

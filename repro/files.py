@@ -23,7 +23,6 @@ from repro.errors import InUseError, StorageError
 from repro.paths import display_path
 
 LOCK = "run.lock"
-LET_GO_SECONDS = 1.0  # in which what a killed process had started lets go of its lock
 _held: set[Path] = set()  # the folders that this process holds
 
 
@@ -152,7 +151,7 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, fallback_to_soft=False)
             with suppress(Timeout):
-                stack.enter_context(lock.acquire(LET_GO_SECONDS))
+                stack.enter_context(lock.acquire(1.0))  # in which what a killed process had started lets go
             before = read_object(path)
             if not lock.is_locked or (before and before.get("host") != socket.gethostname()):
                 advice = f"; if that process is gone, delete {path}" if lock.is_locked else ""

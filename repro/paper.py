@@ -5,7 +5,7 @@ ConfigError (exit 2) names the file and the key that is wrong. Errors of network
 
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 import yaml
@@ -163,12 +163,12 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @cache
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; ConfigError with file and line if it can't be read."""
+def read_yaml(path: Path, kind: Any = Any) -> Any:
+    """The content of a YAML file, as a struct or type; ConfigError with file and line or key if that can't be."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return msgspec.convert(content, kind)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{display_path(path)}: {error}") from error
 
 
@@ -187,11 +187,8 @@ def names_in(folder: str) -> list[str]:
 def read_named(kind: type[T], folder: str, name: str) -> T:
     """A file of a folder of experiments/, as a struct or a type."""
     pick(name, dict.fromkeys(names_in(folder)), folder.removesuffix("s"))
-    path = experiments_dir() / folder / f"{name}.yaml"
-    try:
-        return msgspec.convert(read_yaml(path), kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{display_path(path)}: {error}") from error
+    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", cast(Any, kind))
+    return found
 
 
 # Names, and by name what a file says.
@@ -211,7 +208,6 @@ def golden_counts(dataset: str) -> dict[int, GoldenCount]:
 
 
 def claims() -> tuple[Claim, ...]:
-    """The paper's statements that can be checked."""
     return read_named(dict[str, tuple[Claim, ...]], "published", "claims")["claims"]
 
 

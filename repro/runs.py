@@ -1,7 +1,6 @@
 """Runs on disk: where they lie, their records, and the copy that is committed. Never imports torch.
 
-A run lives in `<results>/runs/<experiment>/seed<k>/`, or in `<experiment>@<identity>/seed<k>/` if any override changes
-its numbers.
+A run lies in RESULTS/runs/EXPERIMENT/seedK, or in EXPERIMENT@IDENTITY/seedK if any override changes its numbers.
 """
 
 import json
@@ -26,7 +25,6 @@ PUBLISHED_FILES = ("config.yaml", "history.csv", "timing.csv", "run.json")  # ru
 EXTRA_FILES = ("responses.csv", "gradients.csv")  # what redraws figures without weights
 ENSEMBLES = "ensembles/"  # where ensembles lie below a results folder
 SCHEMA = 1
-
 Text = Annotated[str, Meta(max_length=10_000)]
 Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\Z")]
 Count = Annotated[int, Meta(ge=0)]
@@ -35,11 +33,7 @@ Errors = dict[str, int | float]  # a row: iteration, losses, errors in percent
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class Part(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """A mapping in a record; what it lacks is None."""
-
-
-class Provenance(Part):
+class Provenance(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """How, where and when something was computed: the newest session of a run, each session, or the responses."""
     python: Text | None = None
     torch: Text | None = None
@@ -71,7 +65,7 @@ class Provenance(Part):
     utc: Time | None = None
 
 
-class Images(Part):
+class Images(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What a run was trained and tested on; the SHA-256 of its images, or of ImageNet's names and sizes."""
     name: Text
     split: Text
@@ -79,7 +73,7 @@ class Images(Part):
     one_folder: bool = False  # a wiring test, tested on its training images
 
 
-class Record(Part, kw_only=True):
+class Record(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What run.json holds. Errors in percent, times in seconds or ISO form in UTC."""
     schema: int
     experiment: Text
@@ -124,7 +118,7 @@ class Run:
         self.finished = self.status == "finished" and not problem  # then its history says so too
         # What is said wherever a run is named that is no evidence
         self.no_evidence = evidence_problem(record.config) if record else None
-        # The split that its data set is tested on: the test labels of ImageNet are not public
+        # ImageNet's test labels are not public
         self.tested_on = "val" if record and record.config.data.name == IMAGENET else "test"
 
     @property

@@ -37,8 +37,7 @@ Normalization = Enum("Normalization", {"per_pixel_mean": "per_pixel_mean", "per_
 PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})
 # `padded`: of the image with a border (Sec. 4.2). `shorter_side`: of one whose shorter side is random (Sec. 3.4).
 Crop = Enum("Crop", {"padded": "padded", "shorter_side": "shorter_side"})
-# `error80`: Sec. 4.2's rule for the 110-layer net; `fixed400`: arXiv 1603.05027's 400 iterations.
-WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80", "fixed400": "fixed400"})
+WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80"})  # error80: Sec. 4.2's rule for the 110-layer net
 # When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls.
 LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})
 # `caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied; `nesterov`: torch's form with g + m v.
@@ -51,8 +50,6 @@ Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "
 # How updates are executed. `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and
 # replayed. `auto`: graph on CUDA with one device, eager elsewhere.
 Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "graph": "graph"})
-# What reads images ahead of the updates: threads of this process, or processes of their own.
-Loader = Enum("Loader", {"auto": "auto", "threads": "threads", "processes": "processes"})
 Resume = Enum("Resume", {"auto": "auto", "never": "never"})  # never: an earlier run is put aside
 
 Range = tuple[str, Callable[[Any], bool]]  # what a key may hold, in words and as a test
@@ -172,8 +169,7 @@ class MachineConfig:
     threads: int | None = key(within(1, 1024), None, changes_numbers=False)  # None: torch's default
     deterministic: bool = key(default=False, changes_numbers=False)
     timeout_seconds: float = key(within(1, 86400), 120.0, changes_numbers=False)  # after which a process counts as lost
-    loader: Loader = key(default=Loader.auto, changes_numbers=False)
-    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # that read images; None: by the cores
+    workers: int | None = key(within(1, 1024), None, changes_numbers=False)  # threads that read; None: by the cores
     evaluation_batch_size: int = key(within(1), changes_numbers=False)
     checkpoint_seconds: float = key(within(0), changes_numbers=False)
     tensorboard: bool = key(default=True, changes_numbers=False)

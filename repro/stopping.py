@@ -55,7 +55,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler."""
         if number == self.received == signal.SIGINT:
             os.write(2, b"\nstopped at once; the last checkpoint is intact\n")
             os._exit(130)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from repro.config import compose
 from repro.data.cifar10 import DeviceData, per_pixel_mean
@@ -33,6 +34,17 @@ def tiny_data(images: int = 100, tests: int = 30, seed: int = 0) -> DeviceData:
     train, train_labels = make(images)
     test, test_labels = make(tests)
     return DeviceData(train, train_labels, test, test_labels, per_pixel_mean(train), "full", "test", "made up")
+
+
+def scatter(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model with statistics, scales and biases of its batch normalizations that are nothing special."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in ((module.weight, 0.5, 1.0), (module.bias, -0.3, 0.5),
+                                      (module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0)):
+                tensor.data.uniform_(low, high, generator=generator)
+    return model
 
 
 def with_machine(config: RunConfig, **changes: object) -> RunConfig:

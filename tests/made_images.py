@@ -7,19 +7,14 @@ from PIL import Image
 
 SMOKE = ("machine=smoke", "machine.device=cpu", "model.depth=18", "data.crop_size=32", "data.shorter_side=[36,48]",
          "data.test_shorter_side=36", "train.mini_batch_size=16", "train.batch_norm_group=8",
-         "evaluation.batch_norm_images=32", "machine.loader=threads", "machine.workers=1")
-
-
-def wnid(number: int) -> str:
-    """A name of the form of ImageNet's classes."""
-    return f"n{number:08d}"
+         "evaluation.batch_norm_images=32", "machine.workers=1")
 
 
 def make_folder(root: Path, classes: int = 4, images: int = 8, seed: int = 0) -> Path:
     """root/<wnid>/<number>.JPEG of 44x60 to 60x44 pixels whose color and stripes tell the class; returns root."""
     generator = np.random.default_rng(seed)
     for label in range(classes):
-        folder = root / wnid(label + 1)
+        folder = root / f"n{label + 1:08d}"
         folder.mkdir(parents=True)
         for number in range(images):
             height, width = (44, 60) if number % 2 else (60, 44)

@@ -5,10 +5,8 @@ import os
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from repro import bench
 from repro.config import compose
@@ -16,6 +14,7 @@ from repro.devices import resolve
 from repro.errors import ReproError
 from repro.paper import golden_counts
 from repro.paths import TREE
+from tests.made_images import make_folder
 from tests.outcome import says
 
 TINY = ["experiment=cifar_resnet20", "train.lr=0.01", "model.depth=8", "train.mini_batch_size=16",
@@ -65,16 +64,11 @@ def test_another_loss_or_no_training_is_no_result(contender, name, replacement, 
         bench.train(contender, resolve(compose(TINY)), 6)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
+@pytest.fixture
+def images(tmp_path):
     """Four small photographs of two classes, as JPEGs."""
-    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for number in range(4):
-        folder = root / "val" / f"n{number % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        coarse.resize((320, 240), Image.Resampling.BICUBIC).save(folder / f"{number}.JPEG")
-    return root
+    make_folder(tmp_path / "images" / "val", classes=2, images=2)
+    return tmp_path / "images"
 
 
 @pytest.mark.parametrize("contender", bench.READERS)

@@ -5,7 +5,6 @@ import itertools
 import os
 import pty
 import re
-import socket
 import struct
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from repro import files
 from repro.paths import TREE
 from repro.runs import read_run, scan
 from repro.stopping import StopRequest
-from repro.training.distributed import free_port
 from tests.conftest import ordinary_user
 from tests.made_cli import TINY
 from tests.outcome import says
@@ -160,16 +158,6 @@ def test_a_current_folder_that_was_deleted_and_a_system_without_fcntl_are_one_li
          "needs Linux or macOS", "WSL")
 
 
-@pytest.mark.fault(35)
-def test_processes_meet_at_a_free_port_whatever_is_named(monkeypatch):
-    with socket.socket() as named:
-        named.bind(("127.0.0.1", 0))
-        named.listen()
-        monkeypatch.setenv("MASTER_PORT", str(named.getsockname()[1]))
-        port = free_port()
-        assert torch.distributed.TCPStore("127.0.0.1", port, 1, is_master=True).port == port
-
-
 @pytest.mark.fault(39)
 @pytest.mark.parametrize("arguments", [["table", "table6"], ["run", *TINY]], ids=lambda words: words[0])
 def test_a_results_folder_that_can_not_be_written_is_5_with_its_path(here, open_folder, monkeypatch, arguments):
@@ -187,14 +175,3 @@ def test_a_results_folder_that_can_not_be_written_is_5_with_its_path(here, open_
         assert list(locked.iterdir()) == []
         outcome = here("status")
     assert (outcome.code, outcome.err) == (0, ""), "a command that only reads needs no right to write"
-
-
-@pytest.mark.fault(47)
-def test_another_mini_batch_is_another_run_and_never_goes_on_with_this_one(here, tmp_path):
-    assert here("run", *TINY, "max_seconds=0.001").code == 75
-    run, = scan(tmp_path / "results" / "runs")
-    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
-    outcome = here("run", *TINY, "train.mini_batch_size=32")
-    assert (outcome.code, "from the start" in outcome.out) == (0, True)
-    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
-    assert len(scan(tmp_path / "results" / "runs")) == 2

@@ -1,7 +1,5 @@
 """What Hydra offers on the command line works or says why not, and a configuration from elsewhere runs no code."""
 
-import argparse
-
 import pytest
 
 from repro.config import UserFiles, compose, deviations, with_config_dir
@@ -107,23 +105,6 @@ def test_what_does_not_work_says_so_and_is_2(here, words, said):
     outcome = here("run", "experiment=cifar_resnet20", *words)
     assert outcome.code == 2
     assert said in outcome.err
-
-
-def test_hydras_flags_work_where_argparse_checks_help_texts(here, monkeypatch):
-    """As Python 3.14's does, which expands every help text; Hydra has objects that are no texts."""
-    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", lambda self, action: action.help % {}, raising=False)
-    real = argparse.ArgumentParser.add_argument
-
-    def add_argument(self, *names, **settings):
-        action = real(self, *names, **settings)
-        self._check_help(action)
-        return action
-    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_argument)
-    from hydra._internal.utils import get_args_parser
-
-    with pytest.raises(TypeError):
-        get_args_parser()
-    assert "family: residual" in here("run", "experiment=cifar_resnet20", "--cfg", "job").out
 
 
 # ---- files of the user's

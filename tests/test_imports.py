@@ -27,7 +27,7 @@ LAYERS = (
 TORCH = {"bench", "checks.installation", "data", "devices", "evaluation", "models", "training", "weights"}
 NO_TORCH = {"data.cifar10_files", "training.schedule", "data.__init__", "evaluation.__init__",
             "training.__init__"}
-TORCH_WHEN_CALLED = {"api", "cli", "commands"}
+TORCH_WHEN_CALLED = {"api", "cli", "commands", "data.cifar10_files"}
 SOURCES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,21 +68,16 @@ def test_no_damage_to_a_record_raises_or_passes_for_another_result(finished, cut
     assert run.problem or run.record == json.loads(whole)
 
 
-@pytest.mark.parametrize("key", ["experiment", "identity", "status", "config", "iterations", "schema", "result"])
-def test_a_record_without_one_of_its_keys_does_not_count(finished, key):
-    put(finished, ..., key)
-    assert not read_run(finished).finished
-    assert key in read_run(finished).problem
-
-
 @pytest.mark.parametrize(("value", "path", "words"), [
     (2, ["schema"], "record of schema 2; this version reads up to 1"), (True, ["seed"], "got `bool` - at `seed`"),
     (1, ["paramters"], "`paramters`"), ("auto", ["config", "machine", "precision"], "machine.precision=auto"),
     (0.1, ["config", "train", "lrr"], "unknown key config.train.lrr; did you mean train.lr?"),
-    ("8.75", ["result"], "at `result`"), ({}, ["result"], "differ"), ("main", ["sessions"], "at `sessions`")])
+    ("8.75", ["result"], "at `result`"), ({}, ["result"], "differ"), ("main", ["sessions"], "at `sessions`"),
+    (..., ["identity"], "identity"), (..., ["schema"], "schema"), (..., ["result"], "result")])
 def test_a_record_of_another_form_is_named(finished, value, path, words):
     put(finished, value, *path)
-    assert words in read_run(finished).problem
+    run = read_run(finished)
+    assert (words in run.problem, run.finished) == (True, False)
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\u202e", "\r"])
@@ -123,29 +116,27 @@ def test_scan_finds_runs_by_experiment_and_seed_and_nothing_else(tmp_path, finis
     assert scan(tmp_path / "none") == []
 
 
-def hostile(folder: Path, kind: str) -> None:
-    """Make a record one that does harm where it is read carelessly."""
-    if kind == "nested":
-        (folder / "run.json").write_text('{"experiment": ' + "[" * 100_000)
-    elif kind == "null":
-        put(folder, None, "config", "data")
-    elif kind == "endless":
-        put(folder, 2**62, "iterations")
-        put(folder, 2**62, "config", "train", "iterations")
-        put(folder, 1, "config", "evaluation", "interval")
-    elif kind == "long field":
-        (folder / "history.csv").write_text("1" * 200_000 + "\n")
-    else:
-        (folder / kind).unlink()
-        os.mkfifo(folder / kind)
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_endless(folder: Path) -> None:
+    put(folder, 2**62, "iterations")
+    put(folder, 2**62, "config", "train", "iterations")
+    put(folder, 1, "config", "evaluation", "interval")
 
 
 @pytest.mark.fault(71)
 def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
     root = tmp_path / "results" / "runs"
-    write_record(root)
-    for seed, kind in enumerate(("nested", "null", "endless", "long field", "run.json", "history.csv"), 1):
-        hostile(write_record(root, seed=seed), kind)
+    folders = [write_record(root, seed=seed) for seed in range(7)]
+    (folders[1] / "run.json").write_text('{"experiment": ' + "[" * 100_000)
+    put(folders[2], None, "config", "data")
+    make_endless(folders[3])
+    make_pipe(folders[4] / "run.json")
+    make_pipe(folders[5] / "history.csv")
+    (folders[6] / "history.csv").write_text("1" * 200_000 + "\n")
     assert [run.finished for run in scan(root)] == [True] + 6 * [False]
     outcome = direct("table", "table6")
     assert outcome.code == 0
@@ -153,12 +144,11 @@ def test_hostile_records_among_good_ones_stop_no_command(direct, tmp_path):
     assert outcome.out.count(": incomplete: unreadable run.json") == 4
     assert outcome.out.count(": incomplete: history.csv") == 2
     assert direct("status").code == 0
-    says(direct("show", str(root / "cifar_resnet20" / "seed0"), "--against", str(root / "cifar_resnet20" / "seed1")), 2,
-         "unreadable run.json")
+    says(direct("show", str(folders[0]), "--against", str(folders[1])), 2, "unreadable run.json")
 
 
 @pytest.mark.parametrize(("overrides", "paper"), [
-    (["machine.precision=fp32"], True), (["machine.precision=tf32"], True), (["machine.precision=bf16"], False),
+    (["machine.precision=fp32"], True), (["machine.precision=bf16"], False),
     (["machine.precision=fp32", "scale=0.01"], False)])
 def test_a_paper_run_has_its_experiments_plain_name_and_any_other_its_hash_too(tmp_path, overrides, paper):
     config = compose(["experiment=cifar_resnet20", "seed=3", f"results={tmp_path}", *overrides])
@@ -197,20 +187,3 @@ def test_what_is_no_evidence_is_not_published(tmp_path, reference, overrides, va
     with pytest.raises(ConfigError, match=words):
         publish(str(folder), tmp_path)
     assert not reference.exists()
-
-
-@pytest.mark.fault(66)
-def test_of_two_who_publish_one_run_at_once_one_has_its_way(tmp_path, reference):
-    folders = [write_record(tmp_path / mark) for mark in "12"]
-    put(folders[1], 1.0, "train_seconds")
-    code = ("import sys; from pathlib import Path; from repro import runs\n"
-            "runs.reference_dir = lambda: Path(sys.argv[2])\nruns.publish(sys.argv[1], Path())")
-    writers = [subprocess.Popen([sys.executable, "-c", code, folder, reference], stderr=subprocess.PIPE, text=True)
-               for folder in folders]
-    said = [writer.communicate()[1] for writer in writers]
-    assert sorted(writer.returncode for writer in writers) == [0, 1]
-    assert ["holds a record already" in text or "in progress by" in text for text in said].count(True) == 1
-    target = reference / "runs" / "cifar_resnet20" / "seed0"
-    winner = folders[[writer.returncode for writer in writers].index(0)]
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
-        path.name: path.read_bytes() for path in winner.iterdir()}

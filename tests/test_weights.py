@@ -21,7 +21,7 @@ from repro.paths import TREE
 from repro.schema import DEPTHS, Family
 from repro.weights import compose_for, export_weights, import_weights, load_weights, read_weights
 from tests.evaluation.made import make_run
-from tests.made_weights import akamaster_net, checkpoint, prefixed, train_tiny, trained_like
+from tests.made_weights import akamaster_net, checkpoint, train_tiny, trained_like
 
 STATE = akamaster_net().state_dict()
 
@@ -39,7 +39,7 @@ def stated_errors():
 
 def imported(net, out):
     """The file of an akamaster network as its trainer saves it, imported."""
-    import_weights(checkpoint(out.with_name("net.th"), prefixed(net.state_dict())), "akamaster", out)
+    import_weights(checkpoint(out.with_name("net.th"), net.state_dict()), "akamaster", out)
 
 
 def network_in(path):
@@ -114,7 +114,7 @@ def test_checkpoints_of_other_trainers_are_taken(out, legacy):
               "half": np.float16(1), "optimizer": {"state": {0: {}}}}
     uncounted = {key: value for key, value in STATE.items() if "num_batches" not in key}
     for content in ({"model": {f"module._orig_mod.{key}": value for key, value in STATE.items()}, **others},
-                    {"state_dict": prefixed(STATE)}, STATE, halved, uncounted):
+                    STATE, halved, uncounted):
         torch.save(content, out.with_name("net.pth"), _use_new_zipfile_serialization=not legacy)
         import_weights(out.with_name("net.pth"), "akamaster", out)
         for key, value in read_weights(out)[0].items():
@@ -199,7 +199,7 @@ def test_the_malicious_file_would_do_harm(out, monkeypatch):
 def test_weights_of_another_form_name_the_key_and_the_shapes(out, change, words):
     state = {key: value for key, value in (STATE | change).items() if value is not None}
     with pytest.raises(ConfigError, match=f"net.th.*akamaster.*{words}"):
-        import_weights(checkpoint(out.with_name("net.th"), prefixed(state)), "akamaster", out)
+        import_weights(checkpoint(out.with_name("net.th"), state), "akamaster", out)
     assert not out.exists()
 
 

@@ -21,7 +21,7 @@ from repro.errors import ConfigError
 from repro.files import file_sha256, read_history, read_object
 from repro.paper import PROTOCOLS, golden_counts
 from repro.paths import display_path, escape
-from repro.reporting.select import evaluation_problem
+from repro.reporting.select import check_evaluation
 from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Record, Run, history_columns, history_problem, parse_record
 from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
 from repro.training.schedule import Schedule
@@ -137,11 +137,9 @@ def find_problems(run: Run, record: Record, written: dict[str, Any]) -> Iterator
         yield "data", "synthetic images or a wiring test are no evidence"
     for path in sorted((run.folder / TESTS).glob("*.json")):
         try:
-            problem = evaluation_problem(run, path.stem, strict_json(path.read_bytes()))
+            check_evaluation(run, path.stem, strict_json(path.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
-            problem = str(error)
-        if problem:
-            yield "tests", f"{path.name}: {problem}"
+            yield "tests", f"{path.name}: {error}"
     for number, session in enumerate(record.sessions, 1):
         if session.commit is None or session.dirty is not False:
             yield "code", f"session {number}: no commit was recorded, or its tree had uncommitted changes"

@@ -1,15 +1,18 @@
-"""CIFAR-10 on the training device: splits, the per-pixel mean, and the order of the training images."""
+"""CIFAR-10 on the training device: splits, the per-pixel mean, the order of the images and their augmentation.
+
+Images are (N, 3, H, W); mean and std are in pixels 0..255 and broadcast against one image.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from repro.data import cifar10_files, synthetic
-from repro.data.augment import normalize
 from repro.data.cifar10_files import Cifar10Arrays
-from repro.data.random import permutation
+from repro.data.random import AUGMENT_STREAM, permutation, uniform_bits
 from repro.errors import ConfigError
 from repro.paths import data_dir
 from repro.schema import IMAGENET, SYNTHETIC, DataConfig, Normalization
@@ -51,8 +54,7 @@ def load_arrays(config: DataConfig) -> Cifar10Arrays:
 def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -> DeviceData:
     """Split the arrays as the configuration says and put them on the device.
 
-    `full`: 50,000 training images, evaluated on the test set. `45k`: the last 5,000 in official order are held out and
-    evaluated on; the mean image comes from the 45,000 alone.
+    `full`: evaluated on the test set; `45k`: on the last 5,000 training images, which the mean image has not seen.
     """
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
     eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
@@ -84,26 +86,65 @@ def per_pixel_mean(images: Tensor) -> Tensor:
 class TrainingOrder:
     """Which image stands at each position of a run: one permutation after the other, batches running on across them.
 
-    Two passes lie on the device, `order` (2 N,) int64 and the position where they begin, `start` () int64, both
-    updated in place, so that a step that reads them can be captured. On CUDA the order is made there, so that the host
-    never waits for it.
+    Two passes lie on the device, `order` (2 N,) int64, from position `start` () int64 on; a captured step reads both.
     """
 
     def __init__(self, images: int, seed: int, device: torch.device):
         self.images, self.seed = images, seed
-        self.sorts_on = device if device.type == "cuda" else torch.device("cpu")
         self.order = torch.zeros(2 * images, dtype=torch.int64, device=device)
         self.start = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = -1
 
-    def prepare(self, position: int) -> bool:
-        """Make `order` hold the pass of this position and the next one; whether it had to be changed."""
+    def prepare(self, position: int) -> None:
+        """Make `order` hold the pass of this position and the next one."""
         epoch = position // self.images
-        if epoch == self.epoch:
-            return False
-        for half in (0, 1):
-            row = slice(half * self.images, (half + 1) * self.images)
-            self.order[row].copy_(permutation(self.images, self.seed, epoch + half, self.sorts_on))
-        self.start.fill_(epoch * self.images)
-        self.epoch = epoch
-        return True
+        if epoch != self.epoch:
+            # On CUDA the order is made there, so that the host never waits for it.
+            device = self.order.device if self.order.is_cuda else torch.device("cpu")
+            orders = [permutation(self.images, self.seed, each, device) for each in (epoch, epoch + 1)]
+            self.order.copy_(torch.cat(orders))
+            self.start.fill_(epoch * self.images)
+            self.epoch = epoch
+
+
+# ---- pad 4, random crop, random flip (Sec. 4.2), batched on the device
+
+def augment_batch(images: Tensor, mean: Tensor, index: Tensor, position: Tensor, seed: int,
+                  padding: int, flip: bool, std: Tensor | None = None, black: bool = False) -> Tensor:
+    """The training images `index`, normalized, padded, cropped and flipped, each by its own draw.
+
+    images: (N, 3, H, W) uint8; index: (B,) int64; position: (B,) int64, the place of each image in the run, which with
+    the seed fixes its draw. Returns (B, 3, H, W) float32. Choice: the mean is subtracted before the padding, so the
+    border is the mean color. `black`: padded with pixels of 0 and normalized last, as torchvision's pipelines do.
+    """
+    batch = images[index]
+    if not black:
+        batch = normalize(batch, mean, std)
+    batch = crop_and_flip(F.pad(batch, (padding,) * 4), *draw(position, seed, padding, flip), batch.shape[-2:])
+    return normalize(batch, mean, std) if black else batch
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor | None = None) -> Tensor:
+    """uint8 pixels (N, 3, H, W) -> float32: the mean subtracted, and divided by std where there is one."""
+    centered = images.float() - mean
+    return centered if std is None else centered / std
+
+
+def draw(position: Tensor, seed: int, padding: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets down and right in 0..2*padding and whether to flip, for each position: int64, int64, bool, (B,)."""
+    offsets = 2 * padding + 1
+    outcomes = offsets * offsets * (2 if flip else 1)
+    outcome = (uniform_bits(position, seed, AUGMENT_STREAM) * outcomes) >> 32
+    return outcome % offsets, outcome // offsets % offsets, outcome // (offsets * offsets) == 1
+
+
+def crop_and_flip(padded: Tensor, down: Tensor, right: Tensor, mirrored: Tensor, size: tuple[int, ...]) -> Tensor:
+    """One gather: (B, C, H+2p, W+2p) -> (B, C, H, W), each image from its own offset, then mirrored where asked."""
+    height, width = size
+    rows = down[:, None] + torch.arange(height, device=padded.device)
+    columns = torch.arange(width, device=padded.device).expand(len(down), width)
+    columns = right[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
+    batch = torch.arange(len(down), device=padded.device)
+    channels = torch.arange(padded.shape[1], device=padded.device)
+    return padded[batch[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None],
+                  columns[:, None, None, :]]

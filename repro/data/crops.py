@@ -18,11 +18,7 @@ BILINEAR, MIRROR = Image.Resampling.BILINEAR, Image.Transpose.FLIP_LEFT_RIGHT
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """Decode a file of any kind that Pillow reads. ImageError (DataError) naming it if it is missing or damaged.
-
-    Of 16-bit samples the upper 8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a
-    rotation noted in EXIF and color profiles are not applied.
-    """
+    """Decode a file of any kind that Pillow reads. ImageError (DataError) naming it if it is missing or damaged."""
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             return as_rgb(image)
@@ -34,7 +30,11 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Pillow's image decoded and in mode RGB. ValueError for 32-bit samples, whose range nothing tells."""
+    """Pillow's image decoded and in mode RGB. ValueError for 32-bit samples, whose range nothing tells.
+
+    Of 16-bit samples the upper 8 bits count. Choice: as torchvision's ImageFolder does, alpha is dropped, and a
+    rotation noted in EXIF and color profiles are not applied.
+    """
     image.load()
     if image.mode == "RGB":
         return image
@@ -42,8 +42,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"samples of mode {image.mode}, whose range is not known")
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")  # as convert("RGB"), without its warning
     return image.convert("RGB")
 
 
@@ -61,12 +59,9 @@ def resized(image: Image.Image, shorter_side: int) -> np.ndarray:
 
 
 def center_crop(image: Image.Image, shorter_side: int, size: int) -> np.ndarray:
-    """The center (size, size, 3) uint8 of the image resized to this shorter side, which is at least `size`.
-
-    The offset is rounded as by torchvision's CenterCrop: halves to the even number.
-    """
+    """The center (size, size, 3) uint8 of the image resized to this shorter side, which is at least `size`."""
     width, height = resized_size(image, shorter_side)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = round((width - size) / 2), round((height - size) / 2)  # halves to even, as torchvision's CenterCrop
     return np.array(window(image, (width, height), left, top, size))
 
 

@@ -6,7 +6,7 @@ A position is the place of an image in the run: iteration x mini-batch size + pl
 """
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -47,23 +47,15 @@ def permutation(length: int, seed: int, epoch: int, device: torch.device | None 
     return torch.argsort((high << 32) | low, stable=True)
 
 
-class TrainingDraws(NamedTuple):
-    """Draws of `crops.random_crop`: int64 (B,) thrice, and bool (B,)."""
+def training_draws(position: Tensor, seed: int, low: int, high: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shorter side in low..high, both included, bits of top and left, and whether to flip: half of them (Sec. 3.4).
 
-    shorter_side: Tensor
-    top_bits: Tensor
-    left_bits: Tensor
-    flip: Tensor
-
-
-def training_draws(position: Tensor, seed: int, low: int, high: int) -> TrainingDraws:
-    """Shorter side uniform in low..high, both included, where to crop, and whether to flip: half of them (Sec. 3.4).
-
-    position: (B,) int64 on any device. Each side has the same chance to (high - low + 1) parts in 2^32.
+    position: (B,) int64 on any device. Returns int64 (B,) thrice and bool (B,), as `crops.random_crop` takes them. Each
+    side has the same chance to (high - low + 1) parts in 2^32.
     """
     flip, side, top, left = (uniform_bits(position, seed, stream)
                              for stream in (FLIP_STREAM, SIDE_STREAM, TOP_STREAM, LEFT_STREAM))
-    return TrainingDraws(low + ((side * (high - low + 1)) >> 32), top, left, flip >> 31 == 1)
+    return low + ((side * (high - low + 1)) >> 32), top, left, flip >> 31 == 1
 
 
 def normals(position: Tensor, seed: int) -> Tensor:

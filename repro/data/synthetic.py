@@ -1,8 +1,7 @@
 """Made images in the form of CIFAR-10, for a demonstration and for tests without network or data set.
 
-Ten classes of shapes (disc, ring, square, frame, triangle, plus, cross, horizontal bars, vertical bars, checks) of
-random place, size and colors on a shaded, noisy ground. Everything is a pure function of the image's number in
-integer arithmetic, so the pixels are the same on every machine. They say nothing about CIFAR-10.
+Ten classes of shapes of random place, size and colors on a shaded, noisy ground. Everything is a pure function of the
+image's number in integer arithmetic: the pixels are the same on every machine. They say nothing about CIFAR-10.
 """
 
 import hashlib
@@ -16,7 +15,6 @@ from repro.data.random import SYNTHETIC_STREAM, uniform_bits
 # Choice: sizes and difficulty were fixed with a linear classifier and an 8-layer network before any deeper network
 # was tried: the first gets nowhere near the second, and the second does not get everything right.
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 2_000
-CLASSES = 10
 SIZE = 32
 SEED = 151203385
 NOISE = 24  # largest change of a pixel's brightness
@@ -25,19 +23,11 @@ CHUNK = 2_000  # images made at once
 
 def make() -> Cifar10Arrays:
     """10,000 training and 2,000 test images, uint8 (N, 3, 32, 32), labels int64 (N,); test images follow the others."""
-    parts = [images_from(first, CHUNK) for first in range(0, TRAIN_IMAGES + TEST_IMAGES, CHUNK)]
-    images = torch.cat([part[0] for part in parts]).numpy()
-    labels = torch.cat([part[1] for part in parts]).numpy()
+    numbers = torch.arange(TRAIN_IMAGES + TEST_IMAGES)
+    images = torch.cat([paint(part, shapes(part)) for part in torch.split(numbers, CHUNK)]).numpy()
+    labels = (numbers % 10).numpy()
     return Cifar10Arrays(images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES], images[TRAIN_IMAGES:], labels[TRAIN_IMAGES:],
                          hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest())
-
-
-def images_from(first: int, count: int) -> tuple[Tensor, Tensor]:
-    """The images of these numbers: uint8 (count, 3, 32, 32), and their labels, number modulo 10: int64 (count,)."""
-    number = torch.arange(first, first + count)
-    label = number % CLASSES
-    mask = shapes(number, label)
-    return paint(number, mask), label
 
 
 def draw(number: Tensor, which: int, outcomes: int) -> Tensor:
@@ -45,8 +35,8 @@ def draw(number: Tensor, which: int, outcomes: int) -> Tensor:
     return (uniform_bits(number, SEED + which, SYNTHETIC_STREAM) * outcomes) >> 32
 
 
-def shapes(number: Tensor, label: Tensor) -> Tensor:
-    """Where each image's shape is: bool (N, 32, 32)."""
+def shapes(number: Tensor) -> Tensor:
+    """Where each image's shape is: bool (N, 32, 32); its class is the number modulo 10."""
     radius = (5 + draw(number, 0, 6))[:, None, None]
     row = torch.arange(SIZE)[None, :, None] - (9 + draw(number, 1, 14))[:, None, None]
     column = torch.arange(SIZE)[None, None, :] - (9 + draw(number, 2, 14))[:, None, None]
@@ -55,23 +45,22 @@ def shapes(number: Tensor, label: Tensor) -> Tensor:
     inside = reach <= radius
     bar = 2 + draw(number, 3, 2)[:, None, None]  # width of bars and checks, of frames and rings
     thin = 1 + radius // 6
-    rows, columns = torch.div(row + SIZE, bar, rounding_mode="floor"), torch.div(column + SIZE, bar,
-                                                                                rounding_mode="floor")
+    rows, columns = (row + SIZE) // bar, (column + SIZE) // bar
     kinds = (
-        square <= radius * radius,
+        square <= radius * radius,  # disc, then ring
         (square <= radius * radius) & (square > (radius - bar) * (radius - bar)),
-        inside,
+        inside,  # square, then frame
         inside & (reach > radius - bar),
-        inside & (2 * across <= row + radius),
-        inside & (torch.minimum(down, across) <= thin),
-        inside & ((down - across).abs() <= thin),
-        inside & (rows % 2 == 0),
+        inside & (2 * across <= row + radius),  # triangle
+        inside & (torch.minimum(down, across) <= thin),  # plus
+        inside & ((down - across).abs() <= thin),  # cross
+        inside & (rows % 2 == 0),  # bars that lie, bars that stand, checks
         inside & (columns % 2 == 0),
         inside & ((rows + columns) % 2 == 0),
     )
     mask = torch.zeros(len(number), SIZE, SIZE, dtype=torch.bool)
     for kind, shape in enumerate(kinds):
-        mask |= shape.expand_as(mask) & (label == kind)[:, None, None]
+        mask |= shape.expand_as(mask) & (number % 10 == kind)[:, None, None]
     return mask
 
 

@@ -21,8 +21,8 @@ from repro import files, paper
 from repro.config import PAPER_PRECISIONS, compose, difference, flat, to_dict
 from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
-from repro.data.imagenet_files import ImageSet, find
-from repro.data.loader import progress, read_ahead
+from repro.data.imagenet import ImageSet, find
+from repro.data.loader import parts_of, progress, read_ahead
 from repro.devices import code_version, describe, package_versions, place, resolve, restore_settings, set_up
 from repro.errors import ConfigError, DataError, Stopped, StorageError
 from repro.evaluation.metrics import error_counts, evaluate_on
@@ -117,23 +117,21 @@ def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: 
 def score(scorer: Scorer, images: ImageSet, config: RunConfig,
           outer: StopRequest | None) -> tuple[np.ndarray, list[int]]:
     """The probabilities (N, K) float16 of all images, and their top-1 and top-5 errors, counted before rounding."""
-    total, at_once, machine = len(images), scorer.images_at_once, config.machine
-    requests = [range(begin, min(begin + at_once, total)) for begin in range(0, total, at_once)]
+    total, requests = len(images), parts_of(range(len(images)), scorer.images_at_once)
     labels, errors = torch.from_numpy(images.labels), torch.zeros(2, dtype=torch.int64)
     scores = np.empty((total, config.model.num_classes), np.float16)
     name = f"{config.name} {paper.PROTOCOL_LABELS[scorer.protocol]}"
-    batches = read_ahead(lambda index: scorer.read(open_rgb(images.path(index))), requests, machine.loader,
-                         machine.workers)
+    batches = read_ahead(lambda index: scorer.read(open_rgb(images.path(index))), requests, config.machine.workers)
     asked = StopRequest(config.max_seconds) if outer is None else nullcontext(outer)
     with asked as stop, progress(name, total) as advance, closing(batches):
         for request, views in zip(requests, batches, strict=True):
-            part = slice(request.start, request.stop)
-            found = scorer(views)
+            part = slice(request[0], request[-1] + 1)
+            found = scorer(np.stack(views))
             errors += error_counts(found, labels[part])
             scores[part] = found
             advance(len(request))
-            if stop.reason is not None and request.stop < total:
-                raise Stopped(f"{name}: stopped by {stop.reason} after {request.stop} of {total} images; the same "
+            if stop.reason is not None and part.stop < total:
+                raise Stopped(f"{name}: stopped by {stop.reason} after {part.stop} of {total} images; the same "
                               "command begins this test again", stop.exit_code)
     return scores, errors.tolist()
 

@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.data import imagenet_statistics
-from repro.data.augment import normalize
-from repro.data.cifar10 import channel_statistics
+from repro.data import imagenet
+from repro.data.cifar10 import channel_statistics, normalize
 from repro.data.crops import center_crop, resized
 from repro.devices import autocast, memory_format, out_of_memory
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
@@ -45,14 +44,14 @@ def read_mean(config: RunConfig, weights: Path | None, fingerprint: str) -> tupl
     if config.data.normalization is Normalization.per_channel:
         return channel_statistics(config.data)
     results = results_dir(config.results)
-    beside = (mean_path(weights), weights.parent / imagenet_statistics.BESIDE) if weights else ()
-    for path in (*beside, imagenet_statistics.cache_path(results, fingerprint)):
+    beside = (mean_path(weights), weights.parent / imagenet.BESIDE) if weights else ()
+    for path in (*beside, imagenet.statistics_path(results, fingerprint)):
         if path.is_file():
-            found = imagenet_statistics.read(path)
+            found = imagenet.read_statistics(path)
             if found is None or found.mean.ndim != 3 or not np.isfinite(found.mean).all():
                 raise StorageError(f"{display_path(path)} holds no mean image")
             return torch.from_numpy(found.mean_of_crops(config.data.crop_size)), None
-    raise DataError(f"no mean image: neither {imagenet_statistics.BESIDE} beside the weights nor one of this data set "
+    raise DataError(f"no mean image: neither {imagenet.BESIDE} beside the weights nor one of this data set "
                     f"in {display_path(results)}, which the first training run computes; weights trained otherwise: "
                     "data.normalization=per_channel data.channel_mean=[...] data.channel_std=[...]")
 

@@ -1,27 +1,20 @@
-"""The paper's figures, drawn from runs as SVG and PNG; matplotlib is imported only to draw.
-
-Without color too, marker and gray tell networks apart, and dashed (Figure 4: thin) and bold lines training and test
-error, by layer plain and residual networks.
-"""
+"""The paper's figures, drawn from runs as SVG and PNG; matplotlib is imported only to draw."""
 
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.config import scale_lengths
 from repro.files import file_sha256, read_rows, write_atomic
-from repro.paper import Axis, Curve, PublishedFigure, pick, published_figure
+from repro.paper import Axis, PublishedFigure, pick, published_figure
 from repro.reporting import select
-from repro.reporting.select import RunSet
+from repro.reporting.select import RunSelection, RunSet
 from repro.runs import Run
 
-DRAWN = ("figure1", "figure4", "figure6", *select.LAYERS)
 SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
 COLUMNS = {"training": "train_top1_error", "test": "test_top1_error", "validation": "val_top1_error"}  # of history.csv
+# Without color too, marker and gray tell networks apart, dashed (Figure 4: thin) and bold training and test error.
 STYLES: dict[str, dict[str, Any]] = {"dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
                                      "bold": {"linewidth": 1.5}, "thin": {"linewidth": 0.6}}
 # (color, marker) by depth. Paul Tol's high-contrast set and its neighbors: safe for the color-blind, and each its
@@ -36,16 +29,8 @@ SETTINGS: Any = {
 METADATA: Any = {"svg": {"Date": None, "Creator": "repro"}, "png": {"Software": "repro"}}
 
 
-class Shown(NamedTuple):
-    """One network of a figure: the run that is drawn and its data: rows of its history, or values by layer."""
-    curve: Curve
-    run: Run
-    data: Any
-
-
 class Line(NamedTuple):
-    """`id` names the line's group in the SVG, its label stands in the legend."""
-    net: str
+    """`id`, NETWORK-DEPTH-WHAT, names the line's group in the SVG; its label stands in the legend."""
     id: str
     label: str
     x: Sequence[float]
@@ -54,50 +39,41 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A limit that is None follows from the data; without limits of y that axis is logarithmic."""
+    """Lines on axes: what `Axes.set` takes, limits and labels."""
     title: str
-    x_label: str
-    y_label: str
     lines: Sequence[Line]
-    right: float | None = None
-    y_limits: tuple[float | None, ...] | None = None
+    axes: dict[str, Any]
 
 
 def names() -> list[str]:
-    """Names of the figures that can be drawn."""
-    return [*DRAWN, *(f"{variant}_{name}" for variant in select.VARIANTS for name in SHORTENED)]
+    return ["figure1", "figure4", "figure6", *select.LAYERS,
+            *(f"{variant}_{name}" for variant in select.VARIANTS for name in SHORTENED)]
 
 
 def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[str]] | None:
-    """A figure's title, panels and notes; None without a run that has the data. ConfigError for an unknown name.
-
-    Of each network the first origin with such runs is drawn, and of several seeds the one closest to the median error.
-    """
+    """A figure's title, panels and notes; None without a run that has the data. ConfigError for an unknown name."""
     pick(name, dict.fromkeys(names()), "figure")
     variant, base = select.split_name(name)
-    preset = select.preset_of(variant, base) if variant else None
+    preset = select.preset_of(name) if variant else None
     published = published_figure("figure7" if base == "gradients" else base)
-    curves = {curve.experiment: curve for panel in published.panels for curve in panel.curves if curve.experiment
-              and (preset is None or curve.experiment in preset.experiments)}
-    origins = [{answer.experiment: answer for answer in select.preset_runs(pool, preset)} if preset
-               else {experiment: select.paper_runs(pool, experiment) for experiment in curves} for pool in found]
+    drawn_here = dict.fromkeys(curve.experiment for panel in published.panels for curve in panel.curves)
+    experiments = [one for one in drawn_here if one and (preset is None or one in preset.experiments)]
     read: Callable[[Run], Any] = {"figure7": responses_of, "gradients": gradients_of}.get(base, Run.history)
-    shown: dict[str, Shown] = {}
-    answers, several = [], []
-    for experiment, answer in ((experiment, origin[experiment]) for experiment in curves for origin in origins):
-        data = {}
-        for run in answer.runs:
-            with suppress(ValueError, KeyError):
-                data[run.name] = read(run)
-        seeds = tuple(run for run in answer.runs if data.get(run.name))
-        if seeds and experiment not in shown:
-            run = select.median_run(replace(answer, runs=seeds))
-            shown[experiment] = Shown(curves[experiment], run, data[run.name])
-            answers.append(replace(answer, runs=(run,)))
-            several += [f"{run.name} of {len(seeds)} seeds"] if len(seeds) > 1 else []
+    shown: dict[str, Any] = {}  # by experiment: rows of the history of the run that is drawn, or its values by layer
+    drawn, several, missing = [], [], []
+    for experiment in experiments:  # drawn: the first origin with such runs, of several seeds the median one
+        answers = [select.with_data(select.preset_runs(pool, experiment, preset) if preset else
+                                    select.paper_runs(pool, experiment), read) for pool in found]
+        if answer := next((one for one in answers if one.runs), None):
+            run = select.median_run(answer.runs)
+            shown[experiment] = answer.results[answer.runs.index(run)]
+            drawn.append(RunSelection(answer.origin, experiment, (run,), ()))
+            several += [f"{run.name} of {len(answer.runs)} seeds"] if len(answer.runs) > 1 else []
+        else:
+            missing.append(select.net_name(experiment))
     if not shown:
         return None
-    panels, notes = (layer_panels(published, base, list(shown.values())) if base in select.LAYERS
+    panels, notes = (layer_panels(published, base, shown) if base in select.LAYERS
                      else curve_panels(published, shown, full=preset is None))
     title = "Norms of gradients by layer" if base == "gradients" else f"Figure {base[-1]}"
     if preset:  # nobody can take it for the paper's
@@ -106,53 +82,54 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
         notes.insert(0, f"{made}not the paper's schedule: it shows {preset.shows}; it cannot show {preset.cannot_show}")
     elif base != "gradients":
         title += f": {published.title}"
-    missing = [select.net_name(experiment) for experiment in curves if experiment not in shown]
     last = {"closest to the median error": several, "no run with these data": missing}
-    notes += [*select.machine_notes(answers), *(f"{text}: {', '.join(those)}" for text, those in last.items() if those)]
+    notes += [*select.run_notes(drawn), *(f"{text}: {', '.join(those)}" for text, those in last.items() if those)]
     return title, panels, notes
 
 
-def curve_panels(published: PublishedFigure, shown: Mapping[str, Shown], full: bool) -> tuple[list[Panel], list[str]]:
+def curve_panels(published: PublishedFigure, shown: Mapping[str, Any], full: bool) -> tuple[list[Panel], list[str]]:
     """Errors over the iterations, and how to read them."""
     x, y = (published.x, published.y) if full else (Axis("iterations"), Axis("", limits=(0, 100)))
-    right = x.limits[-1] if x.limits else None
     panels: list[Panel] = []
     for panel in published.panels:
-        here = [shown[str(curve.experiment)] for curve in panel.curves if curve.experiment in shown]
-        lines = [Line(one.curve.net, f"{one.curve.net}-{error}", one.curve.label if error == panel.errors[-1] else "",
-                      [row["iteration"] / x.unit for row in one.data], [row[COLUMNS[error]] for row in one.data],
-                      STYLES[published.styles[error]]) for one in here for error in panel.errors]
+        here = [(curve, shown[str(curve.experiment)]) for curve in panel.curves if curve.experiment in shown]
+        lines = [Line(f"{curve.net}-{error}", curve.label if error == panel.errors[-1] else "",
+                      [row["iteration"] / x.unit for row in rows], [row[COLUMNS[error]] for row in rows],
+                      STYLES[published.styles[error]]) for curve, rows in here for error in panel.errors]
         if {line.id for line in lines} <= {line.id for other in panels for line in other.lines}:
             continue  # without a run, or nothing but what another panel has: ResNet-110 on Figure 6's right
-        panels.append(Panel(panel.title, x.label, panel.y_label or published.y.label, lines, right, y.limits))
+        panels.append(Panel(panel.title, lines, {
+            "xlabel": x.label, "ylabel": panel.y_label or published.y.label, "ylim": y.limits,
+            "xlim": (0, x.limits[-1] if x.limits else None)}))
     styles = ", ".join(f"{style}: {error} error" for error, style in published.styles.items())
     return panels, [f"{styles}; training error: mean over the augmented mini-batches since the previous point",
                     *published.notes]
 
 
-def layer_panels(published: PublishedFigure, base: str, shown: Sequence[Shown]) -> tuple[list[Panel], list[str]]:
-    """Values by layer: responses in order and sorted (Figure 7), or gradients of the first update, first drop, end."""
+def layer_panels(published: PublishedFigure, base: str, shown: Mapping[str, Any]) -> tuple[list[Panel], list[str]]:
+    """Values by layer: responses in order and sorted (Figure 7), or gradients of the first, middle and last update."""
     if base == "figure7":
-        y_label, y_limits = published.y.label, (0, None)
-        orders: list[Callable[[Any], list[float]]] = [list, lambda values: sorted(values, reverse=True)]
-        parts = [(panel.title, [order(one.data) for one in shown])
-                 for panel, order in zip(published.panels, orders, strict=True)]
-        images = {found.images or 0 for one in shown if (found := select.record(one.run).responses)}
-        notes = [*published.notes, f"{' or '.join(f'{count:,}' for count in sorted(images))} test images, evaluation "
-                 "mode; Choice: one std over all images, channels and positions of a layer"]
+        parts = {published.panels[0].title: shown, published.panels[1].title: {
+            experiment: sorted(values, reverse=True) for experiment, values in shown.items()}}
+        axes: dict[str, Any] = {"ylabel": published.y.label, "ylim": (0, None)}
+        notes = [*published.notes, "all test images, evaluation mode; Choice: one std over all images, channels and "
+                 "positions of a layer"]
     else:
-        y_label, y_limits = "norm of gradient", None
-        common = sorted(set.intersection(*(set(one.data) for one in shown)))
-        config = select.record(shown[0].run).config
-        chosen = {common[0], scale_lengths(config.train.lr_drops[0], config.scale), common[-1]}
-        parts = [(f"update {at:,}", [one.data[at] for one in shown]) for at in common if at in chosen]
+        common = sorted(set.intersection(*map(set, shown.values())))  # the middle one is the first drop of the rate
+        parts = {f"update {at:,}": {experiment: norms[at] for experiment, norms in shown.items()}
+                 for at in (common[0], common[len(common) // 2], common[-1])}
+        axes = {"ylabel": "norm of gradient", "yscale": "log"}
         notes = ["the paper draws no such figure; it calls these norms healthy in plain nets with BN (Sec. 4.1)",
                  "L2 norm of the gradient of the loss of one mini-batch, without weight decay, for each weight"]
-    return [Panel(title, published.x.label, y_label, [
-        Line(one.curve.net, f"{one.curve.net}-{number}", one.curve.label, range(1, len(y) + 1), y,
-             STYLES["dashed" if one.curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1})
-        for one, y in zip(shown, values, strict=True)], None, y_limits) for number, (title, values) in enumerate(parts)
-    ], notes
+    panels: list[Panel] = []
+    for title, by_net in parts.items():
+        here = [(curve, by_net[str(curve.experiment)]) for curve in published.panels[0].curves
+                if curve.experiment in by_net]
+        lines = [Line(f"{curve.net}-{len(panels)}", curve.label, range(1, len(values) + 1), values,
+                      STYLES["dashed" if curve.net.startswith("plain") else "bold"] | {"linewidth": 1.1})
+                 for curve, values in here]
+        panels.append(Panel(title, lines, {"xlabel": published.x.label, "xlim": (0, None), **axes}))
+    return panels, notes
 
 
 def responses_of(run: Run) -> list[float]:
@@ -216,14 +193,11 @@ def paint(title: str, panels: Sequence[Panel], notes: Sequence[str], by_layer: b
     figure.supxlabel("\n".join(below), x=0.02, ha="left", fontsize=6, color="#333333", parse_math=False)
     for ax, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
         for line in panel.lines:
-            color, marker = LOOKS[int(line.net.rpartition("-")[2])]
+            color, marker = LOOKS[int(line.id.split("-")[1])]
             ax.plot(line.x, line.y, color=color, marker=marker, markersize=3.2, markevery=max(1, len(line.y) // 8),
                     label=line.label, gid=line.id, **line.style)
-        ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label, xlim=(0, panel.right))
-        if panel.y_limits is None:
-            ax.set_yscale("log")
-        else:
-            ax.set_ylim(*panel.y_limits)
+        ax.set(title=panel.title, **panel.axes)
+        if "ylim" in panel.axes:
             ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
         ax.grid(axis="y", linewidth=0.4, color="#CCCCCC", linestyle=(0, (1, 2)))
         ax.legend(ncols=2)

@@ -2,36 +2,29 @@
 
 import functools
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.config import (
-    PAPER_PRECISIONS,
-    compose,
-    config_hash,
-    deviations,
-    paper_hashes,
-    scale_lengths,
-    with_precision,
-)
+from repro import config
+from repro.config import config_hash, paper_hashes
 from repro.files import read_object
-from repro.paper import PROTOCOL_LABELS, Preset, ensemble, reproduced_rows, suite
+from repro.paper import Preset, ensemble, reproduced_rows, suite, suites
 from repro.paths import escape
-from repro.reporting.statistics import Summary
+from repro.reporting.table import Summary
 from repro.runs import Record, Run, scan
 from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 
 YOURS, REFERENCE = "yours", "reference"
 # Cells of experiments without a run that counts.
 INCOMPLETE, STALE, NOT_RUN, NOT_EVALUATED = "incomplete", "stale", "not run", "not evaluated"
-OTHER, DUPLICATE = "other configuration", "duplicate"
+DUPLICATE = "duplicate"
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
 ENSEMBLE, ENSEMBLE_FILE = "table5", "ensembles/table5.json"
 SCHEMA = 1  # of evaluations/PROTOCOL.json
-EXACT = {precision.name for precision in PAPER_PRECISIONS}  # in which a test may be
+EXACT = [precision.name for precision in config.PAPER_PRECISIONS]  # in which a test may be
 # Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
 SHORT, SYNTHETIC = VARIANTS = ("short", "synthetic")
 LAYERS = ("figure7", "gradients")  # drawn by layer, of the networks of Figure 7
@@ -40,7 +33,6 @@ NOT_CIFAR = "Synthetic images, not CIFAR-10"
 
 class RunSet(NamedTuple):
     """All runs of one origin, and the folder that has them below runs/."""
-
     origin: str
     runs: tuple[Run, ...]
     root: Path
@@ -48,27 +40,18 @@ class RunSet(NamedTuple):
 
 @dataclass(frozen=True)
 class RunSelection:
-    """The runs of one experiment from one origin that count, one for each seed; and others with a status and why.
-
-    `tests` has the records of the runs' tests, by name of the run, where these are what a table shows.
-    """
-
+    """The runs of one experiment from one origin that count, one for each seed; and others with a status and why."""
     origin: str
     experiment: str
     runs: tuple[Run, ...]
-    excluded: tuple[tuple[Run, str, str], ...]
-    tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    results: tuple[Any, ...]  # the last row of each run's history, or what `with_data` read of it
+    excluded: tuple[tuple[Run, str, str], ...] = ()
 
     @property
     def status(self) -> str:
         """'finished', or why there is no number."""
         found = {"finished"} if self.runs else {status for _, status, _ in self.excluded}
         return next((one for one in ("finished", NOT_EVALUATED, INCOMPLETE, STALE) if one in found), NOT_RUN)
-
-    @property
-    def results(self) -> list[Mapping[str, Any]]:
-        """What a test of each run found, or else the last row of its history."""
-        return [self.tests.get(run.name) or record(run).result or {} for run in self.runs]
 
     def summary(self, key: str = "top1_error") -> Summary:
         """An error of the seeds; top1_error and top5_error are those of the split that is tested on."""
@@ -80,14 +63,9 @@ class RunSelection:
         return str(self.summary(key)) if self.runs else self.status
 
     def as_json(self) -> dict[str, Any]:
-        """The status, each seed's run and errors, and the summary."""
-        seeds = [{"seed": run.seed, "run": run.name, "identity": run.identity,
-                  **{key: value for key, value in result.items() if "error" in key or key == "iteration"},
-                  "extra_best_on_test": content.best_on_test,
-                  "extra_averaged_batch_norm": content.recomputed_batch_norm, "device": device(run),
-                  "precision": precision(run), "train_seconds": content.train_seconds,
-                  "evaluation_seconds": content.evaluation_seconds}
-                 for run, result in zip(self.runs, self.results, strict=True) if (content := run.record)]
+        seeds = [{"seed": run.seed, "run": run.name, "identity": run.identity, "device": device(run),
+                  "precision": precision(run), **{key: value for key, value in result.items() if "error" in key}}
+                 for run, result in zip(self.runs, self.results, strict=True)]
         return {"status": self.status, "seeds": seeds, **(self.summary().as_json() if self.runs else {})}
 
 
@@ -97,9 +75,6 @@ def pools(results: Path | None, reference: Path) -> list[RunSet]:
     return [RunSet(origin, tuple(scan(root / "runs")), root) for origin, root in roots]
 
 
-# ---- what a record says
-
-
 def record(run: Run) -> Record:
     """The record of a run that has one."""
     assert run.record is not None
@@ -107,13 +82,16 @@ def record(run: Run) -> Record:
 
 
 def precision(run: Run) -> str:
-    """fp32, tf32, bf16 or fp16."""
     return record(run).config.machine.precision.name
 
 
+def seconds(run: Run) -> float:
+    return record(run).train_seconds + record(run).evaluation_seconds
+
+
 def device(run: Run) -> str:
-    """The recorded device, such as 'NVIDIA H200'."""
-    return record(run).environment.device or "unknown device"
+    environment = record(run).environment
+    return f"{environment.devices} x " * ((environment.devices or 1) > 1) + (environment.device or "unknown device")
 
 
 def net_name(experiment: str) -> str:
@@ -122,55 +100,49 @@ def net_name(experiment: str) -> str:
     return name.replace("resnet", "ResNet-").replace("plain", "plain-")
 
 
-def machine_notes(answers: Iterable[RunSelection]) -> list[str]:
-    """One line for each origin, machine and precision: which runs were made there."""
-    groups: dict[str, list[str]] = {}
+def run_notes(answers: Sequence[RunSelection]) -> list[str]:
+    """Where the runs were made that count, a line for each origin, machine and precision; and why others do not."""
+    made: dict[str, list[str]] = {}
     for answer in answers:
         for run in answer.runs:
-            groups.setdefault(f"{answer.origin}: {device(run)}, {precision(run)}", []).append(run.name)
-    return [f"{where}: {', '.join(names)}" for where, names in groups.items()]
-
-
-def run_notes(rows: Iterable[Sequence[RunSelection]]) -> list[str]:
-    """Of a table's rows: where the runs were made that count, and why others do not."""
-    answers = [answer for row in rows for answer in row]
-    return machine_notes(answers) + [f"not counted ({answer.origin}): {run.name}: {status}: {reason}"
-                                     for answer in answers for run, status, reason in answer.excluded]
-
-
-# ---- which runs count
+            made.setdefault(f"{answer.origin}: {device(run)}, {precision(run)}", []).append(run.name)
+    return [f"{where}: {', '.join(names)}" for where, names in made.items()] + [
+        f"not counted ({answer.origin}): {run.name}: {status}: {reason}"
+        for answer in answers for run, status, reason in answer.excluded]
 
 
 def answers_to(row: str, found: Iterable[RunSet]) -> list[RunSelection]:
     """What each origin has for a row such as table6/resnet-20, tested in its table's way; [] without an experiment."""
-    experiment, protocol = reproduced_rows().get(row), TABLES.get(row.partition("/")[0])
-    if experiment is None:
-        return []
-    return [paper_runs(pool, experiment, protocol) for pool in found]
-
-
-def open_status(answers: Iterable[RunSelection]) -> str:
-    """The status of a row without a run that counts: the first origin that has anything to tell."""
-    return next((answer.status for answer in answers if answer.status != NOT_RUN), NOT_RUN)
+    experiment = reproduced_rows().get(row)
+    return [paper_runs(pool, experiment, TABLES.get(row.partition("/")[0])) for pool in found if experiment]
 
 
 def paper_runs(pool: RunSet, experiment: str, protocol: str | None = None) -> RunSelection:
     """The finished runs of an experiment as it stands in conf/, in fp32 or TF32; those with a test under a protocol."""
     answer = select(pool, experiment, paper_hashes(experiment))
-    if protocol is None:
-        return answer
-    tests = {run.name: read_evaluation(run, protocol) for run in answer.runs}
-    problems = {run.name: evaluation_problem(run, protocol, tests[run.name]) for run in answer.runs}
-    lacking = [(run, NOT_EVALUATED, problem) for run in answer.runs if (problem := problems[run.name])]
-    return replace(answer, runs=tuple(run for run in answer.runs if not problems[run.name]),
-                   excluded=(*answer.excluded, *lacking), tests=tests)
+    return answer if protocol is None else with_data(answer, lambda run: check_evaluation(
+        run, protocol, read_object(run.folder / "evaluations" / f"{protocol}.json")))
+
+
+def with_data(answer: RunSelection, read: Callable[[Run], Any]) -> RunSelection:
+    """The selection with what is read of each run as its result, without runs of which it can't be, and why."""
+    found, lacking = [], []
+    for run in answer.runs:
+        try:
+            found.append((run, read(run)))
+        except (ValueError, KeyError) as error:
+            lacking.append((run, NOT_EVALUATED, str(error)))
+    return replace(answer, runs=tuple(run for run, _ in found), results=tuple(data for _, data in found),
+                   excluded=(*answer.excluded, *lacking))
 
 
 def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSelection:
     """Sort the runs in an experiment's folders into those that count, one for each seed, and those that don't."""
     runs: list[Run] = []
     excluded: list[tuple[Run, str, str]] = []
-    there = [run for run in pool.runs if run.folder.parent.name.split("@")[0] == experiment]
+    folders = [f"{experiment}@{identity}" for identity in identities]
+    folders += [experiment] if paper_hashes(experiment) & set(identities) else []
+    there = [run for run in pool.runs if run.folder.parent.name in folders]
     for run in sorted(there, key=lambda one: (one.seed, one.name != f"{experiment}/seed{one.seed}", one.name)):
         problem = exclusion_reason(run, experiment, identities)
         # a copy under another seed has the same history, which no two seeds share
@@ -180,20 +152,16 @@ def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSel
             excluded.append((run, *problem))
         else:
             runs.append(run)
-    return RunSelection(pool.origin, experiment, tuple(runs), tuple(excluded))
+    return RunSelection(pool.origin, experiment, tuple(runs), tuple(record(run).result or {} for run in runs),
+                        tuple(excluded))
 
 
 def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> tuple[str, str] | None:
     """(status, reason) if a run does not count for these identities; None if it does."""
-    own = run.folder.parent.name in (experiment, *(f"{experiment}@{identity}" for identity in identities))
     if (found := run.record) is None:
-        return (INCOMPLETE if own else OTHER), str(run.problem)
-    if run.identity not in identities or run.experiment != experiment:
-        if run.no_evidence:
-            return OTHER, f"{run.no_evidence}, no evidence"
-        return (STALE if own else OTHER), ", ".join(deviations(found.config)) or "another experiment or version"
-    if config_hash(found.config) != run.identity:
-        return STALE, "its recorded configuration and identity differ"
+        return INCOMPLETE, str(run.problem)
+    if run.experiment != experiment or run.identity not in identities or config_hash(found.config) != run.identity:
+        return STALE, run.no_evidence or ", ".join(config.deviations(found.config)) or "another experiment or version"
     if not run.finished:
         return INCOMPLETE, run.problem or f"{run.status} at iteration {found.iteration} of {found.iterations}"
     errors = [(found.result or {}).get(f"{split}_top1_error", -1) for split in ("train", run.tested_on)]
@@ -202,71 +170,57 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
     return None
 
 
-def median_run(answer: RunSelection) -> Run:
-    """The run whose error is closest to the median of all seeds; the lowest seed on ties."""
-    errors = answer.summary().values
+def median_run(runs: Sequence[Run]) -> Run:
+    """The run whose error is closest to the median of all; the lowest seed on ties."""
+    errors = [(record(run).result or {})[f"{run.tested_on}_top1_error"] for run in runs]
     middle = statistics.median(errors)
-    return min(zip(errors, answer.runs, strict=True), key=lambda one: (abs(one[0] - middle), one[1].seed))[1]
+    return min(zip(errors, runs, strict=True), key=lambda one: (abs(one[0] - middle), one[1].seed))[1]
 
 
-# ---- tests of finished ImageNet runs, as `repro eval protocol=...` writes them, and ensembles of them
-
-
-def read_evaluation(run: Run, protocol: str) -> dict[str, Any]:
-    """The record of a run's test under a protocol; {} without a readable one."""
-    return read_object(run.folder / "evaluations" / f"{protocol}.json")
-
-
-def evaluation_problem(run: Run, protocol: str, content: Mapping[str, Any]) -> str | None:
-    """Why a test of a run does not count; None if it does."""
+def check_evaluation(run: Run, protocol: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of evaluations/PROTOCOL.json of a finished ImageNet run; ValueError if this test does not count."""
     if not content:
-        return f"no {PROTOCOL_LABELS[protocol]} test that can be read"
+        raise ValueError(f"no {protocol} test that can be read")
     wanted = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
               "identity": run.identity}
     if own := record(run).weights_sha256:  # older records do not have it
         wanted["weights_sha256"] = own
-    problem = count_problem(content, wanted)
-    if problem is None and content.get("precision") not in EXACT:
-        problem = f"has precision={content.get('precision')}"
-    return problem and escape(f"its {PROTOCOL_LABELS[protocol]} test {problem}")
+    if content.get("precision") not in EXACT:
+        wanted["precision"] = " or ".join(EXACT)
+    check_counts(f"its {protocol} test", content, wanted)
+    return content
 
 
-def count_problem(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """What is wrong with a test, or an ensemble's, of all of ImageNet's validation set, besides what is `wanted`."""
+def check_counts(name: str, content: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """ValueError if this is no test, or ensemble, of all of ImageNet's validation set that has what is wanted."""
     due = {**wanted, "wiring_test": False, "finished": True, "split": "val", "images": VALIDATION_IMAGES}
     for key, value in due.items():
         if content.get(key) != value:
-            return f"has {key}={content.get(key)}, not {value}"
+            raise ValueError(escape(f"{name} has {key}={content.get(key)}, not {value}"))
     for column, key in ERRORS.items():
         count: Any = content.get(key)
         percent: Any = content.get(f"val_{column}")
         if (type(count) is not int or type(percent) not in (int, float) or not 0 <= percent <= 100
                 or abs(percent / 100 * VALIDATION_IMAGES - count) > 0.5):
-            return f"says {percent} % for {count} errors in {VALIDATION_IMAGES} images"
-    return None
+            raise ValueError(escape(f"{name} says {percent} % for {count} errors in {VALIDATION_IMAGES} images"))
 
 
-def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
-    """Why an ensemble's record does not count beside these runs; None if it does, or if there is none."""
-    if not found:
-        return None
-    wanted, runs = ensemble(ENSEMBLE), {run.name: run for run in pool.runs}
-    listed = [one for one in found.get("members") or () if isinstance(one, dict)]
-    members = [(one.get("experiment"), one.get("seed")) for one in listed]
-    if members != [(one.experiment, one.seed) for one in wanted.members] or found.get("protocol") != wanted.protocol:
-        return "it is not of the members and protocol of experiments/ensembles/table5.yaml"
-    for one in listed:
-        name = f"{one['experiment']}/seed{one['seed']}"
+def ensemble_problem(found: Mapping[str, Any]) -> str | None:
+    """Why an ensemble's record does not count; None if it does, or if there is none."""
+    wanted = ensemble(ENSEMBLE)
+    members = [one for one in found.get("members") or () if isinstance(one, dict)]
+    if found and [(one.get("experiment"), one.get("seed")) for one in members] != [
+            (one.experiment, one.seed) for one in wanted.members]:
+        return "it is not of the members of experiments/ensembles/table5.yaml"
+    for one in members:
         if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in EXACT:
-            return f"its {name} is no run, or no test, of the paper's settings"
-        if name in runs and read_evaluation(runs[name], wanted.protocol).get("weights_sha256") != one.get(
-                "weights_sha256"):
-            return f"it is not of the {PROTOCOL_LABELS[wanted.protocol]} test of {name} ({pool.origin})"
-    problem = count_problem(found, {})
-    return problem and escape(f"it {problem}")
-
-
-# ---- short runs and runs on synthetic images, of a suite's preset
+            return f"its {one['experiment']}/seed{one['seed']} is no run, or no test, of the paper's settings"
+    try:
+        if found:
+            check_counts("it", found, {"protocol": wanted.protocol})
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def split_name(name: str) -> tuple[str | None, str]:
@@ -275,33 +229,28 @@ def split_name(name: str) -> tuple[str | None, str]:
     return (prefix, base) if prefix in VARIANTS else (None, name)
 
 
-def preset_of(variant: str, base: str) -> Preset:
-    """The preset whose runs a variant of a figure or table shows."""
-    short = "cifar_responses" if base in LAYERS else "cifar_plain_vs_res"
-    return suite(short if variant == SHORT else "demo").preset(variant)
+def preset_of(name: str) -> Preset:
+    """The preset of a suite whose runs a variant of a figure or table shows."""
+    return next(one.preset(key) for one in map(suite, suites()) for key, preset in one.presets.items()
+                if name in (*preset.tables, *preset.figures))
 
 
 @functools.cache
 def with_preset(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
     """An experiment with a preset's overrides."""
-    return compose([f"experiment={experiment}", *overrides])
+    return config.compose([f"experiment={experiment}", *overrides])
 
 
-def preset_runs(pool: RunSet, preset: Preset) -> list[RunSelection]:
-    """The runs of each of a preset's experiments, in whatever precision; without runs of other configurations."""
-    found = []
-    for name in preset.experiments:
-        config = with_preset(name, preset.overrides)
-        answer = select(pool, name, {config_hash(with_precision(config, one)) for one in Precision
+def preset_runs(pool: RunSet, experiment: str, preset: Preset) -> RunSelection:
+    """The runs of an experiment under a preset, in whatever precision."""
+    own = with_preset(experiment, preset.overrides)
+    return select(pool, experiment, {config_hash(config.with_precision(own, one)) for one in Precision
                                      if one is not Precision.auto})
-        found.append(replace(answer, excluded=tuple(one for one in answer.excluded
-                                                    if one[1] in (INCOMPLETE, DUPLICATE))))
-    return found
 
 
 def schedule_text(preset: Preset) -> str:
     """'300 iterations instead of 64,000, drops at 150 and 225'."""
-    config = with_preset(preset.experiments[0], preset.overrides)
-    full = config.train.iterations
-    short, *drops = (scale_lengths(length, config.scale) for length in (full, *config.train.lr_drops))
+    own = with_preset(preset.experiments[0], preset.overrides)
+    full = own.train.iterations
+    short, *drops = (config.scale_lengths(length, own.scale) for length in (full, *own.train.lr_drops))
     return f"{short:,} iterations instead of {full:,}, drops at {' and '.join(map(str, drops))}"

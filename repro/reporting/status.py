@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from repro import paper
-from repro.config import experiments, flat, override, paper_config, paper_hashes, to_dict
+from repro import config, paper
+from repro.config import paper_config, paper_hashes
 from repro.files import duration, holder, read_json
 from repro.reporting import figures, select, tables
 from repro.reporting.select import RunSet
@@ -28,14 +28,14 @@ def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
             interrupted.append(progress(run, STOPPED[run.status]) | {"go_on": continuation(run)})
     listed = [{"name": name, "description": paper_config(name).description,
                **{pool.origin: sum(run.experiment == name for run in pool.runs) for pool in (yours, reference)}}
-              for name in experiments()]
+              for name in config.experiments()]
     return {"experiments": listed, "suites": {name: paper.suite(name).question for name in paper.suites()},
             "tables": tables.names(), "figures": figures.names(), "running": running, "interrupted": interrupted,
             "lacking": lacking(yours, reference)}
 
 
 def progress(run: Run, state: str) -> dict[str, Any]:
-    """How far a run is saved, its last errors (percent), and the seconds left by its own measured speed."""
+    """How far a run is saved, its last test error (percent), and the seconds left by its own measured speed."""
     record, last = run.record, (run.history() or [{}])[-1]
     at, total = (record.iteration, record.iterations) if record else (0, 0)
     spent = record.train_seconds + record.evaluation_seconds if record else 0.0
@@ -47,30 +47,29 @@ def progress(run: Run, state: str) -> dict[str, Any]:
 def continuation(run: Run) -> str:
     """The command that goes on with a run, with what it changes of its experiment."""
     record = select.record(run)
-    values = flat(to_dict(record.config))
+    values = config.flat(config.to_dict(record.config))
     changed = [text.partition(": ")[0] for text in record.deviations or []]
     return "repro run " + shlex.join([f"experiment={run.experiment}", f"seed={run.seed}",
-                                      *(override(key, values[key]) for key in changed if key in values)])
+                                      *(config.override(key, values[key]) for key in changed if key in values)])
 
 
 def lacking(yours: RunSet, reference: RunSet) -> list[dict[str, Any]]:
-    """The full-length runs that tables need and results/reference lacks: cheapest first, ImageNet's last.
-
-    Of an experiment of which a suite runs k seeds these are seeds 0 to k-1. The time left is by what a whole run took.
-    """
+    """The full-length runs that tables need and results/reference lacks: cheapest first, ImageNet's last."""
     here, found = {run.name: run for run in yours.runs}, []
     suites = [paper.suite(name) for name in paper.suites()]
-    configs = {name: paper_config(name) for name in experiments() if paper_config(name).reproduces}
-    for name, config in sorted(configs.items(), key=lambda one: (one[1].data.name != CIFAR10, one[1].model.depth)):
+    needed = [own for own in map(paper_config, config.experiments()) if own.reproduces]
+    for own in sorted(needed, key=lambda one: (one.data.name != CIFAR10, one.model.depth)):
+        name, total = own.name, own.train.iterations
         times = measured_times(name, paper_hashes(name), yours, reference)
-        done, there = ({run.seed: run for run in select.paper_runs(pool, name).runs} for pool in (yours, reference))
-        needed = max((suite.seeds.get(name, 1) for suite in suites if name in suite.experiments), default=1)
-        for seed in sorted(set(range(needed)) - there.keys()):
+        done, there = ({run.seed for run in select.paper_runs(pool, name).runs} for pool in (yours, reference))
+        # of an experiment of which a suite runs k seeds: 0 to k-1
+        seeds = max((suite.seeds.get(name, 1) for suite in suites if name in suite.experiments), default=1)
+        for seed in sorted(set(range(seeds)) - there):
             run = here.get(f"{name}/seed{seed}")
             state = (FINISHED if seed in done else OPEN if run is None else IN_USE if holder(run.folder) else
                      DIVERGED if run.status == "diverged" else OPEN)
-            at, total = run.record.iteration if run and run.record else 0, config.train.iterations
-            found.append({"run": f"{name}/seed{seed}", "experiment": name, "seed": seed, "dataset": config.data.name,
+            at = run.record.iteration if run and run.record else 0
+            found.append({"run": f"{name}/seed{seed}", "experiment": name, "seed": seed, "dataset": own.data.name,
                           "state": state, "iteration": at, "iterations": total,
                           "seconds_left": times[0]["seconds"] * (1 - at / total) if times else None,
                           "measured": f"{times[0]['device']}, {times[0]['source']}" if times else None})
@@ -79,13 +78,9 @@ def lacking(yours: RunSet, reference: RunSet) -> list[dict[str, Any]]:
 
 def measured_times(experiment: str, identities: Collection[str], *found: RunSet) -> list[dict[str, Any]]:
     """Seconds of whole runs: of finished ones with these identities, then the committed estimates of the paper's."""
-    times = []
-    for run in (run for pool in found for run in pool.runs if run.experiment == experiment):
-        if run.finished and run.identity in identities and (record := select.record(run)).train_seconds:
-            devices = record.environment.devices or 1
-            times.append({"seconds": record.train_seconds + record.evaluation_seconds,
-                          "device": f"{devices} x " * (devices > 1) + select.device(run),
-                          "precision": select.precision(run), "source": f"finished run {run.name}"})
+    times = [{"seconds": select.seconds(run), "precision": select.precision(run), "device": select.device(run),
+              "source": f"finished run {run.name}"} for pool in found for run in pool.runs
+             if run.experiment == experiment and run.finished and run.identity in identities and select.seconds(run)]
     if paper_hashes(experiment) & set(identities):
         times += [{"seconds": one["run_seconds"], "device": one["device"], "precision": one["precision"],
                    "source": f"computed from measured updates, {path.name}"}

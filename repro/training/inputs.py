@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.augment import augment_batch
-from repro.data.cifar10 import DeviceData, TrainingOrder, load_arrays, on_device
+from repro.data.cifar10 import DeviceData, TrainingOrder, augment_batch, load_arrays, on_device
+from repro.data.loader import read_ahead
 from repro.errors import ConfigError, Stopped
 from repro.paths import data_dir, display_path, results_dir
-from repro.schema import IMAGENET, PaddingValue, RunConfig
+from repro.schema import IMAGENET, Normalization, PaddingValue, RunConfig
 from repro.stopping import StopRequest
 from repro.training.distributed import World
 
@@ -26,30 +26,30 @@ def load_data(config: RunConfig, device: torch.device, world: World, stop: StopR
     """The images of a resolved configuration's run; makes the mean image of ImageNet first where there is none."""
     if config.data.name != IMAGENET:
         return on_device(load_arrays(config.data), config.data, device)
-    from repro.data import imagenet, imagenet_files
+    from repro.data import imagenet
 
-    files = world.from_main(lambda: imagenet_files.find(data_dir(config.data.root), config.data.wiring_test))
+    files = world.from_main(lambda: imagenet.find(data_dir(config.data.root), config.data.wiring_test))
     if len(files.wnids) > config.model.num_classes:
         raise ConfigError(f"model.num_classes={config.model.num_classes}: {display_path(files.train.root)} has "
                           f"{len(files.wnids)} classes")
-    statistics = statistics_of(config, files, world, stop) if imagenet.needs_statistics(config.data) else None
+    needed = config.data.normalization is Normalization.per_pixel_mean or config.data.color_noise_std > 0
+    statistics = statistics_of(config, files, world, stop) if needed else None
     return imagenet.on_device(config, files, statistics, device)
 
 
 def statistics_of(config: RunConfig, files: Any, world: World, stop: StopRequest) -> Any:
     """The ImageStatistics of the training images, ImageNetFiles: from the cache, else by one pass over them."""
-    from repro.data import imagenet, imagenet_statistics
+    from repro.data import imagenet
 
-    path = imagenet_statistics.cache_path(results_dir(config.results), files.fingerprint)
-    found = world.from_main(lambda: imagenet_statistics.read(path))
+    path = imagenet.statistics_path(results_dir(config.results), files.fingerprint)
+    found = world.from_main(lambda: imagenet.read_statistics(path))
     if found is not None:
         return found
     logger.info(f"making the mean image of {len(files.train):,} training images (once), in {display_path(path)}")
     own = range(world.rank, len(files.train), world.size)
-    size = imagenet_statistics.MEAN_SIZE
-    sums = imagenet_statistics.compute(
-        imagenet.center_crops(files.train, imagenet_statistics.MEAN_SHORTER_SIDE, size), own, size, world.is_main,
-        lambda: stop.reason is not None, config.machine.workers or imagenet.workers_of_each())
+    crops = imagenet.center_crops(files.train, imagenet.MEAN_SHORTER_SIDE, imagenet.MEAN_SIZE)
+    sums = imagenet.sum_crops(crops, own, imagenet.MEAN_SIZE, world.is_main, lambda: stop.reason is not None,
+                              imagenet.workers_of(config))
     if any(world.all_gather_object(stop.reason is not None)):
         raise Stopped(f"stopped by {stop.reason or 'another process'} while the mean image was made; the same command "
                       "begins it again", stop.exit_code)
@@ -58,7 +58,7 @@ def statistics_of(config: RunConfig, files: Any, world: World, stop: StopRequest
         first.merge(other)
     statistics = first.finish()
     if world.is_main:
-        imagenet_statistics.write(path, statistics)
+        imagenet.write_statistics(path, statistics)
     return statistics
 
 
@@ -103,7 +103,7 @@ class StreamInput:
         # Of one mini-batch, replaced in place: (B, H, W, 3) and (B,).
         self.pixels = torch.zeros((own, size, size, 3), dtype=torch.uint8, device=data.mean.device)
         self.labels = torch.zeros(own, dtype=torch.int64, device=data.mean.device)
-        self.crops: Generator[np.ndarray, None, None] | None = None
+        self.crops: Generator[list[np.ndarray], None, None] | None = None
         self.requested: deque[Tensor] = deque()  # labels of the mini-batches that are being read
         self.at = self.next = -1  # positions that `pixels` holds, and of what comes out of `crops` next
 
@@ -114,8 +114,9 @@ class StreamInput:
         if self.crops is None or position != self.next:
             self.close()
             self.requested = deque()
-            self.crops = self.data.training_crops(self.requests(position, self.requested))
-        pixels = torch.from_numpy(next(self.crops))
+            requests = self.requests(position, self.requested)
+            self.crops = read_ahead(self.data.training_crop, requests, self.data.workers)
+        pixels = torch.from_numpy(np.stack(next(self.crops)))
         labels = self.requested.popleft()
         if self.pixels.device.type == "cuda":
             pixels, labels = pixels.pin_memory(), labels.pin_memory()

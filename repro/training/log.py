@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from repro import devices, files, runs
 from repro.config import to_dict
 from repro.data.loader import progress
-from repro.errors import DivergedError, ImageError, InUseError, LostProcessError, StorageError
+from repro.errors import DivergedError, ImageError, InUseError, PeerError, StorageError
 from repro.files import append_text, duration, utc_now
 from repro.paths import display_path
 from repro.runs import Images, Provenance, Record
@@ -70,7 +70,7 @@ class RunLog:
             self.plan.title, self.record.iterations, self.first, self.world.is_main and sys.stderr.isatty(), "it"))
         try:
             yield
-        except (StorageError, ImageError, LostProcessError) as error:
+        except (StorageError, ImageError, PeerError) as error:
             # Input and output never fail within an update, so the state is whole: it is saved if that is possible.
             saved, done = "what was saved before stays", self.execution.done
             tested = f"\n{done}," in self.rows["history.csv"] or not self.step.schedule.evaluates(done)

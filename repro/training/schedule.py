@@ -21,8 +21,7 @@ class Schedule:
         most = train.plateau_drops if self.plateau else len(self.drops)
         self.rates = [float(f"{train.lr * train.lr_factor**k:.12g}") for k in range(most + 1)]
         self.warms_up, self.warmup_window = train.warmup is not WarmUp.none, scaled(train.warmup_window)
-        # The length of fixed400 (arXiv 1603.05027), the cap of error80.
-        self.warmup_max = scaled(400 if train.warmup is WarmUp.fixed400 else train.warmup_max)
+        self.warmup_max = scaled(train.warmup_max)  # its cap
 
     def follow(self, errors: Iterable[tuple[int, float]]) -> None:
         """With lr_policy=plateau, let the rate drop as these tests (iteration, validation error in percent) say.

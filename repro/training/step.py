@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from repro.devices import autocast, memory_format
 from repro.errors import ConfigError
 from repro.evaluation.metrics import Outcome, evaluate_on
-from repro.schema import DecayOn, Engine, MomentumForm, Precision, RunConfig, TrainConfig, WarmUp
+from repro.schema import DecayOn, Engine, MomentumForm, Precision, RunConfig, TrainConfig
 from repro.training.distributed import World
 from repro.training.inputs import Data, input_of
 from repro.training.schedule import Schedule
@@ -125,14 +125,12 @@ class TrainStep:
 
     def update_warmup(self, errors: Tensor, good: Tensor) -> None:
         """End the warm-up for good once the error of the last mini-batches is below 80 % (Sec. 4.2), or at its cap."""
-        train, size = self.config.train, len(self.window)
+        size = len(self.window)
         latest = (self.slots == (self.iteration - 1) % size) & good
         torch.where(latest, errors, self.window, out=self.window)
-        over = self.iteration >= self.schedule.warmup_max
-        if train.warmup is WarmUp.error80:
-            limit = train.warmup_error / 100 * size * self.mini_batch_size
-            over = over | ((self.iteration >= size) & (self.window.sum() < limit))
-        ended = over & (self.warming > 0) & good
+        limit = self.config.train.warmup_error / 100 * size * self.mini_batch_size
+        below = (self.iteration >= size) & (self.window.sum() < limit)
+        ended = (below | (self.iteration >= self.schedule.warmup_max)) & (self.warming > 0) & good
         torch.where(ended, self.iteration, self.warmup_end, out=self.warmup_end)
         self.warming.mul_(~ended)
 

@@ -14,7 +14,7 @@ import torch
 
 from repro import devices, paper
 from repro.config import compose, experiments
-from repro.data import cifar10_files, fetch
+from repro.data import cifar10_files
 from repro.data.cifar10 import DeviceData
 from repro.devices import describe, place, resolve, restore_settings, set_up, synchronize
 from repro.errors import ConfigError, DataError, DivergedError, InUseError, OutOfMemoryError, ReproError, Stopped
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
               command: list[str]) -> tuple[paper.Preset, Path, list[ReproError]]:
-    """Run a suite under a preset, in `max_seconds`, tests included; the preset, the results folder, and the errors.
+    """Run a suite under a preset, auto: its own, else paper on CUDA and short without.
 
-    preset `auto` is the suite's own one, else `paper` on CUDA and `short` without.
+    Returns the preset, the folder of the results, and errors as `run_each`.
     """
     suite = paper.suite(name)
     chosen = suite.default_preset if preset_name == "auto" else preset_name
@@ -62,7 +62,7 @@ def make_data(config: RunConfig) -> None:
     """Fetch CIFAR-10 if it is needed and not there yet; ImageNet, which nobody may pass on, each run looks for."""
     root = data_dir(config.data.root)
     if config.data.name == CIFAR10 and not os.path.isdir(cifar10_files.folder_in(root)):
-        fetch.fetch(root)
+        cifar10_files.fetch(root)
 
 
 def run_each(plans: Sequence[Plan], stop: StopRequest) -> list[ReproError]:
@@ -143,9 +143,9 @@ def measure_suite(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def run_pending(results: Path, names: list[str], overrides: list[str], max_seconds: float | None, dry_run: bool,
                 command: list[str]) -> list[ReproError]:
-    """Advance the full-length runs of CIFAR-10 that results/reference lacks, cheapest first or those that are named.
+    """Advance the runs of CIFAR-10 that results/reference lacks, cheapest first, or those that are named, in order.
 
-    names: EXPERIMENT or EXPERIMENT/seedK, in their order. Returns the errors of `run_each`.
+    names: EXPERIMENT or EXPERIMENT/seedK. Returns the errors of `run_each`.
     """
     began = time.monotonic()
     for name in names:

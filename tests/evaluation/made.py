@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from repro.config import compose, config_hash, to_dict
 from repro.devices import resolve
@@ -13,11 +12,12 @@ from repro.files import write_atomic, write_json
 from repro.models import build_model
 from repro.runs import run_folder
 from repro.schema import RunConfig
+from tests.made_weights import trained_like
 
 CLASSES = 7
 SIZES = [(75, 50), (50, 75), (61, 61), (75, 50), (97, 43)]  # (width, height), not all square, odd, two alike
 TINY = ["experiment=imagenet_resnet18", "data.wiring_test=true", f"model.num_classes={CLASSES}", "data.crop_size=32",
-        "data.test_shorter_side=37", "machine.device=cpu", "machine.loader=threads",
+        "data.test_shorter_side=37", "machine.device=cpu",
         "machine.workers=2", "machine.evaluation_batch_size=4"]
 
 
@@ -39,25 +39,10 @@ def tiny(root: Path, *overrides: str) -> RunConfig:
     return compose([*TINY, f"data.root={root}", *overrides])
 
 
-def scattered(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The network with random statistics and biases, and logits of a standard deviation of about 1.5."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.bias.normal_(0, 0.2, generator=generator)
-                module.running_mean.normal_(0, 0.2, generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
-        logits = model.eval()(60 * torch.randn(4, 3, 64, 64, generator=generator))
-        model.fc.weight.mul_(1.5 / logits.std())
-        model.fc.bias.normal_(0, 0.3, generator=generator)
-    return model
-
-
 def make_weights(path: Path, seed: int = 0, mean: bool = True) -> Path:
     """A state_dict of the tiny network with random values, and beside it the mean that it was 'trained' with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(scattered(build_model(compose(TINY).model, seed), seed).state_dict(), path)
+    torch.save(trained_like(build_model(compose(TINY).model), "fc", 64, seed, 60).state_dict(), path)
     if mean:
         image = np.random.default_rng(1).uniform(90, 150, (3, 32, 32)).astype(np.float32)
         np.savez(path.parent / "mean.npz", mean=image, covariance=np.eye(3))

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from repro.evaluation import metrics
 from repro.evaluation.metrics import Outcome, error_counts, evaluate_on, layer_responses, with_averaged_statistics
 from repro.models import build_model, weighted_layers
-from tests.made import tiny_config, tiny_data
+from tests.made import scatter, tiny_config, tiny_data
 
 MODEL = tiny_config().model
 
@@ -61,16 +60,6 @@ def test_a_single_view_equals_brute_force_and_leaves_the_model_as_it_was():
 
 # ---- beside the errors
 
-def shaken(model):
-    """The model with random statistics and scales of its batch normalizations, so that no layer looks like another."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-    return model
-
-
 def test_streaming_moments_equal_those_of_the_whole():
     values = torch.randn(103, 5, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 1000
     moments = metrics.Moments()
@@ -85,7 +74,7 @@ def test_streaming_moments_equal_those_of_the_whole():
 @pytest.mark.parametrize("overrides", [("model=plain", "model.blocks_per_stage=1"), ("model.shortcut_option=C",)])
 def test_responses_are_after_normalization_and_before_the_addition(overrides):
     """Recomputed layer by layer with the network's own weights, written out by hand."""
-    model = shaken(build_model(tiny_config(*overrides).model, seed=3))
+    model = scatter(build_model(tiny_config(*overrides).model, seed=3))
     images, mean = tiny_data().eval_images, tiny_data().mean
     found = layer_responses(model, (batch.float() - mean for batch in images.split(7)))
     expected = []
@@ -111,7 +100,7 @@ def test_responses_are_after_normalization_and_before_the_addition(overrides):
 
 
 def test_responses_leave_the_model_as_it_was():
-    model = shaken(build_model(MODEL)).train()
+    model = scatter(build_model(MODEL)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     layer_responses(model, [tiny_data().eval_images.float()])
     with pytest.raises(RuntimeError):

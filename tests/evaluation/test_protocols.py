@@ -1,30 +1,35 @@
 """Every way of evaluating against loops over single images and views, torchvision's crops, and float64."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torchvision import transforms
 
 from repro.config import compose
-from repro.data.imagenet_statistics import ImageStatistics, cache_path, write
+from repro.data.imagenet import ImageStatistics, statistics_path, write_statistics
 from repro.devices import resolve
 from repro.errors import DataError, DivergedError, OutOfMemoryError, StorageError
 from repro.evaluation.protocols import Scorer, dense_logits, read_mean, ten_crops
 from repro.models import build_model
 from repro.paths import results_dir
-from tests.evaluation.made import TINY, scattered
+from tests.evaluation.made import TINY
+from tests.made_weights import trained_like
 
 SIDES = (32, 37, 55)
+MEAN = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
 
 
-def image(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 37), (37, 52), (51, 38), (32, 33)])
 @pytest.mark.parametrize("size", [32, 31])
 def test_ten_crops_are_torchvisions(height, width, size):
-    pixels = image(height, width)
+    pixels, = pictures((height, width))
     ours = torch.from_numpy(ten_crops(pixels, size)).permute(0, 3, 1, 2)
     theirs = torch.stack(transforms.TenCrop(size)(torch.from_numpy(pixels).permute(2, 0, 1)))
     assert torch.equal(ours, theirs)
@@ -41,29 +46,19 @@ def test_the_papers_lengths(model, protocol, words, sides):
 
 @pytest.fixture(scope="module")
 def model():
-    return scattered(build_model(compose(TINY).model))
+    return trained_like(build_model(compose(TINY).model), "fc", 64, inputs=60)
 
 
 @pytest.fixture(scope="module")
 def exact(model):
     """The same network in float64."""
-    exact = build_model(compose(TINY).model).double().eval()
-    exact.load_state_dict(model.state_dict())
-    return exact
-
-
-MEAN = torch.from_numpy(np.random.default_rng(0).uniform(90, 150, (3, 32, 32)).astype(np.float32))
+    return copy.deepcopy(model).double()
 
 
 def scorer(model, protocol, *overrides, mean=MEAN, sides=(37,)) -> Scorer:
     made = Scorer(model, protocol, resolve(compose([*TINY, *overrides])), mean)
     made.shorter_sides = sides
     return made
-
-
-def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
-    generator = np.random.default_rng(3)
-    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 def as_input(picture: np.ndarray) -> torch.Tensor:
@@ -154,7 +149,7 @@ def statistics(size: int) -> ImageStatistics:
 def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, size, per_pixel):
     config = compose([*TINY, f"data.crop_size={size}", "data.test_shorter_side=256"])
     found = statistics(224)
-    write(cache_path(results_dir(), "f"), found)
+    write_statistics(statistics_path(results_dir(), "f"), found)
     mean, std = read_mean(config, tmp_path / "x.pt", "f")
     assert np.array_equal(mean.numpy(), found.mean if per_pixel else found.mean_of_crops(32))
     assert std is None
@@ -163,9 +158,9 @@ def test_the_mean_of_the_data_set_is_per_pixel_for_crops_of_224_only(tmp_path, s
 
 
 def test_the_mean_beside_the_weights_goes_first(tmp_path):
-    write(cache_path(results_dir(), "f"), statistics(224))
+    write_statistics(statistics_path(results_dir(), "f"), statistics(224))
     for size in (1, 32):
-        write(tmp_path / "mean.npz", found := statistics(size), size)
+        write_statistics(tmp_path / "mean.npz", found := statistics(size), size)
         assert np.array_equal(read_mean(compose(TINY), tmp_path / "x.pt", "f")[0].numpy(), found.mean)
 
 

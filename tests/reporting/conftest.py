@@ -1,40 +1,23 @@
 """Made-up runs in a temporary folder: the records that the trainer writes, without training."""
 
-import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repro.config import (
-    PAPER_PRECISIONS,
-    compose,
-    config_hash,
-    deviations,
-    paper_config,
-    paper_hashes,
-    scale_lengths,
-    to_dict,
-    with_precision,
-)
+from repro import config
+from repro.config import paper_hashes, scale_lengths, with_precision
 from repro.files import file_sha256
 from repro.paper import ensemble
 from repro.reporting.table import Table
-from repro.schema import Device, Precision, RunConfig
+from repro.schema import Device, Precision
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")  # of the preset `short`, and of the demonstration
 SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
 IMAGES = 50_000  # of ImageNet's validation set
-MakeRun = Callable[..., Path]
-
-
-@functools.cache
-def composed(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
-    """Composing takes 0.1 s; the runs of one configuration share it."""
-    return compose([f"experiment={experiment}", *overrides])
 
 
 def curve(iterations: int, interval: int, train: float, test: float) -> list[tuple[float, ...]]:
@@ -46,15 +29,14 @@ def curve(iterations: int, interval: int, train: float, test: float) -> list[tup
 
 def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, train: float = 0.5,
               precision: str = "fp32", overrides: tuple[str, ...] = (), status: str = "finished",
-              folder: str | None = None, change: dict[str, Any] | None = None, interval: int | None = None,
-              device: str = "made-up device", responses: list[float] | None = None,
-              gradients: dict[int, list[float]] | None = None) -> Path:
+              folder: str | None = None, change: dict[str, Any] | None = None, device: str = "made-up device",
+              responses: list[float] | None = None, gradients: dict[int, list[float]] | None = None) -> Path:
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
-    config = replace(with_precision(composed(experiment, overrides), Precision[precision]), seed=seed)
-    config = replace(config, machine=replace(config.machine, device=Device.auto))  # the CPU has no TF32
-    own, length = config_hash(config), scale_lengths(config.train.iterations, config.scale)
-    rows = curve(length, interval or scale_lengths(config.evaluation.interval, config.scale), train, test)
-    imagenet = config.data.name == "imagenet"
+    run = config.compose([f"experiment={experiment}", f"seed={seed}", *overrides])
+    run = replace(run, machine=replace(run.machine, device=Device.auto, precision=Precision[precision]))
+    own, length = config.config_hash(run), scale_lengths(run.train.iterations, run.scale)
+    rows = curve(length, scale_lengths(run.evaluation.interval, run.scale), train, test)
+    imagenet = run.data.name == "imagenet"
     split = "val" if imagenet else "test"
     names = ["iteration", "learning_rate", "train_loss", "train_top1_error", f"{split}_loss", f"{split}_top1_error"]
     if imagenet:
@@ -66,14 +48,12 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
     path.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": status,
-        "config": to_dict(config), "deviations": deviations(config), "iteration": int(rows[-1][0]),
+        "config": config.to_dict(run), "deviations": config.deviations(run), "iteration": int(rows[-1][0]),
         "iterations": length, "parameters": 269722, "evaluated_on": split, "warmup_end": None,
-        "data": {"name": config.data.name, "split": "full", "sha256": "0"},
+        "data": {"name": run.data.name, "split": "full", "sha256": "0"},
         "result": dict(zip(names, rows[-1], strict=True)) if status == "finished" else None,
         "train_seconds": 100.4, "evaluation_seconds": 23.0,
         "environment": {"device": device, "precision": precision}, "sessions": []}
-    if not imagenet:
-        record["best_on_test"] = {"iteration": int(rows[-1][0]), "test_top1_error": rows[-1][-1]}
     if responses is not None:
         write_rows(path / "responses.csv", ("layer", "name", "channels", "mean", "std"), [
             (number, f"layer{number}", 16, 0.0, value) for number, value in enumerate(responses, 1)])
@@ -90,7 +70,6 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
 
 
 def write_rows(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV of these rows."""
     path.write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]) + "\n")
 
 
@@ -99,13 +78,10 @@ def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float =
     record = json.loads((run / "run.json").read_text())
     counts = {"top1_errors": round(top1 * IMAGES / 100), "top5_errors": round(top5 * IMAGES / 100)}
     content = {
-        "schema": 1, "protocol": protocol, "definition": f"made-up definition of {protocol}",
-        "experiment": record["experiment"], "seed": record["seed"], "identity": record["identity"],
-        "weights_sha256": "0" * 64, "data_fingerprint": "0",
-        "split": "val", "images": IMAGES, **counts,
+        "schema": 1, "protocol": protocol, "experiment": record["experiment"], "seed": record["seed"],
+        "identity": record["identity"], "weights_sha256": "0" * 64, "split": "val", "images": IMAGES, **counts,
         "val_top1_error": 100 * counts["top1_errors"] / IMAGES, "val_top5_error": 100 * counts["top5_errors"] / IMAGES,
-        "settings": {}, "precision": "fp32", "device": "made-up device", "wiring_test": False,
-        "finished": True} | change
+        "precision": "fp32", "device": "made-up device", "wiring_test": False, "finished": True} | change
     path = run / "evaluations" / f"{protocol}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
@@ -115,7 +91,7 @@ def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float =
 def write_ensemble(root: Path, **change: Any) -> Path:
     """ensembles/table5.json as `repro ensemble table5` writes it."""
     members = [{"experiment": one.experiment, "seed": one.seed, "precision": "fp32",
-                "identity": config_hash(with_precision(paper_config(one.experiment), PAPER_PRECISIONS[0]))}
+                "identity": config.config_hash(with_precision(config.paper_config(one.experiment), Precision.fp32))}
                for one in ensemble("table5").members]
     content = {"schema": 1, "name": "table5", "protocol": "multi_scale", "split": "val", "members": members,
                "images": IMAGES, "top1_errors": 9_000, "top5_errors": 2_000, "val_top1_error": 18.0,
@@ -129,12 +105,6 @@ def write_ensemble(root: Path, **change: Any) -> Path:
 def statuses(table: Table) -> dict[str, str]:
     """{row key: reproduced, partial 2/5, stale, not run, ...}."""
     return {row.key: row.status for row in table.rows}
-
-
-@pytest.fixture
-def make_run() -> MakeRun:
-    """`make_run(root, experiment, seed, test=..., ...)` writes one made-up run and returns its folder."""
-    return write_run
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Figures from made-up runs: what they draw, say and leave out."""
 
+import functools
 import re
-from collections.abc import Callable
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -19,7 +18,6 @@ from tests.reporting.conftest import SHORT, SYNTHETIC, write_run
 SVG = "{http://www.w3.org/2000/svg}"
 FALLING = [3.0, 1.0, 2.0]
 NORMS = {1: [1.0, 2.0], 400: [9.0, 9.0], 32000: [0.1, 0.2], 48000: [9.0, 9.0], 64000: [0.01, 0.02]}
-Drawn = Callable[[str], tuple[Path, Path]]
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +39,16 @@ def found(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawn(found, tmp_path_factory) -> Drawn:
+def drawn(found, tmp_path_factory):
     """`drawn(name)`: the SVG and the PNG of a figure, drawn once."""
-    made: dict[str, list[Path]] = {}
-
-    def draw(name: str) -> tuple[Path, Path]:
-        made[name] = made.get(name) or figures.draw(name, found, tmp_path_factory.mktemp("figures"))
-        svg, png = made[name]
-        return svg, png
-
-    return draw
+    return functools.cache(lambda name: figures.draw(name, found, tmp_path_factory.mktemp("figures")))
 
 
-def texts(path: Path) -> list[str]:
-    """All texts of an SVG file."""
+def texts(path):
     return ["".join(node.itertext()).strip() for node in ElementTree.parse(path).iter(f"{SVG}text")]
 
 
-def curves(path: Path) -> dict[str, tuple[bool, float]]:
+def curves(path):
     """{curve id: (dashed, line width)} of the curves of an SVG file."""
     result = {}
     for group in ElementTree.parse(path).iter(f"{SVG}g"):
@@ -105,6 +95,16 @@ def test_figure6_has_a_panel_where_a_run_is(found, results, reference):
     assert {line.label for line in only.lines} == {"", "1202-layer"}
 
 
+def test_figure_4_draws_training_and_validation_errors_of_the_median(results, reference):
+    for seed, error in enumerate((30.0, 28.0, 29.0)):
+        write_run(results, "imagenet_optA", seed, test=error)
+    write_run(results, "imagenet_plain34", test=31.0)
+    _, panels, notes = figures.gather("figure4", pools(results, reference))
+    assert [sorted(line.id for line in panel.lines) for panel in panels] == [
+        ["plain-34-training", "plain-34-validation"], ["resnet-34-training", "resnet-34-validation"]]
+    assert any("imagenet_optA/seed2 of 3 seeds" in note for note in notes)
+
+
 @pytest.mark.parametrize("name", ["figure1", "figure6", "figure7", "gradients"])
 def test_short_and_synthetic_figures_say_so_and_take_their_own_runs_only(found, name):
     for variant in (select.SHORT, select.SYNTHETIC):
@@ -143,7 +143,7 @@ def test_figure7_shows_layers_in_order_and_sorted(found, drawn):
         "plain-20": FALLING, "ResNet-20": FALLING, "ResNet-110": [0.5, 0.25]}
     assert bottom.lines[0].y == [3.0, 2.0, 1.0]
     assert notes[-1] == "no run with these data: plain-56, ResNet-56"
-    assert "10,000 test images" in " ".join(texts(drawn("figure7")[0]))
+    assert "all test images" in " ".join(texts(drawn("figure7")[0]))
 
 
 @pytest.mark.parametrize("damage", [

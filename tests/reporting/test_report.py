@@ -10,8 +10,7 @@ from repro.reporting.report import report
 from repro.reporting.select import pools
 from tests.reporting.conftest import SHORT, SYNTHETIC, write_run
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def test_an_interrupted_run_says_how_to_go_on(results, reference):
 def test_json_and_text_are_of_one_structure(direct):
     found = json.loads(direct("status", "--json").out)
     text = direct("status").out
-    assert len(found["experiments"]) == 22
+    assert len(found["experiments"]) == 20
     for name in (*(one["name"] for one in found["experiments"]), *found["suites"], *found["tables"], *found["figures"],
                  *(one["run"] for one in found["lacking"])):
         assert name in text

@@ -35,7 +35,6 @@ def test_scale_shortens_every_length_alike_rounding_up():
     short = schedule("scale=0.01", experiment="cifar_resnet110")
     assert (short.iterations, short.drops, short.interval) == (640, [320, 480], 4)
     assert (short.warmup_window, short.warmup_max) == (1, 20)
-    assert schedule("scale=0.01", "train.warmup=fixed400").warmup_max == 4
 
 
 @given(st.integers(1, 10**6), st.decimals("0.0001", "1", places=4))
