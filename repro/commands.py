@@ -301,7 +301,7 @@ def show_claims(options: argparse.Namespace) -> None:
          flag("--reference", "from the committed runs only"))
 def write_report(options: argparse.Namespace) -> None:
     from repro.files import write_atomic
-    from repro.reporting.report import report
+    from repro.reporting.status import report
     path = paths.results_dir() / "report.html"
     write_atomic(path, report(runs_of(options.reference)))
     print(f"report: {paths.display_path(path)}")
@@ -317,7 +317,7 @@ def write_report(options: argparse.Namespace) -> None:
          argument("--config-dir", metavar="DIR", help="a folder with configuration files of your own"), JSON)
 def show(options: argparse.Namespace) -> None:
     from repro.config import compose, with_config_dir
-    from repro.reporting import settings
+    from repro.reporting import status
     from repro.runs import find_run
     words = with_config_dir([*options.words, *(["--config-dir", options.config_dir] if options.config_dir else [])])
     names = [word for word in words if "=" not in word]
@@ -332,13 +332,13 @@ def show(options: argparse.Namespace) -> None:
         return
     if options.against is not None:
         roots = paths.results_dir(), paths.reference_dir()
-        differing = (settings.compare(find_run(words[0], *roots), find_run(options.against, *roots))
-                     if names == words else settings.against(compose(words), words, options.against))
-        show_result(options, differing, settings.differences_text(differing))
+        differing = (status.compare(find_run(words[0], *roots), find_run(options.against, *roots))
+                     if names == words else status.against(compose(words), words, options.against))
+        show_result(options, differing, status.differences_text(differing))
         return
     config = compose(words)
-    found = settings.facts(config, words, runs_of(results=paths.results_dir(config.results)))
-    show_result(options, found, settings.facts_text(found))
+    found = status.facts(config, words, runs_of(results=paths.results_dir(config.results)))
+    show_result(options, found, status.facts_text(found))
 
 
 @command("publish", "results", "promote a finished local run into results/reference",

@@ -46,7 +46,6 @@ ConfigStore.instance().store(name="schema", node=RunConfig)
 
 ANY = object()
 GROUPS = ("dataset_recipe", "data", "model", "experiment", "recipe", "machine")  # as conf/config.yaml lists them
-NOT_HASHED = {key for key, field in FIELDS.items() if not field.metadata["changes_numbers"]}
 # Keys that are newer than the first records: what these runs did, left out of the identity there.
 ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() if "earlier" in field.metadata}
 # Keys of earlier records that are gone: all of their values, or the one that is named, changed no number.
@@ -229,6 +228,7 @@ class UserFiles(FileConfigSource):
 SourcesRegistry.instance().register(UserFiles)
 
 
+@one_line_errors()
 def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     """Let hydra.main run a command line that has flags of its own (-m, --cfg ...); each of its jobs calls `run`."""
     overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
@@ -254,11 +254,9 @@ def sweep(words: Sequence[str], run: Callable[[RunConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as exceptions instead of exit code 1
     arguments, handlers = sys.argv, logging.root.handlers[:]
     try:
-        with one_line_errors():
-            given = [*environment_overrides(), f"hydra.sweep.dir={quote(str(folder))}",
-                     *write_globs_out(quote_paths(overrides))]
-            sys.argv = ["repro run", *given, *flags]  # argparse wants all overrides in one row
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        given = [f"hydra.sweep.dir={quote(str(folder))}", *write_globs_out(quote_paths(overrides))]
+        sys.argv = ["repro run", *environment_overrides(), *given, *flags]  # argparse wants all overrides in one row
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except SystemExit as end:
         if end.__cause__:
             raise end.__cause__ from None
@@ -349,7 +347,6 @@ def read_config(recorded: Any) -> RunConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested plain values (enums by name), for YAML and JSON."""
     return dict(msgspec.to_builtins(config))
 
 
@@ -365,7 +362,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """The dotted keys and plain values of everything that changes a run's numbers (the seed aside)."""
     values = flat(to_dict(config))
     imagenet = config.model.architecture.name == "imagenet"  # its depth says which network it is; else it is 6n+2
-    return {key: value for key, value in values.items() if key not in NOT_HASHED or (imagenet and key == "model.depth")}
+    return {key: value for key, value in values.items()
+            if FIELDS[key].metadata["changes_numbers"] or (imagenet and key == "model.depth")}
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -383,7 +381,6 @@ def config_hash(config: RunConfig) -> str:
 
 
 def with_precision(config: RunConfig, precision: Precision) -> RunConfig:
-    """The same run in another precision."""
     return replace(config, machine=replace(config.machine, precision=precision))
 
 
@@ -396,9 +393,8 @@ def paper_config(experiment: str) -> RunConfig:
 @functools.cache
 def paper_hashes(experiment: str) -> frozenset[str]:
     """Identities whose runs may enter a paper table: the experiment in fp32 or TF32; none if it is not of conf/."""
-    if experiment not in experiments():
-        return frozenset()
-    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS)
+    ours = experiment in experiments()
+    return frozenset(config_hash(with_precision(paper_config(experiment), p)) for p in PAPER_PRECISIONS if ours)
 
 
 def deviations(config: RunConfig) -> list[str]:

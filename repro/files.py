@@ -23,7 +23,7 @@ from repro.errors import InUseError, StorageError
 from repro.paths import display_path
 
 LOCK = "run.lock"
-_held: set[Path] = set()  # the folders that this process holds
+_held: dict[Path, str] = {}  # the folders that this process holds, and what it wrote into their locks
 
 
 def open_plain(path: Path) -> io.BufferedReader:
@@ -92,7 +92,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     payload = data.encode() if isinstance(data, str) else data
     # In a folder that is held nobody else writes: what a killed process left half written is written over. If such a
     # folder is gone, it is not made anew.
-    held = any(path.parent in (folder, folder.parent) for folder in _held)
+    held = is_held(path.parent)
     part = path.with_name(f".{path.name}.part" if held else f".{path.name}.{secrets.token_hex(4)}.part")
     with storage_errors(path, len(payload)):
         if not held:
@@ -111,6 +111,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Append to a file so that it survives a power cut; StorageError if that fails."""
+    is_held(path.parent)
     with storage_errors(path, len(text)), path.open("a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -159,16 +160,26 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
                                  f"{before.get('host', '?')} since {before.get('since', '?')}{advice}")
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
             path.write_text(text, encoding="utf-8")
-        _held.add(folder)
+        _held[folder] = text
         try:
             yield f"took over the lock of pid {before.get('pid')}, which is gone" if before else None
         finally:
-            _held.remove(folder)
+            del _held[folder]
             with suppress(OSError):  # if an error is on its way, it is the one to know
                 if path.read_text(encoding="utf-8") == text:
                     path.unlink()
                 folder.rmdir()  # leave no empty folders behind a run that never began
                 folder.parent.rmdir()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process holds a folder, or one around it; StorageError if it has lost it."""
+    held = [one for one in _held if folder in (one, one.parent)]
+    for one in held:
+        if read_object(one / LOCK) != json.loads(_held[one]):  # it was moved, or its lock deleted and taken by another
+            raise StorageError(f"{display_path(one)}: its {LOCK} is no longer this process's: the folder was moved or "
+                               "removed, or that file was. Nothing was written since")
+    return bool(held)
 
 
 def holder(folder: Path) -> dict[str, Any] | None:

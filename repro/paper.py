@@ -1,11 +1,8 @@
-"""What experiments/ holds: the paper's tables, figures and claims, results of others, counts, recipes, suites.
-
-ConfigError (exit 2) names the file and the key that is wrong. Errors of networks are in percent. Never imports torch.
-"""
+"""What experiments/ holds: published tables, figures, claims (errors in percent), counts, recipes, suites. No torch."""
 
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -84,7 +81,6 @@ class Panel(Struct, frozen=True):
 
 
 class PublishedFigure(Struct, frozen=True):
-    name: str
     title: str
     x: Axis
     y: Axis
@@ -122,12 +118,9 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ensemble(Struct, frozen=True, forbid_unknown_fields=True):
-    """Networks whose class probabilities, kept by one protocol, are averaged; `reproduces` is a published row."""
-    name: str
-    description: str
+    """Networks whose class probabilities, kept by one protocol, are averaged."""
     protocol: Protocol
     members: Annotated[tuple[Member, ...], Meta(min_length=2)]
-    reproduces: str | None = None
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,14 +173,13 @@ def pick(name: str, known: dict[str, T], kind: str) -> T:
 
 
 def names_in(folder: str) -> list[str]:
-    """Names of the YAML files of a folder of experiments/."""
     return sorted(path.stem for path in (experiments_dir() / folder).glob("*.yaml"))
 
 
 def read_named(kind: type[T], folder: str, name: str) -> T:
     """A file of a folder of experiments/, as a struct or a type."""
     pick(name, dict.fromkeys(names_in(folder)), folder.removesuffix("s"))
-    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", cast(Any, kind))
+    found: T = read_yaml(experiments_dir() / folder / f"{name}.yaml", kind)  # type: ignore[arg-type]  # hashable
     return found
 
 
@@ -203,8 +195,8 @@ second_references = partial(read_named, dict[str, Any], "published", "second_ref
 
 def golden_counts(dataset: str) -> dict[int, GoldenCount]:
     """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
-    found = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")
-    return {count.layers: count for count in found[dataset]}
+    counts = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")[dataset]
+    return {count.layers: count for count in counts}
 
 
 def claims() -> tuple[Claim, ...]:

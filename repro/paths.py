@@ -1,6 +1,7 @@
 """Where things lie: configurations and published numbers (package or tree), results and data (the user's)."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from repro.errors import ConfigError
@@ -27,20 +28,14 @@ def reference_dir() -> Path:
     return TREE / "results" / "reference" if in_tree() else PACKAGE / "reference"
 
 
-def results_dir(setting: str | None = None) -> Path:
-    """The folder of the user's own runs, tables and figures: the setting, $REPRO_RESULTS, or results/."""
-    return user_folder(setting, "results")
-
-
-def data_dir(setting: str | None = None) -> Path:
-    """The folder that holds the data sets: the setting, $REPRO_DATA, or data/."""
-    return user_folder(setting, "data")
-
-
-def user_folder(setting: str | None, name: str) -> Path:
-    """The folder of this name where nothing else is set: in the checkout, or in the current folder for a wheel."""
+def user_folder(name: str, setting: str | None = None) -> Path:
+    """The setting, $REPRO_NAME, or else the folder of this name in the checkout (of a wheel: the current folder)."""
     chosen = setting or os.environ.get(f"REPRO_{name.upper()}")
     return user_path(chosen).absolute() if chosen else (TREE if in_tree() else Path.cwd()) / name
+
+
+results_dir = partial(user_folder, "results")  # of the user's own runs, tables and figures
+data_dir = partial(user_folder, "data")  # of the data sets
 
 
 def user_path(text: str) -> Path:

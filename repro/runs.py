@@ -43,7 +43,9 @@ class Provenance(Struct, omit_defaults=True, forbid_unknown_fields=True):
     numpy: Text | None = None
     device: Text | None = None
     engine: Text | None = None
-    updates_per_graph: Count | None = None  # of earlier records
+    updates_per_graph: Count | None = None  # of earlier records, as the next two
+    jobs_per_device: Count | None = None
+    memory_format_ms: dict[str, Seconds] | None = None
     devices: Count | None = None
     repro: Text | None = None
     commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")] | None = None
@@ -87,6 +89,7 @@ class Record(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=Tru
     iteration: Count = 0  # done and saved
     parameters: Count | None = None
     peak_memory_bytes: Count | None = None
+    memory_bytes: Count | None = None  # of earlier records
     data: Images | None = None
     environment: Provenance = msgspec.field(default_factory=Provenance)
     started: Time | None = None

@@ -1,8 +1,4 @@
-"""The configuration of one run: every key with its type, its range, and whether it changes a run's numbers.
-
-Values stand in conf/, beside the section of the paper that they come from; MISSING is what a file must say. No torch
-here, so that a wrong value is reported before it is imported.
-"""
+"""Every key of a run's configuration: type, range, whether it changes numbers. Values stand in conf/. No torch here."""
 
 import json
 import re
@@ -19,40 +15,34 @@ SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever 
 CLASSES = 1000  # of ImageNet, Sec. 4.1
 TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
 
-# `cifar`: 6n+2 layers (Sec. 4.2). `imagenet`: a network of Table 1.
-Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})
+Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})  # 6n+2 layers (Sec. 4.2), or Table 1's
 Family = Enum("Family", {"plain": "plain", "residual": "residual"})  # with or without shortcut connections
 ShortcutOption = Enum("ShortcutOption", {"A": "A", "B": "B", "C": "C"})  # Sec. 4.1: where dimensions grow
 # Of a bottleneck that subsamples. `first_1x1`: the authors', and Table 1's multiply-adds; `conv3x3`: most other code's.
 StrideIn = Enum("StrideIn", {"first_1x1": "first_1x1", "conv3x3": "conv3x3"})
 ConvInit = Enum("ConvInit", {"fan_out": "fan_out", "fan_in": "fan_in"})  # what the MSRA initialization divides by
-# Where option A puts the zero channels: after the old ones, or half before and half after them.
-ZeroPadding = Enum("ZeroPadding", {"appended": "appended", "both_sides": "both_sides"})
+ZeroPadding = Enum("ZeroPadding", {"appended": "appended", "both_sides": "both_sides"})  # of option A's channels
 # `uniform_zero_bias`, `uniform` (bias too): in +-1/sqrt(fan_in); `msra`: variance 2/fan_in, bias as `uniform`.
 FcInit = Enum("FcInit", {"uniform_zero_bias": "uniform_zero_bias", "uniform": "uniform", "msra": "msra"})
 Split = Enum("Split", {"full": "full", "45k": "45k"})
 # `per_pixel_mean`: the training images' mean image is subtracted; `per_channel`: given mean and std.
 Normalization = Enum("Normalization", {"per_pixel_mean": "per_pixel_mean", "per_channel": "per_channel"})
-# `mean`: zeros after the normalization; `black`: pixels of 0 before it.
-PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})
+PaddingValue = Enum("PaddingValue", {"mean": "mean", "black": "black"})  # zeros after the normalization, or before it
 # `padded`: of the image with a border (Sec. 4.2). `shorter_side`: of one whose shorter side is random (Sec. 3.4).
 Crop = Enum("Crop", {"padded": "padded", "shorter_side": "shorter_side"})
 WarmUp = Enum("WarmUp", {"none": "none", "error80": "error80"})  # error80: Sec. 4.2's rule for the 110-layer net
-# When the rate drops: at `train.lr_drops`, or (`plateau`) when the validation error no longer falls.
-LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})
+LrPolicy = Enum("LrPolicy", {"drops": "drops", "plateau": "plateau"})  # at lr_drops, or when the error stays (Sec. 3.4)
 # `caffe`: v = m v + lr g; `torch`: v = m v + g, scaled by lr when it is applied; `nesterov`: torch's form with g + m v.
 MomentumForm = Enum("MomentumForm", {"caffe": "caffe", "torch": "torch", "nesterov": "nesterov"})
-# `weights`: only convolution and fully-connected weights, not biases or batch normalization.
-DecayOn = Enum("DecayOn", {"all": "all", "weights": "weights"})
+DecayOn = Enum("DecayOn", {"all": "all", "weights": "weights"})  # weights: no biases, no batch normalization
 Device = Enum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"})  # auto: cuda, else mps, else cpu
 # `auto`: tf32 on CUDA, fp32 elsewhere.
 Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "tf32": "tf32", "bf16": "bf16", "fp16": "fp16"})
-# How updates are executed. `eager`: operation by operation. `graph`: the whole update captured in a CUDA graph and
-# replayed. `auto`: graph on CUDA with one device, eager elsewhere.
+# `graph`: the whole update captured in a CUDA graph and replayed. `auto`: that on one CUDA device, eager elsewhere.
 Engine = Enum("Engine", {"auto": "auto", "eager": "eager", "graph": "graph"})
 Resume = Enum("Resume", {"auto": "auto", "never": "never"})  # never: an earlier run is put aside
 
-Range = tuple[str, Callable[[Any], bool]]  # what a key may hold, in words and as a test
+Range = tuple[str, Callable[[Any], Any]]  # what a key may hold, in words and as a test
 DEPTHS = {Family.plain: (18, 34), Family.residual: (18, 34, 50, 101, 152)}  # Table 1
 # What these data sets leave no choice in: what is not applied there must not be set.
 OF_IMAGENET = {"model.architecture": Architecture.imagenet, "model.blocks_per_stage": None, "data.split": Split.full,
@@ -73,15 +63,11 @@ def within(low: float, high: float = inf) -> Range:
 
 
 ANYTHING: Range = ("anything of the type", lambda value: True)
-NAME: Range = ("letters, digits, _ - . (it names a folder)", lambda name: bool(re.fullmatch(r"\w[\w.-]*", name)))
-DATA_SET: Range = (f"{CIFAR10} or {SYNTHETIC} or {IMAGENET}", lambda name: name in (CIFAR10, SYNTHETIC, IMAGENET))
-DEVICES: Range = ("1 to 4096, -1 or null", lambda count: count == -1 or 1 <= count <= 4096)
 BLOCKS: Range = ("1 to 1000, a model.depth of 8 to 6002", lambda blocks: 1 <= blocks <= 1000)
 MEANS: Range = ("three numbers of 0 to 1", lambda means: len(means) == 3 and all(0 <= mean <= 1 for mean in means))
 STDS: Range = ("three numbers above 0, at most 1", lambda stds: len(stds) == 3 and all(0 < std <= 1 for std in stds))
 SIDES: Range = ("[from, to] of 32 to 4096 pixels", lambda side: len(side) == 2 and 32 <= side[0] <= side[1] <= 4096)
 RISING: Range = ("rising positive iterations", lambda drops: drops == sorted(set(drops)) and min(drops, default=1) > 0)
-ITERATIONS: Range = ("iterations from 1", lambda iterations: min(iterations, default=1) > 0)
 
 
 def key(allowed: Range = ANYTHING, default: Any = MISSING, *, changes_numbers: bool = True, **earlier: Any) -> Any:
@@ -109,7 +95,7 @@ class ModelConfig:
 @dataclass
 class DataConfig:
     """The data set, its split and the augmentation of its training images."""
-    name: str = key(DATA_SET)
+    name: str = key(("cifar10, synthetic or imagenet", lambda name: name in (CIFAR10, SYNTHETIC, IMAGENET)))
     root: str | None = key(default=None, changes_numbers=False)
     split: Split = key()
     normalization: Normalization = key(earlier="per_pixel_mean")
@@ -157,7 +143,8 @@ class EvaluationConfig:
     interval: int = key(within(1))
     batch_norm_images: int = key(within(0), changes_numbers=False)  # averaged over at the end; 0: none
     responses: bool = key(changes_numbers=False)  # write responses.csv (Fig. 7) after the last iteration
-    gradient_iterations: list[int] = key(ITERATIONS, changes_numbers=False)  # whose norms go into gradients.csv
+    # Whose norms go into gradients.csv.
+    gradient_iterations: list[int] = key(("from 1", lambda numbers: min(numbers, default=1) > 0), changes_numbers=False)
 
 
 @dataclass
@@ -178,7 +165,7 @@ class MachineConfig:
 @dataclass
 class RunConfig:
     """One training run."""
-    name: str = key(NAME, changes_numbers=False)
+    name: str = key(("letters, digits, _ - .", lambda name: re.fullmatch(r"\w[\w.-]*", name)), changes_numbers=False)
     description: str = key(default="", changes_numbers=False)
     reproduces: list[str] = field(default_factory=list, metadata={"allowed": ANYTHING, "changes_numbers": False})
     seed: int = key(within(0, 2**32 - 1), 0, changes_numbers=False)  # seeds are repetitions of one run
@@ -187,7 +174,8 @@ class RunConfig:
     resume: Resume = key(default=Resume.auto, changes_numbers=False)
     results: str | None = key(default=None, changes_numbers=False)
     engine: Engine = key(default=Engine.auto, changes_numbers=False)
-    devices: int | None = key(DEVICES, None, changes_numbers=False)  # processes that share every mini-batch
+    # Processes that share every mini-batch; -1: as many as there are devices.
+    devices: int | None = key(("1 to 4096, -1, null", lambda n: n == -1 or 1 <= n <= 4096), None, changes_numbers=False)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -196,7 +184,6 @@ class RunConfig:
 
 
 SECTIONS: dict[str, Any] = {entry.name: entry.type for entry in fields(RunConfig) if is_dataclass(entry.type)}
-# Every key of the configuration by its dotted name.
 FIELDS = {entry.name: entry for entry in fields(RunConfig) if entry.name not in SECTIONS} | {
     f"{name}.{entry.name}": entry for name, section in SECTIONS.items() for entry in fields(section)}
 

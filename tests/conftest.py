@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from repro import config
 from repro.paths import TREE
@@ -119,16 +120,12 @@ def open_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def real_cifar10(tmp_path_factory) -> Path:
     """A folder with the official CIFAR-10 files: $REPRO_TEST_CIFAR10 or unpacked from the shared data; else a skip."""
-    given = os.environ.get("REPRO_TEST_CIFAR10")
-    if given:
+    if given := os.environ.get("REPRO_TEST_CIFAR10"):
         return Path(given)
     unpack = SHARED / "data" / "cifar10" / "unpack.py"
     if not unpack.is_file():
         pytest.skip("needs the real CIFAR-10: set REPRO_TEST_CIFAR10 to a folder with cifar-10-batches-py/")
     root = tmp_path_factory.getbasetemp().parent / "cifar10"
-    lock = root.with_suffix(".lock")
-    import fcntl
-    with lock.open("w") as file:  # one unpacks for all workers
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(root.with_suffix(".lock")):  # one unpacks for all workers
         subprocess.run([sys.executable, str(unpack), str(root)], check=True, capture_output=True)
     return root

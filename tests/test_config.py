@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from repro import config as configuration
-from repro.config import compose, config_hash, deviations, paper_config, paper_hashes, settings, to_dict, with_precision
+from repro.config import compose, config_hash, deviations, paper_config, paper_hashes, settings, with_precision
 from repro.errors import ConfigError
-from repro.schema import FIELDS, Architecture, Device, Precision, RunConfig, allowed_values
+from repro.schema import FIELDS, Device, Precision, RunConfig, allowed_values
 
 RESNET20 = "experiment=cifar_resnet20"
 CIFAR = {20: 3, 32: 5, 44: 7, 56: 9, 110: 18, 1202: 200}  # layers: n (Sec. 4.2)
@@ -58,17 +58,14 @@ IMAGENET_RECIPE = CIFAR_RECIPE | {
     "train.mini_batch_size": 256, "train.iterations": 600_000, "train.lr_drops": [150_000, 300_000],
     "train.batch_norm_group": 256,
 }
-
-
 NUMBERS = [key for key in FIELDS if re.search("int|float", str(FIELDS[key].type))]
 
 
 def changed(*overrides: str, experiment: str = "cifar_resnet20") -> RunConfig:
-    """An experiment on a CPU with values changed and checked; like compose, without Hydra's 0.1 s."""
-    base = with_value(with_precision(paper_config(experiment), Precision.fp32), "machine.device", Device.cpu)
-    depth = [] if base.model.architecture is Architecture.imagenet else ["model.depth=null"]
-    node = OmegaConf.merge(OmegaConf.structured(base), OmegaConf.from_dotlist([*depth, *overrides]))
-    return configuration.to_run_config(node)
+    """An experiment with values changed and checked; like compose, without Hydra's 0.1 s."""
+    depth = ["model.depth=null"] if experiment.startswith("cifar") else []
+    node = OmegaConf.structured(paper_config(experiment))
+    return configuration.to_run_config(OmegaConf.merge(node, OmegaConf.from_dotlist([*depth, *overrides])))
 
 
 def with_value(config: RunConfig, key: str, value: Any) -> RunConfig:
@@ -88,7 +85,6 @@ def holds(key: str, value: Any) -> bool:
 
 
 def another(kind: Any, old: Any) -> Any:
-    """Another value of this type, in its range or not."""
     member = get_args(kind)[0] if type(None) in get_args(kind) else kind
     if get_origin(member) is list:
         return [7, 8]
@@ -128,12 +124,6 @@ def test_the_values_stand_in_conf_and_not_in_the_schema():
         "model.depth", "data.root"}
 
 
-def test_a_machine_differs_from_the_defaults_in_device_and_precision_alone(monkeypatch):
-    monkeypatch.delenv("REPRO_DEVICE")
-    auto, cpu, gpu = (to_dict(compose([RESNET20, f"machine={name}"]))["machine"] for name in ("auto", "cpu", "gpu"))
-    assert (cpu, gpu) == (auto | {"device": "cpu", "precision": "fp32"}, auto | {"device": "cuda"})
-
-
 # ---- what is wrong is named
 
 @pytest.mark.fault(1)
@@ -147,14 +137,11 @@ def test_a_misspelled_key_is_named_with_the_nearest():
 @pytest.mark.parametrize(("overrides", "words"), [
     (["experiment=cifar_resnet21"], ["no experiment 'cifar_resnet21'", "did you mean cifar_resnet", "cifar_plain110"]),
     ([RESNET20, "seed"], ["'seed' is not key=value"]),
-    ([RESNET20, "train.lr="], ["train.lr"]),
     ([RESNET20, "model=plian"], ["no model 'plian'; did you mean plain?", "residual"]),
     ([RESNET20, "train.lr=abc"], ["train.lr=abc: allowed is float"]),
     ([RESNET20, "~train.lr"], ["~train.lr: a run needs train.lr"]),
     ([RESNET20, "+train.nesterov=true"], ["unknown key 'train.nesterov'"]),
-    ([RESNET20, "train.lr=${train.lrr}"], ["train.lrr"]),
     ([RESNET20, "train.lr=[1"], ["[1"]),
-    ([RESNET20, "train.lr=0.1,0.2"], ["train.lr=0.1,0.2"]),
     ([RESNET20, "model.depth=20", "model.blocks_per_stage=3"], ["model.depth", "model.blocks_per_stage"]),
 ])
 def test_a_wrong_command_line_is_named(overrides, words):

@@ -80,6 +80,7 @@ FAULTS = {
     71: "one hostile or torn record among good ones: it is listed as unreadable, every command shows the others",
     72: "an error changed everywhere, a seed relabeled, a commit made up: `repro check record` names it; 4",
     73: "an interpolation or an alias bomb in a user's file: refused; 2; no variable of the environment is recorded",
+    74: "a lock that is deleted in mid-run and taken by another process: never two writers",
     75: "absurd sizes, ranks, paths; weights that are NaN, complex or a FIFO: one line before memory is taken",
     76: "control characters in names, -0.0, other versions on resume: said, quoted, recorded",
     77: "torchvision's weights with val/ alone: tested with the mean and std that they carry",

@@ -149,17 +149,25 @@ def test_a_released_lock_leaves_what_a_run_wrote_and_no_empty_folders(folder):
     assert [entry.name for entry in folder.iterdir()] == ["run.json"]
 
 
-@pytest.mark.fault(69)
+@pytest.mark.fault(69, 74)
+@pytest.mark.parametrize("lost", ["moved", "another one there", "lock taken"])
 @pytest.mark.parametrize("write", [lambda folder: write_json(folder / "run.json", {}),
                                    lambda folder: append_text(folder / "history.csv", "1,2\n")], ids=["json", "csv"])
-def test_a_folder_that_is_moved_in_mid_run_is_not_made_anew(folder, tmp_path, write):
+def test_a_folder_or_lock_that_is_lost_in_mid_run_is_never_written_to_again(folder, tmp_path, other, lost, write):
     with hold_lock(folder):
         write(folder)
-        folder.rename(tmp_path / "moved")
-        with pytest.raises(StorageError, match="No such file"):
+        if lost == "lock taken":
+            (folder / "run.lock").unlink()
+            other()
+        else:
+            folder.rename(tmp_path / "moved")
+        if lost == "another one there":
+            folder.mkdir()
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(StorageError, match="no longer this process's"):
             write(folder)
-    assert not folder.exists()
-    assert len(list((tmp_path / "moved").iterdir())) == 2
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert folder.exists() is (lost != "moved")
 
 
 @pytest.mark.fault(56)

@@ -5,7 +5,7 @@ import pytest
 from repro import paper
 from repro.config import compose, paper_config, settings
 from repro.paths import conf_dir
-from repro.reporting.settings import sources
+from repro.reporting.status import sources
 
 
 def values(recipe: str, experiment: str = "cifar_resnet20") -> dict:

@@ -98,15 +98,12 @@ def measure(test: ClaimTest, run: Run) -> float:
 
 def mean_error(rows: list[dict[str, float]], begin: int, end: int) -> float:
     """Mean of train_top1_error over the iterations begin+1..end; each row is the mean since the row before it."""
-    total, length, previous = 0.0, 0.0, 0.0
-    for row in rows:
-        overlap = max(0.0, min(row["iteration"], end) - max(previous, begin))
-        total += overlap * row["train_top1_error"]
-        length += overlap
-        previous = row["iteration"]
-    if not length or not math.isfinite(total):
+    parts = pairwise([0.0, *(row["iteration"] for row in rows)])
+    lengths = [max(0.0, min(last, end) - max(first, begin)) for first, last in parts]
+    total = sum(length * row["train_top1_error"] for length, row in zip(lengths, rows, strict=True))
+    if not sum(lengths) or not math.isfinite(total):
         raise ValueError("its history has no training error there")
-    return total / length
+    return total / sum(lengths)
 
 
 def claims_text(found: Sequence[ClaimResult]) -> str:

@@ -12,7 +12,6 @@ from repro.reporting import select
 from repro.reporting.select import RunSelection, RunSet
 from repro.runs import Run
 
-SHORTENED = ("figure1", "figure6", *select.LAYERS)  # of these there are short and synthetic versions
 COLUMNS = {"training": "train_top1_error", "test": "test_top1_error", "validation": "val_top1_error"}  # of history.csv
 # Without color too, marker and gray tell networks apart, dashed (Figure 4: thin) and bold training and test error.
 STYLES: dict[str, dict[str, Any]] = {"dashed": {"linestyle": (0, (4, 1.5)), "linewidth": 0.9},
@@ -47,7 +46,7 @@ class Panel(NamedTuple):
 
 def names() -> list[str]:
     return ["figure1", "figure4", "figure6", *select.LAYERS,
-            *(f"{variant}_{name}" for variant in select.VARIANTS for name in SHORTENED)]
+            *(f"{variant}_{name}" for variant in select.VARIANTS for name in ("figure1", "figure6", *select.LAYERS))]
 
 
 def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[str]] | None:
@@ -88,7 +87,6 @@ def gather(name: str, found: Sequence[RunSet]) -> tuple[str, list[Panel], list[s
 
 
 def curve_panels(published: PublishedFigure, shown: Mapping[str, Any], full: bool) -> tuple[list[Panel], list[str]]:
-    """Errors over the iterations, and how to read them."""
     x, y = (published.x, published.y) if full else (Axis("iterations"), Axis("", limits=(0, 100)))
     panels: list[Panel] = []
     for panel in published.panels:
@@ -147,7 +145,6 @@ def gradients_of(run: Run) -> dict[int, list[float]]:
 
 
 def recorded_rows(run: Run, file: str, sha256: str | None) -> list[dict[str, str]]:
-    """Rows of a file of a run, by layer in forward order."""
     path = run.folder / file
     if not path.is_file() or file_sha256(path) != sha256:
         raise ValueError(f"{file} is missing, or not the recorded one")

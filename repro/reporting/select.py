@@ -19,11 +19,9 @@ from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 YOURS, REFERENCE = "yours", "reference"
 # Cells of experiments without a run that counts.
 INCOMPLETE, STALE, NOT_RUN, NOT_EVALUATED = "incomplete", "stale", "not run", "not evaluated"
-DUPLICATE = "duplicate"
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
 ENSEMBLE, ENSEMBLE_FILE = "table5", "ensembles/table5.json"
-SCHEMA = 1  # of evaluations/PROTOCOL.json
 EXACT = [precision.name for precision in config.PAPER_PRECISIONS]  # in which a test may be
 # Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
 SHORT, SYNTHETIC = VARIANTS = ("short", "synthetic")
@@ -59,7 +57,6 @@ class RunSelection:
         return Summary(tuple(float(result[key]) for result in self.results))
 
     def cell(self, key: str = "top1_error") -> str:
-        """The summary for a table, or why there is none."""
         return str(self.summary(key)) if self.runs else self.status
 
     def as_json(self) -> dict[str, Any]:
@@ -76,7 +73,6 @@ def pools(results: Path | None, reference: Path) -> list[RunSet]:
 
 
 def record(run: Run) -> Record:
-    """The record of a run that has one."""
     assert run.record is not None
     return run.record
 
@@ -95,9 +91,8 @@ def device(run: Run) -> str:
 
 
 def net_name(experiment: str) -> str:
-    """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB (Sec. 4.1)."""
-    name = experiment.partition("_")[2].replace("opt", "ResNet-34 ")
-    return name.replace("resnet", "ResNet-").replace("plain", "plain-")
+    """'ResNet-20' for cifar_resnet20, 'plain-18' for imagenet_plain18, 'ResNet-34 B' for imagenet_optB."""
+    return config.paper_config(experiment).description.partition(",")[0]
 
 
 def run_notes(answers: Sequence[RunSelection]) -> list[str]:
@@ -148,7 +143,7 @@ def select(pool: RunSet, experiment: str, identities: Collection[str]) -> RunSel
         # a copy under another seed has the same history, which no two seeds share
         twin = None if problem else next(
             (one for one in runs if one.seed == run.seed or one.history() == run.history()), None)
-        if problem := (DUPLICATE, f"the same run or seed as {twin.name}") if twin else problem:
+        if problem := ("duplicate", f"the same run or seed as {twin.name}") if twin else problem:
             excluded.append((run, *problem))
         else:
             runs.append(run)
@@ -173,15 +168,15 @@ def exclusion_reason(run: Run, experiment: str, identities: Collection[str]) -> 
 def median_run(runs: Sequence[Run]) -> Run:
     """The run whose error is closest to the median of all; the lowest seed on ties."""
     errors = [(record(run).result or {})[f"{run.tested_on}_top1_error"] for run in runs]
-    middle = statistics.median(errors)
-    return min(zip(errors, runs, strict=True), key=lambda one: (abs(one[0] - middle), one[1].seed))[1]
+    return min(zip(errors, runs, strict=True),
+               key=lambda one: (abs(one[0] - statistics.median(errors)), one[1].seed))[1]
 
 
 def check_evaluation(run: Run, protocol: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The content of evaluations/PROTOCOL.json of a finished ImageNet run; ValueError if this test does not count."""
     if not content:
         raise ValueError(f"no {protocol} test that can be read")
-    wanted = {"schema": SCHEMA, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
+    wanted = {"schema": 1, "protocol": protocol, "experiment": run.experiment, "seed": run.seed,
               "identity": run.identity}
     if own := record(run).weights_sha256:  # older records do not have it
         wanted["weights_sha256"] = own
@@ -237,7 +232,6 @@ def preset_of(name: str) -> Preset:
 
 @functools.cache
 def with_preset(experiment: str, overrides: tuple[str, ...]) -> RunConfig:
-    """An experiment with a preset's overrides."""
     return config.compose([f"experiment={experiment}", *overrides])
 
 

@@ -1,16 +1,29 @@
-"""What there is, what runs now, what results/reference lacks, and the time left. Never imports torch."""
+"""What `repro status` and `repro report` say of all runs, `repro show` of one, or of what differs. No torch."""
 
+import base64
+import json
+import os
+import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from repro import config, paper
-from repro.config import paper_config, paper_hashes
-from repro.files import duration, holder, read_json
+import yaml
+from msgspec import to_builtins
+from tabulate import tabulate
+
+from repro import __version__, config, paper
+from repro.config import PAPER_PRECISIONS, compose, flat, paper_config, paper_hashes, with_precision
+from repro.errors import ConfigError
+from repro.files import duration, holder, read_json, utc_now
+from repro.paths import display_path
 from repro.reporting import figures, select, tables
+from repro.reporting.claims import evaluate
 from repro.reporting.select import RunSet
-from repro.runs import OUT_OF_MEMORY, Run
-from repro.schema import CIFAR10
+from repro.runs import OUT_OF_MEMORY, Provenance, Run, run_folder
+from repro.schema import CIFAR10, CLASSES, IMAGENET, LrPolicy, Precision, RunConfig
 
 # States of a run that the reference lacks; `repro suite pending` advances those of CIFAR-10 that are open.
 OPEN, FINISHED, DIVERGED, IN_USE = "open", "finished here", "diverged here", "in progress"
@@ -26,8 +39,8 @@ def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
             running.append(progress(run, " ".join(f"{key} {owner.get(key)}" for key in ("pid", "host", "since"))))
         elif run.status in STOPPED:
             interrupted.append(progress(run, STOPPED[run.status]) | {"go_on": continuation(run)})
-    listed = [{"name": name, "description": paper_config(name).description,
-               **{pool.origin: sum(run.experiment == name for run in pool.runs) for pool in (yours, reference)}}
+    listed = [{"name": name, **{pool.origin: sum(run.experiment == name for run in pool.runs)
+                                for pool in (yours, reference)}, "description": paper_config(name).description}
               for name in config.experiments()]
     return {"experiments": listed, "suites": {name: paper.suite(name).question for name in paper.suites()},
             "tables": tables.names(), "figures": figures.names(), "running": running, "interrupted": interrupted,
@@ -38,7 +51,7 @@ def progress(run: Run, state: str) -> dict[str, Any]:
     """How far a run is saved, its last test error (percent), and the seconds left by its own measured speed."""
     record, last = run.record, (run.history() or [{}])[-1]
     at, total = (record.iteration, record.iterations) if record else (0, 0)
-    spent = record.train_seconds + record.evaluation_seconds if record else 0.0
+    spent = select.seconds(run) if record else 0.0
     return {"run": run.name, "no_evidence": run.no_evidence, "state": state, "iteration": at, "iterations": total,
             "seconds_left": spent / at * (total - at) if at and spent else None,
             "errors": {key: value for key, value in last.items() if key.endswith("top1_error")}}
@@ -47,7 +60,7 @@ def progress(run: Run, state: str) -> dict[str, Any]:
 def continuation(run: Run) -> str:
     """The command that goes on with a run, with what it changes of its experiment."""
     record = select.record(run)
-    values = config.flat(config.to_dict(record.config))
+    values = flat(config.to_dict(record.config))
     changed = [text.partition(": ")[0] for text in record.deviations or []]
     return "repro run " + shlex.join([f"experiment={run.experiment}", f"seed={run.seed}",
                                       *(config.override(key, values[key]) for key in changed if key in values)])
@@ -90,13 +103,11 @@ def measured_times(experiment: str, identities: Collection[str], *found: RunSet)
 
 
 def status_text(found: Mapping[str, Any]) -> str:
-    """The status for a person."""
     known = [one for one in found["lacking"] if one["seconds_left"] is not None]
     return "\n".join([
         "experiments (repro run experiment=NAME), with the number of their runs here and in results/reference:",
-        *(f"  {one['name']:18}  {one[select.YOURS]}  {one[select.REFERENCE]}  {one['description']}"
-          for one in found["experiments"]),
-        "suites (repro suite NAME):", *(f"  {name:21}  {question}" for name, question in found["suites"].items()),
+        align([list(one.values()) for one in found["experiments"]]),
+        "suites (repro suite NAME):", align(list(found["suites"].items())),
         f"tables (repro table NAME): {', '.join(found['tables'])}",
         f"figures (repro figure NAME): {', '.join(found['figures'])}",
         "running now:", *map(run_text, found["running"]), "interrupted:", *map(run_text, found["interrupted"]),
@@ -111,3 +122,142 @@ def run_text(run: Mapping[str, Any]) -> str:
     parts = [run.get("no_evidence"), run["state"], f"iteration {run['iteration']} of {run['iterations']}", *errors,
              f"{duration(run['seconds_left'])} left" if run["seconds_left"] else None, run.get("go_on")]
     return f"  {run['run']:24}  {', '.join(filter(None, parts))}"
+
+
+def sources(files: Sequence[Path]) -> dict[str, str]:
+    """{dotted key: the comment beside it or its section, which is its source}; the last file that sets a key wins."""
+    found: dict[str, str] = {}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        package = re.search(r"^# @package (?!_global_)(\w+)", text, re.MULTILINE)
+        keys: list[str] = []  # that lead to the line
+        comments: dict[str, str] = {}
+        for line in text.splitlines():
+            if match := re.match(r"( *)(\w+):(?:.*?\s#\s*(.*))?", line):
+                keys[len(match[1]) // 2:] = [match[2]]
+                comments[".".join(keys)] = match[3] or ""
+        for key in flat(paper.read_yaml(path) or {}):
+            comment = comments.get(key) or comments.get(key.partition(".")[0], "")
+            found[f"{package[1]}.{key}" if package else key] = comment
+    return found
+
+
+def settings(run: RunConfig, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    found = sources(config.files_of(overrides))
+    found |= {key: f"${name}" for name, key in config.ENVIRONMENT.items() if os.environ.get(name)}
+    given = {word.partition("=")[0].lstrip("+") for word in overrides}
+    given |= {"model.blocks_per_stage"} if "model.depth" in given else set()  # another spelling
+    found |= dict.fromkeys(given, "override")
+    return [{"key": key, "value": value, "source": found.get(key, "")}
+            for key, value in flat(config.to_dict(run)).items() if key not in ("name", "description", "reproduces")]
+
+
+def facts(run: RunConfig, overrides: Sequence[str], found: Sequence[RunSet]) -> dict[str, Any]:
+    """Everything `repro show experiment=NAME` says; a folder for each of the paper's precisions if that is auto."""
+    auto = run.machine.precision is Precision.auto
+    runs = [with_precision(run, one) for one in (PAPER_PRECISIONS if auto else [run.machine.precision])]
+    folders = [{"folder": display_path(run_folder(one)), "identity": config.config_hash(one),
+                "precision": one.machine.precision.name} for one in runs]
+    changes, train = config.deviations(run), run.train
+    drops = [config.scale_lengths(drop, run.scale) for drop in train.lr_drops] * (train.lr_policy is LrPolicy.drops)
+    length = config.scale_lengths(train.iterations, run.scale)
+    parts = pairwise([0, *(drop for drop in drops if drop < length), length])  # of one rate each
+    return {"experiment": run.name, "description": run.description, "settings": settings(run, overrides),
+            "schedule": {"scale": run.scale, "iterations": length, "rates": [
+                {"from": start, "to": end, "lr": round(train.lr * train.lr_factor**number, 12)}
+                for number, (start, end) in enumerate(parts)]},
+            "cost": counts(run), "times": measured_times(run.name, {one["identity"] for one in folders}, *found),
+            "folders": folders, "deviations": changes, "reproduces": [] if changes else run.reproduces}
+
+
+def counts(run: RunConfig) -> dict[str, Any]:
+    """Parameters, and multiply-adds of one image (ImageNet: 224x224); None where golden_counts.yaml has none."""
+    model, imagenet = run.model, run.data.name == IMAGENET
+    count = paper.golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
+    if count is None or model.num_classes != (CLASSES if imagenet else 10):
+        return {"parameters": None, "multiply_adds": None}
+    option, v1_5 = model.shortcut_option.name, model.stride_in.name == "conv3x3"
+    return {"parameters": count.parameters.get(option), "multiply_adds":
+            (v1_5 and count.multiply_adds_stride_in_3x3) or count.multiply_adds.get(option)}
+
+
+def against(run: RunConfig, overrides: Sequence[str], name: str) -> dict[str, Any]:
+    """What differs, of all that changes numbers, from a recipe of others or another experiment, and why it matters."""
+    paper.pick(name, dict.fromkeys([*paper.recipes(), *config.experiments()]), "recipe or experiment")
+    recipe = paper.recipe(name) if name in paper.recipes() else {}
+    own = [word for word in overrides if word.startswith(("experiment=", "hydra.searchpath="))]
+    words = [*own, f"recipe={name}"] if recipe else [f"experiment={name}"]
+    theirs = compose(words)
+    if {run.machine.precision, theirs.machine.precision} <= {Precision.auto, *PAPER_PRECISIONS}:  # all the paper's
+        theirs = with_precision(theirs, run.machine.precision)
+    why = sources(config.files_of(words)) | recipe.get("why", {})
+    return {"names": [run.name, name], "differences": [
+        {"key": key, "here": here, "there": there, "why": why.get(key, "")}
+        for key, (here, there) in config.difference(config.settings(run), config.settings(theirs)).items()],
+        "notes": [*(f"not expressed by settings: {text}" for text in recipe.get("not_expressed", ())),
+                  f"theirs: repro run {shlex.join(words)}"]}
+
+
+def compare(*runs: Run) -> dict[str, Any]:
+    """What two runs and their last errors (percent) differ in; ConfigError for an unreadable record."""
+    known, histories = [], [run.history() for run in runs]
+    for run, history in zip(runs, histories, strict=True):
+        if (record := run.record) is None:
+            raise ConfigError(f"{display_path(run.folder)}: {run.problem}")
+        session = record.sessions[-1] if record.sessions else Provenance()
+        known.append({**config.settings(record.config), "seed": run.seed, "status": run.problem or run.status,
+                      "data sha256": record.data and record.data.sha256, "commit": session.commit,
+                      **to_builtins(record.environment),
+                      **{key: value for row in history[-1:] for key, value in row.items() if "_error" in key}})
+    at = next((one["iteration"] for one, other in zip(*histories, strict=False) if one != other), None)
+    return {"names": [run.name + f" ({run.no_evidence})" * bool(run.no_evidence) for run in runs],
+            "differences": [{"key": key, "here": here, "there": there}
+                            for key, (here, there) in config.difference(*known).items()],
+            "notes": [f"the histories differ from iteration {at:g} on" if at else "the histories agree"]}
+
+
+def align(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as lines in columns, values as they stand in YAML (null, true, [1, 2])."""
+    texts = [[value if isinstance(value, str) else json.dumps(value) for value in row] for row in rows]
+    lines = tabulate(texts, tablefmt="plain", disable_numparse=True).splitlines()
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def facts_text(found: Mapping[str, Any]) -> str:
+    """A run's settings in columns, and the other facts as YAML."""
+    times = [f"{duration(one['seconds'])} on {one['device']}, {one['precision']} ({one['source']})"
+             for one in found["times"]] or ["not measured; --measure does it"]
+    rest = {key: value for key, value in found.items() if key != "settings"} | {"times": times}
+    return "\n".join(["settings:", align([list(one.values()) for one in found["settings"]]), "",
+                      yaml.safe_dump(rest, sort_keys=False, default_flow_style=None, width=120)])
+
+
+def differences_text(found: Mapping[str, Any]) -> str:
+    heads = ["setting", *found["names"], "why it matters"]
+    rows = [list(one.values()) for one in found["differences"]]
+    table = align([heads[: len(rows[0])], *rows]) if rows else "  nothing that changes numbers differs"
+    return "\n".join([table, "", *found["notes"]])
+
+
+def report(runs: Sequence[RunSet]) -> str:
+    """The page. Everything from a record is escaped; the same runs give the same page but for its date."""
+    import jinja2
+
+    parts = {None: ("tables", "Tables and figures", ""),
+             select.SHORT: ("short", "Short runs", "not the paper's schedule"),
+             select.SYNTHETIC: ("synthetic", "Synthetic images", select.NOT_CIFAR)}
+    sections = []
+    for variant, (key, title, warning) in parts.items():
+        drawn = {name: figures.render(name, runs, ["svg"]) for name in figures.names()
+                 if select.split_name(name)[0] == variant}
+        images = {name: base64.b64encode(made["svg"]).decode() for name, made in drawn.items() if made}
+        if images or variant != select.SYNTHETIC:
+            sections.append({"id": key, "title": title, "warning": warning, "figures": images, "tables": [
+                tables.build(name, runs) for name in tables.names()
+                if name != "claims" and select.split_name(name)[0] == variant]})
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+                                     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template("report.html.j2").render(
+        title="Deep Residual Learning for Image Recognition, reproduced", claims=evaluate(runs), date=utc_now(),
+        runs=[(pool.origin, run) for pool in runs for run in pool.runs], select=select, version=__version__,
+        sections=sections)

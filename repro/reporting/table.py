@@ -87,10 +87,10 @@ class Table:
     @property
     def problems(self) -> list[str]:
         """What --strict objects to, a line each: rows that are worse than published, and rows that lack runs."""
-        found = {"worse than published": [row.key for row in self.rows if row.status.endswith(WORSE)],
-                 "rows that lack runs": [f"{row.key}: {row.status}" for row in self.rows
-                                         if row.status.startswith(LACKING)]}
-        return [f"{self.name}: {text}: {', '.join(rows)}" for text, rows in found.items() if rows]
+        worse = [row.key for row in self.rows if row.status.endswith(WORSE)]
+        lacking = [f"{row.key}: {row.status}" for row in self.rows if row.status.startswith(LACKING)]
+        return [f"{self.name}: {text}: {', '.join(rows)}"
+                for text, rows in ((WORSE, worse), ("rows that lack runs", lacking)) if rows]
 
     def lines(self) -> list[list[str]]:
         """The cells, row by row, the titles first; the status stands where there is no verdict."""

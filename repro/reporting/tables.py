@@ -42,8 +42,7 @@ def changed_files(tables: Iterable[str], reference: Path) -> list[str]:
     found = select.pools(None, reference)
     texts = {reference / "tables" / f"{name}.{suffix}": text for name in tables
              for suffix, text in build(name, found).forms.items()}
-    return [path.name for path, text in texts.items()
-            if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    return [path.name for path, text in texts.items() if not path.is_file() or path.read_text("utf-8") != text]
 
 
 def paper_table(published: PublishedTable, columns: Mapping[str, str], rows: Sequence[TableRow],
@@ -69,7 +68,6 @@ def published_cells(row: PublishedRow, columns: Iterable[Column]) -> dict[str, s
 
 
 def origin_columns(origins: Iterable[str], errors: Mapping[str, str]) -> dict[str, str]:
-    """A column for each error of each origin."""
     return {f"{origin}_{key}": f"{TITLES[origin]} {title}" for origin in origins for key, title in errors.items()}
 
 
@@ -121,9 +119,8 @@ def errors_table(name: str, found: Sequence[RunSet]) -> Table:
 def judged_row(row: PublishedRow, answers: Sequence[RunSelection], cells: dict[str, str], errors: Sequence[str],
                spreads: tuple[float, float]) -> TableRow:
     """A row with our differences and the verdict; `spreads` are the stds of the paper's runs and of few of ours."""
-    several = {"mean": row.mean, "std": row.std, "runs": row.runs} if row.mean is not None else {}
-    data: dict[str, Any] = {"published": {**row.values, **several}}
-    data |= {answer.origin: answer.as_json() for answer in answers}
+    several = {} if row.mean is None else {"mean": row.mean, "std": row.std, "runs": row.runs}
+    data: dict[str, Any] = {"published": row.values | several} | {one.origin: one.as_json() for one in answers}
     judged = next((answer for answer in answers if answer.runs), None)  # yours, else the reference
     if judged is None:  # the first origin that has anything to tell says why
         lacking = next((answer.status for answer in answers if answer.status != select.NOT_RUN), select.NOT_RUN)
@@ -145,8 +142,9 @@ def table5(found: Sequence[RunSet]) -> Table:
     titles = {"top5_error": "validation top-5 error (%)", "top1_error": "validation top-1 error (%)"}
     rows = []
     for row in published.rows:
-        cells, data, status = published_cells(row, published.columns), {"published": dict(row.values)}, PUBLISHED_ONLY
-        if f"{select.ENSEMBLE}/{row.key}" == wanted.reproduces:
+        cells, status = published_cells(row, published.columns), PUBLISHED_ONLY
+        data: dict[str, Any] = {"published": row.values}
+        if not row.published_only:
             data |= {origin: one for origin, one in ours.items() if one and not problems[origin]}
             status = ("no verdict: validation, not the test server" if len(data) > 1 else
                       "not counted" if any(ours.values()) else select.NOT_RUN)
@@ -189,9 +187,8 @@ def runs_table(name: str, title: str, groups: Sequence[Sequence[RunSelection]], 
     rows = []
     for answer in (one for group in groups for one in [a for a in group if a.status != select.NOT_RUN] or group[:1]):
         cells = {"net": select.net_name(answer.experiment), "origin": answer.origin,
-                 "train": answer.cell("train_top1_error"), "test": answer.cell()}
-        if answer.runs:
-            cells["seconds"] = f"{fmean(map(select.seconds, answer.runs)):.0f}"
+                 "train": answer.cell("train_top1_error"), "test": answer.cell(),
+                 "seconds": f"{fmean(map(select.seconds, answer.runs)):.0f}" if answer.runs else "-"}
         rows.append(TableRow(f"{answer.experiment}/{answer.origin}", cells, answer.status, answer.as_json()))
     columns = {"net": "network", "origin": "origin", "train": "training error (%)", "test": "test error (%)",
                "seconds": "wall time (s)"}
@@ -209,12 +206,14 @@ def table1(_: Sequence[RunSet]) -> Table:
     rows = []
     for row in published.rows:
         printed, status = row.values[column.key], PUBLISHED_ONLY
-        data: dict[str, Any] = {"published": dict(row.values)}
-        cells = published_cells(row, [column])
+        cells, data = published_cells(row, [column]), dict[str, Any](published=row.values)
         if not row.published_only:
             option = "B" if row.block == "bottleneck" else "A"
             counted = round(paper.golden_counts(IMAGENET)[row.layers or 0].multiply_adds[option])
-            status, data = count_verdict(counted, printed, column), data | {"counted": counted}
+            digits = 10**column.decimals / column.unit  # of what is printed
+            exact, last = counted * digits, round(printed * digits)
+            cut = "agrees if cut, not rounded" if math.floor(exact) == last else "differs"
+            status, data = "agrees" if math.floor(exact + 0.5) == last else cut, data | {"counted": counted}
             cells |= {"shortcut": option if row.block else "plain", "counted": f"{counted / 1e9:.3f}e9",
                       "ratio": f"{counted / printed:.3f}"}
         rows.append(TableRow(row.key, cells, status, data))
@@ -224,14 +223,6 @@ def table1(_: Sequence[RunSet]) -> Table:
     return paper_table(published, columns, rows, [
         "counted: multiply-adds of convolutions and fully-connected layers for one 224x224 image, the stride of a "
         "bottleneck in its first 1x1 (golden_counts.yaml); agrees: rounded to the digits printed"])
-
-
-def count_verdict(count: float, printed: float, column: Column) -> str:
-    """Whether a count is the printed number in the digits of its column."""
-    last_digit = column.unit / 10**column.decimals
-    exact, expected = count / last_digit, round(printed / last_digit)
-    cut = "agrees if cut, not rounded" if math.floor(exact) == expected else "differs"
-    return "agrees" if math.floor(exact + 0.5) == expected else cut
 
 
 BUILDERS: dict[str, Callable[[Sequence[RunSet]], Table]] = {

@@ -22,7 +22,7 @@ from repro.evaluation.protocols import Scorer
 from repro.files import file_sha256
 from repro.models import build_model
 from repro.paths import results_dir
-from repro.runs import Run, read_run
+from repro.runs import Run
 from repro.stopping import StopRequest
 from repro.weights import compose_for, import_weights, read_weights
 from tests.conftest import SHARED
@@ -170,18 +170,6 @@ def test_what_can_not_be_tested_is_named(few, weights, tmp_path):
         evaluate(few, alone)
 
 
-def test_weights_of_a_run_are_tested_beside_it(few):
-    folder = make_run("seed=3")
-    config = compose_for([f"data.root={few}", "machine.workers=2"], folder / "weights.pt")
-    found = module.evaluate(config, "center", folder / "weights.pt")[1]
-    assert (found["seed"], found["identity"]) == (3, read_run(folder).identity)
-    assert (folder / "evaluations" / "center.npy").is_file()
-    assert not (results_dir() / "evaluations").exists()
-    make_weights(folder / "weights.pt", seed=4)
-    with pytest.raises(ConfigError, match=r"weights_sha256: .*; resume=never replaces it"):
-        module.evaluate(config, "center", folder / "weights.pt")
-
-
 # ---- weights of others: the same errors as their own networks count, fed in their own way
 
 
@@ -250,8 +238,7 @@ LABELS = np.random.default_rng(0).integers(0, CLASSES, IMAGES)
 def pair(monkeypatch) -> None:
     """An ensemble of two seeds in the place of those of experiments/ensembles."""
     members = (paper.Member("imagenet_resnet18"), paper.Member("imagenet_resnet18", 1))
-    monkeypatch.setattr(paper, "ensemble", lambda name: paper.Ensemble(
-        "pair", "Two networks", "ten_crop", members, "table5/resnet-ilsvrc15"))
+    monkeypatch.setattr(paper, "ensemble", lambda name: paper.Ensemble("ten_crop", members))
 
 
 def make_member(seed: int, /, labels: np.ndarray = LABELS, **about) -> np.ndarray:

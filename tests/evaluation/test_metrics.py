@@ -60,17 +60,6 @@ def test_a_single_view_equals_brute_force_and_leaves_the_model_as_it_was():
 
 # ---- beside the errors
 
-def test_streaming_moments_equal_those_of_the_whole():
-    values = torch.randn(103, 5, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 1000
-    moments = metrics.Moments()
-    for part in torch.split(values, 17):
-        moments.add(part)
-    whole = values.double().numpy()
-    assert moments.mean == pytest.approx(whole.mean(), rel=1e-14)
-    assert moments.std() == pytest.approx(whole.std(), rel=1e-12)
-    assert (moments.count, moments.channels) == (103 * 5 * 16, 5)
-
-
 @pytest.mark.parametrize("overrides", [("model=plain", "model.blocks_per_stage=1"), ("model.shortcut_option=C",)])
 def test_responses_are_after_normalization_and_before_the_addition(overrides):
     """Recomputed layer by layer with the network's own weights, written out by hand."""

