@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from repro import __version__
 from repro.checks import check_versions
 from repro.commands import COMMANDS, Parser
-from repro.errors import ConfigError, ReproError
+from repro.errors import ConfigError, ReproError, suggest
 from repro.stopping import end_at_signals
 from repro.streams import open_streams, show_messages, silence
 
@@ -81,7 +81,6 @@ def find_command(words: Sequence[str]) -> str:
     pair = " ".join(words[:2])
     if pair in COMMANDS or words[0] in COMMANDS:
         return pair if pair in COMMANDS else words[0]
-    from repro.config import suggest
     first = dict.fromkeys(name.split()[0] for name in COMMANDS)
     actions = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     meant = suggest(words[0], list(first)) if not actions else ""

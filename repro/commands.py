@@ -369,23 +369,21 @@ def publish_run(options: argparse.Namespace) -> None:
          argument("words", nargs="*", metavar="data.root=DIR",
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
+    from repro.config import compose
+    from repro.data import cifar10_files, imagenet
+    experiment = "imagenet_optB" if options.name == "imagenet" else "cifar_resnet20"
+    data = compose([f"experiment={experiment}", *options.words]).data
+    root = paths.data_dir(data.root)
+    if options.name == "imagenet" and options.action == "fetch":
+        raise ConfigError("ImageNet can't be fetched: its images may not be passed on. What to do: "
+                          f"{imagenet.BY_HAND}; then `repro data verify imagenet data.root=FOLDER`")
     if options.name == "imagenet":
-        from repro.config import compose
-        from repro.data.imagenet import BY_HAND, verify
-        data = compose(["experiment=imagenet_optB", *options.words]).data
-        if options.action == "fetch":
-            raise ConfigError(f"ImageNet can't be fetched: its images may not be passed on. What to do: {BY_HAND}; "
-                              "then `repro data verify imagenet data.root=FOLDER`")
-        verify(paths.data_dir(data.root), data.wiring_test)
-        return
-    from repro.data import cifar10_files
-    root = data_root(options.words)
-    if options.action == "fetch":
+        imagenet.verify(root, data.wiring_test)
+    elif options.action == "fetch":
         cifar10_files.fetch(root)
     else:
         sha256 = cifar10_files.load(root).sha256
-        print(f"{cifar10_files.folder_in(root)}: every image and label agrees with the published SHA-256 "
-              f"(content {sha256})")
+        print(f"{cifar10_files.folder_in(root)}: every image and label is as published (SHA-256 {sha256})")
 
 
 @command("check", "setup", "can runs start here, and does this installation compute what it claims? a minute on a CPU",
@@ -393,7 +391,7 @@ def manage_data(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     root = data_root(options.words)
     from repro.checks.installation import perform
-    results = list(perform(root))
+    results = perform(root)
     failed = [one.check for one in results if one.status == FAIL]
     show_result(options, [one._asdict() for one in results], f"{len(results)} checks, {len(failed)} failed")
     if failed:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import SequenceMatcher
 from enum import Enum
 from fractions import Fraction
 from itertools import chain
@@ -39,7 +38,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from repro.errors import ConfigError, Stopped
+from repro.errors import ConfigError, Stopped, suggest
 from repro.paths import conf_dir, results_dir
 from repro.schema import FIELDS, SECTIONS, Family, Precision, RunConfig, ShortcutOption, allowed_values, rules
 
@@ -70,18 +69,6 @@ def experiments() -> list[str]:
     """Names of all experiments in conf/experiment, in natural order (plain20 before plain110)."""
     names = [path.stem for path in (conf_dir() / "experiment").glob("*.yaml")]
     return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """'; did you mean ...?' with the known name that holds a misspelled word, is like it, or like its end; or ''."""
-    def likeness(known_name: str) -> tuple[float, bool]:
-        typed, name = word.casefold(), known_name.casefold()
-        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
-        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
-        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
-
-    best = max(known, key=likeness, default="")
-    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""
 
 
 def override(key: str, value: Any) -> str:

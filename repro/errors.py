@@ -1,5 +1,8 @@
 """Errors that a user can act on, each kind with its exit code; 0 is ok, 130 Ctrl-C with the state saved."""
 
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
 
 class ReproError(Exception):
     """Base of all errors shown as one message without a traceback."""
@@ -52,3 +55,15 @@ class Stopped(ReproError):
     def __init__(self, message: str, exit_code: int = 75):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """'; did you mean NAME?', the known name that holds the word or is like it or its end, capitals aside; or ''."""
+    def likeness(known_name: str) -> tuple[float, bool]:
+        typed, name = word.casefold(), known_name.casefold()
+        ends = typed.rpartition(".")[2], name.rpartition(".")[2]
+        ratio = max(SequenceMatcher(None, *pair).ratio() for pair in ((typed, name), ends))
+        return (len(typed) > 2 and typed in name) + ratio, typed[:3] == name[:3]  # of equals, the one that begins alike
+
+    best = max(known, key=likeness, default="")
+    return f"; did you mean {best}?" if likeness(best)[0] >= 0.6 else ""

@@ -8,8 +8,8 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from repro.config import experiments, suggest
-from repro.errors import ConfigError
+from repro.config import experiments
+from repro.errors import ConfigError, suggest
 from repro.paths import conf_dir, display_path, experiments_dir
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from repro import files
-from repro.config import config_hash, paper_hashes, read_config, scale_lengths, suggest
-from repro.errors import ConfigError
+from repro.config import config_hash, paper_hashes, read_config, scale_lengths
+from repro.errors import ConfigError, suggest
 from repro.paths import display_path, escape, in_tree, reference_dir, results_dir
 from repro.schema import IMAGENET, SYNTHETIC, Precision, RunConfig
 

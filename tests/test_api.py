@@ -32,7 +32,7 @@ def state():
             torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
             backends.cudnn.benchmark, backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32,
             [signal.getsignal(number) for number in range(1, signal.NSIG) if number not in (9, 19, 32, 33)],
-            [(name, list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in (None, "repro")],
+            logging.root.handlers[:], logging.getLogger("repro").handlers[:], logging.getLogger("repro").level,
             list(warnings.filters), os.getcwd(), GlobalHydra.instance().is_initialized(), sys.stdout, sys.stderr)
 
 
@@ -55,12 +55,9 @@ def test_a_network_is_built_trained_weights_loaded_and_evaluated(monkeypatch, tm
     state_of_file = torch.load(run.folder / "weights.pt", weights_only=True)
     assert all(torch.equal(value, state_of_file[key]) for key, value in network.state_dict().items())
     wanted = run.record.result["test_top1_error"]
-    assert repro.evaluate(run.name)["test_top1_error"] == wanted
-    assert repro.evaluate(run.folder)["test_top1_error"] == wanted
-    assert repro.evaluate(network, "experiment=cifar_resnet20", "model.depth=8")["test_top1_error"] == wanted
-    history = repro.read_run(run.name).history()
-    assert [row["iteration"] for row in history] == [4]
-    assert history[-1]["test_top1_error"] == wanted
+    for weights, *words in ((run.name,), (run.folder,), (network, "experiment=cifar_resnet20", "model.depth=8")):
+        assert repro.evaluate(weights, *words)["test_top1_error"] == wanted
+    assert [(row["iteration"], row["test_top1_error"]) for row in repro.read_run(run.name).history()] == [(4, wanted)]
     assert [one.name for one in repro.list_runs()] == [run.name]
     file = repro.import_weights(checkpoint(tmp_path / "net.th", akamaster_net(1).state_dict()), "akamaster")
     assert repro.load_model(file).stage1[0].conv1.weight.shape == (16, 16, 3, 3)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ import torch
 from repro import paths, runs
 from repro.cli import GROUPS
 from repro.commands import COMMANDS
-from repro.config import experiments, suggest
+from repro.config import experiments
+from repro.errors import suggest
 from repro.files import duration
-from repro.paths import TREE, data_dir
 from repro.runs import read_run, scan
 from repro.schema import FIELDS, SECTIONS
 from repro.streams import show_messages
@@ -27,7 +28,6 @@ from tests.made_cli import TINY
 from tests.outcome import Outcome, says
 from tests.warm import Command
 
-# ---- usage
 
 @pytest.mark.fault(6)
 def test_help_is_one_screen_with_every_command_and_an_example_for_each_group(repro, direct):
@@ -47,28 +47,20 @@ def test_help_is_one_screen_with_every_command_and_an_example_for_each_group(rep
 WRONG = [
     (["rnu"], ["no command 'rnu'; did you mean run?", "there are: run, suite, eval"]),
     (["weights", "imprt"], ["no command 'weights imprt'", "there are: weights import, weights export"]),
-    (["table"], ["name", "usage: repro table"]),
     (["table", "table6", "--jsn"], ["--jsn"]),
     (["table", "Table66"], ["no table named 'Table66'; did you mean table6?"]),
-    (["suite", "plain_vs_res"], ["no suite named 'plain_vs_res'; did you mean cifar_plain_vs_res?"]),
     (["suite", "cifar_plain_vs_res", "seeds=-1"], ["seeds=-1"]),
     (["run", "experiment=optb"], ["no experiment 'optb'; did you mean imagenet_optB?", "cifar_plain20"]),
     (["run", "cifar_resnet20"], ["did you mean experiment=cifar_resnet20?"]),
     (["run", "experiment=cifar_resnet20", "train.lrr=1"], ["unknown key 'train.lrr'; did you mean train.lr?"]),
-    (["run", "experiment=cifar_resnet20", "train.lr=abc"], ["train.lr=abc: allowed is float"]),
-    (["run", "experiment=cifar_resnet20", "train.lr=???"], ["no value for train.lr"]),
     (["run", "experiment=cifar_resnet20", "model.depth=21"], ["model.depth=21: allowed is 6n+2"]),
     (["run", "experiment=cifar_resnet20", "seed=4294967296"], ["seed=4294967296", "0 to 4294967295"]),
     (["run", "experiment=cifar_resnet20", "devices=abc"], ["devices=abc: allowed is int | null"]),
     (["run", "experiment=cifar_resnet20", "results=~nosuch/x"], ["~nosuch/x", "no home here"]),
-    (["run", "experiment=cifar_resnet20", "results=a\udcff"], ["a\\udcff", "no UTF-8"]),
-    (["run", "-m", "experiment=cifar_resnet20", "train.lr=0.1,abc"], ["train.lr", "abc"]),
-    (["run", "-m", "experiment=cifar_resnet20,zzz"], ["no experiment 'zzz'"]),
     (["show", "cifar_resnet2", "--measure"], ["no suite named 'cifar_resnet2'"]),
     (["data", "fetch", "imagenot"], ["imagenot", "cifar10", "imagenet"]),
     (["data", "fetch", "imagenet"], ["may not be passed on", "ILSVRC2012_img_train.tar", "data.root=FOLDER"]),
-    (["data", "verify", "imagenet", "data.wiring_tset=true"], ["did you mean data.wiring_test?"]),
-    (["publish", "cifar_resnet20/seed9"], ["no run 'cifar_resnet20/seed9'", "results/runs"]),
+    (["publish", "cifar_resnet20/seed9"], ["no run 'cifar_resnet20/seed9'", "results"]),
 ]
 
 
@@ -93,8 +85,8 @@ def test_the_nearest_experiment_and_key():
 
 
 def test_durations_and_printable_text():
-    seconds = (0, 89, 90, 5399, 5400, 172_799, 172_800, None)
-    assert [*map(duration, seconds)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h", "48.0 h", "2.0 days", "?"]
+    assert [*map(duration, (0, 89, 90, 5399, 5400, 172_799, 172_800, None))] == [
+        "0 s", "89 s", "2 min", "90 min", "1.5 h", "48.0 h", "2.0 days", "?"]
     assert paths.escape("a ü\n\x1b[2J") == "a ü\\n\\x1b[2J"
 
 
@@ -125,22 +117,17 @@ for number, line in enumerate(lines):
 
 
 def test_an_unexpected_error_is_one_message_and_1(here, monkeypatch):
-    def broken(*arguments):
-        raise ZeroDivisionError("made up")
-    monkeypatch.setattr("repro.reporting.tables.build", broken)
-    outcome = here("table", "table6")
-    says(outcome, 1, "unexpected error: ZeroDivisionError: made up", "REPRO_DEBUG=1")
+    monkeypatch.setattr("repro.reporting.tables.build", lambda *arguments: 1 // 0)
+    says(here("table", "table6"), 1, "unexpected error: ZeroDivisionError: ", "REPRO_DEBUG=1")
     monkeypatch.setenv("REPRO_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         here("table", "table6")
 
 
 def test_table_json_is_json(direct, tmp_path):
-    outcome = direct("table", "table6", "--json")
-    assert outcome.code == 0, outcome.err
-    table = json.loads(outcome.out)
+    table = json.loads(direct("table", "table6", "--json").out)
     assert json.loads((tmp_path / "results" / "tables" / "table6.json").read_text()) == table
-    assert "resnet-1202" in outcome.out
+    assert "resnet-1202" in [row["key"] for row in table["rows"]]
 
 
 @pytest.mark.fault(41)
@@ -157,42 +144,21 @@ def test_check_and_strict_exit_4(here, tmp_path, monkeypatch):
     says(here("table", "table6", "--strict"), 4, "worse than published: resnet-20")
 
 
-def test_the_data_folder(monkeypatch, tmp_path):
-    monkeypatch.delenv("REPRO_DATA", raising=False)
-    assert data_dir() == TREE / "data"
-    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "a b"))
-    assert data_dir() == tmp_path / "a b"
-    assert str(data_dir("/x=y/ü, z")) == "/x=y/ü, z"
-
-
-# ---- no torch
-
-NO_TORCH = """
+@pytest.mark.fault(3)
+def test_torch_is_not_imported(tmp_path):
+    code = """
 import sys
 from repro.cli import main
 for line in sys.stdin.read().splitlines():
     expected, *arguments = line.split()
-    code = main(arguments)
-    assert code == int(expected), (line, code)
+    assert main(arguments) == int(expected), line
     assert "torch" not in sys.modules, f"torch was imported by {line}"
     assert "figure" in line or "matplotlib" not in sys.modules, f"matplotlib was imported by {line}"
 """
-WITHOUT_TORCH = """\
-0 --help
-0 status
-0 show experiment=cifar_resnet20 --against fb
-0 table all
-0 run experiment=cifar_resnet20 --cfg job
-2 run experiment=cifar_resnet20 train.lr=abc
-2 run -m experiment=cifar_resnet20 train.lr=0.1,abc
-2 publish nothing
-0 figure figure6
-"""
-
-
-@pytest.mark.fault(3)
-def test_torch_is_not_imported(tmp_path):
-    done = subprocess.run([sys.executable, "-c", NO_TORCH], input=WITHOUT_TORCH, capture_output=True, text=True,
+    lines = ("0 --help", "0 status", "0 show experiment=cifar_resnet20 --against fb", "0 table all",
+             "0 run experiment=cifar_resnet20 --cfg job", "2 run experiment=cifar_resnet20 train.lr=abc",
+             "2 run -m experiment=cifar_resnet20 train.lr=0.1,abc", "2 publish nothing", "0 figure figure6")
+    done = subprocess.run([sys.executable, "-c", code], input="\n".join(lines), capture_output=True, text=True,
                           cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -236,8 +202,6 @@ def test_messages_go_bare_and_once_to_the_stream_of_the_moment(capsys, caplog):
     logger.info("not of the command line")
     assert caplog.messages == ["not of the command line"]
 
-
-# ---- whole runs
 
 @pytest.fixture
 def finished(here, tmp_path) -> tuple[Path, str]:
@@ -295,47 +259,25 @@ def test_a_run_that_diverges_is_exit_6(here):
     says(here("run", *TINY, "train.lr=1e30"), 6, "not finite", "lr 1e+30")
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start the command line on made-up data as a process; killed at the end."""
-    started = []
-
-    def begin(*arguments: str) -> Command:
-        started.append(Command(*arguments, cwd=tmp_path, env=os.environ, made_data=True))
-        return started[-1]
-    yield begin
-    for process in started:
-        process.close()
-
-
-def wait_for_evaluation(process: Command, results: Path, seed: int) -> Path:
-    """The folder of a process's run once it is past its first evaluation."""
-    for _ in range(1800):
-        for folder in results.glob(f"runs/*/seed{seed}"):
-            if read_run(folder).history():
-                return folder
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    raise AssertionError("the run did not come to its first evaluation")
-
-
 @pytest.mark.fault(22, 23, 24, 36)
-def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(start, here, tmp_path):
+def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(here, tmp_path):
     long = [*TINY, "train.iterations=1000000", "train.lr_drops=[]", "evaluation.interval=5"]
-    expected = {signal.SIGTERM: ("SIGTERM", 75), signal.SIGHUP: ("SIGHUP", 75), signal.SIGINT: ("SIGINT", 130),
-                signal.SIGUSR1: ("SIGUSR1", 75), signal.SIGUSR2: ("SIGUSR2", 75)}
-    running = [(start("run", *long, f"seed={seed}"), seed, *item) for seed, item in enumerate(expected.items())]
-    folders = [wait_for_evaluation(process, tmp_path / "results", seed) for process, seed, *_ in running]
-    second = here("run", *long, "seed=0")
-    says(second, 7, f"in progress by pid {running[0][0].pid} on ")
-    for process, _, number, _ in running:
-        process.send_signal(number)
-    for (process, seed, _, (name, code)), folder in zip(running, folders, strict=True):
-        out, err = process.communicate()
-        says(Outcome(process.returncode, out, err), code, f"stopped by {name} at iteration ", f"seed={seed}",
-             "go on with: repro run experiment=cifar_resnet20")
-        assert not (folder / "run.lock").exists()
-        assert read_run(folder).status == "interrupted"
+    expected = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130, signal.SIGUSR1: 75, signal.SIGUSR2: 75}
+    with ExitStack() as stack:
+        running = [Command("run", *long, f"seed={seed}", cwd=tmp_path, env=os.environ, made_data=True)
+                   for seed in range(len(expected))]
+        for process in running:
+            stack.callback(process.close)
+        folders = [wait_for_evaluation(process, tmp_path / "results", seed) for seed, process in enumerate(running)]
+        says(here("run", *long, "seed=0"), 7, f"in progress by pid {running[0].pid} on ")
+        for process, number in zip(running, expected, strict=True):
+            process.send_signal(number)
+        for seed, (process, (number, code)) in enumerate(zip(running, expected.items(), strict=True)):
+            out, err = process.communicate()
+            says(Outcome(process.returncode, out, err), code, f"stopped by {number.name} at iteration ",
+                 f"seed={seed}", "go on with: repro run experiment=cifar_resnet20")
+            assert not (folders[seed] / "run.lock").exists()
+            assert read_run(folders[seed]).status == "interrupted"
     done = read_run(folders[0]).record.iteration
     again = here("run", *long, "seed=0", "max_seconds=1")
     says(again, 75, "max_seconds")
@@ -343,6 +285,16 @@ def test_signals_stop_a_run_with_its_state_saved_and_a_second_start_is_refused(s
     history = [row["iteration"] for row in read_run(folders[0]).history()]
     assert history == list(range(5, 5 * len(history) + 1, 5)), "one continuous history"
     assert read_run(folders[0]).record.iteration > done
+
+
+def wait_for_evaluation(process: Command, results: Path, seed: int) -> Path:
+    """The folder of a process's run once it is past its first evaluation."""
+    while process.poll() is None:
+        for folder in results.glob(f"runs/*/seed{seed}"):
+            if read_run(folder).history():
+                return folder
+        time.sleep(0.1)
+    raise AssertionError(process.communicate())
 
 
 def test_a_sweep_runs_every_combination(here, tmp_path):
@@ -353,10 +305,8 @@ def test_a_sweep_runs_every_combination(here, tmp_path):
                    "train.iterations=3", "results=a b, ü")
     assert outcome.code == 0, outcome.err
     runs = scan(tmp_path / "a b, ü" / "runs")
-    assert [run.folder.parent.name.split("@")[0] for run in runs] == ["cifar_resnet20", "mine"]
-    assert all(run.finished for run in runs)
-    assert not (tmp_path / "multirun").exists()
-    assert not (tmp_path / "outputs").exists()
+    assert [(run.experiment, run.finished) for run in runs] == [("cifar_resnet20", True), ("mine", True)]
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "a b, ü"}
 
 
 def test_a_stop_ends_the_whole_sweep(here, tmp_path):
@@ -365,24 +315,18 @@ def test_a_stop_ends_the_whole_sweep(here, tmp_path):
     assert [run.seed for run in scan(tmp_path / "results" / "runs")] == [0]
 
 
-def test_a_suite_runs_its_preset_and_writes_its_tables(here, tmp_path, monkeypatch):
-    monkeypatch.setattr("repro.training.suite.measure_cost", lambda *arguments: [])
+def test_a_suite_runs_its_preset_and_writes_its_tables(here, tmp_path):
     command = ["suite", "cifar_plain_vs_res", "preset=short", "seeds=1", *TINY[1:], "machine.precision=fp32",
                "scale=0.1", "results=mine"]
     outcome = here(*command)
     assert outcome.code == 0, outcome.err
-    runs = scan(tmp_path / "mine" / "runs")
-    assert sorted({run.experiment for run in runs}) == [
-        "cifar_plain20", "cifar_plain56", "cifar_resnet20", "cifar_resnet56"]
-    assert [run.seed for run in runs] == [0] * 4
-    assert all(run.finished for run in runs)
+    assert [(run.experiment, run.seed, run.finished) for run in scan(tmp_path / "mine" / "runs")] == [
+        (f"cifar_{net}", 0, True) for net in ("plain20", "plain56", "resnet20", "resnet56")]
     assert (tmp_path / "mine" / "tables" / "short_cifar_plain_vs_res.md").is_file()
     assert not (tmp_path / "results").exists()
     assert here(*command).out.count("is finished") == 4
     says(here("suite", "cifar_plain_vs_res", "preset=shrt"), 2, "shrt", "short", "paper")
 
-
-# ---- publish
 
 @pytest.fixture
 def other_reference(tmp_path, monkeypatch) -> Path:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
@@ -36,21 +36,22 @@ TINY_RUN = ("experiment=cifar_resnet110", "data=synthetic", "model.blocks_per_st
             "evaluation.batch_norm_images=0", "machine.device=cpu")
 
 
-def perform(root: Path) -> Iterator[CheckResult]:
+def perform(root: Path) -> list[CheckResult]:
     """Carry out each check in turn and show it. One that breaks down has failed. root: the folder of the data sets."""
     checks: dict[str, Callable[[], Found]] = {
         "versions": versions, "device": device, "disk": disk, "CIFAR-10": partial(cifar10, root),
         "golden counts": golden_counts, "torchvision": torchvision_outputs, "exact resume": exact_resume,
         "committed tables": committed_tables}
+    results = []
     for name, check in checks.items():
         try:
             status, text = check()
         except Exception as error:
             kind = "" if isinstance(error, ReproError) else f"broke down: {type(error).__name__}: "
             status, text = FAIL, f"{kind}{error}"
-        result = CheckResult(name, status, " ".join(text.split()))
-        logger.info(str(result))
-        yield result
+        results.append(CheckResult(name, status, " ".join(text.split())))
+        logger.info(str(results[-1]))
+    return results
 
 
 def versions() -> Found:

@@ -17,7 +17,7 @@ import yaml
 from repro.checks import FAIL, OK, WARNING, CheckResult
 from repro.config import config_hash, deviations, experiments
 from repro.data import cifar10_files
-from repro.errors import ConfigError, StorageError
+from repro.errors import ConfigError
 from repro.files import file_sha256, read_history, read_object
 from repro.paper import PROTOCOLS, golden_counts
 from repro.paths import display_path, escape
@@ -38,29 +38,26 @@ REQUIRED = ("evaluated_on", "parameters", "data", "sessions", "started", "ended"
 def check_record(folder: Path, others: Sequence[Path] = ()) -> list[CheckResult]:
     """All results about the record in a folder; the last one says what it would count as, were it taken.
 
-    others: folders of records whose numbers it must not share. ConfigError (2) if there is no such folder,
-    StorageError (5) if it can't be read; whatever its files hold gives results, never an error.
+    others: folders of records whose numbers it must not share. ConfigError if there is no such folder, OSError if it
+    can't be read; whatever its files hold gives results, never an error.
     """
     if not folder.is_dir():
         raise ConfigError(f"{display_path(folder)}: no such folder")
     checks, record, counts_as = CHECKS[:2], None, ""
-    try:
-        problems = [("files", text) for text in file_problems(folder)]
-        if not problems:
-            try:
-                content = strict_json((folder / "run.json").read_bytes())
-                record = parse_record(content)
-                problems = [("run.json", f"no {key}") for key in REQUIRED if not getattr(record, key)]
-            except (ValueError, RecursionError) as error:
-                problems = [("run.json", str(error))]
-        if record is not None and not problems:
-            checks, run = CHECKS, Run(folder, record, history_problem(folder, record))
-            problems = [*find_problems(run, record, content["config"]), *history_problems(run, record),
-                        *copies(run, record, others)]
-            counts_as = (f"a run of the paper: {', '.join(record.config.reproduces) or 'curves only'}"
-                         if run.is_paper_run else f"not a paper run: {'; '.join(deviations(record.config))}")
-    except OSError as error:
-        raise StorageError(f"can't read {display_path(folder)}: {error.strerror}") from error
+    problems = [("files", text) for text in file_problems(folder)]
+    if not problems:
+        try:
+            content = strict_json((folder / "run.json").read_bytes())
+            record = parse_record(content)
+            problems = [("run.json", f"no {key}") for key in REQUIRED if not getattr(record, key)]
+        except (ValueError, RecursionError) as error:
+            problems = [("run.json", str(error))]
+    if record is not None and not problems:
+        checks, run = CHECKS, Run(folder, record, history_problem(folder, record))
+        problems = [*find_problems(run, record, content["config"]), *history_problems(run, record),
+                    *copies(run, record, others)]
+        counts_as = (f"a run of the paper: {', '.join(record.config.reproduces) or 'curves only'}"
+                     if run.is_paper_run else f"not a paper run: {'; '.join(deviations(record.config))}")
     results = []
     for check in checks:
         texts = [text for name, text in problems if name == check]

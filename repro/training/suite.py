@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[str],
               command: list[str]) -> tuple[paper.Preset, Path, list[ReproError]]:
-    """Run a suite under a preset, auto: its own, else paper on CUDA and short without; it and errors as `run_each`."""
+    """Run a suite under a preset, auto: its own, else paper on CUDA and short without.
+
+    Returns the preset, the folder of the results, and errors as `run_each`.
+    """
     suite = paper.suite(name)
     chosen = suite.default_preset if preset_name == "auto" else preset_name
     if chosen == "auto":

@@ -2,29 +2,25 @@
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from repro.checks.record import golden_parameters
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import SHA256
 from repro.files import file_sha256, read_history
-from repro.paper import PROTOCOLS, golden_counts
+from repro.paper import PROTOCOLS
 from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, history_columns
-from repro.schema import VALIDATION_IMAGES, Family, Precision, RunConfig
+from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 from repro.training.schedule import Schedule
 
 BEGUN, ENDED = "2026-05-01T00:00:00+00:00", "2026-05-01T10:00:00+00:00"
 VERSIONS = {"python": "3.12.1", "torch": "2.12.0", "torchvision": "0.27.0", "numpy": "2.1.0"}
 CODE = {"repro": "0.1.0", "commit": "0123456789abcdef" * 2 + "01234567", "dirty": False}
-
-
-def csv_text(*rows: Sequence[Any]) -> str:
-    """Rows as lines of a CSV."""
-    return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 @functools.cache
@@ -43,21 +39,19 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     columns, schedule = history_columns(split, imagenet), Schedule(config)
     warmup_end = None if not schedule.warms_up else min(schedule.warmup_max, 450)
     rows = history(config, split, warmup_end)
-    (folder / "history.csv").write_text(csv_text(columns, *([row[name] for name in columns] for row in rows)))
-    (folder / "timing.csv").write_text(csv_text(TIMING_COLUMNS))
-    layers = range(1, config.model.depth + 1)
-    (folder / "responses.csv").write_text(csv_text(RESPONSE_COLUMNS, *(
-        [layer, f"layer{layer}", 16, 0.01, 0.5 + seed] for layer in layers)))
-    (folder / "gradients.csv").write_text(csv_text(GRADIENT_COLUMNS, *(
-        [1, layer, f"layer{layer}", 0.25 + seed] for layer in layers)))
+    layers = [(layer, f"layer{layer}") for layer in range(1, config.model.depth + 1)]
+    for name, lines_of in (("history", [columns, *([row[key] for key in columns] for row in rows)]),
+                           ("timing", [TIMING_COLUMNS]),
+                           ("responses", [RESPONSE_COLUMNS, *((*layer, 16, 0.01, 0.5 + seed) for layer in layers)]),
+                           ("gradients", [GRADIENT_COLUMNS, *((1, *layer, 0.25 + seed) for layer in layers)])):
+        text = "".join(",".join(map(str, line)) + "\n" for line in lines_of)
+        (folder / f"{name}.csv").write_text(text)
     recorded = to_dict(config)
     (folder / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
-    option = "A" if config.model.family is Family.plain else config.model.shortcut_option.name
-    golden = golden_counts("imagenet" if imagenet else "cifar10")[config.model.depth]
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
         "deviations": deviations(config), "evaluated_on": split, "iterations": schedule.iterations,
-        "iteration": schedule.iterations, "parameters": golden.parameters[option],
+        "iteration": schedule.iterations, "parameters": golden_parameters(config),
         "data": {"name": config.data.name, "split": config.data.split.name,
                  "sha256": "b" * 64 if imagenet else SHA256},
         "environment": {**VERSIONS, "device": "made-up device", "precision": "fp32", "threads": 2},
@@ -67,8 +61,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
         "weights_sha256": "a" * 64, "gradients_sha256": file_sha256(folder / "gradients.csv"),
         "responses": {"images": 10_000, "evaluated_on": split, "precision": "fp32",
                       "sha256": file_sha256(folder / "responses.csv")}}
-    if split == "test":
-        record["best_on_test"] = {}
+    record |= {"best_on_test": {}} if split == "test" else {}
     (folder / "run.json").write_text(json.dumps(record, indent=2))
     consistent(folder)
     if imagenet:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from repro.checks import FAIL
 from repro.checks.record import CHECKS, LARGEST, check_record
-from repro.errors import ConfigError, StorageError
+from repro.errors import ConfigError
 from repro.paths import reference_dir
 from tests.checks.made import cell, consistent, lines, put, set_everywhere, write_record
 from tests.outcome import says
@@ -192,7 +192,7 @@ def test_unknown_files_are_refused_and_not_opened(record, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["run.json", "history.csv", "evaluations"])
-def test_a_link_a_pipe_a_folder_or_a_huge_file_is_refused_wherever_it_leads(record, tmp_path, name):
+def test_a_link_a_pipe_or_a_huge_file_is_refused_wherever_it_leads(record, tmp_path, name):
     folder = record()
     path, secret = folder / name, tmp_path / "secret"
     secret.write_text('{"secret": "hunter2"}')
@@ -209,24 +209,15 @@ def test_a_link_a_pipe_a_folder_or_a_huge_file_is_refused_wherever_it_leads(reco
         with path.open("xb") as file:
             file.truncate(2**40)
         assert f"{name} has {2**40} bytes; a record's has at most {LARGEST}" in objections(folder)["files"]
-        path.unlink()
-        path.mkdir()
-        assert name in objections(folder)["files"]
 
 
-def test_a_folder_that_is_a_link_or_none_or_cant_be_read(record, tmp_path, monkeypatch):
+def test_a_folder_that_is_a_link_or_none(record, tmp_path):
     folder, link = record(), tmp_path / "link"
     link.symlink_to(folder)
     assert "symbolic link" in objections(link)["files"]
-    for path in (tmp_path / "nothing", folder / "run.json", folder / "run.json" / "deeper"):
+    for path in (tmp_path / "nothing", folder / "run.json"):
         with pytest.raises(ConfigError, match="no such folder"):
             check_record(path)
-
-    def denied(path):
-        raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(StorageError, match="Permission denied"):
-        check_record(folder)
 
 
 @pytest.mark.parametrize("text", [
@@ -254,12 +245,11 @@ def test_hostile_json_is_refused(record, text, words):
     assert os.environ["HOME"] not in found["run.json"]
 
 
-@pytest.mark.parametrize("filler", [b"," * 10**6, b"1" * 10**6, b"\xff\xfe\x00\x80"])
-def test_a_history_of_anything_is_a_finding(record, filler):
+def test_a_history_of_anything_is_a_finding(record):
     folder = record()
-    with (folder / "history.csv").open("ab") as file:
-        file.write(filler)
-    assert "history" in objections(folder)
+    for filler in (b"," * 10**6, b"1" * 10**6, b"\xff\xfe\x00\x80"):
+        (folder / "history.csv").write_bytes((folder / "history.csv").read_bytes() + filler)
+        assert "history" in objections(folder)
 
 
 def test_a_schedule_of_millions_of_tests_is_not_written_down(record):
@@ -270,8 +260,6 @@ def test_a_schedule_of_millions_of_tests_is_not_written_down(record):
 
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-TOKENS = [b"null", b"{}", b"[]", b"true", b"-1", b"1e308", b"NaN", b'"\\ud800"', b"9" * 30, b"\n", b",", b":", b"\x00",
-          b"\xff", b"0", b'"', b"{", b"]", b"${oc.env:HOME}", b"_target_"]
 HOSTILE = st.recursive(
     st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text(max_size=8)
     | st.sampled_from(["auto", "???", "${x}", "bf16", "cifar_resnet32", "2026-05-01T00:00:00+00:00", 10**400]),
@@ -286,21 +274,12 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
-def test_any_edited_bytes_or_values_give_findings_and_never_an_exception(whole, tmp_path_factory, data):
+def test_any_value_anywhere_gives_findings_and_never_an_exception(whole, tmp_path_factory, data):
     folder = Path(shutil.copytree(whole(SHORT), tmp_path_factory.mktemp("edited") / "seed0"))
-    if data.draw(st.booleans()):
-        content = json.loads((folder / "run.json").read_text())
-        put(folder, data.draw(HOSTILE), *data.draw(st.sampled_from(list(places(content)))))
-    else:
-        path = folder / data.draw(st.sampled_from(["run.json", "config.yaml", "history.csv", "responses.csv"]))
-        content = path.read_bytes()
-        for _ in range(data.draw(st.integers(1, 3))):
-            begin = data.draw(st.integers(0, len(content)))
-            end = begin + data.draw(st.integers(0, 12))
-            content = content[:begin] + data.draw(st.sampled_from(TOKENS) | st.binary(max_size=6)) + content[end:]
-        path.write_bytes(content)
+    content = json.loads((folder / "run.json").read_text())
+    put(folder, data.draw(HOSTILE), *data.draw(st.sampled_from(list(places(content)))))
     objections(folder)
 
 
