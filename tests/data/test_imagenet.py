@@ -300,7 +300,8 @@ def test_the_colors_of_the_sample_images_are_about_the_well_known_ones():
     if not folder.is_dir():
         pytest.skip("the sample images are not beside the checkout")
     files = find(folder, wiring_test=True)
-    found = sum_crops(center_crops(files.train, 256, 224), range(len(files.train)), 224, False, lambda: False, 2).finish()
+    crop = center_crops(files.train, 256, 224)
+    found = sum_crops(crop, range(len(files.train)), 224, False, lambda: False, 2).finish()
     values, vectors = found.principal()
     assert values / 255 == pytest.approx(WELL_KNOWN, rel=0.25)
     assert np.abs((vectors * WELL_KNOWN_VECTORS).sum(0)) == pytest.approx(1, abs=0.01)
