@@ -48,7 +48,6 @@ def start(words: Sequence[str], counter: Any) -> int:
 
 
 def exit_code(pid: int, options: int = 0) -> int | None:
-    """How a process ended; with os.WNOHANG None while it lives."""
     found, status = os.waitpid(pid, options)
     return os.waitstatus_to_exitcode(status) if found else None
 

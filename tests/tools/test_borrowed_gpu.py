@@ -122,7 +122,6 @@ class Machine:
                        for file in self.out.glob("runs*.tar"))
 
     def records(self):
-        """Where what came back is unpacked, and the records in it by experiment."""
         results = self.folder / "came_back"
         for file in sorted(self.out.glob("runs*.tar")):
             results.mkdir(exist_ok=True)

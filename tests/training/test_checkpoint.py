@@ -27,7 +27,6 @@ def names(folder):
 
 
 def load(folder):
-    """The iteration of the newest checkpoint, checked against all of its state."""
     state, meta = checkpoint.load_newest(folder)
     assert meta["iteration"] == state["iteration"]
     assert torch.equal(state["weight"], state_of(state["iteration"])["weight"])

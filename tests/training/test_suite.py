@@ -58,7 +58,6 @@ def test_finished_runs_are_tested_until_a_signal_comes_and_ensembles_made(monkey
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The runs that would be done, and the seconds that they would have."""
     found = SimpleNamespace(plans=[], seconds=[])
 
     def run_each(plans, stop):
