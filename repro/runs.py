@@ -185,7 +185,7 @@ def parse_record(content: Any) -> Record:
     if isinstance(schema := content.get("schema"), int) and schema > SCHEMA:
         raise ValueError(f"record of schema {schema}; this version reads up to {SCHEMA}")
     text = json.dumps(content, ensure_ascii=False)
-    if not text.isprintable() or re.search(r'\\[^"\\]', text):  # as JSON writes control characters
+    if not text.isprintable() or re.search(r'\\[^"]', text.replace("\\\\", "")):  # as JSON writes control characters
         raise ValueError("a text that can't be printed")
     try:
         record: Record = msgspec.convert(content | {"config": read_config(content.get("config"))}, Record)
@@ -252,7 +252,7 @@ def publish(name: str, results: Path, problem: str | None = None) -> Path:
                                   "the folder first (README quotes it)")
             tests = sorted(folder.glob("evaluations/*.json"))
             for path in (*tests, *(folder / file for file in (*EXTRA_FILES, *PUBLISHED_FILES))):
-                if path.is_file():
+                if path.is_file() or path.name in PUBLISHED_FILES:  # of which none may be missing
                     files.write_atomic(target / path.relative_to(folder), path.read_bytes())
     print(f"published {display_path(target)}")
     return target

@@ -63,6 +63,7 @@ def within(low: float, high: float = inf) -> Range:
 
 
 ANYTHING: Range = ("anything of the type", lambda value: True)
+PRINTABLE: Range = ("one line of characters that can be printed", str.isprintable)  # no record with others is read
 BLOCKS: Range = ("1 to 1000, a model.depth of 8 to 6002", lambda blocks: 1 <= blocks <= 1000)
 MEANS: Range = ("three numbers of 0 to 1", lambda means: len(means) == 3 and all(0 <= mean <= 1 for mean in means))
 STDS: Range = ("three numbers above 0, at most 1", lambda stds: len(stds) == 3 and all(0 < std <= 1 for std in stds))
@@ -166,8 +167,9 @@ class MachineConfig:
 class RunConfig:
     """One training run."""
     name: str = key(("letters, digits, _ - .", lambda name: re.fullmatch(r"\w[\w.-]*", name)), changes_numbers=False)
-    description: str = key(default="", changes_numbers=False)
-    reproduces: list[str] = field(default_factory=list, metadata={"allowed": ANYTHING, "changes_numbers": False})
+    description: str = key(PRINTABLE, "", changes_numbers=False)
+    reproduces: list[str] = field(default_factory=list, metadata={
+        "allowed": (f"lists of {PRINTABLE[0]}", lambda rows: "".join(rows).isprintable()), "changes_numbers": False})
     seed: int = key(within(0, 2**32 - 1), 0, changes_numbers=False)  # seeds are repetitions of one run
     scale: float = key(above(0, 1), 1.0)
     max_seconds: float | None = key(above(0), None, changes_numbers=False)

@@ -140,6 +140,7 @@ def test_a_misspelled_key_is_named_with_the_nearest():
     ([RESNET20, "model=plian"], ["no model 'plian'; did you mean plain?", "residual"]),
     ([RESNET20, "train.lr=abc"], ["train.lr=abc: allowed is float"]),
     ([RESNET20, "~train.lr"], ["~train.lr: a run needs train.lr"]),
+    ([RESNET20, "description='two\nlines'"], ["description=", "allowed is one line"]),
     ([RESNET20, "+train.nesterov=true"], ["unknown key 'train.nesterov'"]),
     ([RESNET20, "train.lr=[1"], ["[1"]),
     ([RESNET20, "model.depth=20", "model.blocks_per_stage=3"], ["model.depth", "model.blocks_per_stage"]),

@@ -82,7 +82,7 @@ def test_a_record_of_another_form_is_named(finished, value, path, words):
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\u202e", "\r"])
 def test_a_record_with_a_text_that_moves_the_cursor_is_not_read(finished, text):
-    put(finished, ['plain "ü"'], "deviations")
+    put(finished, ['plain "ü" C:\\data \\"'], "deviations")
     assert read_run(finished).finished
     put(finished, [text], "deviations")
     assert read_run(finished).problem == "unreadable run.json or history.csv (a text that can't be printed)"
@@ -168,6 +168,11 @@ def test_a_record_is_copied_without_anything_heavy_and_another_one_stays(tmp_pat
     folder = write_record(tmp_path / "results" / "runs")
     for name in ("weights.pt", "checkpoint-1.pt", "run.lock.soft"):
         (folder / name).write_text("x")
+    timing = (folder / "timing.csv").rename(tmp_path / "timing.csv")
+    with pytest.raises(FileNotFoundError):
+        publish("cifar_resnet20/seed0", tmp_path / "results")
+    assert not list((reference / "runs").glob("*/*/run.json"))
+    timing.rename(folder / "timing.csv")
     target = publish("cifar_resnet20/seed0", tmp_path / "results")
     assert target == reference / "runs" / "cifar_resnet20" / "seed0"
     assert {path.name for path in target.iterdir()} == {*PUBLISHED_FILES, *EXTRA_FILES}
