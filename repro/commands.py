@@ -355,7 +355,7 @@ def publish_run(options: argparse.Namespace) -> None:
     if options.run.startswith(ENSEMBLES) and not Path(options.run).exists():
         pick(options.run.removeprefix(ENSEMBLES), {ENSEMBLE: None}, "ensemble that a table has")
         found = read_object(paths.results_dir() / ENSEMBLE_FILE)
-        problem = ensemble_problem(found)
+        problem = next(filter(None, (ensemble_problem(found, pool) for pool in runs_of())), None)
     publish(options.run, paths.results_dir(), problem)
     runs = runs_of(reference=True)
     for name in tables.committed_names():

@@ -196,20 +196,24 @@ def check_counts(name: str, content: Mapping[str, Any], wanted: Mapping[str, Any
         count: Any = content.get(key)
         percent: Any = content.get(f"val_{column}")
         if (type(count) is not int or type(percent) not in (int, float) or not 0 <= percent <= 100
+                or not 0 <= count <= VALIDATION_IMAGES
                 or abs(percent / 100 * VALIDATION_IMAGES - count) > 0.5):
             raise ValueError(escape(f"{name} says {percent} % for {count} errors in {VALIDATION_IMAGES} images"))
 
 
-def ensemble_problem(found: Mapping[str, Any]) -> str | None:
-    """Why an ensemble's record does not count; None if it does, or if there is none."""
-    wanted = ensemble(ENSEMBLE)
+def ensemble_problem(found: Mapping[str, Any], pool: RunSet) -> str | None:
+    """Why an ensemble's record does not count beside these runs; None if it does, or if there is none."""
+    wanted, runs = ensemble(ENSEMBLE), {run.name: run for run in pool.runs}
     members = [one for one in found.get("members") or () if isinstance(one, dict)]
     if found and [(one.get("experiment"), one.get("seed")) for one in members] != [
             (one.experiment, one.seed) for one in wanted.members]:
         return "it is not of the members of experiments/ensembles/table5.yaml"
     for one in members:
-        if one.get("identity") not in paper_hashes(one["experiment"]) or one.get("precision") not in EXACT:
-            return f"its {one['experiment']}/seed{one['seed']} is no run, or no test, of the paper's settings"
+        name, file = f"{one['experiment']}/seed{one['seed']}", f"evaluations/{wanted.protocol}.json"
+        if one.get("identity") not in [*paper_hashes(one["experiment"])] or one.get("precision") not in EXACT:
+            return f"its {name} is no run, or no test, of the paper's settings"
+        if name in runs and read_object(runs[name].folder / file).get("weights_sha256") != one.get("weights_sha256"):
+            return f"it is not of the test of {name} ({pool.origin})"  # whose run was trained anew
     try:
         if found:
             check_counts("it", found, {"protocol": wanted.protocol})

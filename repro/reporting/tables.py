@@ -138,7 +138,7 @@ def table5(found: Sequence[RunSet]) -> Table:
     """Table 5: top-5 error of ensembles; ours is on validation, not the test server, so without a verdict."""
     published, wanted = paper.published_table(select.ENSEMBLE), paper.ensemble(select.ENSEMBLE)
     ours = {pool.origin: read_object(pool.root / select.ENSEMBLE_FILE) for pool in reversed(found)}
-    problems = {origin: select.ensemble_problem(one) for origin, one in ours.items()}
+    problems = {pool.origin: select.ensemble_problem(ours[pool.origin], pool) for pool in reversed(found)}
     titles = {"top5_error": "validation top-5 error (%)", "top1_error": "validation top-1 error (%)"}
     rows = []
     for row in published.rows:

@@ -78,7 +78,8 @@ def test_the_verdict_at_its_edges(results, reference, error: float, status: str)
 
 @pytest.mark.parametrize(("change", "member", "reason"), [
     ({"images": 200}, {}, "has images=200"), ({"wiring_test": True}, {}, "has wiring_test=True"),
-    ({"val_top5_error": 3.57}, {}, "says 3.57 % for 2000 errors"),
+    ({"val_top5_error": 3.57}, {}, "says 3.57 % for 2000 errors"), ({"top5_errors": 10**400}, {}, "% for 1000"),
+    ({}, {"identity": []}, "its imagenet_resnet101/seed0 is no run, or no test"),
     ({"protocol": "ten_crop"}, {}, "has protocol=ten_crop"), ({"members": None}, {}, "not of the members"),
     ({}, {"identity": "bf16"}, "its imagenet_resnet101/seed0 is no run, or no test"),
     ({}, {"precision": "bf16"}, "its imagenet_resnet101/seed0 is no run, or no test")])
@@ -89,6 +90,14 @@ def test_another_ensemble_does_not_count(results, reference, change: dict, membe
     table = tables.build("table5", pools(results, reference))
     assert statuses(table)[OURS] == "not counted"
     assert any(reason in note for note in table.notes)
+
+
+def test_an_ensemble_of_a_run_that_was_trained_anew_does_not_count(results, reference):
+    write_ensemble(results)
+    folder = write_run(results, "imagenet_resnet101", test=23.0)
+    for weights, status in ((None, "no verdict: validation, not the test server"), ("b" * 64, "not counted")):
+        write_evaluation(folder, "multi_scale", weights_sha256=weights)
+        assert statuses(tables.build("table5", pools(results, reference)))[OURS] == status
 
 
 def test_publish_fills_the_reference_column_of_table5(direct, monkeypatch, results, reference):
