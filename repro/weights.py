@@ -127,6 +127,7 @@ def compose_for(overrides: Sequence[str], path: Path) -> RunConfig:
     if facts is None:
         return compose(overrides)
     given = {word.partition("=")[0].lstrip("+") for word in overrides}
+    given |= {"model.depth"} if "model.blocks_per_stage" in given else set()  # another spelling
     words = [override(key, facts.settings[key]) for key in SETTINGS if key in facts.settings]
     if facts.experiment is not None and "experiment" not in given:
         words += [f"experiment={facts.experiment}", *(override(key, facts.network[key]) for key in NETWORK

@@ -96,7 +96,8 @@ def test_settings_go_along_with_a_file_and_contradictions_are_refused(out):
     config = compose_for([], out)
     assert (config.name, config.model.depth, config.model.zero_padding.name) == ("cifar_resnet20", 8, "both_sides")
     assert config.data.normalization.name == "per_channel"
-    assert compose_for(["experiment=cifar_resnet20", "model.blocks_per_stage=1"], out).model == config.model
+    for given in ([], ["experiment=cifar_resnet20"]):
+        assert compose_for([*given, "model.blocks_per_stage=1"], out).model == config.model
     for words, message in ((["model.zero_padding=appended"], "need model.zero_padding=both_sides, not .*=appended"),
                            (["data.channel_std=[1,1,1]"], r"data.channel_std=\[0.229,0.224,0.225\], not"),
                            (["experiment=cifar_resnet32"], "need model.depth=8, not model.depth=32"),

@@ -30,7 +30,7 @@ from repro.evaluation.protocols import Scorer, read_mean
 from repro.models import build_model
 from repro.paths import data_dir, display_path, results_dir
 from repro.runs import Run, read_run, run_folder
-from repro.schema import IMAGENET, SYNTHETIC, Normalization, Resume, RunConfig
+from repro.schema import IMAGENET, SYNTHETIC, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
 from repro.weights import load_weights, read_weights, run_of_weights
 
@@ -52,7 +52,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
 
     `protocol` and `stop`, that of what the test is a part of, are for ImageNet.
     """
-    config = resolve(config)
+    any_exact, config = config.machine.precision is Precision.auto, resolve(config)
     device = set_up(config)
     path, facts = (weights, read_weights(weights)[1]) if isinstance(weights, Path) else (None, None)
     model = copy.deepcopy(weights) if isinstance(weights, nn.Module) else load_weights(
@@ -60,7 +60,7 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
     model = place(model, config, device)
     source = {"source": facts.source} if facts and facts.source else {}
     if config.data.name == IMAGENET:
-        text, values = evaluate_imagenet(config, protocol, model, path, source, stop)
+        text, values = evaluate_imagenet(config, protocol, model, path, source, any_exact, stop)
     else:
         data = on_device(load_arrays(config.data), config.data, device)
         found, on, precision = evaluate_on(model, data, config), data.evaluated_on, config.machine.precision.name
@@ -76,8 +76,11 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
 
 
 def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: Path | None, source: dict[str, Any],
-                      stop: StopRequest | None) -> tuple[str, dict[str, Any]]:
-    """`evaluate` on the validation images; a finished test of the file `path` is read again unless resume=never."""
+                      any_exact: bool, stop: StopRequest | None) -> tuple[str, dict[str, Any]]:
+    """`evaluate` on the validation images; a finished test of the file `path` is read again unless resume=never.
+
+    `any_exact`: in fp32 or TF32, whatever this device has.
+    """
     run, classes = run_of_weights(path) if path else None, config.model.num_classes
     # A run's own weights are tested on the set that they were trained on; others need its mean only.
     images = find(data_dir(config.data.root), config.data.wiring_test,
@@ -101,7 +104,7 @@ def evaluate_imagenet(config: RunConfig, protocol: str, model: nn.Module, path: 
     folder = path.absolute().parent if run and path else results_dir(config.results)
     kept = folder / "evaluations" / ("" if run else f"{config.name}-{str(digest)[:12]}") / f"{protocol}.json"
     with files.hold_lock(kept.with_suffix(".lock")) if path else nullcontext():
-        record = finished_test(kept, about) if path and config.resume is not Resume.never else None
+        record = finished_test(kept, about, any_exact) if path and config.resume is not Resume.never else None
         if record is None:
             scores, (top1, top5) = score(scorer, images.val, config, stop)
             record = about | {"top1_errors": top1, "top5_errors": top5, "val_top1_error": 100 * top1 / total,
@@ -146,11 +149,13 @@ def save(path: Path, record: dict[str, Any], labels: np.ndarray, scores: np.ndar
     return record
 
 
-def finished_test(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
+def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[str, Any] | None:
     """The record of the same test if one is finished; ConfigError if it is of something else."""
     record = files.read_object(path)
     if record.get("schema") != SCHEMA or not record.get("finished"):
         return None
+    if any_exact and record.get("precision") in [*EXACT]:
+        about = about | {"precision": record["precision"]}
     if other := difference(*(flat({key: one.get(key) for key in SAME}) for one in (record, about))):
         words = "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in other.items())
         raise ConfigError(f"{display_path(path)} holds a finished test: {words}; resume=never replaces it")

@@ -142,6 +142,14 @@ def test_a_finished_test_is_read_and_one_that_can_not_be_read_is_replaced(few, w
         evaluate(few, weights, "center", "resume=never")
 
 
+def test_a_finished_test_in_tf32_is_read_where_the_precision_is_left_open(few, weights):
+    record = evaluate(few, weights)[1] | {"precision": "tf32"}
+    record_at().write_text(json.dumps(record))
+    assert "center crop, tf32)" in evaluate(few, weights)[0]
+    with pytest.raises(ConfigError, match="precision: tf32, now fp32; resume=never"):
+        evaluate(few, weights, "center", "machine.precision=fp32")
+
+
 def test_other_weights_images_and_networks_are_other_tests(few, weights, tmp_path):
     root = make_images(tmp_path / "images", images=10)
     one = evaluate(root, weights)[1]
