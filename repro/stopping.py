@@ -1,6 +1,7 @@
 """Stopping in time: signals and a time limit set a reason that the loop reads after each step."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import threading
@@ -56,6 +57,8 @@ class StopRequest:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if number == self.received == signal.SIGINT:
+            for child in multiprocessing.active_children():  # of the launcher: one that hangs would not end by itself
+                child.kill()
             os.write(2, b"\nstopped at once; the last checkpoint is intact\n")
             os._exit(130)
         self.received = number

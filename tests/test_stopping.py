@@ -1,5 +1,6 @@
 """Reasons to stop: a signal, a time limit; what was ignored stays ignored."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -33,6 +34,19 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
             assert stop.reason is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_ends_the_processes_of_a_launcher_too(monkeypatch):
+    codes = list[int]()
+    monkeypatch.setattr(os, "_exit", codes.append)
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    process.start()
+    stop = StopRequest()
+    stop.receive(signal.SIGINT, None)
+    assert (codes, process.exitcode) == ([], None)
+    stop.receive(signal.SIGINT, None)
+    process.join(60)
+    assert (codes, process.exitcode) == ([130], -signal.SIGKILL)
 
 
 def test_a_time_limit(monkeypatch):

@@ -260,7 +260,8 @@ def work(rank: int, plan: Plan, train: Callable[[Plan, StopRequest], object], er
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     open_streams()
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(plan.devices), "LOCAL_RANK": str(rank),
+    size = str(plan.devices)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine
     try:
