@@ -178,3 +178,5 @@ def test_runs_can_be_named_in_an_order_with_the_engine(here, asked):
     assert [(one.config.name, one.config.seed) for one in asked.plans] == [
         ("cifar_resnet56", 0), ("cifar_plain20", 0), *(("cifar_resnet110", seed) for seed in range(5))]
     assert {one.config.engine.name for one in asked.plans} == {"eager"}
+    assert here("suite", "pending", "--max-seconds", "1000").code == 0
+    assert 900 < asked.seconds[-1] <= 980, "some of it is for the last test and the last checkpoint"
