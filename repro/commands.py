@@ -145,6 +145,8 @@ def run_suite(options: argparse.Namespace) -> None:
          OVERRIDES)
 def advance_pending(options: argparse.Namespace) -> None:
     """`repro suite pending`: 0 when nothing is left to do, 75 when time or a signal ended it."""
+    if options.max_seconds is not None and not options.max_seconds > 0:
+        raise ConfigError(f"--max-seconds {options.max_seconds:g}: allowed is above 0")
     from repro.config import compose
     from repro.training.suite import run_pending
     results = paths.results_dir(compose(["experiment=cifar_resnet20", *options.words]).results)

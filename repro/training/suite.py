@@ -44,6 +44,8 @@ def run_suite(name: str, preset_name: str, seeds: int | None, overrides: list[st
     if chosen == "auto":
         here = resolve(compose([f"experiment={suite.experiments[0]}", *overrides])).machine.device
         chosen = "paper" if here is Device.cuda else "short"
+        if chosen not in ("paper", *suite.presets):
+            raise ConfigError(f"suite {name} needs a CUDA device and there is none here; preset=paper runs it anyway")
     preset = suite.preset(chosen)
     logger.info(f"suite {suite.name}, preset={chosen}: {suite.question}")
     if preset.shows:

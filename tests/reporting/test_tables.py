@@ -14,7 +14,7 @@ from repro.config import paper_hashes
 from repro.errors import ConfigError
 from repro.reporting import tables
 from repro.reporting.select import pools
-from repro.reporting.table import BETTER, REPRODUCED, WORSE, Summary, verdict, write
+from repro.reporting.table import BETTER, REPRODUCED, WORSE, Summary, Table, TableRow, verdict, write
 from tests.outcome import says
 from tests.reporting.conftest import SHORT, SYNTHETIC, statuses, write_ensemble, write_evaluation, write_run
 
@@ -34,6 +34,15 @@ def test_summary_of_one_run_and_of_several():
     (LIMIT, REPRODUCED), (-LIMIT, REPRODUCED), (LIMIT + 0.001, WORSE), (-LIMIT - 0.001, BETTER)])
 def test_boundaries(difference, expected):
     assert verdict(Summary((8.75 + difference,)), 8.75, 0.16, 0.25)[2] == expected
+
+
+def test_strict_objects_to_all_that_lacks_runs_seeds_or_tests_or_is_worse():
+    good = ["reproduced", "better than published", "agrees", "published only"]
+    lacking = ["not run", "incomplete", "stale", "partial 3/5: reproduced", "not counted", "not evaluated"]
+    both = "partial 3/5: worse than published"
+    table = Table("x", "", {}, [TableRow("row", {}, one) for one in [*good, *lacking, both, "worse than published"]])
+    assert table.problems == ["x: worse than published: row, row", "x: rows that lack runs: " + ", ".join(
+        f"row: {one}" for one in [*lacking, both])]
 
 
 def write_cifar(yours, reference):

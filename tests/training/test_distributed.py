@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from repro import files, runs
@@ -226,3 +227,35 @@ def test_the_one_that_was_lost_is_named_and_not_those_who_waited_for_it():
     waited, planned = ProcessRaisedException("", 0, 10), replace(planned, devices=2)
     assert "process 1 did not answer for 15 s" in str(distributed.failure(planned, waited, {0: lost}))
     assert distributed.failure(planned, waited, {0: lost, 1: DivergedError("inf")}).exit_code == 6
+
+
+def test_what_the_first_process_finds_or_fails_with_reaches_all_and_it_alone_decides_to_save(monkeypatch):
+    sent = []
+
+    def broadcast(answer, **_):
+        answer[:] = sent.pop() if sent else sent.append([*answer]) or answer
+
+    def fail():
+        raise ConfigError("not this way")
+    monkeypatch.setattr(distributed.dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: None)
+    assert [World(rank, 2).from_main(lambda rank=rank: f"of {rank}") for rank in (0, 1)] == ["of 0", "of 0"]
+    for rank in (0, 1):
+        with pytest.raises(ConfigError, match="not this way"):
+            World(rank, 2).from_main(fail if rank == 0 else pytest.fail)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [World(rank, 2).agree(True, True, 1, cpu) for rank in (0, 1)] == [(True, True), (True, False)]
+    assert World(0, 2).agree(True, True, 11, cuda) == (False, False), "not all of them may have come so far"
+
+
+def test_each_process_goes_on_with_its_own_statistics_and_another_number_with_the_mean(monkeypatch):
+    monkeypatch.setattr(step, "DistributedDataParallel", lambda model, **_: model)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: None)
+    config = tiny_config("train.batch_norm_group=4")
+    one, two, alone, fourth = (step.TrainStep(build_model(config.model, 0, 4), tiny_data(), config, World(*world))
+                              for world in ((0, 2), (1, 2), (0, 1), (3, 4)))
+    state = one.state()
+    state["statistics"][:] = torch.tensor([[1.0], [3.0]])
+    for own, value in ((one, 1), (two, 3), (alone, 2), (fourth, 2)):
+        own.load_state(state)
+        assert {float(buffer.mean()) for buffer in step.running_statistics(own.model)} == {value}

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from repro.data import crops
 from repro.data.imagenet import Sums, find, on_device
 from repro.data.random import normals, permutation, training_draws
 from repro.devices import resolve
-from repro.errors import ConfigError, DataError
-from repro.training.inputs import StreamInput
+from repro.errors import ConfigError, DataError, Stopped
+from repro.stopping import StopRequest
+from repro.training.distributed import World
+from repro.training.inputs import StreamInput, statistics_of
 from tests.made import run_config
 from tests.made_images import SMOKE, make_folder
 from tests.outcome import says
@@ -142,6 +145,23 @@ def test_two_processes_read_together_what_one_reads(config, files, statistics):
             assert torch.equal(torch.cat([part[number] for part in parts]), whole[number])
     for source in sources:
         source.close()
+
+
+def test_the_mean_image_is_that_of_what_all_processes_read_and_none_if_one_is_stopped(config, files, statistics):
+    settings, gathered = config(), []
+
+    def world(rank):
+        def gather(value):
+            return [value] if isinstance(value, bool) else gathered.insert(0, value) or [*gathered]
+        return SimpleNamespace(rank=rank, size=2, is_main=not rank, from_main=lambda work: work(),
+                               all_gather_object=gather)
+    stopped = SimpleNamespace(reason="SIGINT", exit_code=130)
+    with pytest.raises(Stopped, match="stopped by SIGINT while the mean image was made"):
+        statistics_of(settings, files, world(0), stopped)
+    for rank in (1, 0):  # the first one gathers what both have
+        found = statistics_of(settings, files, world(rank), StopRequest())
+    assert np.allclose(found.mean, statistics.mean, atol=1e-4)
+    assert np.array_equal(statistics_of(settings, files, World(), StopRequest()).mean, found.mean), "from the cache"
 
 
 def test_crops_of_224_subtract_the_mean_image_and_per_channel_what_is_configured(config, files, statistics):

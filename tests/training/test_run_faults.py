@@ -12,10 +12,10 @@ import msgspec
 import pytest
 import torch
 
-from repro.errors import OutOfMemoryError, StorageError
+from repro.errors import ImageError, OutOfMemoryError, StorageError
 from repro.files import write_json
 from repro.runs import read_run, run_folder, scan
-from repro.training import checkpoint, log
+from repro.training import checkpoint, log, train
 from repro.training.step import Execution
 from tests.made import run_config, tiny_config
 from tests.made_cli import TINY
@@ -207,3 +207,18 @@ def test_a_run_that_goes_on_elsewhere_says_and_records_it(made_up, stop_after, c
     assert "device another, 2 threads until now" in line
     assert "not bit for bit" in line
     assert [session.torch for session in done.record.sessions] == ["2.10.9", record.environment.torch]
+
+
+def test_a_test_that_breaks_off_saves_no_state_without_its_row(made_up, alone, monkeypatch):
+    config, original = tiny_config(*WORDS), train.evaluate
+
+    def unreadable(execution):
+        if execution.done == 8:
+            raise ImageError("can't read n01440764/a.JPEG")
+        return original(execution)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", unreadable)
+        with pytest.raises(ImageError, match="what was saved before stays; go on with"):
+            run_config(config)
+    assert same_end(run_config(config), alone)

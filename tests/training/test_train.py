@@ -18,7 +18,7 @@ from repro.models import build_model
 from repro.runs import Provenance, read_run, run_folder, scan
 from repro.training import checkpoint, distributed, train
 from repro.training.log import RunLog
-from repro.training.step import TrainStep
+from repro.training.step import Execution, TrainStep
 from repro.weights import load_weights
 from tests.made import run_config, tiny_config, tiny_data
 from tests.training.conftest import WORDS, same_end, weights_of
@@ -112,11 +112,31 @@ def test_a_run_in_progress_of_an_earlier_version_goes_on(stop_after, alone, monk
 @pytest.mark.fault(30)
 def test_divergence_stops_before_the_update_and_is_recorded():
     config = tiny_config(*SHORT, "train.lr=1e30")
-    with pytest.raises(DivergedError, match=r"not finite at iteration \d+ \(lr 1e\+30, last finite"):
-        run_config(config)
+    for _ in range(2):  # the same command says so again: without a checkpoint it begins anew
+        with pytest.raises(DivergedError, match=r"not finite at iteration \d+ \(lr 1e\+30, last finite"):
+            run_config(config)
     run = read_run(run_folder(config))
     assert (run.status, run.finished) == ("diverged", False)
     assert run.record.diverged["learning_rate"] == pytest.approx(1e30)
+
+
+def test_a_state_that_diverged_is_never_saved(monkeypatch):
+    config = tiny_config(*SHORT, "train.lr=1e30", "machine.checkpoint_seconds=0")
+    monkeypatch.setattr(RunLog, "advanced", lambda log: None)  # on a GPU the host looks at the losses now and then
+    with pytest.raises(DivergedError):
+        run_config(config)
+    assert [path.name for path in checkpoint.list_checkpoints(run_folder(config))] == ["checkpoint-00000001.pt"]
+
+
+def test_training_loss_and_error_are_those_since_the_row_before_also_at_the_end():
+    config = tiny_config("train.iterations=6", "train.lr_drops=[4]", "evaluation.interval=4")
+    execution = Execution(TrainStep(build_model(config.model), tiny_data(), config))
+    execution.step.loss_sum.fill_(3)
+    execution.step.error_count.fill_(8)
+    for done, loss, error in ((4, 0.75, 12.5), (6, 1.5, 25.0)):  # of 4 mini-batches of 16, and of 2
+        execution.done = done
+        row = train.evaluate(execution)
+        assert (row["train_loss"], row["train_top1_error"]) == (loss, error)
 
 
 def test_max_seconds_saves_and_stops():
