@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from repro.errors import InUseError, StorageError
-from repro.paths import display_path
+from repro.paths import display_path, escape
 
 LOCK = "run.lock"
 _held: dict[Path, str] = {}  # the folders that this process holds, and what it wrote into their locks
@@ -156,8 +156,9 @@ def hold_lock(folder: Path) -> Iterator[str | None]:
             before = read_object(path)
             if not lock.is_locked or (before and before.get("host") != socket.gethostname()):
                 advice = f"; if that process is gone, delete {path}" if lock.is_locked else ""
-                raise InUseError(f"{display_path(folder)}: this run is in progress by pid {before.get('pid', '?')} on "
-                                 f"{before.get('host', '?')} since {before.get('since', '?')}{advice}")
+                pid, host, since = (escape(str(before.get(key, "?"))) for key in ("pid", "host", "since"))
+                raise InUseError(f"{display_path(folder)}: this run is in progress by pid {pid} on {host} since "
+                                 f"{since}{advice}")
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
             path.write_text(text, encoding="utf-8")
         _held[folder] = text

@@ -120,11 +120,11 @@ def test_a_killed_holders_lock_is_taken_over_with_a_note(folder, other):
 
 @pytest.mark.fault(36)
 def test_a_lock_from_another_host_is_respected_and_the_message_says_what_to_do(folder):
-    write_json(folder / "run.lock", {"pid": 1, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"})
+    write_json(folder / "run.lock", {"pid": "\x1b[2J", "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"})
     before = (folder / "run.lock").read_bytes()
     with pytest.raises(InUseError) as caught, hold_lock(folder):
         pass
-    assert "by pid 1 on elsewhere since 2026-01-01T00:00:00+00:00" in str(caught.value)
+    assert r"by pid \x1b[2J on elsewhere since 2026-01-01T00:00:00+00:00" in str(caught.value)
     assert f"if that process is gone, delete {folder / 'run.lock'}" in str(caught.value)
     assert (folder / "run.lock").read_bytes() == before
     assert holder(folder)["host"] == "elsewhere"

@@ -18,7 +18,7 @@ from repro import __version__, config, paper
 from repro.config import PAPER_PRECISIONS, compose, flat, paper_config, paper_hashes, with_precision
 from repro.errors import ConfigError
 from repro.files import duration, holder, read_json, utc_now
-from repro.paths import display_path
+from repro.paths import display_path, escape
 from repro.reporting import figures, select, tables
 from repro.reporting.claims import evaluate
 from repro.reporting.select import RunSet
@@ -36,7 +36,8 @@ def status(yours: RunSet, reference: RunSet) -> dict[str, Any]:
     running, interrupted = [], []
     for run in yours.runs:
         if owner := holder(run.folder):
-            running.append(progress(run, " ".join(f"{key} {owner.get(key)}" for key in ("pid", "host", "since"))))
+            running.append(progress(run, escape(" ".join(f"{key} {owner.get(key)}"
+                                                         for key in ("pid", "host", "since")))))
         elif run.status in STOPPED:
             interrupted.append(progress(run, STOPPED[run.status]) | {"go_on": continuation(run)})
     listed = [{"name": name, **{pool.origin: sum(run.experiment == name for run in pool.runs)

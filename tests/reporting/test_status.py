@@ -60,6 +60,10 @@ def test_a_running_run_is_seen_and_left_alone(results, reference):
         found = status.status(*pools(results, reference))
         assert (found["interrupted"], (folder / "run.lock").read_bytes()) == ([], lock)
         assert f"pid {os.getpid()} " in found["running"][0]["state"]
+    (folder / "run.lock").write_text('{"host": "elsewhere\\u001b[2J"}')
+    found = status.status(*pools(results, reference))
+    assert found["running"][0]["state"] == r"pid None host elsewhere\x1b[2J since None"
+    (folder / "run.lock").unlink()
     found = status.status(*pools(results, reference))
     assert found["running"] == []
     assert "killed" in found["interrupted"][0]["state"]
