@@ -12,7 +12,7 @@ ARGS     ?=
 DATA     ?=
 TESTS    ?=
 
-COMPUTING := tests/models tests/data tests/evaluation tests/training tests/test_weights.py
+COMPUTING := tests/test_models.py tests/data tests/evaluation tests/training tests/test_weights.py
 
 REPRO := $(VENV)/bin/repro
 DATA_OVERRIDE := $(if $(DATA),'data.root=$(subst ','\'',$(DATA))')

@@ -56,6 +56,11 @@ def test_make_alone_lists_every_target_with_a_text():
     assert " ".join(phony).split() == TARGETS
 
 
+def test_the_oldest_torch_runs_tests_that_exist():
+    computing, = re.findall("^COMPUTING := (.+)", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in computing.split() if not (TREE / name).exists()] == []
+
+
 def test_targets_are_commands_that_parse(commands):
     assert commands("cifar-plain-vs-res", "cifar-very-deep", "imagenet-wiring", "pending", "bench", "data", "tables",
                     "check", "status", "claims", "report", "figures", "responses", "demo") == [
