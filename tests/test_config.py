@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from enum import Enum
 from functools import reduce
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -15,8 +16,18 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from repro import config as configuration
-from repro.config import compose, config_hash, deviations, paper_config, paper_hashes, settings, with_precision
+from repro.config import (
+    compose,
+    config_hash,
+    deviations,
+    paper_config,
+    paper_hashes,
+    scale_lengths,
+    settings,
+    with_precision,
+)
 from repro.errors import ConfigError
+from repro.paths import data_dir
 from repro.schema import FIELDS, Device, Precision, RunConfig, allowed_values
 
 RESNET20 = "experiment=cifar_resnet20"
@@ -208,6 +219,11 @@ def test_values_that_do_not_go_together_are_named(experiment, cases):
             changed(*others, first, experiment=experiment)
 
 
+def test_lengths_are_shortened_in_exact_arithmetic():
+    assert [scale_lengths(48_000, scale) for scale in (0.07, 0.01, 1.0, 1e-9)] == [3360, 480, 48_000, 1]
+    assert 48_000 * 0.07 > 3360, "floats would be rounded up"
+
+
 # ---- environment variables and paths
 
 def test_the_command_line_wins_over_the_environment_and_that_over_conf(monkeypatch, tmp_path):
@@ -222,6 +238,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_conf(monkeypat
     assert paper_config("cifar_resnet20").data.root is None, "the paper's configuration knows no environment"
     config = compose([RESNET20, "machine.device=cpu", "data.root=other", "results=there"])
     assert (config.machine.device, config.data.root, config.results) == (Device.cpu, "other", "there")
+    assert data_dir(config.data.root) == Path("other").absolute(), "$REPRO_DATA is another"
     assert compose([RESNET20, "machine=cpu"]).machine.device is Device.mps
 
 

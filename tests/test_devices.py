@@ -72,6 +72,12 @@ def test_settings_come_back_after_an_error():
     assert settings() == before
 
 
+def test_a_run_is_as_deterministic_as_it_asks():
+    for on in (True, False):
+        set_up(with_machine(tiny_config("machine.threads=1"), deterministic=on))
+        assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == (on, not on)
+
+
 def test_tf32_is_refused_where_auto_is_a_cpu(monkeypatch):
     monkeypatch.delenv("REPRO_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -37,6 +37,9 @@ def test_a_run_named_in_any_way_gives_its_recorded_error(here):
     assert f"test error {wanted['test_top1_error']:.2f} %" in here("eval", run.name).out
     says(here("eval", *TINY, f"weights={path}", "model.blocks_per_stage=2"), 2, "need model.depth=8")
     says(here("eval", run.name, "protocol=center"), 2, "center", "single_view")
+    with (run.folder / "history.csv").open("a") as file:
+        file.write("x")
+    says(here("eval", run.name), 2, "no finished run with weights", "history.csv was changed after the run")
 
 
 @pytest.mark.fault(50)

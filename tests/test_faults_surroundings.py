@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from repro import files
+from repro.cli import main
 from repro.paths import TREE
 from repro.runs import read_run, scan
 from repro.stopping import StopRequest
@@ -109,10 +110,16 @@ def test_a_clock_that_is_put_back_between_two_sessions_does_no_harm(here, tmp_pa
     assert [0, *seconds] == sorted([0, *seconds]), "durations are not differences of that clock"
 
 
-@pytest.mark.fault(44)
-def test_a_reader_of_one_line_is_no_error():
-    done = start("sh", "-c", '{ "$1" -m repro status; echo $? >&2; } | head -1', "sh", sys.executable)
-    assert (done.stderr, done.stdout.count("\n")) == ("0\n", 1)
+@pytest.mark.fault(44, 64)
+def test_a_reader_that_is_gone_is_no_error_and_a_full_disk_is_5(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    for target, code, said in ((writer, 0, ""), ("/dev/full", 5, "can't read or write: [Errno 28] No space left")):
+        with open(target, "w") as stream:  # closing it fails where the buffer still holds something
+            monkeypatch.setattr(sys, "stdout", stream)
+            assert main(["--version"]) == code
+        err = capsys.readouterr().err
+        assert (said in err, bool(err)) == (True, bool(code))
 
 
 @pytest.mark.fault(44)

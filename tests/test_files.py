@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repro.errors import InUseError, StorageError
-from repro.files import append_text, hold_lock, holder, read_history, write_atomic, write_json
+from repro.files import append_text, hold_lock, holder, open_plain, read_history, write_atomic, write_json
 
 
 @pytest.mark.parametrize("data", ["text ü\n", b"\x00\xff", ""])
@@ -64,6 +64,13 @@ def test_a_torn_last_line_of_a_history_is_dropped(tmp_path, tail):
     path.write_text(f"iteration,rate,error\n10,0.1,80.0\n20,0.1,60.5\n{tail}")
     assert read_history(path) == [{"iteration": 10.0, "rate": 0.1, "error": 80.0},
                                   {"iteration": 20.0, "rate": 0.1, "error": 60.5}]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no plain file"):
+        open_plain(tmp_path / "pipe").close()
+
 
 HOLD = "from pathlib import Path; import sys\nfrom repro.files import hold_lock\n" \
        "with hold_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"

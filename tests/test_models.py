@@ -146,6 +146,8 @@ def test_layers_that_networks_share_start_from_the_same_values(settings):
         assert plain.keys() <= other.keys()
         assert all(torch.equal(plain[key], other[key]) for key in plain)
     assert not torch.equal(build_model(settings[0], 8).conv1.weight, plain["conv1.weight"])
+    first, second = [value for key, value in plain.items() if key.endswith("conv2.weight")][:2]
+    assert not torch.equal(first, second), "each layer has values of its own"
 
 
 @pytest.mark.parametrize(("init", "fan"), [("fan_out", 64 * 9), ("fan_in", 32 * 9)])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from repro import runs
 from repro.config import compose, config_hash, paper_hashes, to_dict
 from repro.errors import ConfigError
+from repro.files import file_sha256
 from repro.runs import EXTRA_FILES, PUBLISHED_FILES, publish, read_run, run_folder, scan
 from tests.checks.made import put, write_record
 from tests.outcome import says
@@ -98,6 +99,15 @@ def test_a_finished_record_must_agree_with_its_history(finished, history):
         (finished / "history.csv").write_text(history)
     run = read_run(finished)
     assert ("every evaluation" in run.problem or "differ" in run.problem, run.finished) == (True, False)
+
+
+def test_a_history_that_was_changed_after_the_run_is_no_evidence(finished):
+    history = finished / "history.csv"
+    put(finished, file_sha256(history), "history_sha256")
+    assert read_run(finished).finished
+    history.write_text(history.read_text().replace("82.5", "82.4"))  # not the row that is the result
+    run = read_run(finished)
+    assert (run.problem, run.finished) == ("history.csv was changed after the run", False)
 
 
 @pytest.mark.fault(76)

@@ -52,6 +52,14 @@ def test_45k_holds_the_last_5000_out_and_its_mean_never_saw_them(arrays):
     assert not np.allclose(data.mean.numpy(), arrays.train_images.astype(np.float64).mean(0), atol=1e-5)
 
 
+def test_each_image_is_tested_by_one_of_the_processes(arrays):
+    data = load(arrays)
+    for rank in range(3):
+        images, labels = map(torch.cat, zip(*data.evaluation_batches(1000, rank, 3), strict=True))
+        assert np.array_equal(images.numpy(), (data.eval_images[rank::3] - data.mean).numpy())
+        assert np.array_equal(labels.numpy(), arrays.test_labels[rank::3])
+
+
 def test_per_channel_takes_the_configured_numbers_in_pixels(arrays):
     data = load(arrays, "recipe=fb")
     assert data.mean.flatten().tolist() == pytest.approx([125.3, 123.0, 113.9], abs=1e-4)
@@ -138,3 +146,4 @@ def test_the_draw_depends_on_position_and_seed_alone():
     part = draw(torch.arange(500, 700), 3, 4, True)
     assert all(torch.equal(a[500:700], b) for a, b in zip(one, part, strict=True))
     assert not torch.equal(one[0], draw(torch.arange(1000), 4, 4, True)[0])
+    assert [each[:4].tolist() for each in one] == [[0, 3, 8, 2], [3, 2, 0, 4], [False, True, False, False]]

@@ -29,6 +29,7 @@ def test_the_values_never_change():
     assert uniform_bits(torch.arange(4), 0, 0).tolist() == [4141071520, 1873299275, 247310176, 2993591231]
     assert uniform_bits(torch.tensor([MASK]), 4294967295, 2).tolist() == [3181771821]
     assert permutation(10, 0, 0).tolist() == [2, 6, 7, 8, 9, 1, 5, 3, 4, 0]
+    assert permutation(10, 0, 1).tolist() == [9, 3, 6, 1, 4, 8, 0, 5, 7, 2]
     assert [column.tolist() for column in training_draws(torch.tensor([0, 153_600_000 - 1]), 0, 256, 480)] == [
         [284, 340], [3156830691, 271862109], [29420226, 428093765], [True, True]]
     assert normals(torch.tensor([12]), 0).tolist()[0] == pytest.approx([-0.619159, -1.328326, 0.385357], abs=1e-6)

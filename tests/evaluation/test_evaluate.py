@@ -81,6 +81,15 @@ def test_counts_and_probabilities_equal_brute_force(few, weights, protocol):
     assert f"top-1 {10 * top1:.2f} %, top-5 {10 * top5:.2f} %" in text
 
 
+def test_errors_are_counted_before_the_probabilities_are_rounded(few, weights, monkeypatch):
+    rising = torch.linspace(0.2, 0.20001, CLASSES)
+    monkeypatch.setattr(Scorer, "__call__", lambda self, views: rising.repeat(len(views), 1))
+    record = evaluate(few, weights)[1]
+    rows, labels = read_arrays(record_at(), record)
+    assert len(np.unique(rows)) == 1, "equal, so that the first class would be the answer"
+    assert record["top1_errors"] == (labels != CLASSES - 1).sum() != (labels != 0).sum()
+
+
 def test_the_record_says_what_was_done_and_a_network_in_memory_gives_the_same(few, weights):
     text, record = evaluate(few, weights, "multi_scale")
     assert json.loads(record_at("multi_scale").read_text()) == record

@@ -130,6 +130,8 @@ def test_a_mini_batch_is_what_the_draws_of_its_positions_say(config, files, stat
             assert np.allclose(batch[row].numpy(), expected, atol=1e-3)
             assert int(labels[row]) == int(files.train.labels[index])
     source.close()
+    unflipped = on_device(resolve(config("data.flip=false")), files, statistics, CPU)
+    assert {flip for *_, flip in unflipped.training_requests(order, torch.arange(64), 3)} == {False}
 
 
 def test_two_processes_read_together_what_one_reads(config, files, statistics):
