@@ -152,7 +152,10 @@ def test_the_mean_image_is_that_of_what_all_processes_read_and_none_if_one_is_st
 
     def world(rank):
         def gather(value):
-            return [value] if isinstance(value, bool) else gathered.insert(0, value) or [*gathered]
+            if isinstance(value, bool):
+                return [value]
+            gathered.insert(0, value)
+            return [*gathered]
         return SimpleNamespace(rank=rank, size=2, is_main=not rank, from_main=lambda work: work(),
                                all_gather_object=gather)
     stopped = SimpleNamespace(reason="SIGINT", exit_code=130)
