@@ -232,8 +232,11 @@ def test_the_one_that_was_lost_is_named_and_not_those_who_waited_for_it():
 def test_what_the_first_process_finds_or_fails_with_reaches_all_and_it_alone_decides_to_save(monkeypatch):
     sent = []
 
-    def broadcast(answer, **_):
-        answer[:] = sent.pop() if sent else sent.append([*answer]) or answer
+    def broadcast(answer, **_):  # first by process 0, then by process 1
+        if sent:
+            answer[:] = sent.pop()
+        else:
+            sent.append([*answer])
 
     def fail():
         raise ConfigError("not this way")

@@ -117,6 +117,10 @@ def test_a_loss_or_a_gradient_alone_is_enough_to_stop(loss, gradient, failed_at)
     step.model.fc.bias.grad.fill_(gradient)
     step.apply(torch.tensor(loss), torch.tensor(0))
     assert (int(step.failed_at), int(step.iteration)) == (failed_at, 2 if failed_at < 0 else 1)
+    if failed_at > 0:  # until the host looks, not even an update that could be made
+        step.model.fc.bias.grad.fill_(1.0)
+        step.apply(torch.tensor(1.0), torch.tensor(0))
+        assert (int(step.failed_at), int(step.iteration)) == (1, 1)
 
 
 def test_16_bit_steps_train_and_keep_fp32_weights_and_gradients_without_the_loss_scale():

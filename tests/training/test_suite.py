@@ -92,6 +92,7 @@ def test_runs_that_diverge_find_no_memory_or_are_in_use_leave_the_others_alone(m
     run = module.run
 
     def elsewhere(asked):
+        assert 900 < asked.config.max_seconds <= 1000, "what is left for all of them"
         if asked.config.seed == 1:
             raise OutOfMemoryError("no memory left")
         run(asked)
@@ -99,7 +100,7 @@ def test_runs_that_diverge_find_no_memory_or_are_in_use_leave_the_others_alone(m
             raise InUseError("another process, which has finished it meanwhile")
 
     monkeypatch.setattr(module, "run", elsewhere)
-    with StopRequest() as stop, hold_lock(plans[2].folder):
+    with StopRequest(1000) as stop, hold_lock(plans[2].folder):
         failures = module.run_each(plans, stop)
     assert [type(failure) for failure in failures] == [DivergedError, OutOfMemoryError, InUseError]
     assert all(failure.__cause__ is None for failure in failures), "which would keep the network alive"

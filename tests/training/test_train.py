@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import torch
 
+from repro.config import compose
 from repro.devices import restore_settings, set_tf32
 from repro.errors import ConfigError, DataError, DivergedError, Stopped, StorageError
 from repro.evaluation import metrics
@@ -85,7 +86,7 @@ def test_a_checkpoint_or_a_run_of_another_configuration_is_refused(stop_after, m
     monkeypatch.setattr(distributed, "run_folder", lambda *_: run_folder(other))
     with pytest.raises(ConfigError, match=r"holds another run \(train.momentum: 0.8, now 0.9\); resume=never"):
         run_config(ours)
-    with pytest.raises(ConfigError, match="seed: 0, now 1"):
+    with pytest.raises(ConfigError, match=r"holds another run \(seed: 0, now 1\)"):
         run_config(tiny_config(*SHORT, "train.momentum=0.8", "seed=1"))
 
 
@@ -98,6 +99,9 @@ def test_a_paper_run_in_fp32_answers_a_request_that_left_the_precision_open(monk
     assert checkpoint.previous_run(asked).finished
     with pytest.raises(ConfigError, match="holds another run"):
         checkpoint.previous_run(replace(asked, any_paper_precision=False))
+    paper = ["experiment=cifar_resnet20", "machine.device=cpu"]
+    for words, answer in (([], True), (["machine.precision=fp32"], False), (["train.lr=0.2"], False)):
+        assert distributed.plan(compose([*paper, *words])).any_paper_precision is answer
 
 
 def test_a_run_in_progress_of_an_earlier_version_goes_on(stop_after, alone, monkeypatch):
@@ -177,8 +181,9 @@ def test_never_silently_from_scratch(stop_after):
 
 def test_tensorboard_has_every_scalar_once_after_a_resume(stop_after):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    config = tiny_config(*WORDS, "machine.tensorboard=true")
-    stop_after(config, 10)
+    config = tiny_config(*WORDS, "machine.tensorboard=true", "machine.checkpoint_seconds=0")
+    stop_after(config, 8)
+    checkpoint.list_checkpoints(run_folder(config))[0].with_suffix(".json").unlink()  # the test at 8 comes again
     run = run_config(config)
     events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
     points = events.Scalars("test_top1_error")
