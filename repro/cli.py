@@ -64,6 +64,10 @@ def call(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"repro {__version__}")
         return 0
+    actions = [parser.format_help() for name, parser in COMMANDS.items() if name.startswith(f"{words[0]} ")]
+    if actions and words[0] not in COMMANDS and words[1:] in (["-h"], ["--help"]):
+        print("\n".join(actions))
+        return 0
     name = find_command(words)
     rest = words[len(name.split()):]
     options = COMMANDS[name].parse_intermixed_args([] if name == "run" else rest)

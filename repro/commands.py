@@ -122,10 +122,14 @@ def run(options: argparse.Namespace) -> int:
          argument("words", nargs="*", metavar="key=value",
                   help="preset=auto|paper|short, seeds=K, and any override of `repro run`"))
 def run_suite(options: argparse.Namespace) -> None:
-    from repro.training.suite import run_suite as run_all
+    from repro.config import check_override_keys
+    from repro.paper import suite
+    suite(options.name)  # a wrong name or key does not wait for torch
     own, overrides = split_words("suite", options.words)
+    check_override_keys(overrides)
     if not own.setdefault("seeds", "0").isdecimal():
         raise ConfigError(f"seeds={own['seeds']}: allowed is how many; 0 is as many as the suite says")
+    from repro.training.suite import run_suite as run_all
     preset, results, failures = run_all(options.name, own.get("preset", "auto"), int(own["seeds"]), overrides,
                                         options.command)
     found = runs_of(results=results)
@@ -161,23 +165,28 @@ def advance_pending(options: argparse.Namespace) -> None:
                        "plain state_dict, or what `repro weights` wrote); protocol=center|ten_crop|multi_scale "
                        "(ImageNet); what=responses (Figure 7; alone: of all runs that lack them)"), JSON)
 def evaluate_weights(options: argparse.Namespace) -> None:
-    from repro.config import compose
-    from repro.devices import resolve
-    from repro.evaluation.evaluate import evaluate
+    from repro.config import check_override_keys, compose
     from repro.paper import PROTOCOLS, pick
     from repro.runs import find_run, read_run, run_folder, scan
     from repro.schema import IMAGENET
-    from repro.training.train import add_responses
-    from repro.weights import compose_for
     own, overrides = split_words("eval", options.words)
     names = [word for word in overrides if "=" not in word]
     overrides = [word for word in overrides if word not in names]
     responses = pick(own.get("what", "errors"), {"errors": False, "responses": True}, "what")
-    run = (find_run(names[0], paths.results_dir()) if names else None if responses or "weights" in own else
-           read_run(run_folder(resolve(compose(overrides)))))
+    check_override_keys(overrides)
+    run = find_run(names[0], paths.results_dir()) if names else None
+    # after the words are looked at: these load torch
+    from repro.devices import resolve
+    from repro.evaluation.evaluate import evaluate
+    from repro.training.train import add_responses
+    from repro.weights import compose_for
+    if not (names or responses or "weights" in own):
+        run = read_run(run_folder(resolve(compose(overrides))))
     if responses:
         lacking = [one for one in scan(paths.results_dir() / "runs") if one.finished and one.tested_on == "test"
                    and (one.folder / "weights.pt").is_file() and not (one.folder / "responses.csv").is_file()]
+        if not (run or lacking):
+            logger.info("no finished run lacks responses.csv")
         for one in [run] if run else lacking:
             add_responses(one, overrides)
         return

@@ -157,7 +157,8 @@ for line in sys.stdin.read().splitlines():
 """
     lines = ("0 --help", "0 status", "0 show experiment=cifar_resnet20 --against fb", "0 table all",
              "0 run experiment=cifar_resnet20 --cfg job", "2 run experiment=cifar_resnet20 train.lr=abc",
-             "2 run -m experiment=cifar_resnet20 train.lr=0.1,abc", "2 publish nothing", "0 figure figure6")
+             "2 run -m experiment=cifar_resnet20 train.lr=0.1,abc", "2 publish nothing", "0 figure figure6",
+             "0 weights --help", "2 suite nosuch", "2 suite demo sed=1", "2 eval nosuch/seed0", "2 eval seeed=1")
     done = subprocess.run([sys.executable, "-c", code], input="\n".join(lines), capture_output=True, text=True,
                           cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr

@@ -153,11 +153,11 @@ def run_pending(results: Path, names: list[str], overrides: list[str], max_secon
     for name in names:
         paper.pick(name.partition("/")[0], dict.fromkeys(experiments()), "experiment")
     lacking = [one for one in status.lacking(*select.pools(results, reference_dir())) if one["dataset"] == CIFAR10]
+    if names:
+        lacking = [one for name in dict.fromkeys(names) for one in lacking if name in (one["experiment"], one["run"])]
     logger.info("\n".join(["full-length runs that results/reference lacks, cheapest first:",
                            *(map(status.run_text, lacking) if lacking else ["  none"])]))
     todo = [one for one in lacking if one["state"] == status.OPEN]
-    if names:
-        todo = [one for name in dict.fromkeys(names) for one in todo if name in (one["experiment"], one["run"])]
     plans = list[Plan]()
     for one in todo:
         config = compose([f"experiment={one['experiment']}", *overrides])
