@@ -1,7 +1,9 @@
 """Runs and commands in surroundings that are not as wished: users, folders, clocks, locales, terminals, no git."""
 
 import fcntl
+import io
 import itertools
+import logging
 import os
 import pty
 import re
@@ -21,6 +23,7 @@ from repro.cli import main
 from repro.paths import TREE
 from repro.runs import read_run, scan
 from repro.stopping import StopRequest
+from repro.streams import open_streams, show_messages
 from tests.conftest import ordinary_user
 from tests.made_cli import TINY
 from tests.outcome import says
@@ -120,6 +123,24 @@ def test_a_reader_that_is_gone_is_no_error_and_a_full_disk_is_5(monkeypatch, cap
             assert main(["--version"]) == code
         err = capsys.readouterr().err
         assert (said in err, bool(err)) == (True, bool(code))
+
+
+@pytest.mark.fault(44, 64)
+def test_a_message_that_can_not_be_written_ends_no_command(monkeypatch):
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with show_messages():
+            logging.getLogger("repro").info("no room")
+            with pytest.raises(TypeError):
+                logging.getLogger("repro").info("%d", "a mistake of ours")
+
+
+def test_what_a_stream_has_no_letter_for_is_escaped(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    open_streams()
+    print("é", flush=True)
+    assert sys.stdout.buffer.getvalue() == b"\\xe9\n"
 
 
 @pytest.mark.fault(44)

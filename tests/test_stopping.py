@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from repro.stopping import SIGNALS, StopRequest
+from repro.stopping import SIGNALS, StopRequest, end_at_signals, end_with_parent
 
 
 @pytest.mark.parametrize(("number", "reason", "code"), [
@@ -32,21 +32,43 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.reason is None
+            end_at_signals("whose handlers end here with those of the StopRequest")
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_ctrl_c_ends_the_processes_of_a_launcher_too(monkeypatch):
+@pytest.mark.fault(23)
+def test_a_second_ctrl_c_ends_the_process_at_once_and_those_of_a_launcher(monkeypatch, capfd):
     codes = list[int]()
     monkeypatch.setattr(os, "_exit", codes.append)
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
     process.start()
     stop = StopRequest()
-    stop.receive(signal.SIGINT, None)
-    assert (codes, process.exitcode) == ([], None)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        stop.receive(number, None)
+    assert (codes, process.exitcode, stop.exit_code) == ([], None, 130)
     stop.receive(signal.SIGINT, None)
     process.join(60)
     assert (codes, process.exitcode) == ([130], -signal.SIGKILL)
+    assert "stopped at once; the last checkpoint is intact" in capfd.readouterr().err
+
+
+def test_signals_that_a_launcher_blocked_are_heard():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with StopRequest():
+            assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(SIGNALS)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_process_whose_parent_is_gone_already_ends(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for parent in (os.getppid(), os.getppid() + 1):
+        end_with_parent(parent, 0)
+    assert ended == [75]
 
 
 def test_a_time_limit(monkeypatch):

@@ -171,18 +171,6 @@ def test_a_signal_while_torch_is_imported_is_one_message_and_the_code_that_goes_
     assert "go on with: repro run experiment=cifar_resnet20" in text
 
 
-@pytest.mark.fault(23)
-def test_a_second_ctrl_c_stops_at_once_with_the_last_checkpoint_intact(long_run):
-    process, folder = long_run
-    process.send_signal(signal.SIGSTOP)  # so that both are there before the loop sees the first
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate()
-    assert (process.returncode, "Traceback" in text) == (130, False)
-    assert checkpoint.load_newest(folder) is not None
-
-
 @pytest.mark.slow
 @pytest.mark.fault(20, 21)
 def test_a_run_that_is_killed_again_and_again_ends_like_one_left_alone():
