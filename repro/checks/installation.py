@@ -59,7 +59,8 @@ def versions() -> Found:
     check_versions()
     code = code_version()
     packages = ", ".join(f"{name} {number}" for name, number in package_versions().items())
-    return OK, f"repro {code['repro']}, commit {code['commit']}, changed since: {code['dirty']}, {packages}"
+    changes = " with uncommitted changes" if code["dirty"] else ""
+    return OK, f"repro {code['repro']}, commit {(code['commit'] or 'unknown')[:12]}{changes}, {packages}"
 
 
 def device() -> Found:
