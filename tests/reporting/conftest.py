@@ -96,7 +96,7 @@ def write_evaluation(run: Path, protocol: str, top1: float = 25.0, top5: float =
 
 def write_ensemble(root: Path, **change: Any) -> Path:
     """ensembles/table5.json as `repro ensemble table5` writes it."""
-    members = [{"experiment": one.experiment, "seed": one.seed, "precision": "fp32",
+    members = [{"experiment": one.experiment, "seed": one.seed, "precision": "fp32", "weights_sha256": "0" * 64,
                 "identity": config.config_hash(with_precision(config.paper_config(one.experiment), Precision.fp32))}
                for one in ensemble("table5").members]
     content = {"schema": 1, "name": "table5", "protocol": "multi_scale", "split": "val", "members": members,
