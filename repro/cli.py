@@ -64,9 +64,8 @@ def call(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"repro {__version__}")
         return 0
-    actions = [parser.format_help() for name, parser in COMMANDS.items() if name.startswith(f"{words[0]} ")]
-    if actions and words[0] not in COMMANDS and words[1:] in (["-h"], ["--help"]):
-        print("\n".join(actions))
+    if words[0] not in COMMANDS and words[1:] in (["-h"], ["--help"]) and (actions := actions_of(words[0])):
+        print("\n".join(COMMANDS[name].format_help() for name in actions))
         return 0
     name = find_command(words)
     rest = words[len(name.split()):]
@@ -80,13 +79,17 @@ def call(words: list[str]) -> int:
         return options.handler(options) or 0
 
 
+def actions_of(word: str) -> list[str]:
+    return [name for name in COMMANDS if name.startswith(f"{word} ")]
+
+
 def find_command(words: Sequence[str]) -> str:
     """The name, of one or two words, with which a command line begins; ConfigError where there is none."""
     pair = " ".join(words[:2])
     if pair in COMMANDS or words[0] in COMMANDS:
         return pair if pair in COMMANDS else words[0]
     first = dict.fromkeys(name.split()[0] for name in COMMANDS)
-    actions = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    actions = actions_of(words[0])
     meant = suggest(words[0], list(first)) if not actions else ""
     raise ConfigError(f"no command {pair if actions else words[0]!r}{meant}\nthere are: {', '.join(actions or first)}")
 

@@ -381,16 +381,18 @@ def publish_run(options: argparse.Namespace) -> None:
                   help="the folder that holds it; data.wiring_test=true: imagenet may be any folders of classes"))
 def manage_data(options: argparse.Namespace) -> None:
     from repro.config import compose
-    from repro.data import cifar10_files, imagenet
     experiment = "imagenet_optB" if options.name == "imagenet" else "cifar_resnet20"
     data = compose([f"experiment={experiment}", *options.words]).data
     root = paths.data_dir(data.root)
-    if options.name == "imagenet" and options.action == "fetch":
-        raise ConfigError("ImageNet can't be fetched: its images may not be passed on. What to do: "
-                          f"{imagenet.BY_HAND}; then `repro data verify imagenet data.root=FOLDER`")
     if options.name == "imagenet":
+        from repro.data import imagenet
+        if options.action == "fetch":
+            raise ConfigError("ImageNet can't be fetched: its images may not be passed on. What to do: "
+                              f"{imagenet.BY_HAND}; then `repro data verify imagenet data.root=FOLDER`")
         imagenet.verify(root, data.wiring_test)
-    elif options.action == "fetch":
+        return
+    from repro.data import cifar10_files
+    if options.action == "fetch":
         cifar10_files.fetch(root)
     else:
         sha256 = cifar10_files.load(root).sha256

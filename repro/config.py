@@ -52,6 +52,7 @@ ADDED_LATER = {key: field.metadata["earlier"] for key, field in FIELDS.items() i
 REMOVED = {"part_size": ANY, "machine.decoder": ANY, "machine.loader": ANY, "machine.steps_per_graph": ANY,
            "machine.activation_checkpointing": ANY, "data.on_bad": "fail"}
 PAPER_PRECISIONS = (Precision.fp32, Precision.tf32)
+EXACT = [precision.name for precision in PAPER_PRECISIONS]  # in which a test of a paper run may be
 ENVIRONMENT = {"REPRO_DATA": "data.root", "REPRO_RESULTS": "results", "REPRO_DEVICE": "machine.device"}
 PATHS = ("data.root", "results")
 # Hydra's flags that are passed on; not those that name another main file or unpickle an earlier job.

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from repro import files, paper
-from repro.config import PAPER_PRECISIONS, compose, difference, flat, to_dict
+from repro.config import EXACT, compose, difference, flat, to_dict
 from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
 from repro.data.imagenet import ImageSet, find
@@ -36,7 +36,6 @@ from repro.weights import load_weights, read_weights, run_of_weights
 
 SCHEMA = 1
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
-EXACT = {precision.name for precision in PAPER_PRECISIONS}
 TRAINING_ONLY = ("conv_init", "fc_init", "batch_norm_momentum")  # settings of a network that change only its training
 # Two tests that agree in these are the same test.
 SAME = ("protocol", "experiment", "weights_sha256", "data_fingerprint", "split", "settings", "model", "precision",
@@ -154,7 +153,7 @@ def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[st
     record = files.read_object(path)
     if record.get("schema") != SCHEMA or not record.get("finished"):
         return None
-    if any_exact and record.get("precision") in [*EXACT]:
+    if any_exact and record.get("precision") in EXACT:
         about = about | {"precision": record["precision"]}
     if other := difference(*(flat({key: one.get(key) for key in SAME}) for one in (record, about))):
         words = "; ".join(f"{key}: {old}, now {new}" for key, (old, new) in other.items())

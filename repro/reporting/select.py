@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repro import config
-from repro.config import config_hash, paper_hashes
+from repro.config import EXACT, config_hash, paper_hashes
 from repro.files import read_object
 from repro.paper import Preset, ensemble, reproduced_rows, suite, suites
 from repro.paths import escape
@@ -22,7 +22,6 @@ INCOMPLETE, STALE, NOT_RUN, NOT_EVALUATED = "incomplete", "stale", "not run", "n
 TABLES = {"table2": "ten_crop", "table3": "ten_crop", "table4": "multi_scale"}  # what their captions name
 ERRORS = {"top1_error": "top1_errors", "top5_error": "top5_errors"}  # columns of the paper's tables: counts in a record
 ENSEMBLE, ENSEMBLE_FILE = "table5", "ensembles/table5.json"
-EXACT = [precision.name for precision in config.PAPER_PRECISIONS]  # in which a test may be
 # Variants of tables and figures: short_figure6 is Figure 6 of the short runs of a suite.
 SHORT, SYNTHETIC = VARIANTS = ("short", "synthetic")
 LAYERS = ("figure7", "gradients")  # drawn by layer, of the networks of Figure 7
