@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,7 +38,7 @@ HARMLESS: list[Any] = [
     Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 TORCHVISION, AKAMASTER = "torchvision", "akamaster"
-Plain = bool | int | float | Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")] | list[float] | None
+Plain = bool | int | float | str | list[float] | None
 
 
 class Facts(msgspec.Struct):
@@ -50,6 +50,12 @@ class Facts(msgspec.Struct):
     settings: dict[str, Plain]  # and of SETTINGS
     deviations: list[str] = []  # from the paper's settings
     source: dict[str, str] = {}  # of others: layout, file, sha256, and the error that its authors state
+
+    def __post_init__(self) -> None:
+        # No pattern in `Plain`: of a union of such a str and a list msgspec 0.22 crashes in garbage collection.
+        for value in (self.experiment, *self.network.values(), *self.settings.values()):
+            if isinstance(value, str) and not re.fullmatch(r"\w[\w.-]*", value):
+                raise ValueError(f"{value!r} is no plain name")  # a ValidationError of what converts it
 
     @property
     def note(self) -> str:

@@ -6,6 +6,7 @@ from argparse import Namespace
 from fractions import Fraction
 from functools import partial
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -215,6 +216,10 @@ def test_networks_that_are_not_here_are_named(out, make, words):
     torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, out.with_name("net.pth"))
     with pytest.raises(ConfigError, match=f"net.pth.*{words}"):
         import_weights(out.with_name("net.pth"), "torchvision", out)
+
+
+def test_garbage_collection_survives_what_was_read():
+    assert "pattern='" not in repr(msgspec.inspect.type_info(weights.Facts)), "msgspec 0.22 crashes beside a list"
 
 
 @pytest.mark.parametrize(("change", "error"), [
