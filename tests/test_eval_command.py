@@ -117,7 +117,7 @@ def test_responses_are_measured_where_they_lack(here):
         outcome = here("eval", *words, "what=responses")
         assert "responses of its layers in" in outcome.err
         assert len(read_rows(run.folder / "responses.csv")) == 7
-    assert here("eval", "what=responses") == (0, "", ""), "nothing is missing any more"
+    assert here("eval", "what=responses") == (0, "", "no finished run lacks responses.csv\n")
     says(here("eval", run.name, "what=responses", "data.rot=x"), 2, "data.rot", "did you mean data.root?")
     path = run.folder / "weights.pt"
     content = bytearray(path.read_bytes())
