@@ -18,7 +18,7 @@ from repro import files
 from repro.config import ADDED_LATER, ANY, REMOVED, difference, paper_hashes, settings
 from repro.errors import ConfigError, StorageError
 from repro.files import write_atomic, write_json
-from repro.paths import display_path
+from repro.paths import display_path, escape
 from repro.runs import Run, read_run
 from repro.schema import Resume, RunConfig
 from repro.training.distributed import Plan
@@ -77,7 +77,9 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
                 raise StorageError(f"damaged ({len(payload)} of {meta['bytes']} bytes, not of its sha256)")
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True), meta
         except Exception as error:  # torch's unpickler raises IndexError, AttributeError and others
-            wrote = f"torch {meta.get('versions', {}).get('torch')} wrote it, this is {torch.__version__}"
+            versions = meta.get("versions")
+            writer = escape(str(versions.get("torch"))) if isinstance(versions, dict) else "of an unknown version"
+            wrote = f"torch {writer} wrote it, this is {torch.__version__}"
             problem = error if isinstance(error, StorageError) else f"unreadable ({type(error).__name__}); {wrote}"
             logger.warning(f"{display_path(path)}: {problem}; not used")
     if found:

@@ -119,7 +119,9 @@ class Evil:
 @pytest.mark.parametrize(("content", "facts", "message"), [
     (pickle.dumps(Evil(), protocol=2), {}, "unreadable (UnpicklingError)"),
     (None, {"schema": 3}, "of schema 3; this version of repro reads up to 2"),
-    (b"a form that this torch does not know", {"versions": {"torch": "99.0"}}, "torch 99.0 wrote it, this is ")])
+    (b"a form that this torch does not know", {"versions": {"torch": "99.0"}}, "torch 99.0 wrote it, this is "),
+    (b"neither", {"versions": {"torch": "\x1b[2J"}}, r"torch \x1b[2J wrote it, this is "),
+    (b"neither", {"versions": "2.11"}, "torch of an unknown version wrote it, this is ")])
 def test_a_checkpoint_that_is_hostile_or_of_a_newer_version_is_refused(content, facts, message, tmp_path, caplog,
                                                                        monkeypatch):
     monkeypatch.chdir(tmp_path)
