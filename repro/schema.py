@@ -14,6 +14,7 @@ CIFAR10, IMAGENET = "cifar10", "imagenet"
 SYNTHETIC = "synthetic"  # data.name of the made images: no run of them is ever evidence about CIFAR-10
 CLASSES = 1000  # of ImageNet, Sec. 4.1
 TRAINING_IMAGES, VALIDATION_IMAGES = 1_281_167, 50_000  # of ILSVRC 2012; Sec. 4.1: 1.28 million and 50k
+HELD_OUT = 5_000  # of CIFAR-10's training images, Sec. 4.2: a 45k/5k train/validation split
 
 Architecture = Enum("Architecture", {"cifar": "cifar", "imagenet": "imagenet"})  # 6n+2 layers (Sec. 4.2), or Table 1's
 Family = Enum("Family", {"plain": "plain", "residual": "residual"})  # with or without shortcut connections

@@ -23,14 +23,13 @@ from repro.paper import PROTOCOLS, golden_counts
 from repro.paths import display_path, escape
 from repro.reporting.select import check_evaluation
 from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Record, Run, history_columns, history_problem, parse_record
-from repro.schema import CIFAR10, CLASSES, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
+from repro.schema import CIFAR10, CLASSES, HELD_OUT, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
 from repro.training.schedule import Schedule
 
 CHECKS = ["files", "run.json", "configuration", "history", "network", "data", "layers", "tests", "copies", "code"]
 TESTS = "evaluations"
 KNOWN = {*PUBLISHED_FILES, *EXTRA_FILES, *(f"{TESTS}/{protocol}.json" for protocol in PROTOCOLS)}
 LARGEST = 2**23  # Choice: bytes of a file; many times what a run of the paper's longest schedule writes
-HELD_OUT = 5_000  # Sec. 4.2: a 45k/5k train/validation split
 # What a finished run has written.
 REQUIRED = ("evaluated_on", "parameters", "data", "sessions", "started", "ended", "result", "history_sha256")
 

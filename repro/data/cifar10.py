@@ -15,9 +15,7 @@ from repro.data.cifar10_files import Cifar10Arrays
 from repro.data.random import AUGMENT_STREAM, permutation, uniform_bits
 from repro.errors import ConfigError
 from repro.paths import data_dir
-from repro.schema import IMAGENET, SYNTHETIC, DataConfig, Normalization
-
-VALIDATION_IMAGES = 5000  # Sec. 4.2: a 45k/5k train/validation split
+from repro.schema import HELD_OUT, IMAGENET, SYNTHETIC, DataConfig, Normalization
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ def on_device(arrays: Cifar10Arrays, config: DataConfig, device: torch.device) -
     eval_images, eval_labels = torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels)
     evaluated_on, std = "test", None
     if config.split.name == "45k":
-        images, eval_images = images.tensor_split([-VALIDATION_IMAGES])
-        labels, eval_labels = labels.tensor_split([-VALIDATION_IMAGES])
+        images, eval_images = images.tensor_split([-HELD_OUT])
+        labels, eval_labels = labels.tensor_split([-HELD_OUT])
         evaluated_on = "val"
     if config.normalization is Normalization.per_pixel_mean:
         mean = per_pixel_mean(images)

@@ -32,7 +32,7 @@ from repro.data.random import normals, training_draws
 from repro.errors import DataError, StorageError
 from repro.files import write_atomic
 from repro.paths import display_path
-from repro.schema import CLASSES, DataConfig, Normalization, RunConfig
+from repro.schema import CLASSES, TRAINING_IMAGES, VALIDATION_IMAGES, DataConfig, Normalization, RunConfig
 
 # What a person has to do, since nobody may pass these images on.
 BY_HAND = ("get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar with an account of image-net.org, unpack the "
@@ -41,7 +41,6 @@ BY_HAND = ("get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar with an acco
 OTHERS = "images of other sets can only make a wiring test: data.wiring_test=true"
 MOST_NAMED = 10  # the first classes and bad files in a message
 AT_ONCE = 8  # Choice: folders listed at the same time, for network disks, where each file is a wait; no loss elsewhere
-TRAIN_IMAGES, VAL_IMAGES = 1_281_167, 50_000  # Sec. 4.1: 1.28 million and 50k
 MOST_TESTED_AT_ONCE = 250  # Choice: images of 224x224 that a test puts through the network together
 MEAN_SHORTER_SIDE, MEAN_SIZE = 256, 224  # pixels
 BESIDE = "mean.npz"  # what a run keeps beside its weights
@@ -92,7 +91,7 @@ def find(root: Path, wiring_test: bool = False, val_alone: bool = False) -> Imag
     lonely, bad, wrong = sorted(set(val.wnids) ^ set(train.wnids)), list(dict.fromkeys(train.bad + val.bad)), []
     if lonely:
         wrong.append(f"{len(lonely):,} classes in one set only: {', '.join(lonely[:MOST_NAMED])}")
-    for images, count in ((train, TRAIN_IMAGES), (val, VAL_IMAGES)):
+    for images, count in ((train, TRAINING_IMAGES), (val, VALIDATION_IMAGES)):
         if not wiring_test and len(images) and (len(images), len(images.wnids)) != (count, CLASSES):
             wrong.append(f"{len(images):,} good images in {len(images.wnids):,} classes in "
                          f"{display_path(images.root)}, expected {count:,} in {CLASSES:,}")

@@ -34,7 +34,7 @@ def fill(folder: Path, names: list[str]) -> None:
 @pytest.fixture
 def small(monkeypatch):
     """ImageNet has 3 classes, 6 training images and 3 validation images."""
-    for name, number in (("CLASSES", 3), ("TRAIN_IMAGES", 6), ("VAL_IMAGES", 3)):
+    for name, number in (("CLASSES", 3), ("TRAINING_IMAGES", 6), ("VALIDATION_IMAGES", 3)):
         monkeypatch.setattr(imagenet, name, number)
 
 
