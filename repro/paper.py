@@ -11,6 +11,7 @@ from msgspec import Meta, Struct, structs
 from repro.config import experiments
 from repro.errors import ConfigError, suggest
 from repro.paths import conf_dir, display_path, experiments_dir
+from repro.schema import CIFAR10, CLASSES, IMAGENET, RunConfig
 
 T = TypeVar("T")
 Protocol = Literal["center", "ten_crop", "multi_scale"]  # of testing on ImageNet (Fig. 4; Tables 2 and 3; Table 4)
@@ -197,6 +198,17 @@ def golden_counts(dataset: str) -> dict[int, GoldenCount]:
     """The counts by depth for a 32x32 image (`cifar10`) or a 224x224 one (`imagenet`)."""
     counts = read_named(dict[str, tuple[GoldenCount, ...]], "published", "golden_counts")[dataset]
     return {count.layers: count for count in counts}
+
+
+def counts(run: RunConfig) -> dict[str, Any]:
+    """Parameters, and multiply-adds of one image (ImageNet: 224x224); None where golden_counts.yaml has none."""
+    model, imagenet = run.model, run.data.name == IMAGENET
+    count = golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
+    if count is None or model.num_classes != (CLASSES if imagenet else 10):
+        return {"parameters": None, "multiply_adds": None}
+    option, v1_5 = model.shortcut_option.name, model.stride_in.name == "conv3x3"
+    return {"parameters": count.parameters.get(option), "multiply_adds":
+            (v1_5 and count.multiply_adds_stride_in_3x3) or count.multiply_adds.get(option)}
 
 
 def claims() -> tuple[Claim, ...]:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from repro import paper
-from repro.config import experiments, paper_config
+from repro.config import compose, experiments, paper_config
 from repro.errors import ConfigError
 from repro.paths import experiments_dir
 from repro.reporting import figures, select, tables
@@ -105,6 +105,15 @@ def test_figures_claims_suites_and_ensembles_name_what_exists():
     ensemble, deeper = paper.ensemble("table5"), paper.suite("imagenet_deeper")
     assert len(set(ensemble.members)) == len(ensemble.members) == 6
     assert all(member.seed < deeper.seeds.get(member.experiment, 1) for member in ensemble.members)
+
+
+def test_counts_are_those_of_the_golden_counts_and_none_for_another_network():
+    assert paper.counts(paper_config("cifar_plain20")) == {"parameters": 269722, "multiply_adds": 40.55e6}
+    assert paper.counts(paper_config("imagenet_resnet50"))["parameters"] == 25557032
+    words = ["experiment=cifar_resnet20"]
+    option_b, deeper = compose([*words, "model.shortcut_option=B"]), compose([*words, "model.depth=26"])
+    assert paper.counts(option_b) == {"parameters": 272474, "multiply_adds": None}
+    assert paper.counts(deeper) == {"parameters": None, "multiply_adds": None}
 
 
 @pytest.mark.fault(6)

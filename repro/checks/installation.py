@@ -14,12 +14,12 @@ import torch
 import torchvision
 
 from repro.checks import FAIL, OK, SKIPPED, WARNING, CheckResult, check_versions
-from repro.checks.record import golden_parameters
 from repro.config import compose, experiments, paper_config
 from repro.data import cifar10_files
 from repro.devices import code_version, describe, find_device, package_versions
 from repro.errors import ReproError, Stopped
 from repro.models import build_model
+from repro.paper import counts
 from repro.paths import display_path, in_tree, reference_dir, results_dir
 from repro.reporting import tables
 from repro.stopping import StopRequest
@@ -100,7 +100,7 @@ def golden_counts() -> Found:
         config = paper_config(name)
         with torch.device("meta"):
             found = sum(parameter.numel() for parameter in build_model(config.model).parameters())
-        if (due := golden_parameters(config)) not in (None, found):
+        if (due := counts(config)["parameters"]) not in (None, found):
             wrong.append(f"{name} has {found} parameters, not {due}")
     return FAIL if wrong else OK, "; ".join(wrong) or f"parameters of the networks of {len(experiments())} experiments"
 

@@ -19,11 +19,11 @@ from repro.config import config_hash, deviations, experiments
 from repro.data import cifar10_files
 from repro.errors import ConfigError
 from repro.files import file_sha256, read_history, read_object
-from repro.paper import PROTOCOLS, golden_counts
+from repro.paper import PROTOCOLS, counts
 from repro.paths import display_path, escape
 from repro.reporting.select import check_evaluation
 from repro.runs import EXTRA_FILES, PUBLISHED_FILES, Record, Run, history_columns, history_problem, parse_record
-from repro.schema import CIFAR10, CLASSES, HELD_OUT, IMAGENET, VALIDATION_IMAGES, Family, RunConfig
+from repro.schema import CIFAR10, HELD_OUT, IMAGENET, VALIDATION_IMAGES
 from repro.training.schedule import Schedule
 
 CHECKS = ["files", "run.json", "configuration", "history", "network", "data", "layers", "tests", "copies", "code"]
@@ -124,7 +124,7 @@ def find_problems(run: Run, record: Record, written: dict[str, Any]) -> Iterator
             ("configuration", "identity", record.identity, config_hash(config)),
             ("configuration", "deviations", record.deviations, deviations(config)),
             ("configuration", "precision", record.environment.precision, config.machine.precision.name),
-            ("network", "parameters", record.parameters, golden_parameters(config) or record.parameters),
+            ("network", "parameters", record.parameters, counts(config)["parameters"] or record.parameters),
             ("data", "data set", data.name, config.data.name),
             ("data", "split", data.split, config.data.split.name),
             ("data", "SHA-256", data.sha256, cifar10_files.SHA256 if config.data.name == CIFAR10 else data.sha256),
@@ -194,11 +194,3 @@ def copies(run: Run, record: Record, others: Sequence[Path]) -> Iterator[tuple[s
             shared += [f"the {kind} of {len(ours & theirs)} tests"] if 2 * len(ours & theirs) > len(rows) else []
         if shared:
             yield "copies", f"it shares {', '.join(shared)} with {folder.parent.name}/{folder.name}"
-
-
-def golden_parameters(config: RunConfig) -> int | None:
-    """Parameters of a configuration's network by golden_counts.yaml; None if that does not have it."""
-    model, imagenet = config.model, config.data.name == IMAGENET
-    option = "A" if model.family is Family.plain else model.shortcut_option.name  # plain networks have the counts of A
-    count = golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
-    return count.parameters.get(option) if count and model.num_classes == (CLASSES if imagenet else 10) else None

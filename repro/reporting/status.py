@@ -23,7 +23,7 @@ from repro.reporting import figures, select, tables
 from repro.reporting.claims import evaluate
 from repro.reporting.select import RunSet
 from repro.runs import OUT_OF_MEMORY, Provenance, Run, run_folder
-from repro.schema import CIFAR10, CLASSES, IMAGENET, LrPolicy, Precision, RunConfig
+from repro.schema import CIFAR10, LrPolicy, Precision, RunConfig
 
 # States of a run that the reference lacks; `repro suite pending` advances those of CIFAR-10 that are open.
 OPEN, FINISHED, DIVERGED, IN_USE = "open", "finished here", "diverged here", "in progress"
@@ -167,19 +167,8 @@ def facts(run: RunConfig, overrides: Sequence[str], found: Sequence[RunSet]) -> 
             "schedule": {"scale": run.scale, "iterations": length, "rates": [
                 {"from": start, "to": end, "lr": round(train.lr * train.lr_factor**number, 12)}
                 for number, (start, end) in enumerate(parts)]},
-            "cost": counts(run), "times": measured_times(run.name, {one["identity"] for one in folders}, *found),
+            "cost": paper.counts(run), "times": measured_times(run.name, {one["identity"] for one in folders}, *found),
             "folders": folders, "deviations": changes, "reproduces": [] if changes else run.reproduces}
-
-
-def counts(run: RunConfig) -> dict[str, Any]:
-    """Parameters, and multiply-adds of one image (ImageNet: 224x224); None where golden_counts.yaml has none."""
-    model, imagenet = run.model, run.data.name == IMAGENET
-    count = paper.golden_counts(IMAGENET if imagenet else CIFAR10).get(model.depth or 0)
-    if count is None or model.num_classes != (CLASSES if imagenet else 10):
-        return {"parameters": None, "multiply_adds": None}
-    option, v1_5 = model.shortcut_option.name, model.stride_in.name == "conv3x3"
-    return {"parameters": count.parameters.get(option), "multiply_adds":
-            (v1_5 and count.multiply_adds_stride_in_3x3) or count.multiply_adds.get(option)}
 
 
 def against(run: RunConfig, overrides: Sequence[str], name: str) -> dict[str, Any]:

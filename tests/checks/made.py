@@ -9,11 +9,10 @@ from typing import Any
 
 import yaml
 
-from repro.checks.record import golden_parameters
 from repro.config import compose, config_hash, deviations, paper_hashes, read_config, to_dict, with_precision
 from repro.data.cifar10_files import SHA256
 from repro.files import file_sha256, read_history
-from repro.paper import PROTOCOLS
+from repro.paper import PROTOCOLS, counts
 from repro.runs import GRADIENT_COLUMNS, RESPONSE_COLUMNS, TIMING_COLUMNS, history_columns
 from repro.schema import VALIDATION_IMAGES, Precision, RunConfig
 from repro.training.schedule import Schedule
@@ -51,7 +50,7 @@ def write_record(root: Path, experiment: str = "cifar_resnet20", *overrides: str
     record = {
         "schema": 1, "experiment": experiment, "seed": seed, "identity": own, "status": "finished", "config": recorded,
         "deviations": deviations(config), "evaluated_on": split, "iterations": schedule.iterations,
-        "iteration": schedule.iterations, "parameters": golden_parameters(config),
+        "iteration": schedule.iterations, "parameters": counts(config)["parameters"],
         "data": {"name": config.data.name, "split": config.data.split.name,
                  "sha256": "b" * 64 if imagenet else SHA256},
         "environment": {**VERSIONS, "device": "made-up device", "precision": "fp32", "threads": 2},
