@@ -298,11 +298,10 @@ def make_figure(name: str, found: list[Any], folder: Path) -> None:
 def show_claims(options: argparse.Namespace) -> None:
     from repro.reporting import claims
     from repro.reporting.table import write
-    runs = runs_of(options.reference)
-    found = claims.evaluate(runs, options.suite)
+    found = claims.evaluate(runs_of(options.reference), options.suite)
     show_result(options, [asdict(one) for one in found], claims.claims_text(found))
     if options.suite is None:
-        write(claims.claims_table(runs), output_folder("tables", options.reference))
+        write(claims.claims_table(found), output_folder("tables", options.reference))
     failed = [one.id for one in found if one.verdict == claims.FAIL]
     if failed and options.strict:
         raise ComparisonError(f"claims that fail: {', '.join(failed)}")
