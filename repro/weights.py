@@ -113,7 +113,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Facts | None]:
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
     """Put a file's state_dict into a model; StorageError as `read_weights`, and for weights of another network."""
-    state = read_weights(path)[0]
+    return put_weights(model, read_weights(path)[0], path)
+
+
+def put_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Put what `read_weights` gave of a file into a model; StorageError for weights of another network."""
     if wrong := mismatches(model.state_dict(), state):
         raise StorageError(f"{display_path(path)}: weights of another network: {wrong}")
     model.load_state_dict(state)

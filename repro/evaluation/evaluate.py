@@ -32,7 +32,7 @@ from repro.paths import data_dir, display_path, results_dir
 from repro.runs import Run, read_run, run_folder
 from repro.schema import IMAGENET, SYNTHETIC, Normalization, Precision, Resume, RunConfig
 from repro.stopping import StopRequest
-from repro.weights import load_weights, read_weights, run_of_weights
+from repro.weights import put_weights, read_weights, run_of_weights
 
 SCHEMA = 1
 WIRING_TEST = "WIRING TEST, says nothing about ImageNet"
@@ -53,9 +53,12 @@ def evaluate(config: RunConfig, protocol: str, weights: Path | nn.Module,
     """
     any_exact, config = config.machine.precision is Precision.auto, resolve(config)
     device = set_up(config)
-    path, facts = (weights, read_weights(weights)[1]) if isinstance(weights, Path) else (None, None)
-    model = copy.deepcopy(weights) if isinstance(weights, nn.Module) else load_weights(
-        build_model(config.model), weights)
+    path, facts = None, None
+    if isinstance(weights, Path):
+        path, (state, facts) = weights, read_weights(weights)
+        model = put_weights(build_model(config.model), state, path)
+    else:
+        model = copy.deepcopy(weights)
     model = place(model, config, device)
     source = {"source": facts.source} if facts and facts.source else {}
     if config.data.name == IMAGENET:
