@@ -79,6 +79,11 @@ def override(key: str, value: Any) -> str:
     return f"{key}={text}"
 
 
+def override_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys that overrides name, as in key=value, +key=value, ~key."""
+    return {word.partition("=")[0].lstrip("+~") for word in overrides}
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Raise what Hydra, OmegaConf and YAML raise as a ConfigError, with what is allowed where a type is wrong."""
@@ -171,7 +176,7 @@ def check_override_keys(overrides: Sequence[str]) -> None:
         if key in GROUPS and re.search(r"^\[|\bnull\b|\.\.", value, re.IGNORECASE):
             raise ConfigError(f"{override}: one name is allowed; {key}=A,B with -m sweeps over two")
         check_interpolations(override)
-    if {"model.depth", "model.blocks_per_stage"} <= {override.partition("=")[0].lstrip("+") for override in overrides}:
+    if {"model.depth", "model.blocks_per_stage"} <= override_keys(overrides):
         raise ConfigError("model.depth and model.blocks_per_stage say the same thing twice; give one of them")
 
 

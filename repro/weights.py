@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.config import compose, deviations, difference, experiments, flat, override, to_dict
+from repro.config import compose, deviations, difference, experiments, flat, override, override_keys, to_dict
 from repro.errors import ConfigError, StorageError
 from repro.files import file_sha256, open_plain, write_atomic
 from repro.models import build_model
@@ -136,7 +136,7 @@ def compose_for(overrides: Sequence[str], path: Path) -> RunConfig:
     facts = read_weights(path)[1]
     if facts is None:
         return compose(overrides)
-    given = {word.partition("=")[0].lstrip("+") for word in overrides}
+    given = override_keys(overrides)
     given |= {"model.depth"} if "model.blocks_per_stage" in given else set()  # another spelling
     words = [override(key, facts.settings[key]) for key in SETTINGS if key in facts.settings]
     if facts.experiment is not None and "experiment" not in given:

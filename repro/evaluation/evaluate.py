@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from repro import files, paper
-from repro.config import EXACT, compose, difference, flat, to_dict
+from repro.config import EXACT, compose, difference, flat, override_keys, to_dict
 from repro.data.cifar10 import load_arrays, on_device
 from repro.data.crops import open_rgb
 from repro.data.imagenet import ImageSet, find
@@ -170,7 +170,7 @@ def finished_test(path: Path, about: dict[str, Any], any_exact: bool) -> dict[st
 def combine(name: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Average an ensemble's members, whose runs have these overrides; the errors in words and as they are recorded."""
     ensemble = paper.ensemble(name)
-    if any(word.partition("=")[0].lstrip("+~") in ("experiment", "seed") for word in overrides):
+    if override_keys(overrides) & {"experiment", "seed"}:
         raise ConfigError(f"ensemble {name} names the experiments and seeds of its members")
     runs, tests, scores, missing = list[Run](), list[dict[str, Any]](), list[np.ndarray](), list[str]()
     for one in ensemble.members:

@@ -146,7 +146,7 @@ def sources(files: Sequence[Path]) -> dict[str, str]:
 def settings(run: RunConfig, overrides: Sequence[str]) -> list[dict[str, Any]]:
     found = sources(config.files_of(overrides))
     found |= {key: f"${name}" for name, key in config.ENVIRONMENT.items() if os.environ.get(name)}
-    given = {word.partition("=")[0].lstrip("+") for word in overrides}
+    given = config.override_keys(overrides)
     given |= {"model.blocks_per_stage"} if "model.depth" in given else set()  # another spelling
     found |= dict.fromkeys(given, "override")
     return [{"key": key, "value": value, "source": found.get(key, "")}
